@@ -1,0 +1,374 @@
+"""The report: one self-contained page from the files of a run, and the tables of the terminal."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from uda.errors import DataError, RunError
+from uda.metrics import CaseScore, summarise
+from uda.report import read_metrics, seeds_summary, seeds_table, table, write_report
+
+STRUCTURES = ["myo", "lv & <rv>"]
+HOSTILE = "<script>alert('p01')</script>"
+ROWS = {
+    # Not in the order of the table, on purpose.
+    "target_supervised": (["source_labels", "target_labels"], 0.9),
+    "minent_oracle": (["none", "target_labels"], 0.75),
+    "minent": (["none"], 0.7),
+    "adami_with_a_name_that_is_far_too_long_for_a_figure": (["target_sizes", "anatomical"], 0.6),
+    "adabn": (["none"], 0.5),
+    "source_only": (["none"], 0.3),
+}
+
+
+def case_scores(row: str, mean: float) -> list[CaseScore]:
+    draw = np.random.default_rng(len(row))
+    scores = []
+    for case in (HOSTILE, "p02", "p03", "p04"):
+        for name in STRUCTURES:
+            dice = float(np.clip(mean + draw.normal(0, 0.05), 0, 1))
+            scores.append(CaseScore(row, case, name, dice, 10 * (1 - dice), 5 * (1 - dice), "ok"))
+    if row == "source_only":
+        scores[0] = CaseScore(row, HOSTILE, "myo", 0.0, 99.0, 99.0, "missed")
+        scores[2] = CaseScore(row, "p02", "myo", 0.0, math.nan, math.nan, "spurious")
+        scores[3] = CaseScore(row, "p02", STRUCTURES[1], math.nan, math.nan, math.nan, "n/a")
+    return scores
+
+
+def write_run(run: Path) -> dict[str, Any]:
+    """A small run folder as the stages write it; returns the content of ``metrics.json``."""
+    evaluate = run / "evaluate"
+    evaluate.mkdir(parents=True)
+    rows, lines = [], []
+    for name, (supervision, mean) in ROWS.items():
+        scores = case_scores(name, mean)
+        row = {"name": name, "stage": f"adapt-{name}", "supervision": supervision, "step": 100}
+        rows.append({**row, **summarise(scores, STRUCTURES)})
+        for s in scores:
+            numbers = ["" if math.isnan(v) else v for v in (s.dice, s.hd95, s.assd)]
+            lines.append([s.row, s.case, s.structure, *numbers, s.state])
+    metrics = {
+        "recipe": "cardiac $x_1$ <b>",
+        "classes": STRUCTURES,
+        "distance_unit": "mm",
+        "rows": rows,
+        "environment": {"uda": "0.1.0", "device": "cpu", "seed": 0, "threads": 2},
+        "data": {"cases": 4, "fingerprint": "abc"},
+        "rules": ["missed: Dice 0 & distance = diagonal"],
+    }
+    (evaluate / "metrics.json").write_text(json.dumps(metrics))
+    with (evaluate / "cases.csv").open("w", newline="") as file:
+        head = ["row", "case", "structure", "dice", "hd95", "assd", "state"]
+        csv.writer(file).writerows([head, *lines])
+    write_overlays(evaluate)
+    write_stages(run)
+    return metrics
+
+
+def write_overlays(evaluate: Path) -> None:
+    image = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))
+    labels = np.zeros((16, 24), np.uint8)
+    labels[:6, :6], labels[8:12, 8:20] = 1, 2
+    arrays = {"image_0": image, "reference_0": labels}
+    arrays |= {f"{name}__0": np.roll(labels, i, 1) for i, name in enumerate(ROWS)}
+    entry = {"case": HOSTILE, "slice": 7, "rank": "worst", "row": "minent", "aspect": 1.5}
+    np.savez(evaluate / "overlays.npz", **arrays)  # type: ignore[arg-type]
+    (evaluate / "overlays.json").write_text(json.dumps([{**entry, "key": "0"}]))
+
+
+def write_stages(run: Path) -> None:
+    for stage in ("pretrain", "adapt-minent"):
+        (run / stage).mkdir()
+        record = {
+            "stage": stage,
+            "hash": f"hash-of-{stage}",
+            "parents": {} if stage == "pretrain" else {"pretrain": "hash-of-pretrain"},
+            "seconds": 65.2,
+            "supervision": ["none"],
+        }
+        (run / stage / "stage.json").write_text(json.dumps(record))
+        lines = [f"{i},{1 / i},0.001,{0.5 / i}," for i in range(1, 201)]
+        (run / stage / "metrics.csv").write_text("\n".join(["step,loss,lr,a,b", *lines]) + "\n")
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would load, run or show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.alts: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), "an event handler is a script"
+            collected = {"src": self.sources, "alt": self.alts, "href": self.links}.get(name)
+            if collected is not None:
+                collected.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+def rendered(shown: Table, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(shown)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_run(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_page_is_self_contained_and_complete(run: Path, tmp_path: Path) -> None:
+    path = write_report(run, tmp_path / "new" / "out")
+    assert path == tmp_path / "new" / "out" / "report.html"
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert str(tmp_path) not in text
+    page = Reader(text)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not page.links
+    assert all(source.startswith("data:image/") for source in page.sources)
+    for name, (supervision, _) in ROWS.items():
+        assert name in page.text.replace("\n", "")
+        assert all(word in page.text for word in supervision)
+    assert "Left out" not in page.text
+    assert "missed: Dice 0 & distance = diagonal" in page.text
+    assert "hash-of-pret" in page.text
+    assert "1 min 5 s" in page.text
+
+
+def test_every_structure_and_stage_has_its_figure(run: Path, tmp_path: Path) -> None:
+    page = Reader(write_report(run, tmp_path).read_text(encoding="utf-8"))
+    for structure in STRUCTURES:
+        assert f"Dice of {structure}, a box per row" in page.alts
+        assert f"HD95 of {structure}, a box per row" in page.alts
+    for stage in ("pretrain", "adapt-minent"):
+        assert f"Loss of {stage} over its steps" in page.alts
+    panes = [alt for alt in page.alts if alt.startswith("worst: case ")]
+    assert [alt.rsplit(", ", 1)[1] for alt in panes] == ["image", "before", "after", "reference"]
+
+
+def test_names_are_text_and_never_markup(run: Path, tmp_path: Path) -> None:
+    text = write_report(run, tmp_path).read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    page = Reader(text)
+    assert HOSTILE in page.text
+    assert "cardiac $x_1$ <b>" in page.text
+    assert STRUCTURES[1] in page.text
+
+
+def test_same_run_gives_the_same_page(run: Path, tmp_path: Path) -> None:
+    first, second = (write_report(run, tmp_path / name).read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_headline_is_the_best_row_without_target_labels(run: Path, tmp_path: Path) -> None:
+    metrics = read_metrics(run)
+    means = {row["name"]: 100 * row["dice"]["mean"] for row in metrics["rows"]}
+    page = Reader(write_report(run, tmp_path).read_text(encoding="utf-8"))
+    flat = " ".join(page.text.split())
+    gain = means["minent"] - means["source_only"]
+    assert "minent has the highest mean Dice without target labels" in flat
+    assert f"{means['minent']:.1f}" in flat
+    assert f"+{gain:.1f} points on source_only" in flat
+
+
+@pytest.mark.parametrize(
+    ("lost", "sentence"),
+    [
+        ("evaluate/overlays.json", "evaluate/overlays.json is missing"),
+        ("evaluate/overlays.npz", "evaluate/overlays.npz is missing"),
+        ("evaluate/cases.csv", "evaluate/cases.csv is missing"),
+        ("*/metrics.csv", "no stage has a metrics.csv"),
+        ("*/stage.json", "no stage has a stage.json"),
+    ],
+)
+def test_a_missing_piece_is_explained(run: Path, tmp_path: Path, lost: str, sentence: str) -> None:
+    for path in run.glob(lost):
+        path.unlink()
+    text = Reader(write_report(run, tmp_path).read_text(encoding="utf-8")).text
+    assert f"Left out: {sentence}" in text
+    assert "minent" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("evaluate/cases.csv", "row,case\nminent,p01\n", "cases.csv is not usable: line 2"),
+        ("evaluate/overlays.json", '[{"case": "p01"}]', "overlays.json is not usable: 0.slice"),
+        ("evaluate/overlays.npz", "no archive", "overlays.npz is not usable"),
+        ("pretrain/metrics.csv", "step,loss\n1,low\n", "pretrain/metrics.csv is not usable"),
+        ("pretrain/stage.json", "[", "pretrain/stage.json is not usable"),
+    ],
+)
+def test_a_damaged_piece_is_explained(
+    run: Path, tmp_path: Path, file: str, content: str, sentence: str
+) -> None:
+    (run / file).write_text(content)
+    page = Reader(write_report(run, tmp_path).read_text(encoding="utf-8"))
+    assert sentence in page.text
+
+
+def test_without_metrics_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"metrics\.json is missing") as caught:
+        write_report(tmp_path, tmp_path / "out")
+    assert "uda evaluate" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("rules",), "none", "rules: Input should be a valid list"),
+        (("rows", 2, "dice", "mean"), "high", r"rows\.2\.dice\.mean"),
+        (("rows", 0, "assd", "sd"), math.nan, "NaN is not JSON"),
+        (("rows", 2, "hd95", "per_class"), {}, "row minent has no hd95 of myo"),
+    ],
+)
+def test_invalid_metrics_name_the_fault(
+    run: Path, place: tuple[Any, ...], value: Any, says: str
+) -> None:
+    path = run / "evaluate" / "metrics.json"
+    metrics = inner = json.loads(path.read_text())
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match=says) as caught:
+        read_metrics(run)
+    assert "uda evaluate" in str(caught.value)
+
+
+def test_nothing_scored_is_a_dash(run: Path, tmp_path: Path) -> None:
+    """A run whose measures are all undefined still has a page and a table."""
+    metrics = read_metrics(run)
+    for row in metrics["rows"]:
+        row.update(summarise([], STRUCTURES))
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+    text = Reader(write_report(run, tmp_path).read_text(encoding="utf-8")).text
+    assert "No adapted row has a score yet." in text
+    assert "–" in rendered(table(metrics))
+    assert not re.search(r"\b(nan|None)\b", text + rendered(table(metrics)))
+
+
+def test_out_that_is_a_file_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_report(run, tmp_path / "out")
+
+
+def test_table_has_the_baselines_on_top_and_marks_target_labels(run: Path) -> None:
+    metrics = read_metrics(run)
+    text = rendered(table(metrics))
+    lines = [line for line in text.splitlines() if line.split()[:1] and line.split()[0] in ROWS]
+    assert [line.split()[0] for line in lines[:3]] == ["source_only", "adabn", "minent"]
+    assert [line.split()[0] for line in lines[-2:]] == ["minent_oracle", "target_supervised"]
+    assert [("†" in line) for line in lines] == [False] * 3 + [True] * 2  # the long name is folded
+    assert "points (0–100)" in text
+    assert "HD95 mm" in text
+    assert lines[0].split()[-1] == "1"
+    minent = next(row for row in metrics["rows"] if row["name"] == "minent")
+    assert f"{100 * minent['dice']['mean']:.1f} ±{100 * minent['dice']['sd']:.1f}" in lines[2]
+
+
+def test_table_keeps_every_column_and_word_in_a_narrow_terminal(run: Path) -> None:
+    metrics = read_metrics(run)
+    words = {word for supervision, _ in ROWS.values() for word in supervision}
+    for shown in (table(metrics), seeds_table([metrics, of_seed(metrics, 1, 0.7)])[1]):
+        text = rendered(shown, width=80)
+        assert all(word in text for word in words)
+        assert "missed" in text
+        assert "seeds" in text or "over cases" in text
+
+
+def test_markup_in_names_is_text(run: Path) -> None:
+    metrics = read_metrics(run)
+    metrics["recipe"] = metrics["rows"][0]["name"] = "[red]x[/red]"
+    assert rendered(table(metrics)).count("[red]x[/red]") == 2
+
+
+def of_seed(metrics: dict[str, Any], seed: int, dice: float) -> dict[str, Any]:
+    """The same run with another seed, where minent has ``dice`` everywhere."""
+    run = copy.deepcopy(metrics)
+    run["environment"]["seed"] = seed
+    row = next(row for row in run["rows"] if row["name"] == "minent")
+    row["dice"]["mean"] = dice
+    row["dice"]["per_class"]["myo"]["mean"] = dice + 0.1
+    return run
+
+
+def test_seeds_hand_worked(run: Path) -> None:
+    """0.6, 0.7, 0.8: mean 0.7, sd 0.1."""
+    metrics = read_metrics(run)
+    runs = [of_seed(metrics, seed, dice) for seed, dice in enumerate((0.6, 0.7, 0.8))]
+    summary, shown = seeds_table(runs)
+    assert summary == seeds_summary(runs)
+    json.dumps(summary, allow_nan=False)
+    rows = {row["name"]: row for row in summary["rows"]}
+    dice = rows["minent"]["dice"]
+    assert (dice["mean"], dice["sd"], dice["n"]) == pytest.approx((0.7, 0.1, 3))
+    assert dice["per_class"]["myo"]["mean"] == pytest.approx(0.8)
+    assert rows["source_only"]["dice"]["sd"] == pytest.approx(0)
+    assert rows["source_only"]["missed"]["mean"] == 1
+    assert summary["seeds"] == [0, 1, 2]
+    assert summary["same_data"]
+    text = rendered(shown)
+    assert "70.0 ±10.0" in text
+    assert "mean ±sd over 3 seeds" in text
+
+
+def test_one_seed_has_no_spread_and_a_lone_row_says_so(run: Path) -> None:
+    metrics = read_metrics(run)
+    assert seeds_summary([metrics])["rows"][0]["dice"]["sd"] is None
+    other = of_seed(metrics, 1, 0.7)
+    other["rows"] = [row for row in other["rows"] if row["name"] != "adabn"]
+    rows = {row["name"]: row for row in seeds_summary([metrics, other])["rows"]}
+    assert (rows["adabn"]["n"], rows["minent"]["n"]) == (1, 2)
+
+
+def test_seeds_of_different_data_are_announced(run: Path) -> None:
+    metrics = read_metrics(run)
+    other = of_seed(metrics, 1, 0.7)
+    other["data"]["fingerprint"] = "another"
+    summary, shown = seeds_table([metrics, other])
+    assert not summary["same_data"]
+    assert "DIFFERENT target data" in rendered(shown)
+
+
+def test_runs_that_do_not_belong_together_are_refused(run: Path) -> None:
+    metrics = read_metrics(run)
+    for key, value in (("recipe", "other"), ("classes", ["myo"]), ("distance_unit", "voxel")):
+        with pytest.raises(DataError, match=f"differ in {key}"):
+            seeds_summary([metrics, {**of_seed(metrics, 1, 0.7), key: value}])
+    with pytest.raises(DataError, match="seed 0 is given twice"):
+        seeds_summary([metrics, metrics])
+    with pytest.raises(DataError, match="no run"):
+        seeds_summary([])
+    other = of_seed(metrics, 1, 0.7)
+    other["rows"][-1]["supervision"] = ["target_tags"]
+    with pytest.raises(DataError, match="different supervision"):
+        seeds_summary([metrics, other])

@@ -1,0 +1,44 @@
+"""Adapt a trained segmentation network to images nobody has labelled."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from uda import losses, priors
+    from uda.api import adapt, estimate_prior, evaluate, predict, pretrain
+    from uda.pipeline import run
+    from uda.recipes import load_recipe
+
+_PLACES = {
+    "adapt": "uda.api",
+    "estimate_prior": "uda.api",
+    "evaluate": "uda.api",
+    "predict": "uda.api",
+    "pretrain": "uda.api",
+    "run": "uda.pipeline",
+    "load_recipe": "uda.recipes",
+}
+__all__ = [
+    "adapt",
+    "estimate_prior",
+    "evaluate",
+    "load_recipe",
+    "losses",
+    "predict",
+    "pretrain",
+    "priors",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``import uda`` costs nothing."""
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"uda.{name}")
+    raise AttributeError(f"module 'uda' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""``python -m uda``."""
+
+from uda.cli import main
+
+main()

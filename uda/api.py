@@ -1,0 +1,215 @@
+"""The functions behind ``import uda``: recipes stage by stage, and one's own model on one's own images."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uda import pipeline
+from uda import prediction as predictions
+from uda.checkpoint import StageFolder, fingerprint, lock, read_json, write_json
+from uda.config import Adapt, Compute, DatasetCard, Evaluate, Recipe
+from uda.data.cases import cases_in, cases_of, read_tags
+from uda.data.store import content_key, open_store, sha256_of
+from uda.environment import environment
+from uda.errors import PriorError
+from uda.evaluation import Row
+from uda.evaluation import evaluate as score
+from uda.models import ModelInfo, load_model
+from uda.presets import preset
+from uda.priors import Prior, from_sizes_ml, from_source_labels, from_tags
+from uda.recipes import load_card
+from uda.stages import MODEL_FILE, PRIOR_FILE, Workplace
+from uda.stages import adabn as adabn_stage
+from uda.stages import adapt as adapt_stage
+from uda.trainer import make_fabric
+
+DEFAULT_COMPUTE = Compute()
+
+
+def pretrain(recipe: Recipe, out: Path | None = None) -> Path:
+    """Run a recipe's source training, if it is not there yet; returns its stage folder."""
+    return pipeline.run(recipe, out, until="pretrain")[-1].folder
+
+
+def evaluate(recipe: Recipe, out: Path | None = None) -> dict[str, Any]:
+    """Run a recipe up to its table and return the content of ``metrics.json``."""
+    folder = pipeline.run(recipe, out, until="evaluate")[-1].folder
+    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    return metrics
+
+
+def estimate_prior(
+    model: Path,
+    *,
+    tags: Path | None = None,
+    sizes_ml: Mapping[str, float] | None = None,
+    target: Path | None = None,
+    supervision: str = "anatomical",
+) -> Prior:
+    """A prior for a model's classes: from its training labels, from image tags, or from volumes in ml.
+
+    Args:
+        model: the trained model; it knows the class ratio of its training labels.
+        tags: CSV ``case,slice,<structures>`` of the target images.
+        sizes_ml: structure → ml; needs ``target``, the folder of images, for their physical size.
+        supervision: what to write into the ledger for ``sizes_ml``.
+
+    Raises:
+        PriorError: the model does not know the ratio, or the numbers cannot be true.
+    """
+    _, info = load_model(model)
+    if sizes_ml is not None:
+        if target is None:
+            raise PriorError("sizes in ml need the target images, for their physical size")
+        cases = [predictions.read_case(case, info.prepare) for case in cases_in(target)]
+        geometries = [case.geometry for case in cases]
+        return from_sizes_ml(info.classes, sizes_ml, geometries, supervision).validate(info.classes)
+    if info.class_ratio is None or info.presence_ratio is None:
+        raise PriorError(
+            "the model does not know the class ratio of its training labels",
+            where=model,
+            fix="give sizes in ml, or a prior.json of your own",
+        )
+    if tags is not None:
+        return from_tags(info.classes, info.presence_ratio, read_tags(tags, info.classes[1:]))
+    return from_source_labels(info.classes, info.class_ratio).validate(info.classes)
+
+
+def adapt(
+    model: Path,
+    target: Path,
+    out: Path,
+    *,
+    method: str | Adapt = "adabn",
+    overrides: Sequence[str] = (),
+    prior: Prior | None = None,
+    seed: int = 0,
+    compute: Compute = DEFAULT_COMPUTE,
+    restart: bool = False,
+    quiet: bool = True,
+) -> Path:
+    """Adapt a trained model to a folder of unlabelled images, without its source data.
+
+    Args:
+        model: ``model.safetensors`` (or the folder that holds it).
+        target: folder of NIfTI images.
+        out: folder of the result; complete or absent, a killed call goes on.
+        method: a name of :data:`uda.presets.METHODS`, or settings of your own.
+        overrides: ``key=value`` changes of the method's settings.
+        prior: defaults to the class ratio of the model's training labels.
+
+    Returns:
+        the path of the adapted ``model.safetensors``.
+
+    Raises:
+        UdaError: a bad model, image, prior or setting; nothing is left half-written.
+    """
+    settings = preset(method, list(overrides)) if isinstance(method, str) else method
+    _, info = load_model(model)
+    if settings is not None and settings.prior is not None:
+        prior = (prior or estimate_prior(model)).validate(info.classes)
+    cases, card = cases_in(target), _card_of(info)
+    record: dict[str, Any] = {
+        "stage": "adapt",
+        "settings": settings.model_dump(mode="json") if settings else "adabn",
+        "seed": seed,
+        "compute": compute.model_dump(mode="json", exclude={"device"}),
+        "parents": {"model": _file_hash(model), "prior": fingerprint(prior and prior.ratio)},
+        "data": {"target": content_key(card, cases)},
+    }
+    folder = StageFolder(out, fingerprint(record))
+    with lock(out.parent):
+        recorded = folder.recorded()
+        if recorded is not None and recorded.get("hash") == folder.hash and not restart:
+            return out / MODEL_FILE
+        started, work = time.monotonic(), folder.begin(restart)
+        store = open_store(card, cases, work / "store", record["data"]["target"])
+        place = Workplace(work, "adapt", seed, compute, {"method": str(method)}, quiet)
+        if settings is None:
+            said = adabn_stage(place, model, store, card)
+        else:
+            said = adapt_stage(place, model, store, card, settings, prior)
+        if prior is not None:
+            prior.save(work / PRIOR_FILE)
+        shutil.rmtree(work / "store")
+        seconds = round(time.monotonic() - started, 2)
+        folder.commit(
+            {
+                **record,
+                **said,
+                "hash": folder.hash,
+                "seconds": seconds,
+                "environment": environment(compute),
+            }
+        )
+    return out / MODEL_FILE
+
+
+def _file_hash(model: Path) -> str:
+    return sha256_of(model / MODEL_FILE if model.is_dir() else model)
+
+
+def _card_of(info: ModelInfo) -> DatasetCard:
+    """A card for images that are read as the model's own were."""
+    return DatasetCard(
+        name="target",
+        title="images of a folder",
+        images="{case}",
+        classes=info.classes,
+        label_values={name: (index,) for index, name in enumerate(info.classes)},
+        prepare=info.prepare,
+    )
+
+
+def predict(
+    model: Path, images: Path, out: Path, *, compute: Compute = DEFAULT_COMPUTE
+) -> Iterator[predictions.Outcome]:
+    """Segment every image of a folder onto its own grid; yields one outcome per case as it is done.
+
+    Raises:
+        ModelError, DataError, RunError: no model, no images, or a disk that refuses.
+    """
+    network, info = load_model(model)
+    return predictions.predict_cases(network, info, cases_in(images), out, make_fabric(compute))
+
+
+def evaluate_model(
+    model: Path,
+    card: str,
+    root: Path | None,
+    out: Path,
+    *,
+    split: str = "test",
+    compute: Compute = DEFAULT_COMPUTE,
+) -> dict[str, Any]:
+    """Score one model on a labelled split of a card; writes ``out/evaluate`` and returns its metrics."""
+    domain = load_card(card)
+    cases = cases_of(domain, root, split, labels=True)
+    folder = out / "evaluate"
+    rows = [Row("model", "given", model / MODEL_FILE if model.is_dir() else model)]
+    result = score(rows, cases, domain, Evaluate(), compute, folder)
+    metrics = {
+        "recipe": f"{model.stem} on {domain.name}/{split}",
+        "classes": list(domain.classes[1:]),
+        "distance_unit": domain.distance_unit,
+        "rows": result["rows"],
+        "environment": environment(compute),
+        "data": {**result["data"], "fingerprint": content_key(domain, cases)},
+        "rules": result["rules"],
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+__all__ = [
+    "adapt",
+    "estimate_prior",
+    "evaluate",
+    "evaluate_model",
+    "predict",
+    "pretrain",
+]

@@ -1,0 +1,386 @@
+"""The command line: parse, call, print, exit code. 0 done, 1 a run failed, 2 bad input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from uda.config import Compute, Recipe
+    from uda.pipeline import Done
+
+app = typer.Typer(
+    name="uda",
+    help="Adapt a trained segmentation network to images nobody has labelled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[str, typer.Argument(help="Recipe: a name of `uda list`, or a .yaml file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes such as seed=1 or adapt.*.steps=200.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder. Default: checkpoints/<recipe>.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget what was done and do it again.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Out = None,
+    seeds: Annotated[
+        str, typer.Option(help="Several seeds, e.g. 0,1,2: one run each, then mean ± sd over them.")
+    ] = "",
+    restart: Restart = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: pretrain, priors, adapt, evaluate, report. What is complete is skipped."""
+    from uda.pipeline import default_out
+
+    base = _recipe(recipe, [*(overrides or []), f"compute.device={device}"])
+    folder = out or default_out(base)
+    if not seeds:
+        _run(base, folder, None, restart, quiet)
+        _print_table(folder)
+        return
+    from uda.recipes import override
+
+    folders = []
+    for seed in _seeds(seeds):
+        folders.append(folder / f"seed-{seed}")
+        _run(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
+    _print_seeds(folders, folder / "seeds.json")
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Out = None,
+    restart: Restart = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe's network on its labelled source."""
+    _until(recipe, overrides, "pretrain", out, restart, device, quiet)
+
+
+@app.command()
+def prior(
+    recipe: Annotated[str | None, typer.Argument(help="Recipe whose priors to make.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; with --model the prior.json to write.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A trained model, instead of a recipe.")
+    ] = None,
+    tags: Annotated[
+        Path | None, typer.Option(help="CSV case,slice,<structures> of 0 and 1.")
+    ] = None,
+    ml: Annotated[
+        list[str] | None, typer.Option(help="Volume of a structure, e.g. lv=120.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="Target images; needed with --ml.")] = None,
+    restart: Restart = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Make priors: a recipe's, or one for your own model from source labels, tags or millilitres."""
+    if model is None:
+        if recipe is None:
+            raise typer.BadParameter("give a recipe, or --model")
+        _until(recipe, overrides, "prior", out, restart, device, quiet)
+        return
+    from uda.api import estimate_prior
+    from uda.stages import PRIOR_FILE
+
+    made = estimate_prior(model, tags=tags, sizes_ml=_sizes(ml), target=target)
+    path = out or Path(PRIOR_FILE)
+    made.save(path)
+    shares = ", ".join(f"{n} {r:.4g}" for n, r in zip(made.classes, made.ratio, strict=True))
+    typer.echo(f"{path}: {shares} ({', '.join(made.supervision)})")
+
+
+@app.command()
+def adapt(
+    recipe: Annotated[str | None, typer.Argument(help="Recipe whose variants to run.")] = None,
+    overrides: Overrides = None,
+    only: Annotated[str, typer.Option(help="One variant of the recipe.")] = "",
+    model: Annotated[
+        Path | None, typer.Option(help="Your trained model, instead of a recipe.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="Folder of your unlabelled images.")] = None,
+    method: Annotated[
+        str, typer.Option(help="adabn, minent, adaent, adami or adami_batch.")
+    ] = "adabn",
+    prior: Annotated[
+        Path | None, typer.Option(help="prior.json; default: the model's own.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Change of the method, e.g. steps=200.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    out: Out = None,
+    restart: Restart = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Adapt: a recipe's variants, or your own model to your own folder of images."""
+    if model is None:
+        if recipe is None:
+            raise typer.BadParameter("give a recipe, or --model and --target")
+        stage = f"adapt-{only}" if only else "adapt"
+        _until(recipe, overrides, stage, out, restart, device, quiet)
+        return
+    if target is None:
+        raise typer.BadParameter("--model needs --target, a folder of images")
+    from uda import api
+    from uda.priors import Prior
+
+    path = api.adapt(
+        model,
+        target,
+        out or Path("checkpoints") / f"{target.resolve().name}-{method}",
+        method=method,
+        overrides=setting or [],
+        prior=None if prior is None else Prior.load(prior),
+        seed=seed,
+        compute=_compute(device),
+        restart=restart,
+        quiet=quiet,
+    )
+    typer.echo(f"adapted model: {path}")
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[str | None, typer.Argument(help="Recipe whose table to make.")] = None,
+    overrides: Overrides = None,
+    model: Annotated[Path | None, typer.Option(help="A model, instead of a recipe.")] = None,
+    card: Annotated[str, typer.Option(help="Card of the labelled images to score it on.")] = "",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder the card's root is relative to.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the card.")] = "test",
+    out: Out = None,
+    restart: Restart = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Score a recipe's rows, or one model, structure by structure, on labelled cases."""
+    if model is None:
+        if recipe is None:
+            raise typer.BadParameter("give a recipe, or --model and --card")
+        _print_table(_until(recipe, overrides, "evaluate", out, restart, device, quiet))
+        return
+    if not card:
+        raise typer.BadParameter("--model needs --card")
+    from uda.api import evaluate_model
+
+    folder = out or Path("checkpoints") / f"{model.resolve().stem}-on-{Path(card).stem}"
+    evaluate_model(model, card, root, folder, split=split, compute=_compute(device))
+    _print_table(folder)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="model.safetensors, or the folder that holds it.")],
+    images: Annotated[Path, typer.Option(help="Folder of NIfTI images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    device: Device = "auto",
+) -> None:
+    """Segment a folder of images; label maps lie on each image's own grid."""
+    from uda import api
+
+    failed = 0
+    for outcome in api.predict(model, images, out, compute=_compute(device)):
+        if outcome.fault:
+            failed += 1
+            typer.echo(f"{outcome.case}: {outcome.fault}", err=True)
+        else:
+            typer.echo(f"{outcome.case}: {outcome.file}{' (was there)' if outcome.skipped else ''}")
+    if failed:
+        typer.echo(f"{failed} case(s) failed", err=True)
+        raise typer.Exit(2)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folder; several seeds give mean ± sd.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page. Default: <run>/report.")
+    ] = None,
+) -> None:
+    """Print the table of a run and write its page; for several seeds print mean ± sd over them."""
+    if len(runs) > 1:
+        _print_seeds(runs, None)
+        return
+    from uda.report import write_report
+
+    write_report(runs[0], out or runs[0] / "report")
+    _print_table(runs[0], out)
+
+
+@app.command()
+def check(
+    card: Annotated[str, typer.Argument(help="Card: a name of `uda list`, or a .yaml file.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder the card's root is relative to.")
+    ] = None,
+) -> None:
+    """Read every case of a card once and list every fault, before any training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from uda.check import check_card
+    from uda.recipes import load_card
+
+    columns = ("split", "case", "shape", "spacing mm", "axes", "intensity 1/50/99 %", "labels")
+    table = Table(*columns, title=f"card {card}")
+    faults = []
+    for r in check_card(load_card(card), root):
+        cells = (r.split, r.case, r.shape, r.spacing, r.axes, r.intensity, r.labels)
+        table.add_row(*cells, style="red" if r.faults else "")
+        faults += r.faults
+    Console().print(table)
+    for number, fault in enumerate(faults, 1):
+        typer.echo(f"{number}. {fault}", err=True)
+    typer.echo(f"{len(faults)} fault(s)" if faults else "no faults")
+    if faults:
+        raise typer.Exit(2)
+
+
+@app.command()
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print a recipe with every default and change filled in; the output is a recipe itself."""
+    from uda.recipes import show as resolved
+
+    typer.echo(resolved(_recipe(recipe, overrides or [])), nl=False)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the recipes and cards that can be used by name."""
+    from uda.recipes import available, read_yaml
+
+    for kind in ("recipe", "card"):
+        typer.echo(f"{kind}s")
+        for name, path in available(kind).items():
+            typer.echo(f"  {name:<24} {read_yaml(path).get('title', '')}")
+
+
+def _recipe(name: str, overrides: Sequence[str]) -> Recipe:
+    from uda.recipes import load_recipe
+
+    return load_recipe(name, overrides)
+
+
+def _compute(device: str) -> Compute:
+    from uda.config import Compute
+    from uda.recipes import parse
+
+    return parse(Compute, {"device": device}, "--device")
+
+
+def _until(
+    recipe: str,
+    overrides: Sequence[str] | None,
+    stage: str,
+    out: Path | None,
+    restart: bool,
+    device: str,
+    quiet: bool,
+) -> Path:
+    from uda.pipeline import default_out
+
+    resolved = _recipe(recipe, [*(overrides or []), f"compute.device={device}"])
+    folder = out or default_out(resolved)
+    _run(resolved, folder, stage, restart, quiet)
+    return folder
+
+
+def _run(recipe: Recipe, out: Path, until: str | None, restart: bool, quiet: bool) -> list[Done]:
+    from uda import pipeline
+
+    def announce(stage: str, state: str) -> None:
+        if state == "run" or not quiet:
+            typer.echo(f"{stage:<24} {'complete, skipped' if state == 'skip' else '…'}", err=True)
+
+    return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
+
+
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
+    return [int(part) for part in parts]
+
+
+def _sizes(values: Sequence[str] | None) -> dict[str, float] | None:
+    sizes = {}
+    for value in values or ():
+        name, equals, number = value.partition("=")
+        try:
+            sizes[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise typer.BadParameter(f"--ml is {value!r}; expected structure=millilitres")
+    return sizes or None
+
+
+def _print_table(folder: Path, out: Path | None = None) -> None:
+    from rich.console import Console
+
+    from uda.report import table
+    from uda.report_files import read_metrics
+
+    Console().print(table(read_metrics(folder)))
+    page = (out or folder / "report") / "report.html"
+    if page.is_file():
+        typer.echo(f"report: {page}")
+
+
+def _print_seeds(folders: Sequence[Path], path: Path | None) -> None:
+    from rich.console import Console
+
+    from uda.checkpoint import write_json
+    from uda.report import seeds_table
+    from uda.report_files import read_metrics
+
+    summary, table = seeds_table([read_metrics(folder) for folder in folders])
+    Console().print(table)
+    if path is not None:
+        write_json(path, summary)
+        typer.echo(f"over seeds: {path}")
+
+
+def main() -> None:
+    """Entry point: user errors become one message and an exit code."""
+    from uda.errors import UdaError
+
+    try:
+        app()
+    except UdaError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("UDA_DEBUG"):
+            raise
+        typer.echo(f"unexpected {type(error).__name__}: {error}", err=True)
+        typer.echo("this is a fault of uda; UDA_DEBUG=1 shows where it happened", err=True)
+        sys.exit(1)

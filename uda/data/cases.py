@@ -1,0 +1,135 @@
+"""Which files belong to a domain: cases of a card's split, or of a plain folder of images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uda.config import DatasetCard
+from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume. ``label`` is None wherever labels are not asked for."""
+
+    name: str
+    image: Path
+    label: Path | None = None
+
+
+def card_root(card: DatasetCard, root: str | Path | None) -> Path:
+    """The card's folder below a recipe's ``data.root``.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = Path(root or ".") / card.root
+    if not folder.is_dir():
+        raise DataError(
+            "there is no such folder of data",
+            where=folder,
+            fix="give it with data.root=FOLDER (--root FOLDER)",
+        )
+    return folder
+
+
+def cases_of(
+    card: DatasetCard, root: str | Path | None, split: str, *, labels: bool = False
+) -> list[Case]:
+    """The cases of one split, every file present.
+
+    Raises:
+        ConfigError: the card has no such split, or no labels when they are asked for.
+        DataError: lists every missing file.
+    """
+    folder = card_root(card, root)
+    if split not in card.splits:
+        raise ConfigError(
+            f"card {card.name!r} has no split {split!r}", expected=nearest(split, card.splits)
+        )
+    if labels and card.labels is None:
+        raise ConfigError(
+            f"card {card.name!r} names no labels, but they are needed here",
+            fix="add `labels:` to the card, or use the domain as a target only",
+        )
+    cases: list[Case] = []
+    faults: list[UdaError] = []
+    for name in card.splits[split]:
+        image = folder / card.images.format(case=name)
+        label = folder / card.labels.format(case=name) if labels and card.labels else None
+        files = [path for path in (image, label) if path is not None]
+        faults += [_missing(card, name, path) for path in files if not path.is_file()]
+        cases.append(Case(name, image, label))
+    raise_all(faults, f"split {split!r} of card {card.name!r}")
+    if not cases:
+        raise DataError(f"split {split!r} of card {card.name!r} is empty", where=folder)
+    return cases
+
+
+def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
+    return DataError(
+        f"case {name!r} of card {card.name!r}: there is no such file",
+        where=path,
+        fix="correct data.root, or take the case out of the card's splits",
+    )
+
+
+def cases_in(folder: Path) -> list[Case]:
+    """Every NIfTI image of a folder, in order of name.
+
+    Raises:
+        DataError: no such folder, no image in it, or two files of one case name.
+    """
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", where=folder)
+    cases: dict[str, Case] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        name = path.name.removesuffix(suffix)
+        if name in cases:
+            raise DataError(
+                f"two files of the case {name!r}", where=folder, fix="keep one of .nii and .nii.gz"
+            )
+        cases[name] = Case(name, path)
+    if not cases:
+        raise DataError(
+            "the folder holds no image", where=folder, expected="files ending in .nii.gz or .nii"
+        )
+    return list(cases.values())
+
+
+def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tuple[bool, ...]]:
+    """Image-level tags: for each (case, slice along the file's own slice axis) which structures it shows.
+
+    Raises:
+        DataError: missing, columns other than ``case,slice,<structures>``, or a cell that is not 0 or 1.
+    """
+    expected = ["case", "slice", *structures]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"tags cannot be read: {error}", where=path) from error
+    if not rows or sorted(rows[0]) != sorted(expected):
+        raise DataError(
+            f"tags have columns {rows[0] if rows else []}", where=path, expected=",".join(expected)
+        )
+    columns = [rows[0].index(name) for name in expected]
+    tags: dict[tuple[str, int], tuple[bool, ...]] = {}
+    for number, row in enumerate(rows[1:], 2):
+        cells = [row[c].strip() if c < len(row) else "" for c in columns]
+        if not cells[1].isdigit() or any(cell not in ("0", "1") for cell in cells[2:]):
+            raise DataError(
+                f"line {number} is {','.join(row)!r}",
+                where=path,
+                expected="a case, a slice number from 0, then 0 or 1 for each structure",
+            )
+        tags[cells[0], int(cells[1])] = tuple(cell == "1" for cell in cells[2:])
+    return tags

@@ -1,0 +1,237 @@
+"""Volumes: from a NIfTI file of any orientation to prepared slices, and back to the file's own grid.
+
+The way there is exact wherever it can be: axes are turned without interpolation, the crop is integral.
+Only a card that asks for a pixel size interpolates, in the plane and with antialiasing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.transforms.utils import generate_spatial_bounding_box
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from uda.checkpoint import atomic_path
+from uda.config import DatasetCard, Prepare
+from uda.data import geometry as grids
+from uda.data.geometry import Geometry
+from uda.errors import DataError
+from uda.types import IGNORE
+
+GRID_TOLERANCE = 1e-3
+"""Largest difference between two affines, in mm, that still counts as the same grid."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A file as it is: array in the file's axes, affine in mm."""
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a 3-D NIfTI file whole.
+
+    Raises:
+        DataError: missing, not NIfTI, cut short, not 3-D, empty, without a usable affine, or not finite.
+    """
+    if not path.is_file():
+        raise DataError(
+            "there is no such file", where=path, fix="correct the card's pattern or root"
+        )
+    try:
+        file: Any = nibabel.load(path)
+        array = np.asanyarray(file.dataobj)
+    except (ImageFileError, EOFError, OSError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot be read as NIfTI: {reason}",
+            where=path,
+            expected="a complete .nii or .nii.gz file",
+            fix="copy or download it again; `gzip -t` tells whether an archive is cut short",
+        ) from error
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(
+            f"has shape {array.shape}",
+            where=path,
+            expected="three axes",
+            fix="split time frames or channels",
+        )
+    affine = np.asarray(file.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise DataError(
+            "its affine is not invertible, so orientation and spacing are unknown",
+            where=path,
+            fix="set a valid sform or qform",
+        )
+    bad = 0 if np.issubdtype(array.dtype, np.integer) else int((~np.isfinite(array)).sum())
+    if bad:
+        raise DataError(
+            f"{bad} voxels are NaN or infinite",
+            where=path,
+            expected="finite intensities",
+            fix="replace them, e.g. by the background intensity",
+        )
+    return Volume(array, affine)
+
+
+def prepare_image(
+    volume: Volume, prepare: Prepare, path: Path
+) -> tuple[NDArray[np.float32], Geometry]:
+    """Turn, resample, crop and normalise one volume.
+
+    Returns:
+        float32 slices ``[s, h, w]`` and the way back.
+
+    Raises:
+        DataError: the image is constant inside the region of interest.
+    """
+    turn = grids.turn_to(volume.affine, prepare.orientation)
+    slices = grids.to_slices(np.asarray(volume.array, dtype=np.float32), turn, prepare.slice_axis)
+    rows, columns = slices.shape[1:]
+    shape = volume.array.shape
+    geometry = Geometry(
+        affine=tuple(tuple(float(x) for x in row) for row in volume.affine),
+        shape=(shape[0], shape[1], shape[2]),
+        turn=tuple((int(to), int(flip)) for to, flip in turn),
+        slice_axis=prepare.slice_axis,
+        resized=(rows, columns),
+        start=(0, 0),
+        size=prepare.size,
+    )
+    if prepare.spacing is not None:
+        _, row, column = geometry.prepared_spacing
+        resized = (
+            max(1, round(rows * row / prepare.spacing)),
+            max(1, round(columns * column / prepare.spacing)),
+        )
+        slices = _resize(slices, resized, "bilinear")
+        geometry = replace(geometry, resized=resized)
+    geometry = replace(geometry, start=_crop_start(slices, prepare))
+    cropped, window = grids.crop(slices, geometry)
+    return _normalize(cropped, window, prepare, path), geometry
+
+
+def prepare_label(
+    volume: Volume, geometry: Geometry, card: DatasetCard, path: Path
+) -> NDArray[np.uint8]:
+    """Class indices ``[s, h, w]`` on the prepared grid; raw values are mapped before any resampling.
+
+    Raises:
+        DataError: the label lies on another grid than its image, or holds a value the card does not name.
+    """
+    check_same_grid(volume, geometry, path)
+    mapped = map_labels(volume.array, card, path)
+    slices = grids.to_slices(mapped, geometry.turn, geometry.slice_axis)
+    if geometry.resized != slices.shape[1:]:
+        slices = _resize(slices.astype(np.float32), geometry.resized, "nearest-exact").astype(
+            np.uint8
+        )
+    return grids.crop(slices, geometry)[0]
+
+
+def check_same_grid(volume: Volume, geometry: Geometry, path: Path) -> None:
+    """Refuse a label whose shape or affine (beyond rounding noise) is not its image's."""
+    if volume.array.shape != geometry.shape:
+        raise DataError(
+            f"the label has shape {volume.array.shape}",
+            where=path,
+            expected=f"the image's shape {geometry.shape}",
+            fix="resample the label to the image (nearest neighbour)",
+        )
+    difference = float(np.abs(volume.affine - np.asarray(geometry.affine)).max())
+    if difference > GRID_TOLERANCE:
+        raise DataError(
+            f"the label's affine differs from the image's by up to {difference:.4g} mm",
+            where=path,
+            expected=f"the same affine within {GRID_TOLERANCE} mm",
+            fix="resample the label to the image, or copy the image's header if the voxels do match",
+        )
+
+
+def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.uint8]:
+    """Raw label values to class indices by the card's names.
+
+    Raises:
+        DataError: lists every value the card does not name, with its voxel count.
+    """
+    values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
+    index = {
+        float(value): IGNORE if name == "ignore" else card.classes.index(name)
+        for name, group in card.label_values.items()
+        for value in group
+    }
+    unknown = [(v, n) for v, n in zip(values, counts, strict=True) if float(v) not in index]
+    if unknown:
+        listed = ", ".join(f"{v:g} ({n} voxels)" for v, n in unknown[:10])
+        raise DataError(
+            f"label values the card {card.name!r} does not name: {listed}",
+            where=path,
+            expected=f"one of {sorted(int(v) for v in index)}",
+            fix="give each value a class in the card's label_values, e.g. under background or ignore",
+        )
+    table = np.array([index[float(v)] for v in values], dtype=np.uint8)
+    return table[inverse].reshape(raw.shape)
+
+
+def write_volume(path: Path, array: NDArray[Any], affine: Any) -> None:
+    """Write a NIfTI file whole or not at all."""
+    image = nibabel.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
+
+
+def _resize(slices: NDArray[np.float32], size: tuple[int, int], mode: str) -> NDArray[np.float32]:
+    antialias = {"antialias": True} if mode == "bilinear" else {}
+    batch = torch.from_numpy(slices)[:, None]
+    return functional.interpolate(batch, size, mode=mode, **antialias)[:, 0].numpy()
+
+
+def _crop_start(slices: NDArray[np.float32], prepare: Prepare) -> tuple[int, int]:
+    """First row and column of the region of interest."""
+    low, high = [0, 0], list(slices.shape[1:])
+    if prepare.crop == "foreground":
+        mean = slices.mean()
+        box = generate_spatial_bounding_box(slices[None], select_fn=lambda x: x > mean)
+        low, high = list(box[0][1:]), list(box[1][1:])
+    rows, columns = (
+        (a + b - size) // 2 for a, b, size in zip(low, high, prepare.size, strict=True)
+    )
+    return int(rows), int(columns)
+
+
+def _normalize(
+    slices: NDArray[np.float32], window: tuple[slice, slice], prepare: Prepare, path: Path
+) -> NDArray[np.float32]:
+    """Clip and scale by the statistics of the image inside the crop; padding becomes its minimum."""
+    image: NDArray[Any] = slices[:, window[0], window[1]]
+    low, high = np.percentile(image, prepare.clip) if image.size else (0.0, 0.0)
+    if not low < high:
+        raise DataError(
+            f"the region of interest is constant ({low:g})",
+            where=path,
+            expected="an image with contrast",
+            fix="look at the file; widen prepare.clip or prepare.size in the card",
+        )
+    image = np.clip(image, low, high).astype(np.float64)
+    if prepare.normalize == "zscore":
+        image = (image - image.mean()) / image.std()
+    else:
+        if prepare.normalize != "minmax":
+            low, high = prepare.normalize
+        image = np.clip((image - low) / (high - low), 0, 1) * 2 - 1
+    out = np.full(slices.shape, image.min(), dtype=np.float32)
+    out[:, window[0], window[1]] = image
+    return out

@@ -1,0 +1,79 @@
+"""Errors a user can act on: what is wrong, where, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+class UdaError(Exception):
+    """A fault with its remedy. ``exit_code`` is what the command line returns for it.
+
+    Args:
+        what: the fault in one sentence, with the offending value.
+        where: file, key or setting that holds the fault.
+        expected: what would have been right.
+        fix: what the reader can do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | Path | None = None,
+        expected: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.fix = what, where, expected, fix
+        lines = [what]
+        for name, value in (("where", where), ("expected", expected), ("fix", fix)):
+            if value is not None:
+                lines.append(f"  {name + ':':<10}{value}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(UdaError):
+    """A recipe, a card or an override that cannot be used."""
+
+
+class DataError(UdaError):
+    """A data file or folder that cannot be used."""
+
+
+class PriorError(UdaError):
+    """A prior that contradicts itself, the classes or the loss that wants it."""
+
+
+class ModelError(UdaError):
+    """A model file that cannot be used, or that does not fit."""
+
+
+class RunError(UdaError):
+    """A run that was sound when it started and failed on the way."""
+
+    exit_code = 1
+
+
+def combine(faults: Sequence[UdaError], subject: str) -> UdaError:
+    """One error for one or more faults: the fault itself, or one of its type that lists all."""
+    if len(faults) == 1:
+        return faults[0]
+    listed = "\n".join(f"{i}. {fault}" for i, fault in enumerate(faults, 1))
+    return type(faults[0])(f"{len(faults)} faults in {subject}:\n{listed}")
+
+
+def raise_all(faults: Sequence[UdaError], subject: str) -> None:
+    """Raise every fault in one report; return when there is none."""
+    if faults:
+        raise combine(faults, subject)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """``"did you mean 'x'? valid: …"`` for an unknown name."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names)}"

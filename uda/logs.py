@@ -1,0 +1,106 @@
+"""What a training run leaves to read: ``metrics.csv``, TensorBoard events, a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from uda.checkpoint import write_text
+
+
+class RunLog:
+    """Rows up to ``first_step`` of an interrupted run are kept, later ones are written again.
+
+    ``metrics.csv`` holds nothing that depends on the clock, so equal runs have equal files.
+    """
+
+    def __init__(self, folder: Path, title: str, steps: int, first_step: int, quiet: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.csv"
+        self._header, self._rows = _rows_until(self.path, first_step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._bar = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+        self._task = self._bar.add_task(title, total=steps, completed=first_step, loss="", rate="")
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        self._board.close()
+
+    def advance(self, step: int) -> None:
+        """Move the bar; no tensor is read."""
+        self._bar.update(self._task, completed=step)
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of values, averaged by the caller since the last line."""
+        header = ["step", *values]
+        self._header = self._header or header
+        self._rows.append([str(step), *(repr(v) for v in values.values())])
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        speed = self._bar.tasks[0].speed
+        rate = f"{speed:.1f} steps/s" if speed else ""
+        self._bar.update(self._task, loss=f"loss {values['loss']:.4f}", rate=rate)
+
+    def save(self) -> None:
+        """Bring ``metrics.csv`` on disk up to date."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self._header, *self._rows])
+        write_text(self.path, text.getvalue())
+
+    def images(self, step: int, image: Tensor, logits: Tensor) -> None:
+        """A grid of up to four columns: image, entropy map, prediction."""
+        from torchvision.utils import make_grid
+
+        image, logits = image[:4].float().cpu(), logits[:4].float().cpu()
+        classes = logits.shape[1]
+        log_p = logits.log_softmax(1)
+        uncertainty = -(log_p.exp() * log_p).sum(1, keepdim=True) / math.log(classes)
+        prediction = logits.argmax(1, keepdim=True).float() / max(1, classes - 1)
+        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        shown = (image[:, :1] - low) / (high - low).clamp_min(1e-6)
+        grid = make_grid(torch.cat([shown, uncertainty, prediction]), nrow=len(image))
+        self._board.add_image("image, entropy, prediction", grid, step)
+
+
+def _rows_until(path: Path, step: int) -> tuple[list[str], list[list[str]]]:
+    if step == 0 or not path.is_file():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    return rows[0], [row for row in rows[1:] if int(row[0]) <= step]

@@ -1,0 +1,297 @@
+"""Overlap and surface distances per case and structure, and their means over cases.
+
+Everything here is a pure function of numpy arrays. Definitions:
+
+* Dice = 2|P∩R| / (|P|+|R|), a fraction between 0 and 1.
+* The surface of a mask is the mask minus its erosion by the 6- (2-D: 4-) neighbourhood; what lies
+  outside the image is background. Distances run between pixel centres, in the unit of ``spacing``.
+* HD95 = 95th percentile of the distances of both directions pooled; ASSD = mean of the two directed
+  mean distances. These are the definitions of medpy, which most published tables used.
+
+Empty structures are never dropped in silence; see ``State``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from uda.errors import DataError
+
+# ok        in the reference and in the prediction
+# missed    in the reference only: Dice 0, distances = image diagonal, never less than a hit
+# spurious  in the prediction only: Dice 0, distances undefined and not averaged
+# n/a       in neither: the case does not count for this structure
+State = Literal["ok", "missed", "spurious", "n/a"]
+Measure = Literal["dice", "hd95", "assd"]
+MEASURES: tuple[Measure, ...] = ("dice", "hd95", "assd")
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+NAN = float("nan")
+RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One structure of one case in one row of the table; NaN where a value is undefined."""
+
+    row: str
+    case: str
+    structure: str
+    dice: float
+    hd95: float
+    assd: float
+    state: State
+
+
+def score_structure(
+    prediction: Mask, reference: Mask, spacing: Sequence[float], distances: bool = True
+) -> tuple[float, float, float, State]:
+    """Dice, HD95, ASSD and state of one binary structure, 2-D or 3-D.
+
+    HD95 pools the surface distances of both directions before taking the 95th percentile; ASSD is
+    the mean of the two directed means (both as in medpy). Work is confined to the bounding box of
+    the union, which changes no value: nothing outside it belongs to either mask.
+
+    Args:
+        prediction, reference: boolean masks of one shape.
+        spacing: distance between pixel centres along each axis; its unit is that of the distances.
+        distances: without them HD95 and ASSD are NaN, and scoring is ten times as fast.
+
+    Raises:
+        DataError: shapes differ, or ``spacing`` does not fit them.
+    """
+    _check_geometry(prediction, reference, spacing)
+    prediction, reference = prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
+    predicted, present = bool(prediction.any()), bool(reference.any())
+    if not present:
+        return (0.0, NAN, NAN, "spurious") if predicted else (NAN, NAN, NAN, "n/a")
+    if not predicted:
+        diagonal = image_diagonal(reference.shape, spacing) if distances else NAN
+        return 0.0, diagonal, diagonal, "missed"
+    box = _bounding_box(prediction | reference)
+    prediction, reference = prediction[box], reference[box]
+    shared = np.count_nonzero(prediction & reference)
+    dice = 2.0 * shared / (np.count_nonzero(prediction) + np.count_nonzero(reference))
+    if not distances:
+        return float(dice), NAN, NAN, "ok"
+    forth, back = _surface_distances(prediction, reference, spacing)
+    hd95 = float(np.percentile(np.concatenate([forth, back]), 95))
+    return float(dice), hd95, float((forth.mean() + back.mean()) / 2), "ok"
+
+
+def score_case(
+    prediction: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+    classes: Sequence[str],
+    spacing: Sequence[float],
+    row: str,
+    case: str,
+    distances: bool = True,
+) -> list[CaseScore]:
+    """Scores of every structure of one case, in the order of ``classes``.
+
+    Args:
+        prediction, reference: integer labels of one shape. Pixels that are ``IGNORE`` in the
+            reference belong to no structure in either array.
+        classes: names by label; label 0 is background and is skipped.
+        spacing, distances: as in ``score_structure``.
+        row, case: who is scored on what; copied into the scores.
+
+    Raises:
+        DataError: shapes differ, or a label has no class.
+    """
+    from uda.types import IGNORE  # brings torch, which the readers of scores do not need
+
+    _check_geometry(prediction, reference, spacing, where=case)
+    _check_labels(prediction, len(classes), "prediction", case)
+    ignored = reference == IGNORE
+    if ignored.any():
+        prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+    _check_labels(reference, len(classes), "reference", case)
+    return [
+        CaseScore(
+            row, case, name, *score_structure(prediction == k, reference == k, spacing, distances)
+        )
+        for k, name in enumerate(classes)
+        if k > 0
+    ]
+
+
+def summarise(
+    scores: Sequence[CaseScore], classes: Sequence[str], seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Means over the cases of one row, ready for JSON: ``None`` where nothing counts, never NaN.
+
+    For each measure: ``mean`` (over structures, of the mean over the cases that count), ``sd``
+    (n-1, over cases, of the case mean), ``ci95`` (percentile bootstrap over cases of ``mean``) and
+    ``per_class`` (mean, sd, n, missed, spurious of each structure). ``sd`` and ``ci95`` need two
+    cases. The result does not depend on the order of ``scores``.
+
+    Args:
+        scores: the scores of one row.
+        classes: names of the structures, without the background.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: scores of several rows, of an unknown structure, or twice of the same structure.
+    """
+    structures = list(classes)
+    cases = sorted({score.case for score in scores})
+    _check_scores(scores, structures)
+    line = {name: i for i, name in enumerate(cases)}
+    column = {name: i for i, name in enumerate(structures)}
+    states = {name: [s.state for s in scores if s.structure == name] for name in structures}
+    summary: dict[str, dict[str, Any]] = {}
+    for measure in MEASURES:
+        values = np.full((len(cases), len(structures)), np.nan)
+        for score in scores:
+            values[line[score.case], column[score.structure]] = getattr(score, measure)
+        summary[measure] = _summarise_measure(values, seed)
+        summary[measure]["per_class"] = {
+            name: {
+                **_mean_sd(values[:, column[name]]),
+                "missed": states[name].count("missed"),
+                "spurious": states[name].count("spurious"),
+            }
+            for name in structures
+        }
+    return summary
+
+
+def image_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """Length of the image from corner to corner (outer edges), in the unit of ``spacing``."""
+    return float(np.linalg.norm(np.multiply(shape, spacing)))
+
+
+def _surface_distances(a: Mask, b: Mask, spacing: Sequence[float]) -> tuple[Floats, Floats]:
+    """Distance of each surface pixel of ``a`` to the surface of ``b``, and the other way round."""
+    from scipy.ndimage import binary_erosion
+    from scipy.spatial import KDTree
+
+    # Nearest neighbours among surface pixels give what a distance transform of the box gives, at a
+    # cost that does not grow with the box, which one stray pixel can stretch (256^3: 8 s or 0.3 s).
+    edges = [np.argwhere(mask & ~binary_erosion(mask)) * np.asarray(spacing) for mask in (a, b)]
+    forth, back = KDTree(edges[1]).query(edges[0])[0], KDTree(edges[0]).query(edges[1])[0]
+    return forth, back
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """Smallest box that holds the mask, which is not empty."""
+    axes = range(mask.ndim)
+    filled = [np.flatnonzero(mask.any(axis=tuple(j for j in axes if j != i))) for i in axes]
+    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in filled)
+
+
+def _summarise_measure(values: Floats, seed: int) -> dict[str, Any]:
+    """``mean``, ``sd`` and ``ci95`` of ``values``, cases by structures, NaN = does not count."""
+    values = values[np.isfinite(values).any(axis=1)]
+    n = len(values)
+    if n == 0:
+        return {"mean": None, "sd": None, "ci95": None}
+    mean = float(_mean_of_means(values, np.ones((1, n)))[0])
+    if n == 1:
+        return {"mean": mean, "sd": None, "ci95": None}
+    case_means = _column_means(values.T, np.ones((1, values.shape[1])))[0]
+    # A resample is how often each case was drawn: one matrix product in place of 2000 copies.
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    low, high = np.quantile(_mean_of_means(values, draws.astype(float)), [0.025, 0.975])
+    return {"mean": mean, "sd": float(case_means.std(ddof=1)), "ci95": [float(low), float(high)]}
+
+
+def _mean_of_means(values: Floats, weights: Floats) -> Floats:
+    """Mean over the structures that count of the weighted mean over cases; one value per draw.
+
+    Every line of ``values`` has a finite value, so every draw has a structure that counts.
+    """
+    return np.asarray(np.nanmean(_column_means(values, weights), axis=1))
+
+
+def _column_means(values: Floats, weights: Floats) -> Floats:
+    """Weighted mean (draws, k) down each column of ``values`` (n, k) without its NaNs.
+
+    ``weights`` (draws, n) is how often each line was drawn; a column with nothing in it gives NaN.
+    """
+    counts = np.isfinite(values)
+    totals, n = weights @ np.where(counts, values, 0.0), weights @ counts.astype(float)
+    return np.asarray(np.divide(totals, n, out=np.full_like(totals, np.nan), where=n > 0))
+
+
+def _mean_sd(values: Floats) -> dict[str, Any]:
+    values = values[np.isfinite(values)]
+    return {
+        "mean": float(values.mean()) if len(values) else None,
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "n": len(values),
+    }
+
+
+def _check_geometry(
+    prediction: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+    spacing: Sequence[float],
+    where: str | None = None,
+) -> None:
+    if prediction.shape != reference.shape:
+        raise DataError(
+            f"the prediction has shape {prediction.shape}, the reference {reference.shape}",
+            where=where,
+            expected="one shape for both",
+            fix="bring the prediction back onto the grid of the reference before scoring",
+        )
+    if len(spacing) != reference.ndim or not all(0 < step < float("inf") for step in spacing):
+        raise DataError(
+            f"spacing is {tuple(spacing)} for an image with {reference.ndim} axes",
+            where=where,
+            expected="one positive number per axis",
+            fix="read the spacing from the image header, or give 1 per axis to measure in voxels",
+        )
+
+
+def _check_labels(labels: npt.NDArray[Any], n_classes: int, which: str, case: str) -> None:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"the {which} holds {labels.dtype} values",
+            where=case,
+            expected="integer labels",
+            fix="take the argmax of the logits, or read the label file as integers",
+        )
+    if labels.size and not (labels.min() >= 0 and labels.max() < n_classes):
+        raise DataError(
+            f"the {which} holds labels from {labels.min()} to {labels.max()}",
+            where=case,
+            expected=f"0 to {n_classes - 1}, the labels of the {n_classes} classes",
+            fix="correct the classes or the label map of the dataset card",
+        )
+
+
+def _check_scores(scores: Sequence[CaseScore], structures: Sequence[str]) -> None:
+    rows = sorted({score.row for score in scores})
+    if len(rows) > 1:
+        raise DataError(
+            f"scores of several rows: {', '.join(rows)}",
+            expected="the scores of one row",
+            fix="summarise each row on its own",
+        )
+    unknown = sorted({score.structure for score in scores} - set(structures))
+    if unknown:
+        raise DataError(
+            f"scores of structures without a class: {', '.join(unknown)}",
+            expected=f"structures among {', '.join(structures)}",
+            fix="give every structure that score_case was given, without the background",
+        )
+    seen: set[tuple[str, str]] = set()
+    for score in scores:
+        if (score.case, score.structure) in seen:
+            raise DataError(
+                f"structure {score.structure!r} of case {score.case!r} is scored twice",
+                expected="one score per case and structure",
+                fix="give every case a name of its own",
+            )
+        seen.add((score.case, score.structure))

@@ -1,0 +1,208 @@
+"""Networks: build one, keep it with everything its next user needs, set its BatchNorm policy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from uda.checkpoint import load_tensors, save_tensors
+from uda.config import DatasetCard, Network, Prepare
+from uda.errors import ModelError, UdaError
+from uda.recipes import parse
+
+FORMAT = "uda-model-1"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What travels with the weights: with this and an image a stranger can predict and adapt."""
+
+    network: Network
+    classes: tuple[str, ...]
+    prepare: Prepare
+    """how the images of its (last) domain are read"""
+    supervision: tuple[str, ...]
+    """everything that any stage on the way to these weights was told"""
+    class_ratio: tuple[float, ...] | None = None
+    """mean class ratio of the labelled training slices: the prior a source-free user has"""
+    presence_ratio: tuple[float, ...] | None = None
+    """the same over slices that show the class"""
+    intensity: tuple[float, float] | None = None
+    """1st and 99th percentile of the raw training intensities, to recognise images of another kind"""
+    step: int = 0
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        raw = {
+            "format": FORMAT,
+            "network": self.network.model_dump(mode="json"),
+            "classes": self.classes,
+            "prepare": self.prepare.model_dump(mode="json"),
+            "supervision": self.supervision,
+            "class_ratio": self.class_ratio,
+            "presence_ratio": self.presence_ratio,
+            "intensity": self.intensity,
+            "step": self.step,
+            "origin": self.origin,
+        }
+        return json.dumps(raw, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> ModelInfo:
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            if raw["format"] != FORMAT:
+                raise ModelError(f"has format {raw['format']!r}", where=path, expected=FORMAT)
+            ratios = {
+                key: tuple(raw[key]) if raw[key] else None
+                for key in ("class_ratio", "presence_ratio", "intensity")
+            }
+            return cls(
+                network=parse(Network, raw["network"], path),
+                classes=tuple(raw["classes"]),
+                prepare=parse(Prepare, raw["prepare"], path),
+                supervision=tuple(raw["supervision"]),
+                step=int(raw["step"]),
+                origin=dict(raw["origin"]),
+                **ratios,
+            )
+        except UdaError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"its description is incomplete: {error!r}",
+                where=path,
+                fix="use a model.safetensors that a stage of uda wrote",
+            ) from error
+
+    def told(self, supervision: Iterable[str]) -> ModelInfo:
+        """The same with more entries in the ledger."""
+        return replace(self, supervision=union(self.supervision, supervision))
+
+
+def union(*ledgers: Iterable[str]) -> tuple[str, ...]:
+    """Ledger entries without repeats, in order; ``none`` only when there is nothing else."""
+    entries = list(dict.fromkeys(entry for ledger in ledgers for entry in ledger))
+    return tuple(e for e in entries if e != "none") or ("none",)
+
+
+def build(network: Network, classes: int) -> nn.Module:
+    """A freshly initialised network of one input channel and ``classes`` outputs."""
+    from monai.networks.nets.unet import UNet
+
+    return UNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=classes,
+        channels=network.channels,
+        strides=(2,) * (len(network.channels) - 1),
+        num_res_units=network.res_units,
+        norm=network.norm,
+        dropout=network.dropout,
+    )
+
+
+def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
+    """Weights, buffers and description in one safetensors file, whole or not at all."""
+    save_tensors(path, model.state_dict(), {"uda": info.to_json()})
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
+    """A network with its description; a stage folder stands for the model in it.
+
+    Raises:
+        ModelError: no such file, a pickle, without description, or weights of another architecture.
+    """
+    path = path / "model.safetensors" if path.is_dir() else path
+    tensors, metadata = load_tensors(path)
+    if "uda" not in metadata:
+        raise ModelError(
+            "holds weights without a description (classes, network, preprocessing)",
+            where=path,
+            expected="a model.safetensors that a stage of uda wrote",
+        )
+    info = ModelInfo.from_json(metadata["uda"], path)
+    model = build(info.network, len(info.classes))
+    load_weights(model, tensors, path)
+    return model, info
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put every tensor in its place.
+
+    Raises:
+        ModelError: names missing, unexpected and misshapen tensors; nothing is loaded then.
+    """
+    own = model.state_dict()
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        listed = "; ".join(f"{len(g)} {word}: {', '.join(g[:3])}" for word, g in groups if g)
+        matched = len(own) - len(missing) - len(misshapen)
+        raise ModelError(
+            f"the weights are of another architecture: {matched} of {len(own)} tensors match; {listed}",
+            where=path,
+            expected="the weights of the network its description or recipe names",
+            fix="use the recipe or network settings this model was trained with",
+        )
+    model.load_state_dict(tensors)
+
+
+def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None:
+    """Refuse a model whose classes are not the card's."""
+    if info.classes != card.classes:
+        raise ModelError(
+            f"the model has {len(info.classes)} classes {list(info.classes)}",
+            where=where,
+            expected=f"the {len(card.classes)} of card {card.name!r}: {list(card.classes)}",
+            fix="use a card that names the model's classes in the model's order",
+        )
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether the network keeps statistics of its domain."""
+    return any(isinstance(m, _BatchNorm) for m in model.modules())
+
+
+def set_mode(model: nn.Module, batchnorm: Literal["train", "frozen", "target"]) -> None:
+    """Training mode; BatchNorm layers keep their running statistics unless the policy is ``train``."""
+    model.train()
+    if batchnorm != "train":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+@torch.no_grad()
+def estimate_batchnorm(model: nn.Module, images: Sequence[Tensor], device: torch.device) -> None:
+    """Replace every BatchNorm's running statistics by those of these image batches (AdaBN).
+
+    Source: Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016.
+    """
+    training = model.training
+    update_bn(images, model, device=device)
+    model.train(training)
+
+
+def state_hash(model: nn.Module) -> str:
+    """SHA-256 over every weight and buffer."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Pictures for the report: one slice of the worst, the median and the best case, as every row predicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uda.checkpoint import atomic_path, write_json
+from uda.data.geometry import Geometry, to_slices
+from uda.data.volumes import read_volume
+from uda.metrics import CaseScore
+from uda.prediction import PreparedCase
+from uda.types import IGNORE
+
+
+class Gallery:
+    """Keeps of each prediction the one slice that shows most of the reference, nothing else."""
+
+    def __init__(self, cases: Sequence[PreparedCase], labels: Sequence[NDArray[np.uint8]]) -> None:
+        self.cases = cases
+        turned = [_turned(label, c.geometry) for label, c in zip(labels, cases, strict=True)]
+        self.at = [int(((t > 0) & (t != IGNORE)).sum((1, 2)).argmax()) for t in turned]
+        self.references = [
+            _shown(t[at], c.geometry) for t, at, c in zip(turned, self.at, cases, strict=True)
+        ]
+        self.rows: dict[str, list[NDArray[Any]]] = {}
+
+    def add(self, row: str, predictions: Sequence[NDArray[np.uint8]]) -> None:
+        """Remember a row's slices from its label maps in the files' axes."""
+        self.rows[row] = [
+            _shown(_turned(labels, case.geometry)[at], case.geometry)
+            for labels, case, at in zip(predictions, self.cases, self.at, strict=True)
+        ]
+
+    def write(self, folder: Path, ranked: str, scores: Sequence[CaseScore]) -> None:
+        """``overlays.npz`` and ``overlays.json`` of the cases that row ``ranked`` does worst to best."""
+        means = [_mean(scores, ranked, case.name) for case in self.cases]
+        order = np.argsort(means, kind="stable")
+        picks = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+        arrays: dict[str, Any] = {}
+        entries: list[dict[str, Any]] = []
+        for key, (rank, number) in enumerate(picks.items()):
+            case, at = self.cases[number], self.at[number]
+            image = _turned(read_volume(case.path).array, case.geometry)[at]
+            arrays[f"image_{key}"] = _shown(_grey(image), case.geometry)
+            arrays[f"reference_{key}"] = self.references[number]
+            arrays |= {f"{row}__{key}": slices[number] for row, slices in self.rows.items()}
+            entries.append(
+                {
+                    "case": case.name,
+                    "slice": case.geometry.stored_slice(at),
+                    "rank": rank,
+                    "row": ranked,
+                    "key": str(key),
+                    "aspect": _aspect(case.geometry),
+                }
+            )
+        with atomic_path(folder / "overlays.npz") as path:
+            np.savez_compressed(path, **arrays)
+        write_json(folder / "overlays.json", entries)
+
+
+def _mean(scores: Sequence[CaseScore], row: str, case: str) -> float:
+    dice = [s.dice for s in scores if s.row == row and s.case == case and s.state != "n/a"]
+    return float(np.mean(dice)) if dice else 0.0
+
+
+def _turned(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    return to_slices(array, geometry.turn, geometry.slice_axis)
+
+
+def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """The region of interest, what the network saw, with the first row at the top."""
+    spans = []
+    for axis in range(2):
+        full = geometry.turned_shape[axis + 1]
+        factor = full / geometry.resized[axis]
+        first = max(0, round(geometry.start[axis] * factor))
+        last = min(round((geometry.start[axis] + geometry.size[axis]) * factor), full)
+        spans.append(slice(first, last))
+    return np.ascontiguousarray(np.rot90(image[spans[0], spans[1]]))
+
+
+def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """8 bit, the darkest and the brightest 1 % clipped."""
+    low, high = np.percentile(image, (1, 99))
+    scaled = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
+    grey: NDArray[np.uint8] = (scaled * 255).astype(np.uint8)
+    return grey
+
+
+def _aspect(geometry: Geometry) -> float:
+    """Height over width of a shown pixel: the turned file's second axis runs upwards."""
+    _, first, second = geometry.prepared_spacing
+    first *= geometry.resized[0] / geometry.turned_shape[1]
+    second *= geometry.resized[1] / geometry.turned_shape[2]
+    return second / first

@@ -1,0 +1,132 @@
+"""Running a recipe: those of its stages that are missing or changed.
+
+Stages talk through files. A stage's hash covers its settings, the content of the files it reads and its
+parents' hashes, so a change reruns exactly what hangs on it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uda.checkpoint import StageFolder, fingerprint, lock
+from uda.config import Recipe
+from uda.environment import environment
+from uda.errors import ConfigError, DataError, nearest
+from uda.plan import Stage, plan
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage after the run: its folder, and whether it had to work."""
+
+    name: str
+    folder: Path
+    ran: bool
+    seconds: float
+
+
+def default_out(recipe: Recipe) -> Path:
+    """Where a recipe's run lands unless told otherwise."""
+    return Path("checkpoints") / recipe.name
+
+
+def run(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    until: str | None = None,
+    restart: bool = False,
+    quiet: bool = True,
+    announce: Callable[[str, str], object] = lambda stage, state: None,
+) -> list[Done]:
+    """Run what is missing or changed, up to the stages whose name starts with ``until``.
+
+    A killed run goes on where its last checkpoint was; ``restart`` forgets everything that would be run.
+
+    Args:
+        announce: called with a stage's name and ``"skip"`` or ``"run"`` before it.
+
+    Raises:
+        UdaError: whatever a stage cannot do; complete stages stay as they are.
+    """
+    out = default_out(recipe) if out is None else out
+    stages = plan(recipe, out, quiet)
+    wanted = _needed(stages, until)
+    hashes: dict[str, str] = {}
+    done = []
+    with lock(out):
+        for stage in stages:
+            if stage.name in wanted:
+                fresh = restart and stage.name in _selected(stages, until)
+                done.append(_execute(stage, out, hashes, recipe, fresh, announce))
+    return done
+
+
+def _selected(stages: Sequence[Stage], until: str | None) -> list[str]:
+    """Stages that ``until`` names: itself, or all of its kind (``adapt`` for every variant)."""
+    names = [stage.name for stage in stages]
+    if until is None:
+        return names
+    chosen = [n for n in names if n == until or n.split("-")[0] == until]
+    if not chosen:
+        raise ConfigError(f"the recipe has no stage {until!r}", expected=nearest(until, names))
+    return chosen
+
+
+def _needed(stages: Sequence[Stage], until: str | None) -> set[str]:
+    """The selected stages and everything they hang on."""
+    needed = set(_selected(stages, until))
+    for stage in reversed(stages):
+        if stage.name in needed:
+            needed |= set(stage.parents)
+    return needed
+
+
+def _execute(
+    stage: Stage,
+    out: Path,
+    hashes: dict[str, str],
+    recipe: Recipe,
+    restart: bool,
+    announce: Callable[[str, str], object],
+) -> Done:
+    parents = {name: hashes[name] for name in stage.parents}
+    base = {"stage": stage.name, "settings": stage.settings, "parents": parents}
+    recorded = StageFolder(out / stage.name, "").recorded()
+    try:
+        data = stage.data()
+    except DataError:
+        if restart or recorded is None or {k: recorded.get(k) for k in base} != _plain(base):
+            raise
+        data = recorded["data"]  # the files are gone, but this stage was complete with them
+    hashes[stage.name] = hash_ = fingerprint({**base, "data": data})
+    folder = StageFolder(out / stage.name, hash_)
+    recorded = folder.recorded()
+    if recorded is not None and recorded.get("hash") == hash_ and not restart:
+        announce(stage.name, "skip")
+        return Done(stage.name, folder.path, False, 0.0)
+    announce(stage.name, "run")
+    started = time.monotonic()
+    record = stage.body(folder.begin(restart))
+    seconds = time.monotonic() - started
+    folder.commit(
+        {
+            **base,
+            "hash": hash_,
+            "data": data,
+            **record,
+            "seconds": round(seconds, 2),
+            "environment": environment(recipe.compute),
+        }
+    )
+    return Done(stage.name, folder.path, True, seconds)
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return json.loads(json.dumps(value))

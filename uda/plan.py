@@ -1,0 +1,287 @@
+"""The stages of a recipe: what each is made of, what it reads, what it hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from uda.checkpoint import fingerprint, write_json
+from uda.config import Adapt, DatasetCard, Recipe, SizePrior, TagPrior
+from uda.data.cases import Case, cases_of
+from uda.data.phantom import write_phantom
+from uda.data.store import Store, content_key, open_store
+from uda.environment import environment
+from uda.errors import ConfigError, DataError
+from uda.evaluation import Row, evaluate
+from uda.priors import Prior
+from uda.recipes import load_card
+from uda.report import write_report
+from uda.stages import Workplace, adabn, adapt, estimate_prior, train_supervised
+
+Body = Callable[[Path], dict[str, Any]]
+"""writes a stage's artefacts into a folder and returns what ``stage.json`` should say of them"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box of the plan."""
+
+    name: str
+    settings: dict[str, Any]
+    parents: tuple[str, ...]
+    data: Callable[[], dict[str, str]]
+    """content hashes of the files it reads; raises DataError when they are gone"""
+    body: Body
+
+
+class Domains:
+    """The cards of a recipe, their cases, their content hashes and their stores."""
+
+    def __init__(self, recipe: Recipe, out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self.source, self.target = load_card(recipe.data.source), load_card(recipe.data.target)
+        if self.source.classes != self.target.classes:
+            raise ConfigError(
+                f"source and target name other classes: {list(self.source.classes)} and "
+                f"{list(self.target.classes)}",
+                where=f"cards {self.source.name!r} and {self.target.name!r}",
+                expected="the same names in the same order",
+            )
+        if self.source.prepare.size != self.target.prepare.size:
+            raise ConfigError(
+                f"source slices are {self.source.prepare.size}, target slices "
+                f"{self.target.prepare.size}",
+                where=f"cards {self.source.name!r} and {self.target.name!r}",
+                expected="one prepare.size",
+            )
+        self._keys: dict[tuple[str, str, bool], str] = {}
+
+    @property
+    def root(self) -> Path:
+        if self.recipe.data.phantom is not None:
+            return self.out / "phantom"
+        if self.recipe.data.root is None:
+            raise DataError(
+                f"recipe {self.recipe.name!r} does not know where the data are",
+                fix="add data.root=FOLDER to the command",
+            )
+        return Path(self.recipe.data.root)
+
+    def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
+        return cases_of(card, self.root, split, labels=labels)
+
+    def key(self, card: DatasetCard, split: str, labels: bool) -> str:
+        place = (card.name, split, labels)
+        if place not in self._keys:
+            self._keys[place] = content_key(card, self.cases(card, split, labels))
+        return self._keys[place]
+
+    def store(self, card: DatasetCard, split: str, labels: bool) -> Store:
+        key = self.key(card, split, labels)
+        return open_store(card, self.cases(card, split, labels), self.out / "store", key)
+
+
+def plan(recipe: Recipe, out: Path, quiet: bool = True) -> list[Stage]:
+    """The stages of a recipe in an order in which every parent comes first."""
+    return _Planner(recipe, out, quiet).stages()
+
+
+class _Planner:
+    """Turns a recipe into stages. A body is what a stage does when it has to run."""
+
+    def __init__(self, recipe: Recipe, out: Path, quiet: bool) -> None:
+        self.recipe, self.out, self.quiet = recipe, out, quiet
+        self.domains = Domains(recipe, out)
+        self.ground = ("phantom",) if recipe.data.phantom is not None else ()
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """Settings that every training stage depends on; the device is not one of them."""
+        compute = self.recipe.compute.model_dump(mode="json", exclude={"device"})
+        network = self.recipe.network.model_dump(mode="json")
+        return {"seed": self.recipe.seed, "compute": compute, "network": network}
+
+    def stages(self) -> list[Stage]:
+        recipe = self.recipe
+        stages = [self._phantom()] if recipe.data.phantom is not None else []
+        stages.append(self._pretrain())
+        stages += [self._prior(name) for name in recipe.prior]
+        stages.append(self._adabn())
+        stages += [self._adapt(name, variant) for name, variant in recipe.adapt.items()]
+        if recipe.target_supervised:
+            stages.append(self._target_supervised())
+        stages.append(self._evaluate())
+        stages.append(self._report())
+        return stages
+
+    def _place(self, folder: Path, stage: str) -> Workplace:
+        recipe = self.recipe
+        origin = {"recipe": recipe.name, "stage": stage, "seed": str(recipe.seed)}
+        return Workplace(folder, stage, recipe.seed, recipe.compute, origin, self.quiet)
+
+    def _phantom(self) -> Stage:
+        domains = self.domains
+        subjects = {
+            "mr": sorted({int(c) for s in domains.source.splits.values() for c in s}),
+            "ct": sorted({int(c) for s in domains.target.splits.values() for c in s}),
+        }
+        seed = self.recipe.data.phantom.seed if self.recipe.data.phantom else 0
+
+        def body(folder: Path) -> dict[str, Any]:
+            write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=seed)
+            return {"supervision": ["none"]}
+
+        return Stage("phantom", {"seed": seed, **subjects}, (), dict, body)
+
+    def _pretrain(self) -> Stage:
+        domains, recipe = self.domains, self.recipe
+        source, validated = domains.source, "validate" in domains.source.splits
+
+        def data() -> dict[str, str]:
+            keys = {"source/train": domains.key(source, "train", True)}
+            if validated:
+                keys["source/validate"] = domains.key(source, "validate", True)
+            return keys
+
+        def body(folder: Path) -> dict[str, Any]:
+            return train_supervised(
+                self._place(folder, "pretrain"),
+                recipe.network,
+                source,
+                domains.store(source, "train", True),
+                recipe.pretrain,
+                "source_labels",
+                domains.store(source, "validate", True) if validated else None,
+            )
+
+        settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
+        return Stage("pretrain", settings, self.ground, data, body)
+
+    def _target_supervised(self) -> Stage:
+        domains, recipe = self.domains, self.recipe
+
+        def data() -> dict[str, str]:
+            return {"target/adapt": domains.key(domains.target, "adapt", True)}
+
+        def body(folder: Path) -> dict[str, Any]:
+            return train_supervised(
+                self._place(folder, "target_supervised"),
+                recipe.network,
+                domains.target,
+                domains.store(domains.target, "adapt", True),
+                recipe.pretrain,
+                "target_labels",
+            )
+
+        settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
+        return Stage("target_supervised", settings, self.ground, data, body)
+
+    def _prior(self, name: str) -> Stage:
+        domains, spec = self.domains, self.recipe.prior[name]
+        target = domains.target
+
+        def data() -> dict[str, str]:
+            if isinstance(spec, TagPrior) and target.tags is not None:
+                tags = domains.root / target.root / target.tags
+                return {"target/tags": fingerprint(tags.read_text() if tags.is_file() else None)}
+            if isinstance(spec, SizePrior):
+                return {"target/adapt": domains.key(target, "adapt", False)}
+            return {}
+
+        def body(folder: Path) -> dict[str, Any]:
+            store = domains.store(target, "adapt", False) if isinstance(spec, SizePrior) else None
+            root = domains.root if isinstance(spec, TagPrior) else Path()
+            return estimate_prior(folder, spec, self.out / "pretrain", target, root, store)
+
+        settings = spec.model_dump(mode="json")
+        return Stage(f"prior-{name}", settings, ("pretrain",), data, body)
+
+    def _target_data(self) -> dict[str, str]:
+        return {"target/adapt": self.domains.key(self.domains.target, "adapt", False)}
+
+    def _adabn(self) -> Stage:
+        domains = self.domains
+
+        def body(folder: Path) -> dict[str, Any]:
+            store = domains.store(domains.target, "adapt", False)
+            place = self._place(folder, "adabn")
+            return adabn(place, self.out / "pretrain", store, domains.target)
+
+        return Stage("adabn", self.common, ("pretrain",), self._target_data, body)
+
+    def _adapt(self, name: str, variant: Adapt) -> Stage:
+        domains, stage = self.domains, f"adapt-{name}"
+        source = domains.source
+
+        def data() -> dict[str, str]:
+            keys = self._target_data()
+            if not variant.source_free:
+                keys["source/train"] = domains.key(source, "train", True)
+            return keys
+
+        def body(folder: Path) -> dict[str, Any]:
+            prior = Prior.load(self.out / f"prior-{variant.prior}") if variant.prior else None
+            return adapt(
+                self._place(folder, stage),
+                self.out / "pretrain",
+                domains.store(domains.target, "adapt", False),
+                domains.target,
+                variant,
+                prior,
+                None if variant.source_free else domains.store(source, "train", True),
+            )
+
+        parents = ("pretrain", f"prior-{variant.prior}") if variant.prior else ("pretrain",)
+        settings = {**self.common, "adapt": variant.model_dump(mode="json")}
+        return Stage(stage, settings, parents, data, body)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [("source_only", "pretrain"), ("adabn", "adabn")]
+        rows += [(name, f"adapt-{name}") for name in self.recipe.adapt]
+        return (
+            [*rows, ("target_supervised", "target_supervised")]
+            if self.recipe.target_supervised
+            else rows
+        )
+
+    def _evaluate(self) -> Stage:
+        domains, recipe = self.domains, self.recipe
+        target, rows = domains.target, self._rows()
+
+        def data() -> dict[str, str]:
+            return {"target/test": domains.key(target, "test", True)}
+
+        def body(folder: Path) -> dict[str, Any]:
+            models = [
+                Row(name, stage, self.out / stage / "model.safetensors") for name, stage in rows
+            ]
+            cases = domains.cases(target, "test", True)
+            result = evaluate(models, cases, target, recipe.evaluate, recipe.compute, folder)
+            metrics = {
+                "recipe": recipe.name,
+                "classes": list(target.classes[1:]),
+                "distance_unit": target.distance_unit,
+                "rows": result["rows"],
+                "environment": {**environment(recipe.compute), "seed": recipe.seed},
+                "data": {**result["data"], "fingerprint": data()["target/test"]},
+                "rules": result["rules"],
+            }
+            write_json(folder / "metrics.json", metrics)
+            return {"supervision": ["target_labels"]}
+
+        settings = {
+            "evaluate": recipe.evaluate.model_dump(mode="json"),
+            "unit": target.distance_unit,
+        }
+        parents = tuple(dict.fromkeys(stage for _, stage in rows))
+        return Stage("evaluate", settings, parents, data, body)
+
+    def _report(self) -> Stage:
+        def body(folder: Path) -> dict[str, Any]:
+            write_report(self.out, folder)
+            return {"supervision": ["target_labels"]}
+
+        return Stage("report", {}, ("evaluate",), dict, body)

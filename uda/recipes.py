@@ -1,0 +1,226 @@
+"""Finding, reading, overriding and printing recipes and cards.
+
+A name is looked up as a path, then in ``./pipelines`` (recipes) or ``./datasets`` (cards), then among
+those shipped with the package.
+"""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from uda.config import DatasetCard, Recipe
+from uda.errors import ConfigError, combine, nearest, raise_all
+
+Kind = Literal["recipe", "card"]
+Model = TypeVar("Model", bound=BaseModel)
+
+_PACKAGE = Path(__file__).resolve().parent
+_FOLDERS = {"recipe": ("pipelines", "_recipes"), "card": ("datasets", "_cards")}
+
+
+def search_folders(kind: Kind) -> list[Path]:
+    """Folders that hold files of this kind, nearest first."""
+    here, shipped = _FOLDERS[kind]
+    candidates = [Path(here), _PACKAGE / shipped, _PACKAGE.parent / here]
+    found: list[Path] = []
+    for folder in candidates:
+        if folder.is_dir() and not any(folder.samefile(other) for other in found):
+            found.append(folder)
+    return found
+
+
+def available(kind: Kind) -> dict[str, Path]:
+    """Name to file, for every recipe or card that can be used by name."""
+    names: dict[str, Path] = {}
+    for folder in search_folders(kind):
+        for path in sorted(folder.glob("*.yaml")):
+            names.setdefault(path.stem, path)
+    return names
+
+
+def find(name: str, kind: Kind) -> Path:
+    """The file behind a recipe or card name.
+
+    Raises:
+        ConfigError: no such path and no such name; proposes the nearest one.
+    """
+    if Path(name).suffix in {".yaml", ".yml"} and Path(name).is_file():
+        return Path(name)
+    names = available(kind)
+    if name in names:
+        return names[name]
+    raise ConfigError(
+        f"there is no {kind} {name!r}",
+        expected=nearest(name, names),
+        fix=f"give one of these names, or the path of a .yaml file; `uda list` shows every {kind}",
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read by ``safe_load``.
+
+    Raises:
+        ConfigError: not readable, not YAML, a key given twice, or not a mapping.
+    """
+    try:
+        raw = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"cannot be read as YAML: {reason}", where=path, fix="correct the file at that place"
+        ) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"holds {type(raw).__name__}, not a mapping", where=path, expected="key: value lines"
+        )
+    return raw
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """``SafeLoader`` that refuses a key given twice instead of keeping the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_card(name: str) -> DatasetCard:
+    """The card of that name or path.
+
+    Raises:
+        ConfigError: missing, or with every fault of the file listed.
+    """
+    path = find(name, "card")
+    return parse(DatasetCard, read_yaml(path), path)
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or path, with ``key.sub=value`` overrides applied.
+
+    A ``*`` in a key stands for every entry: ``adapt.*.steps=20``.
+
+    Raises:
+        ConfigError: missing, or with every fault of the file and of the overrides listed.
+    """
+    path = find(name, "recipe")
+    recipe = parse(Recipe, read_yaml(path), path)
+    return override(recipe, overrides) if overrides else recipe
+
+
+def override(model: Model, overrides: Sequence[str]) -> Model:
+    """A copy with ``key.sub=value`` settings changed; values are read as YAML.
+
+    Raises:
+        ConfigError: every override that is not ``key=value``, names no setting, or does not fit.
+    """
+    raw = model.model_dump(mode="json")
+    raise_all([f for text in overrides if (f := _fault(raw, text))], "the overrides")
+    return parse(type(model), raw, "the overrides " + " ".join(overrides))
+
+
+def _fault(raw: dict[str, Any], text: str) -> ConfigError | None:
+    """Apply one override in place, or say why it cannot be."""
+    try:
+        _apply(raw, text)
+    except ConfigError as fault:
+        return fault
+    return None
+
+
+def _apply(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r} is not key=value", expected="for example seed=1")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r}: {value!r} is not YAML") from error
+    _set(raw, key.split("."), parsed, text)
+
+
+def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
+    name, rest = keys[0], keys[1:]
+    if isinstance(node, list) and (name == "*" or (name.isdigit() and int(name) < len(node))):
+        entries: list[Any] = list(range(len(node))) if name == "*" else [int(name)]
+    elif isinstance(node, dict) and (name == "*" or name in node):
+        entries = list(node) if name == "*" else [name]
+    else:
+        names = [str(n) for n in (node if isinstance(node, dict) else range(len(node or ())))]
+        raise ConfigError(
+            f"override {text!r}: there is no setting {name!r}", expected=nearest(name, names)
+        )
+    for entry in entries:
+        if rest:
+            if node[entry] is None and not rest[1:]:
+                node[entry] = {}
+                node[entry][rest[0]] = copy.deepcopy(value)
+            else:
+                _set(node[entry], rest, value, text)
+        else:
+            node[entry] = copy.deepcopy(value)
+
+
+def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Model:
+    """Validate a mapping and report every fault at once, each with the nearest valid name.
+
+    Raises:
+        ConfigError: with all faults.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        faults = [_explain(model, fault, where) for fault in error.errors()]
+        raise combine(faults, str(where)) from None
+
+
+def _explain(model: type[BaseModel], fault: Any, where: str | Path) -> ConfigError:
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location) or "the file as a whole"
+    if fault["type"] == "extra_forbidden":
+        fields = _fields_at(model, location[:-1])
+        return ConfigError(
+            f"unknown key {key!r}", where=where, expected=nearest(location[-1], fields)
+        )
+    if fault["type"] == "missing":
+        return ConfigError(f"key {key!r} is missing", where=where, fix="add it")
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return ConfigError(f"{key}: {message}", where=where)
+    return ConfigError(f"{key}: got {fault['input']!r}", where=where, expected=message)
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Names of the settings at a place of a nested model; pydantic puts union tags into the place."""
+    reached = [model]
+    for part in location:
+        fields = [r.model_fields[part] for r in reached if part in r.model_fields]
+        inner = [m for field in fields for m in _models(field.annotation)]
+        tagged = [r for r in reached if any(f.default == part for f in r.model_fields.values())]
+        reached = inner or tagged or reached
+    return [name for r in reached for name in r.model_fields]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Every pydantic model inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in typing.get_args(annotation) for m in _models(argument)]
+
+
+def show(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that runs as it is."""
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    )

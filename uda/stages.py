@@ -1,0 +1,248 @@
+"""What each training stage does: read its parents' files, build, train, write its own.
+
+Every function here gets all it needs as arguments and writes only into the folder it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from uda.config import (
+    Adapt,
+    Compute,
+    DatasetCard,
+    Network,
+    PriorSpec,
+    SizePrior,
+    TagPrior,
+    Training,
+)
+from uda.data.cases import read_tags
+from uda.data.sampling import batch_indices, mix, source_batch, target_batch
+from uda.data.store import Store
+from uda.errors import PriorError
+from uda.models import (
+    ModelInfo,
+    build,
+    check_classes,
+    estimate_batchnorm,
+    has_batchnorm,
+    load_model,
+    save_model,
+    set_mode,
+)
+from uda.objective import Objective
+from uda.prediction import predict_slices
+from uda.priors import Prior, from_sizes_ml, from_source_labels, from_tags, label_ratios
+from uda.trainer import RESUME_FILE, Batches, Run, deterministic, fit, make_fabric
+from uda.types import Batch
+
+MODEL_FILE = "model.safetensors"
+PRIOR_FILE = "prior.json"
+BATCHNORM_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how a stage runs."""
+
+    folder: Path
+    stage: str
+    seed: int
+    compute: Compute
+    origin: dict[str, str]
+    quiet: bool = True
+
+    @property
+    def run(self) -> Run:
+        return Run(self.seed, self.stage, self.folder, self.quiet)
+
+
+def train_supervised(
+    place: Workplace,
+    network: Network,
+    card: DatasetCard,
+    store: Store,
+    settings: Training,
+    ledger: str,
+    validation: Store | None = None,
+) -> dict[str, Any]:
+    """Train a fresh network on labelled slices: pretraining on the source, or the upper bound on the target.
+
+    Returns:
+        what belongs into ``stage.json``: the ledger and, with ``validation``, its 2-D Dice per class.
+    """
+    ratio, presence = label_ratios(store.labels, len(card.classes))
+    info = ModelInfo(
+        network=network,
+        classes=card.classes,
+        prepare=card.prepare,
+        supervision=(ledger,),
+        class_ratio=ratio,
+        presence_ratio=presence,
+        origin=place.origin,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(place.seed, "initial weights"))
+        model = build(network, len(card.classes))
+    with deterministic():
+        fabric = make_fabric(place.compute)
+        batches = _source_batches(store, settings, place, fabric)
+        objective = Objective(settings.objective)
+        kept = _train(place, fabric, model, info, objective, settings, batches, set_mode_train)
+        record: dict[str, Any] = {"supervision": list(info.supervision)}
+        if validation is not None:
+            record["validation_dice"] = _validation_dice(kept, validation, card, fabric)
+    return record
+
+
+def set_mode_train(model: nn.Module) -> None:
+    """Training mode, BatchNorm included."""
+    set_mode(model, "train")
+
+
+def adabn(place: Workplace, parent: Path, store: Store, card: DatasetCard) -> dict[str, Any]:
+    """The source model with the target's BatchNorm statistics and nothing else."""
+    model, info = load_model(parent)
+    check_classes(info, card, parent)
+    info = replace(info.told(("none",)), prepare=card.prepare, origin=place.origin)
+    with deterministic():
+        fabric = make_fabric(place.compute)
+        model.to(fabric.device)
+        if has_batchnorm(model):
+            estimate_batchnorm(model, _all_images(store, place), fabric.device)
+    save_model(place.folder / MODEL_FILE, model, info)
+    return {"supervision": list(info.supervision), "batchnorm": has_batchnorm(model)}
+
+
+def adapt(
+    place: Workplace,
+    parent: Path,
+    store: Store,
+    card: DatasetCard,
+    settings: Adapt,
+    prior: Prior | None,
+    source: Store | None = None,
+) -> dict[str, Any]:
+    """Adapt the parent model to unlabelled slices by one variant's objective."""
+    model, info = load_model(parent)
+    check_classes(info, card, parent)
+    told = prior.supervision if prior else ("none",)
+    info = replace(info.told(told), prepare=card.prepare, origin=place.origin)
+    table = prior.validate(info.classes).table(store.places()) if prior else None
+    with deterministic():
+        fabric = make_fabric(place.compute)
+        if settings.batchnorm == "target":
+            model.to(fabric.device)
+            estimate_batchnorm(model, _all_images(store, place), fabric.device)
+        batches = _target_batches(store, source, settings, place, fabric)
+        objective = Objective(settings.objective, table)
+
+        def mode(trained: nn.Module) -> None:
+            set_mode(trained, settings.batchnorm)
+
+        _train(place, fabric, model, info, objective, settings, batches, mode)
+    return {"supervision": list(info.supervision), "source_free": settings.source_free}
+
+
+def estimate_prior(
+    folder: Path, spec: PriorSpec, parent: Path, card: DatasetCard, root: Path, target: Store | None
+) -> dict[str, Any]:
+    """Make one named prior and write ``prior.json``."""
+    _, info = load_model(parent)
+    if isinstance(spec, SizePrior):
+        geometries = [case.geometry for case in target.cases] if target else []
+        prior = from_sizes_ml(info.classes, spec.sizes_ml, geometries, spec.supervision)
+    elif info.class_ratio is None or info.presence_ratio is None:
+        raise PriorError(
+            "the model does not know the class ratio of its training labels",
+            where=parent,
+            fix="use a prior of sizes, or a prior.json of your own",
+        )
+    elif isinstance(spec, TagPrior):
+        if card.tags is None:
+            raise PriorError(
+                f"card {card.name!r} names no tags file", fix="add `tags:` to the card"
+            )
+        tags = read_tags(root / card.root / card.tags, info.classes[1:])
+        prior = from_tags(info.classes, info.presence_ratio, tags)
+    else:
+        prior = from_source_labels(info.classes, info.class_ratio)
+    prior.validate(info.classes).save(folder / PRIOR_FILE)
+    return {"supervision": list(prior.supervision)}
+
+
+def _train(
+    place: Workplace,
+    fabric: Fabric,
+    model: nn.Module,
+    info: ModelInfo,
+    objective: Objective,
+    settings: Training,
+    batches: Batches,
+    mode: Callable[[nn.Module], object],
+) -> nn.Module:
+    """Run the loop, keep snapshots on the way and the model at the end, drop the resume file."""
+    if place.compute.channels_last:
+        model.to(memory_format=torch.channels_last)
+
+    def snapshot(kept: nn.Module, step: int) -> None:
+        path = place.folder / "snapshots" / f"{step:06d}" / MODEL_FILE
+        save_model(path, kept, replace(info, step=step))
+
+    kept = fit(
+        fabric, model, objective, settings, batches, place.run, set_mode=mode, snapshot=snapshot
+    )
+    save_model(place.folder / MODEL_FILE, kept, replace(info, step=settings.steps))
+    (place.folder / RESUME_FILE).unlink(missing_ok=True)
+    return kept
+
+
+def _source_batches(store: Store, settings: Training, place: Workplace, fabric: Fabric) -> Batches:
+    draw = _draw(len(store), settings, mix(place.seed, place.stage, "source"), fabric)
+    pin = fabric.device.type == "cuda"
+    return lambda step: Batch(source=source_batch(store, draw(step), pin))
+
+
+def _target_batches(
+    store: Store, source: Store | None, settings: Training, place: Workplace, fabric: Fabric
+) -> Batches:
+    draw = _draw(len(store), settings, mix(place.seed, place.stage, "target"), fabric)
+    pin = fabric.device.type == "cuda"
+    if source is None:
+        return lambda step: Batch(target=target_batch(store, draw(step), pin))
+    both = _source_batches(source, settings, place, fabric)
+    return lambda step: Batch(both(step).source, target_batch(store, draw(step), pin))
+
+
+def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> Callable[[int], Any]:
+    rank, world = fabric.global_rank, fabric.world_size
+    return lambda step: batch_indices(count, settings.batch, step, seed, rank, world)
+
+
+def _all_images(store: Store, place: Workplace) -> Sequence[Tensor]:
+    """Every image once, in a shuffled order so that each batch mixes cases."""
+    order = np.random.default_rng(mix(place.seed, place.stage, "batchnorm")).permutation(len(store))
+    parts = np.array_split(order, max(1, round(len(order) / BATCHNORM_BATCH)))
+    return [torch.from_numpy(store.images[part])[:, None] for part in parts]
+
+
+def _validation_dice(
+    model: nn.Module, store: Store, card: DatasetCard, fabric: Fabric
+) -> dict[str, float | None]:
+    """Dice per structure pooled over all validation slices, on the prepared grid."""
+    predicted = predict_slices(model, np.array(store.images), fabric).argmax(1).cpu().numpy()
+    result: dict[str, float | None] = {}
+    for index, name in enumerate(card.classes[1:], 1):
+        a, b = predicted == index, store.labels == index
+        size = int(a.sum() + b.sum())
+        result[name] = 2 * int((a & b).sum()) / size if size else None
+    return result

@@ -1,0 +1,300 @@
+"""THE loop. It knows tensors, an objective, a schedule and a checkpoint; no stage, no method, no data set.
+
+Everything random in step ``n`` is drawn from generators seeded with (seed, stage, n, rank), so a run that is
+killed and resumed repeats the uninterrupted one bit for bit. Nothing in a step waits for the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from uda.checkpoint import load_tensors, save_tensors
+from uda.config import Compute, Training
+from uda.data.augment import augment
+from uda.data.sampling import mix
+from uda.errors import ConfigError, ModelError, RunError
+from uda.logs import RunLog
+from uda.objective import Objective
+from uda.types import Batch, SourceBatch, TargetBatch
+
+RESUME_FILE = "resume.safetensors"
+
+Batches = Callable[[int], Batch]
+"""step → batch on the host; a pure function of its argument"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What names a run and where it writes."""
+
+    seed: int
+    stage: str
+    folder: Path
+    quiet: bool = True
+
+
+def make_fabric(compute: Compute) -> Fabric:
+    """The device and precision of a run.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    device = compute.device
+    if device == "auto":
+        device = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+    if not present[device]:
+        raise ConfigError(
+            f"device {device!r} was asked for, but this machine or this torch build has none",
+            expected=", ".join(name for name, there in present.items() if there),
+            fix="use --device auto",
+        )
+    return Fabric(accelerator=device, devices=1, precision=compute.precision)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Only kernels that give the same bits on the same machine; the former setting returns afterwards."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    memory: Any = torch.utils.deterministic  # type: ignore[attr-defined]
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each buffer
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
+        memory.fill_uninitialized_memory = fill
+
+
+def learning_rate(settings: Training, step: int) -> float:
+    """Rate of a step: linear warm-up, then constant, cosine to 0, or poly with power 0.9."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    if settings.schedule == "cosine":
+        return settings.lr * (1 + math.cos(math.pi * done)) / 2
+    if settings.schedule == "poly":
+        return settings.lr * math.pow(1 - done, 0.9)
+    return settings.lr
+
+
+def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """The recipe's optimiser in its fused form."""
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **common)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), **common)
+
+
+def fit(
+    fabric: Fabric,
+    model: nn.Module,
+    objective: Objective,
+    settings: Training,
+    batches: Batches,
+    run: Run,
+    *,
+    set_mode: Callable[[nn.Module], object],
+    snapshot: Callable[[nn.Module, int], object],
+) -> nn.Module:
+    """Train ``model`` and return the one to keep: its weighted average if ``settings.ema``, else itself.
+
+    Args:
+        set_mode: puts a model into its training mode, with the stage's BatchNorm policy.
+        snapshot: called with the model to keep and the step, every ``settings.snapshot_every`` steps.
+
+    Raises:
+        RunError: the loss is not finite, or the disk refuses a checkpoint. The last checkpoint stays.
+    """
+    state = _State(fabric, model, settings, run.folder / RESUME_FILE)
+    objective.to(fabric.device)
+    set_mode(state.model)
+    pending: list[Tensor] = []
+    with (
+        RunLog(run.folder, run.stage, settings.steps, state.step, run.quiet) as log,
+        contextlib.closing(_ahead(batches, state.step, settings.steps)) as stream,
+    ):
+        for batch in stream:
+            pending.append(_step(state, objective, settings, batch.to(fabric.device), run))
+            log.advance(state.step)
+            last = state.step == settings.steps
+            save = last or state.step % settings.save_every == 0
+            if save or state.step % settings.log_every == 0:
+                _report(pending, state.step, objective, settings, log)
+                pending.clear()
+            if settings.snapshot_every and state.step % settings.snapshot_every == 0:
+                snapshot(state.kept, state.step)
+                _show(state.kept, batch, fabric, log, state.step)
+                set_mode(state.model)
+            if save:
+                log.save()
+                state.save()
+        if settings.steps and not settings.snapshot_every and state.step == settings.steps:
+            _show(state.kept, batches(0), fabric, log, state.step)
+    return state.kept
+
+
+def _step(
+    state: _State, objective: Objective, settings: Training, batch: Batch, run: Run
+) -> Tensor:
+    """One update. Returns loss and term values on the device, unread."""
+    fabric, rank = state.fabric, state.fabric.global_rank
+    torch.manual_seed(mix(run.seed, run.stage, "network", state.step, rank))
+    generator = torch.Generator(fabric.device)
+    generator.manual_seed(mix(run.seed, run.stage, "augment", state.step, rank))
+    batch = _augmented(batch, settings, generator)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, state.step)
+    source = state.forward(batch.source.image) if batch.source else None
+    target = state.forward(batch.target.image) if batch.target else None
+    loss, values = objective(batch, source, target, state.step)
+    fabric.backward(loss)
+    if settings.clip:
+        fabric.clip_gradients(
+            state.model, state.optimizer, max_norm=settings.clip, error_if_nonfinite=False
+        )
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+    return torch.stack([loss.detach(), *values.values()])
+
+
+def _augmented(batch: Batch, settings: Training, generator: torch.Generator) -> Batch:
+    source, target = batch.source, batch.target
+    if source is not None:
+        image, label = augment(source.image, source.label, settings.augment, generator)
+        source = SourceBatch(image, source.label if label is None else label)
+    if target is not None:
+        image, _ = augment(target.image, None, settings.augment, generator)
+        target = TargetBatch(image, target.index)
+    return Batch(source, target)
+
+
+def _report(
+    pending: list[Tensor], step: int, objective: Objective, settings: Training, log: RunLog
+) -> None:
+    """The only place where the host reads the device: one transfer for all steps since the last."""
+    if not pending:
+        return
+    means = torch.stack(pending).double().mean(0).tolist()
+    if not all(math.isfinite(value) for value in means):
+        raise RunError(
+            f"the loss became {means[0]} between steps {step - len(pending) + 1} and {step}",
+            where=log.path.parent,
+            expected="finite values",
+            fix="lower lr, set clip, or use precision 32-true; then run again with --restart",
+        )
+    values = dict(zip(["loss", *objective.names], means, strict=True))
+    log.row(step, {**values, "lr": learning_rate(settings, step - 1)})
+
+
+@torch.no_grad()
+def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int) -> None:
+    """Image, entropy and prediction of a few images into TensorBoard."""
+    domain = batch.target or batch.source
+    if domain is None:
+        return
+    image = domain.image[:4].to(fabric.device)
+    training = model.training
+    model.eval()
+    log.images(step, image, model(image))
+    model.train(training)
+
+
+def _ahead(batches: Batches, first: int, last: int) -> Generator[Batch]:
+    """Batches in order, the next one assembled by a second thread while the device works."""
+    if first >= last:
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        future = pool.submit(batches, first)
+        for step in range(first, last):
+            batch = future.result()
+            if step + 1 < last:
+                future = pool.submit(batches, step + 1)
+            yield batch
+
+
+class _State:
+    """What a checkpoint holds: weights, buffers, their average, the optimiser, the step."""
+
+    def __init__(self, fabric: Fabric, model: nn.Module, settings: Training, path: Path) -> None:
+        self.fabric, self.path, self.step = fabric, path, 0
+        self.forward, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
+        self.model: nn.Module = self.forward.module
+        self.ema = (
+            AveragedModel(
+                self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+            )
+            if settings.ema
+            else None
+        )
+        if path.is_file():
+            self._load()
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model a stage saves."""
+        return self.model if self.ema is None else self.ema.module
+
+    def save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if v is not None}
+        scaler = self.fabric.strategy.precision.state_dict()
+        save_tensors(self.path, tensors, {"step": str(self.step), "precision": json.dumps(scaler)})
+
+    def _load(self) -> None:
+        tensors, metadata = load_tensors(self.path)
+        try:
+            groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+            for name, tensor in tensors.items():
+                group, _, rest = name.partition(".")
+                groups[group][rest] = tensor
+            self.model.load_state_dict(groups["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(groups["ema"])
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in groups["optimizer"].items():
+                index, _, key = name.partition(".")
+                state.setdefault(int(index), {})[key] = tensor
+            shell = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": shell})
+            self.fabric.strategy.precision.load_state_dict(json.loads(metadata["precision"]))
+            self.step = int(metadata["step"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"is not a checkpoint of this stage: {error}",
+                where=self.path,
+                fix="start the stage again with --restart",
+            ) from error

@@ -1,0 +1,67 @@
+"""Shapes and the two kinds of batch.
+
+Axis letters: ``b`` image, ``k`` class, ``c`` channel, ``s`` slice, ``h`` row, ``w`` column, ``d`` depth,
+``*s`` any number of spatial axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE = 255
+"""Label of a pixel that takes part in nothing."""
+
+Logits: TypeAlias = Float[Tensor, "b k *s"]
+Labels: TypeAlias = Int[Tensor, "b *s"]
+Image: TypeAlias = Float[Tensor, "b c *s"]
+Ratio: TypeAlias = Float[Tensor, "k"] | Float[Tensor, "b k"]
+Scalar: TypeAlias = Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """Images with labels."""
+
+    image: Image
+    label: Labels
+
+    def to(self, device: torch.device) -> SourceBatch:
+        return SourceBatch(
+            self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Images alone. There is no label field, so no objective can read one.
+
+    ``index`` numbers the images of the target set in the order of its store; it is how a term finds
+    the prior of an image.
+    """
+
+    image: Image
+    index: Int[Tensor, "b"]
+
+    def to(self, device: torch.device) -> TargetBatch:
+        return TargetBatch(
+            self.image.to(device, non_blocking=True), self.index.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: labelled source images, unlabelled target images, or both."""
+
+    source: SourceBatch | None = None
+    target: TargetBatch | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.source and self.source.to(device),
+            self.target and self.target.to(device),
+        )
