@@ -20,6 +20,7 @@ from rich.table import Table
 from uda.errors import DataError, RunError
 from uda.metrics import CaseScore, summarise
 from uda.report import read_metrics, seeds_summary, seeds_table, table, write_report
+from uda.report_table import number, points
 
 STRUCTURES = ["myo", "lv & <rv>"]
 HOSTILE = "<script>alert('p01')</script>"
@@ -141,6 +142,13 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty pictures, where a test is about the words: figures take seconds."""
+    for name in ("box_plot", "curve", "overlay"):
+        monkeypatch.setattr(f"uda.report_figures.{name}", lambda *_: "data:image/png;base64,")
+
+
 def test_page_is_self_contained_and_complete(run: Path, tmp_path: Path) -> None:
     path = write_report(run, tmp_path / "new" / "out")
     assert path == tmp_path / "new" / "out" / "report.html"
@@ -186,6 +194,7 @@ def test_same_run_gives_the_same_page(run: Path, tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_headline_is_the_best_row_without_target_labels(run: Path, tmp_path: Path) -> None:
     metrics = read_metrics(run)
     means = {row["name"]: 100 * row["dice"]["mean"] for row in metrics["rows"]}
@@ -195,6 +204,22 @@ def test_headline_is_the_best_row_without_target_labels(run: Path, tmp_path: Pat
     assert "minent has the highest mean Dice without target labels" in flat
     assert f"{means['minent']:.1f}" in flat
     assert f"+{gain:.1f} points on source_only" in flat
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_headline_admits_that_no_adaptation_helped(run: Path, tmp_path: Path) -> None:
+    metrics = read_metrics(run)
+    adabn = next(row for row in metrics["rows"] if row["name"] == "adabn")
+    adabn["dice"]["mean"] = 0.89
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+    flat = " ".join(write_report(run, tmp_path).read_text(encoding="utf-8").split())
+    assert "<b>adabn</b> has the highest mean Dice without target labels" in flat
+    assert "no adaptation improves on it" in flat
+
+
+def test_numbers_have_a_true_minus_and_no_negative_zero() -> None:
+    assert [points(v, sign=True) for v in (-0.0321, -0.0004, 0.1)] == ["−3.2", "+0.0", "+10.0"]
+    assert number(None) == "–"
 
 
 @pytest.mark.parametrize(
@@ -207,6 +232,7 @@ def test_headline_is_the_best_row_without_target_labels(run: Path, tmp_path: Pat
         ("*/stage.json", "no stage has a stage.json"),
     ],
 )
+@pytest.mark.usefixtures("no_figures")
 def test_a_missing_piece_is_explained(run: Path, tmp_path: Path, lost: str, sentence: str) -> None:
     for path in run.glob(lost):
         path.unlink()
@@ -225,6 +251,7 @@ def test_a_missing_piece_is_explained(run: Path, tmp_path: Path, lost: str, sent
         ("pretrain/stage.json", "[", "pretrain/stage.json is not usable"),
     ],
 )
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_piece_is_explained(
     run: Path, tmp_path: Path, file: str, content: str, sentence: str
 ) -> None:
@@ -263,6 +290,7 @@ def test_invalid_metrics_name_the_fault(
     assert "uda evaluate" in str(caught.value)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_nothing_scored_is_a_dash(run: Path, tmp_path: Path) -> None:
     """A run whose measures are all undefined still has a page and a table."""
     metrics = read_metrics(run)
@@ -270,11 +298,12 @@ def test_nothing_scored_is_a_dash(run: Path, tmp_path: Path) -> None:
         row.update(summarise([], STRUCTURES))
     (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
     text = Reader(write_report(run, tmp_path).read_text(encoding="utf-8")).text
-    assert "No adapted row has a score yet." in text
+    assert "No row without target labels has a score." in text
     assert "–" in rendered(table(metrics))
     assert not re.search(r"\b(nan|None)\b", text + rendered(table(metrics)))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_out_that_is_a_file_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(RunError, match="cannot be written"):

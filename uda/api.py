@@ -96,7 +96,7 @@ def adapt(
 
     Args:
         model: ``model.safetensors`` (or the folder that holds it).
-        target: folder of NIfTI images.
+        target: folder of NIfTI images, or a pattern such as ``scans/*_image.nii.gz``.
         out: folder of the result; complete or absent, a killed call goes on.
         method: a name of :data:`uda.presets.METHODS`, or settings of your own.
         overrides: ``key=value`` changes of the method's settings.
@@ -113,6 +113,7 @@ def adapt(
     if settings is not None and settings.prior is not None:
         prior = (prior or estimate_prior(model)).validate(info.classes)
     cases, card = cases_in(target), _card_of(info)
+    make_fabric(compute)  # a device that is not there is refused before anything is written
     record: dict[str, Any] = {
         "stage": "adapt",
         "settings": settings.model_dump(mode="json") if settings else "adabn",

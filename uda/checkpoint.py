@@ -98,6 +98,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata=dict(metadata))
+        temporary.chmod(path.parent.stat().st_mode & 0o666)  # safetensors shuts others out
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -110,7 +111,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(
             "there is no such file", where=path, fix="give the path of a model.safetensors"
         )
-    head = path.open("rb").read(4)
+    with path.open("rb") as file:
+        head = file.read(4)
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or head == b"PK\x03\x04":
         raise ModelError(
             "is a pickle (torch.save), which can run code when it is opened",
@@ -120,9 +122,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "torch.load(path, weights_only=True), 'model.safetensors')",
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+        with safe_open(path, framework="pt") as tensors:
+            names = list(tensors.keys())
+            return {n: tensors.get_tensor(n) for n in names}, dict(tensors.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot be read as safetensors: {error}", where=path, fix="copy or make the file again"
@@ -159,7 +161,7 @@ class StageFolder:
         for stale in self.path.parent.glob(f".{self.path.name}.*"):
             if stale.is_dir() and (restart or stale != self.work):
                 shutil.rmtree(stale)
-        for half_written in self.work.glob(".*"):
+        for half_written in list(self.work.rglob(".*")):
             shutil.rmtree(half_written, ignore_errors=True)
         try:
             self.work.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ def adapt(
     model: Annotated[
         Path | None, typer.Option(help="Your trained model, instead of a recipe.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="Folder of your unlabelled images.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")] = None,
     method: Annotated[
         str, typer.Option(help="adabn, minent, adaent, adami or adami_batch.")
     ] = "adabn",
@@ -144,14 +144,14 @@ def adapt(
         _until(recipe, overrides, stage, out, restart, device, quiet)
         return
     if target is None:
-        raise typer.BadParameter("--model needs --target, a folder of images")
+        raise typer.BadParameter("--model needs --target, your images")
     from uda import api
     from uda.priors import Prior
 
     path = api.adapt(
         model,
         target,
-        out or Path("checkpoints") / f"{target.resolve().name}-{method}",
+        out or Path("checkpoints") / f"{target.resolve().name.strip('*._')}-{method}",
         method=method,
         overrides=setting or [],
         prior=None if prior is None else Prior.load(prior),
@@ -196,7 +196,7 @@ def evaluate(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Option(help="model.safetensors, or the folder that holds it.")],
-    images: Annotated[Path, typer.Option(help="Folder of NIfTI images.")],
+    images: Annotated[Path, typer.Option(help="NIfTI images: a folder, or a pattern in quotes.")],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
     device: Device = "auto",
 ) -> None:

@@ -107,8 +107,9 @@ def evaluate(
             if settings.oracle and (best := scorer.oracle(row)):
                 table.append(best)
     _write_cases(out / "cases.csv", scorer.scores)
-    unsupervised = [r["name"] for r in table if "target_labels" not in r["supervision"]]
-    scorer.gallery.write(out, unsupervised[-1], scorer.scores)
+    adapted = [r for r in table[1:] if "target_labels" not in r["supervision"]] or table
+    ranked = max(adapted, key=lambda r: r["dice"]["mean"] or 0.0)["name"]
+    scorer.gallery.write(out, ranked, scorer.scores)
     return {"rows": table, "rules": list(RULES), "data": {"cases": len(cases)}}
 
 

@@ -22,6 +22,7 @@ from rich.progress import (
 from torch import Tensor
 
 from uda.checkpoint import write_text
+from uda.errors import RunError
 
 
 class RunLog:
@@ -60,7 +61,17 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        self._board.close()
+        try:
+            self._board.close()
+        except OSError as refused:
+            error = error or refused
+        if isinstance(error, OSError):  # TensorBoard's thread could not write
+            raise RunError(
+                f"the log cannot be written: {error}",
+                where=self.path.parent,
+                expected="room and permission to write",
+                fix="free some space (`df -h`) or choose another --out; the same command goes on",
+            ) from error
 
     def advance(self, step: int) -> None:
         """Move the bar; no tensor is read."""

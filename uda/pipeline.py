@@ -18,6 +18,7 @@ from uda.config import Recipe
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
 from uda.plan import Stage, plan
+from uda.trainer import make_fabric
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def run(
     out = default_out(recipe) if out is None else out
     stages = plan(recipe, out, quiet)
     wanted = _needed(stages, until)
+    make_fabric(recipe.compute)  # a device that is not there is refused before anything is written
     hashes: dict[str, str] = {}
     done = []
     with lock(out):

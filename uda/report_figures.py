@@ -38,7 +38,7 @@ TERM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 INK, SOFT, MISS = "#1b1f24", "#57606a", "#a8200d"
 LONGEST = 24  # characters of a row name that fit beside a panel
 RASTER_ABOVE = 200  # cases of a row beyond which a bitmap is smaller than their outlines
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -27,8 +27,8 @@ from uda.report_table import (
 )
 
 SUPERVISION = {
-    "none": "nothing about the target but its images",
-    "source_labels": "statistics of the labels of the source",
+    "none": "nothing but images",
+    "source_labels": "labels of the source, or what was computed from them",
     "target_tags": "which structures each target image shows",
     "target_sizes": "how large the structures of the target are",
     "anatomical": "general knowledge of the anatomy or the scene",
@@ -49,11 +49,13 @@ def headline(metrics: Mapping[str, Any]) -> str:
     """The result in one sentence."""
     row = best(metrics["rows"])
     if row is None:
-        return "<p class=headline>No adapted row has a score yet.</p>"
+        return "<p class=headline>No row without target labels has a score.</p>"
     interval = row["dice"]["ci95"]
     spread = f", 95 % interval {points(interval[0])}–{points(interval[1])}" if interval else ""
     change = gain(row, metrics["rows"])
-    moved = "" if change is None else f", {points(change, sign=True)} points on source_only"
+    known = change is not None and row["name"] != "source_only"
+    moved = f", {points(change, sign=True)} points on source_only" if known else ""
+    moved += "; no adaptation improves on it" if role(row) == "baseline" else ""
     return (
         f"<p class=headline><b>{escape(str(row['name']))}</b> has the highest mean Dice without "
         f"target labels: <b>{points(row['dice']['mean'])}</b>{spread}{moved}.</p>"
@@ -106,6 +108,7 @@ def structures_table(metrics: Mapping[str, Any]) -> str:
 
 
 def rules_list(rules: Sequence[str]) -> str:
+    """What counts and how, in the words of the evaluation."""
     return f"<ul>{''.join(f'<li>{escape(str(rule))}</li>' for rule in rules)}</ul>"
 
 
@@ -116,6 +119,7 @@ def panels(figures: Iterable[tuple[str, str]], note: str) -> str:
 
 
 def role_legend(colours: Mapping[Role, str]) -> str:
+    """Which colour stands for which kind of row."""
     return _legend((ROLES[name], f"background:{colour}") for name, colour in colours.items())
 
 
@@ -156,11 +160,9 @@ def stages_table(stages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def environment_list(values: Mapping[str, Any]) -> str:
-    shown = (
-        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in values.items()
-    )
-    body = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(v)}</dd>" for k, v in shown)
+    """Names and values, whatever the run recorded."""
+    shown = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    body = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in shown.items())
     return f"<dl>{body}</dl>"
 
 

@@ -47,8 +47,9 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 
 def best(rows: Iterable[Row]) -> Row | None:
-    """The adapted row without target labels that has the highest mean Dice."""
-    scored = [r for r in rows if role(r) == "adapted" and r["dice"]["mean"] is not None]
+    """The row without target labels, adapted or not, that has the highest mean Dice."""
+    fair = (r for r in rows if role(r) in ("baseline", "adapted"))
+    scored = [r for r in fair if r["dice"]["mean"] is not None]
     return max(scored, key=lambda row: float(row["dice"]["mean"]), default=None)
 
 
@@ -71,6 +72,7 @@ def number(value: float | None, sign: bool = False) -> str:
     """One decimal with a true minus; a dash when nothing counted."""
     if value is None:
         return "–"
+    value = round(value, 1) + 0.0  # no minus before a zero
     return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
 
 

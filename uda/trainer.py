@@ -75,7 +75,7 @@ def deterministic() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    memory: Any = torch.utils.deterministic  # type: ignore[attr-defined]
+    memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -275,8 +275,8 @@ class _State:
         save_tensors(self.path, tensors, {"step": str(self.step), "precision": json.dumps(scaler)})
 
     def _load(self) -> None:
-        tensors, metadata = load_tensors(self.path)
         try:
+            tensors, metadata = load_tensors(self.path)
             groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
             for name, tensor in tensors.items():
                 group, _, rest = name.partition(".")
@@ -292,9 +292,9 @@ class _State:
             self.optimizer.load_state_dict({"state": state, "param_groups": shell})
             self.fabric.strategy.precision.load_state_dict(json.loads(metadata["precision"]))
             self.step = int(metadata["step"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, ModelError) as error:
             raise ModelError(
-                f"is not a checkpoint of this stage: {error}",
+                f"is not a checkpoint of this stage: {getattr(error, 'what', error)}",
                 where=self.path,
                 fix="start the stage again with --restart",
             ) from error

@@ -79,16 +79,17 @@ def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
     )
 
 
-def cases_in(folder: Path) -> list[Case]:
-    """Every NIfTI image of a folder, in order of name.
+def cases_in(images: Path) -> list[Case]:
+    """Every NIfTI image of a folder, or of a pattern such as ``scans/*_image.nii.gz``, in order of name.
 
     Raises:
         DataError: no such folder, no image in it, or two files of one case name.
     """
+    folder, pattern = (images.parent, images.name) if "*" in images.name else (images, "*")
     if not folder.is_dir():
         raise DataError("there is no such folder of images", where=folder)
     cases: dict[str, Case] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob(pattern)):
         suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
         if suffix is None or path.name.startswith("."):
             continue
@@ -100,7 +101,7 @@ def cases_in(folder: Path) -> list[Case]:
         cases[name] = Case(name, path)
     if not cases:
         raise DataError(
-            "the folder holds no image", where=folder, expected="files ending in .nii.gz or .nii"
+            "the folder holds no image", where=images, expected="files ending in .nii.gz or .nii"
         )
     return list(cases.values())
 

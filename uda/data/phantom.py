@@ -6,6 +6,11 @@ that the reader, the card type and the protocol of the real data take as they ar
 with the source of every constant, is in :mod:`uda.data.phantom_render`. The gap between the domains
 comes out of that physics; no number was chosen by looking at an adaptation method.
 
+How wide it is: a small U-Net trained on 12 MR subjects reaches a mean Dice of 0.94 on other MR
+subjects and, over three training seeds, 0.47-0.63 on CT, where 10 labelled CT subjects give 0.94.
+Muscle and blood of the left ventricle lose most. With one MR protocol for all it was 0.19-0.44;
+the several protocols that MM-WHS mixes are the one thing changed after measuring.
+
 The MR and the CT subject of one number are different people. A file depends on
 (seed, modality, subject) and on nothing else, to the byte.
 """

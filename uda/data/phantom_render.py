@@ -8,14 +8,15 @@ alternating pulses (Freeman-Hill formula) is::
     E1 = exp(-TR / T1), E2 = exp(-TR / T2), TE = TR / 2
 
 times (1 + exp(-TE_prep / T2)) / 2: about half of the contrast of the preparation is left over a
-readout train that drives the magnetisation back to the steady state. TR 3.6 ms, flip angle 70-90
-degrees and TE_prep 40 ms are ordinary protocol values.
+readout train that drives the magnetisation back to the steady state. Subjects come from several
+sites with protocols of their own: TR 3.2-4.6 ms, flip angle 60-100 degrees (power limits), TE_prep
+0-50 ms (some sites do without).
 
 - T1 / T2 in ms, the usual 1.5 T literature values (relaxometry of samples and of volunteers), 5 %
   between people: blood 1440 / 250 arterial, 1440 / 180 venous (deoxygenation shortens T2),
   myocardium 1030 / 50, muscle 1010 / 44, liver 580 / 46, spleen 1060 / 79, fat 340 / 58, vertebral
   marrow 550 / 49. Lung and cortical bone: almost no signal (few protons, T2* below 2 ms).
-- Fat saturation leaves 10-40 % of fat, and of the fatty half of marrow.
+- Fat saturation leaves 10-60 % of fat (field inhomogeneity), and of the fatty half of marrow.
 - Coils: loops of 60 mm radius on the front and the back of the chest, Biot-Savart fall-off on the
   axis, root of the sum of squares, to the power 0.25-0.5 that vendor normalisation leaves.
 - Complex Gaussian noise, 3-6 % of blood, before the magnitude: the image is Rician. An in-plane
@@ -69,8 +70,8 @@ _RELAXATION: dict[str, tuple[float, float, float]] = {
 
 def mr_values(rng: Generator) -> dict[str, float]:
     """Signal of each tissue, blood of the left heart = 1."""
-    flip, repetition, preparation = np.deg2rad(rng.uniform(70, 90)), 3.6, 40.0
-    left_over = rng.uniform(0.1, 0.4)
+    flip, repetition = np.deg2rad(rng.uniform(60, 100)), rng.uniform(3.2, 4.6)
+    preparation, left_over = rng.uniform(0, 50), rng.uniform(0.1, 0.6)
     kept = {"fat": left_over, "marrow": (1 + left_over) / 2}
     signal = {}
     for tissue, (t1, t2, density) in _RELAXATION.items():

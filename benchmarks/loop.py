@@ -1,0 +1,252 @@
+"""Speed and memory of the training loop and the store, each against its plain alternative in the same run.
+
+    python benchmarks/loop.py                          # on a few phantom subjects
+    python benchmarks/loop.py --data FOLDER            # on the real data of cards cmrseg_bssfp / cmrseg_lge
+
+Prints Markdown. Ratios are medians over rounds in which both sides take turns. With a CUDA device the loop is
+measured there, and the share of a step that is the network's forward and backward is measured by CUDA events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from torch import nn
+
+from uda.config import Compute, Network, Pretrain
+from uda.data.cases import cases_of
+from uda.data.phantom import write_phantom
+from uda.data.sampling import batch_indices, source_batch
+from uda.data.store import Store, open_store
+from uda.environment import environment
+from uda.losses import cross_entropy, dice
+from uda.models import build
+from uda.objective import Objective
+from uda.recipes import load_card
+from uda.stages import set_mode_train
+from uda.trainer import Run, deterministic, fit, make_fabric
+from uda.types import Batch
+
+NETWORK = Network(channels=(16, 32, 64, 128, 256))
+OBJECTIVE = [{"term": "cross_entropy"}, {"term": "dice"}]
+CLASSES = 4
+
+
+class Clocked(Objective):
+    """An objective that notes when each step reaches it."""
+
+    def __init__(self, settings: Pretrain) -> None:
+        super().__init__(settings.objective)
+        self.times: list[float] = []
+
+    def __call__(self, *arguments):
+        self.times.append(_now())
+        return super().__call__(*arguments)
+
+    @property
+    def rate(self) -> float:
+        """Steps per second after the third step."""
+        return (len(self.times) - 4) / (self.times[-1] - self.times[3])
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def fresh_model() -> nn.Module:
+    torch.manual_seed(0)
+    return build(NETWORK, CLASSES).to(memory_format=torch.channels_last)
+
+
+def ours(batches: Callable[[int], Batch], settings: Pretrain, folder: Path) -> float:
+    """Steps per second of uda.trainer.fit, logging and prefetching included."""
+    objective = Clocked(settings)
+    with deterministic():
+        fabric = make_fabric(Compute())
+        fit(
+            fabric,
+            fresh_model(),
+            objective,
+            settings,
+            batches,
+            Run(0, "benchmark", folder),
+            set_mode=set_mode_train,
+            snapshot=lambda model, step: None,
+        )
+    return objective.rate
+
+
+def bare(batches: Callable[[int], Batch], settings: Pretrain) -> float:
+    """Steps per second of the shortest PyTorch loop that does the same arithmetic on the same batches."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ready = [batches(step).to(device) for step in range(8)]
+    model = fresh_model().to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+    )
+    times = []
+    for step in range(settings.steps):
+        batch = ready[step % 8].source
+        logits = model(batch.image)
+        times.append(_now())
+        loss = cross_entropy(logits, batch.label) + dice(logits, batch.label)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return (len(times) - 4) / (times[-1] - times[3])
+
+
+def loop_lines(store: Store, batch: int, steps: int, rounds: int) -> list[str]:
+    settings = Pretrain(steps=steps, batch=batch, lr=1e-3, objective=OBJECTIVE, save_every=10**6)
+
+    def from_store(step: int) -> Batch:
+        indices = batch_indices(len(store), batch, step, 0)
+        return Batch(source=source_batch(store, indices, torch.cuda.is_available()))
+
+    rates: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            rates.append((ours(from_store, settings, Path(folder)), bare(from_store, settings)))
+    a, b = (statistics.median(r[i] for r in rates) for i in (0, 1))
+    ratios = sorted(x / y for x, y in rates)
+    size = "×".join(map(str, store.images.shape[1:]))
+    lines = [
+        f"| loop, batch {batch} of {size}, {steps} steps | {a:.2f} steps/s | bare PyTorch "
+        f"{b:.2f} steps/s | {statistics.median(ratios):.3f} ({ratios[0]:.3f}–{ratios[-1]:.3f}) |"
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"| images/s on the device | {a * batch:.0f} | | |")
+        lines.append(f"| forward + backward, share of a step | {network_share(from_store):.3f} | | |")
+    return lines
+
+
+def network_share(batches: Callable[[int], Batch]) -> float:
+    """Time of the network's forward and backward over the time of a bare step, by CUDA events."""
+    model = fresh_model().cuda().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    shares = []
+    for step in range(40):
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        marks[0].record()
+        batch = batches(step).to(torch.device("cuda")).source
+        marks[1].record()
+        loss = cross_entropy(model(batch.image), batch.label)
+        loss.backward()
+        marks[2].record()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        marks[3].record()
+        torch.cuda.synchronize()
+        if step >= 10:
+            shares.append(marks[1].elapsed_time(marks[2]) / marks[0].elapsed_time(marks[3]))
+    return statistics.median(shares)
+
+
+def store_line(store: Store, paths: dict[str, tuple[Path, Path]], batch: int) -> str:
+    """Batches from the store against the same slices read from NIfTI one by one."""
+    places = store.places()
+
+    def from_files(step: int) -> None:
+        for index in batch_indices(len(store), batch, step, 0):
+            case, at = places[index]
+            for path in paths[case]:
+                axis = store.cases[0].geometry.slice_axis
+                np.take(np.asanyarray(nibabel.load(path).dataobj), at, axis=axis)
+
+    def from_store(step: int) -> None:
+        source_batch(store, batch_indices(len(store), batch, step, 0), pin=False)
+
+    ratios, times = [], []
+    for step in range(6):
+        start = time.perf_counter()
+        from_store(step)
+        middle = time.perf_counter()
+        from_files(step)
+        end = time.perf_counter()
+        times.append((middle - start, end - middle))
+        ratios.append((end - middle) / (middle - start))
+    a, b = (statistics.median(t[i] for t in times) * 1000 for i in (0, 1))
+    return (
+        f"| store, a batch of {batch} image+label slices | {a:.2f} ms | NIfTI per item {b:.1f} ms | "
+        f"{statistics.median(ratios):.0f}× faster (least {min(ratios):.0f}×) |"
+    )
+
+
+def _peak(folder: str, batch: int, real: bool, queue: multiprocessing.Queue) -> None:
+    store = Store(Path(folder))
+    torch.set_num_threads(1)
+    fixed = source_batch(store, np.arange(batch), pin=False)
+
+    def batches(step: int) -> Batch:
+        if not real:
+            return Batch(source=fixed)
+        indices = batch_indices(len(store), batch, step, 0)
+        return Batch(source=source_batch(store, indices, pin=False))
+
+    settings = Pretrain(steps=40, batch=batch, lr=1e-3, objective=OBJECTIVE)
+    if real:
+        with tempfile.TemporaryDirectory() as run:
+            ours(batches, settings, Path(run))
+    else:
+        bare(batches, settings)
+    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def memory_line(store: Store, batch: int) -> str:
+    """Peak resident memory of the whole loop on the store beyond a bare loop on one batch, each in a process."""
+    context = multiprocessing.get_context("spawn")
+    peaks = []
+    for real in (True, False):
+        queue = context.Queue()
+        process = context.Process(target=_peak, args=(str(store.folder), batch, real, queue))
+        process.start()
+        peaks.append(queue.get())
+        process.join()
+    mega = store.images.nbytes / 2**20
+    return (
+        f"| peak memory, store of {len(store)} slices ({mega:.0f} MiB of images) | {peaks[0]:.0f} MiB | "
+        f"bare loop on one batch {peaks[1]:.0f} MiB | +{peaks[0] - peaks[1]:.0f} MiB |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the real cardiac data")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root, card = arguments.data, load_card("cmrseg_bssfp")
+        if root is None:
+            root, card = Path(folder) / "phantom", load_card("phantom_mr")
+            subjects = [int(case) for case in card.splits["validate"]]
+            write_phantom(root, mr=subjects, ct=[])
+        split = "train" if arguments.data else "validate"
+        cases = cases_of(card, root, split, labels=True)
+        store = open_store(card, cases, Path(folder) / "store")
+        paths = {case.name: (case.image, case.label) for case in cases}
+        told = environment(Compute())
+        print(", ".join(f"{key} {value}" for key, value in told.items()))
+        print(f"\n| {card.name} | uda | alternative | ratio |\n|---|---|---|---|")
+        for line in loop_lines(store, arguments.batch, arguments.steps, arguments.rounds):
+            print(line)
+        print(store_line(store, paths, arguments.batch))
+        print(memory_line(store, arguments.batch))
+
+
+if __name__ == "__main__":
+    main()

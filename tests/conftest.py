@@ -1,0 +1,116 @@
+"""A data set of a few kilobytes with the shape of a real one, and a recipe that runs on it in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+
+CLASSES = ["background", "disk", "ring"]
+SIZE, SLICES = 32, 4
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Paths of a small world: cards and recipe under ``home``, NIfTI files under ``root``."""
+
+    home: Path
+    root: Path
+
+    @property
+    def recipe(self) -> str:
+        return str(self.home / "tiny.yaml")
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"data.root={self.root}"]
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([1.5, 1.5, 4.0, 1.0]) if affine is None else affine
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def make_case(seed: int, inverted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """An image of a bright disk in a dark ring (or the reverse) with its labels, both [h, w, slices]."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    label = np.zeros((SIZE, SIZE, SLICES), np.uint8)
+    for s in range(SLICES):
+        centre = SIZE / 2 + rng.uniform(-3, 3, 2)
+        distance = np.hypot(rows - centre[0], columns - centre[1])
+        radius = rng.uniform(5, 7)
+        label[..., s] = np.where(distance < radius, 1, np.where(distance < radius + 4, 2, 0))
+    level = np.array([0.4, 0.1, 0.9] if inverted else [0.4, 0.9, 0.1])
+    image = level[label] + rng.normal(0, 0.05, label.shape)
+    return np.round(image * 1000).astype(np.int16), label
+
+
+def card(name: str, folder: str, splits: dict[str, list[str]], **extra: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "title": f"small {name}",
+        "images": f"{folder}/images/{{case}}.nii.gz",
+        "labels": f"{folder}/labels/{{case}}.nii.gz",
+        "classes": CLASSES,
+        "label_values": {"background": [0], "disk": [10], "ring": [20]},
+        "prepare": {"orientation": "RAS", "size": [SIZE, SIZE]},
+        "splits": splits,
+        **extra,
+    }
+
+
+def recipe(home: Path) -> dict[str, Any]:
+    ratio = {"term": "class_ratio_kl", "direction": "prediction_to_prior"}
+    short = {"steps": 6, "batch": 4, "lr": 1e-3, "save_every": 2, "log_every": 2}
+    return {
+        "name": "tiny",
+        "title": "a recipe for tests",
+        "data": {"source": str(home / "source.yaml"), "target": str(home / "target.yaml")},
+        "network": {"channels": [4, 8], "res_units": 1, "dropout": 0.1},
+        "pretrain": {
+            **short,
+            "steps": 10,
+            "ema": 0.5,
+            "objective": [{"term": "cross_entropy"}, {"term": "dice"}],
+            "augment": {"rotate": 20, "scale": 0.1, "flip": True, "noise": 0.1, "gamma": 0.2},
+        },
+        "prior": {"ratio": {"kind": "source_labels"}, "tags": {"kind": "target_tags"}},
+        "adapt": {
+            "minent": {**short, "objective": [{"term": "entropy"}], "snapshot_every": 3},
+            "adami_tags": {**short, "prior": "tags", "objective": [{"term": "entropy"}, ratio]},
+        },
+    }
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    """A fresh copy for each test, so that a test may damage it."""
+    home, root = tmp_path / "home", tmp_path / "data"
+    for number in range(3):
+        for folder, inverted in (("s", False), ("t", True)):
+            image, label = make_case(number + 10 * inverted, inverted)
+            write_nifti(root / folder / "images" / f"c{number}.nii.gz", image)
+            write_nifti(root / folder / "labels" / f"c{number}.nii.gz", label * np.uint8(10))
+    tags = [f"c{c},{s},1,{int(s != 0)}" for c in (0, 1) for s in range(SLICES)]
+    (root / "t" / "tags.csv").write_text("case,slice,disk,ring\n" + "\n".join(tags) + "\n")
+    home.mkdir()
+    source = card("source", "s", {"train": ["c0", "c1"], "validate": ["c2"]})
+    target = card("target", "t", {"adapt": ["c0", "c1"], "test": ["c2"]}, tags="t/tags.csv")
+    for name, raw in (("source", source), ("target", target), ("tiny", recipe(home))):
+        (home / f"{name}.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return Tiny(home, root)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small tensors are slower on several threads, and test machines are shared."""
+    torch.set_num_threads(1)
