@@ -129,7 +129,9 @@ def loop_lines(store: Store, batch: int, steps: int, rounds: int) -> list[str]:
     ]
     if torch.cuda.is_available():
         lines.append(f"| images/s on the device | {a * batch:.0f} | | |")
-        lines.append(f"| forward + backward, share of a step | {network_share(from_store):.3f} | | |")
+        lines.append(
+            f"| forward + backward, share of a step | {network_share(from_store):.3f} | | |"
+        )
     return lines
 
 

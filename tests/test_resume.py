@@ -1,4 +1,4 @@
-"""A run that is killed, starved of disk or given a damaged checkpoint ends as if nothing had happened, or says why not."""
+"""A run that is killed or starved of disk ends as if nothing had happened, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -6,37 +6,372 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+
     from conftest import Tiny
 
 KILLS = 20
 LONG = (
-    "compute.device=cpu",
     "pretrain.steps=60",
+    "pretrain.save_every=5",
     "adapt.*.steps=30",
-    "*.save_every=5",
+    "adapt.*.save_every=5",
 )
 
-# Children are forked from one server that has imported everything, so a life costs no import and no thread
-# of this process is copied. This module itself imports nothing heavy, because each child imports it again.
+# Children are forked from one server that has imported everything, so a life costs no import, and no
+# thread of this process is copied. This file imports nothing heavy: every child imports it again.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["uda.cli", "uda.pipeline", "torch.utils.tensorboard", "pytest"])
 
 
-def run_recipe(recipe: str, overrides: list[str], out: Path, until: str = "adapt") -> None:
+def run_stages(recipe: str, overrides: list[str], out: Path, until: str = "adapt") -> None:
     import torch
 
     from uda import pipeline
     from uda.recipes import load_recipe
 
     torch.set_num_threads(1)
-    pipeline.run(load_recipe(recipe, overrides), out, until=until)
+    changes = [*overrides, "compute.device=cpu"]
+    pipeline.run(load_recipe(recipe, changes), out, until=until)
+
+
+def run_and_die(recipe: str, overrides: list[str], out: Path, renames: int, after: bool) -> None:
+    """Run, and die by SIGKILL right before or right after that many renames."""
+    left, replace = renames, os.replace
+
+    def counted(*paths: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0 and after:
+            replace(*paths)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*paths)
+
+    os.replace = counted
+    run_stages(recipe, overrides, out)
+
+
+def command_line(arguments: list[str], errors: Path, limit: int) -> None:
+    """``uda …`` where no file may grow beyond ``limit`` bytes, as on a full disk."""
+    import torch
+
+    from uda.cli import main
+
+    torch.set_num_threads(1)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = ["uda", *arguments]
+    main()
+
+
+def started(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    child = FORK.Process(target=function, args=arguments)
+    child.start()
+    return child
+
+
+def ended(function: Callable[..., None], *arguments: Any) -> int:
+    child = started(function, *arguments)
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run, so that nothing may be missing or left over; without what tells the time."""
+    return {
+        path.relative_to(run).as_posix(): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file()
+        and path.parent.name != "tensorboard"
+        and path.name not in ("stage.json", ".lock")
+    }
+
+
+def unfinished(run: Path) -> list[Path]:
+    """The hidden folders of stages that were at work."""
+    return [p for p in run.glob(".*") if p.is_dir()]
+
+
+class Stopped(BaseException):
+    """Ends a run on the spot, as SIGKILL would: nothing of ours catches it."""
+
+
+def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
+    """Stop the next run after its first so many checkpoints."""
+    from uda import trainer
+
+    save, left = trainer.save_tensors, saves
+
+    def counted(*arguments: Any) -> None:
+        nonlocal left
+        save(*arguments)
+        left -= 1
+        if left == 0:
+            raise Stopped
+
+    monkeypatch.setattr(trainer, "save_tensors", counted)
+
+
+def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
+    """A run that stopped in pretraining after one checkpoint; returns that checkpoint."""
+    with monkeypatch.context() as patch:
+        stop_after_saves(patch, 1)
+        with pytest.raises(Stopped):
+            run_stages(tiny.recipe, [*tiny.overrides, *overrides], run)
+    (checkpoint,) = run.glob(".pretrain.*/resume.safetensors")
+    return checkpoint
+
+
+# Killed --------------------------------------------------------------------------------------------
+
+
+def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
+    overrides = [*tiny.overrides, *LONG]
+    straight = tmp_path / "straight"
+    begin = time.monotonic()
+    assert ended(run_stages, tiny.recipe, overrides, straight) == 0
+    duration = time.monotonic() - begin
+
+    draw = random.Random(0)  # noqa: S311
+    kills, in_a_stage, with_checkpoint, runs = 0, 0, 0, [tmp_path / "killed-0"]
+    while kills < KILLS:
+        child = started(run_stages, tiny.recipe, overrides, runs[-1])
+        child.join(draw.uniform(0, duration))
+        child.kill()
+        child.join()
+        if child.exitcode == 0:
+            runs.append(tmp_path / f"killed-{len(runs)}")
+            continue
+        assert child.exitcode == -signal.SIGKILL
+        kills += 1
+        in_a_stage += bool(unfinished(runs[-1]))
+        with_checkpoint += bool(list(runs[-1].glob(".*/resume.safetensors")))
+    assert ended(run_stages, tiny.recipe, overrides, runs[-1]) == 0
+
+    assert in_a_stage >= 5
+    assert with_checkpoint >= 5
+    expected = contents(straight)
+    assert "adapt-minent/snapshots/000030/model.safetensors" in expected
+    for run in runs:
+        assert contents(run) == expected
+        assert not unfinished(run)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_death_around_any_rename_leaves_no_trace(tiny: Tiny, tmp_path: Path, after: bool) -> None:
+    assert ended(run_stages, tiny.recipe, tiny.overrides, tmp_path / "straight") == 0
+    deaths = 0
+    draw = random.Random(int(after))  # noqa: S311
+    arguments = (tiny.recipe, tiny.overrides, tmp_path / "killed")
+    while code := ended(run_and_die, *arguments, draw.randint(2, 6), after):
+        assert code == -signal.SIGKILL
+        deaths += 1
+    assert deaths >= 5
+    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+    assert not unfinished(tmp_path / "killed")
+    assert not [p for p in (tmp_path / "killed").rglob(".*") if p.name != ".lock"]
+
+
+def test_resume_goes_on_from_the_checkpoint(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uda import trainer
+
+    interrupted(tiny, tmp_path, monkeypatch)
+    steps: list[int] = []
+    step = trainer._step
+
+    def counted(state: Any, *rest: Any) -> Any:
+        steps.append(state.step)
+        return step(state, *rest)
+
+    monkeypatch.setattr(trainer, "_step", counted)
+    run_stages(tiny.recipe, tiny.overrides, tmp_path, "pretrain")
+    assert steps == list(range(2, 10))
+
+
+def test_unfinished_work_of_other_settings_is_not_continued(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tiny, tmp_path / "changed", monkeypatch)
+    overrides = [*tiny.overrides, "pretrain.lr=0.002"]
+    for run in ("changed", "straight"):
+        run_stages(tiny.recipe, overrides, tmp_path / run, "pretrain")
+    assert contents(tmp_path / "changed") == contents(tmp_path / "straight")
+    assert not unfinished(tmp_path / "changed")
+
+
+def test_killed_between_the_renames_of_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uda.checkpoint import StageFolder
+
+    place = tmp_path / "stage"
+
+    def made(name: str) -> StageFolder:
+        folder = StageFolder(place, name)
+        (folder.begin(restart=False) / "artefact").write_text(name)
+        return folder
+
+    made("old").commit({"hash": "old"})
+    new, replace = made("new"), os.replace
+
+    def stop_before_the_second(source: Path, target: Path) -> None:
+        if Path(target) == place:
+            raise Stopped
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop_before_the_second)
+        with pytest.raises(Stopped):
+            new.commit({"hash": "new"})
+    assert not place.exists()
+
+    assert StageFolder(place, "new").recorded() == {"hash": "new"}
+    assert (place / "artefact").read_text() == "new"
+    made("newest").commit({"hash": "newest"})
+    assert (place / "artefact").read_text() == "newest"
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
+def test_killed_before_the_renames_of_commit_keeps_the_old_stage(tmp_path: Path) -> None:
+    from uda.checkpoint import StageFolder
+
+    old = StageFolder(tmp_path / "stage", "old")
+    old.begin(restart=False)
+    old.commit({"hash": "old"})
+    work = StageFolder(tmp_path / "stage", "new").begin(restart=False)
+    (work / "stage.json").write_text('{"hash": "new"}')
+    assert StageFolder(tmp_path / "stage", "new").recorded() == {"hash": "old"}
+
+
+def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
+    from uda import pipeline
+    from uda.checkpoint import StageFolder, read_json
+    from uda.recipes import load_recipe
+
+    recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
+    pipeline.run(recipe, tmp_path, until="pretrain")
+    expected = contents(tmp_path)
+    stage = tmp_path / "pretrain"
+    stage.rename(StageFolder(stage, read_json(stage / "stage.json")["hash"]).work)
+    (done,) = pipeline.run(recipe, tmp_path, until="pretrain")
+    assert not done.ran
+    assert contents(tmp_path) == expected
+
+
+# Refused by the disk -------------------------------------------------------------------------------
+
+
+def test_full_disk_keeps_the_old_checkpoint(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, errors = tmp_path / "run", tmp_path / "errors.txt"
+    run_stages(tiny.recipe, tiny.overrides, tmp_path / "straight")
+    checkpoint = interrupted(tiny, run, monkeypatch)
+    before, files = checkpoint.read_bytes(), set(contents(run))
+    command = ["adapt", tiny.recipe, *tiny.overrides, "--device", "cpu", "--out", str(run)]
+
+    assert ended(command_line, command, errors, len(before) // 2) == 1
+    told = errors.read_text()
+    assert "error: cannot be written" in told
+    assert str(checkpoint) in told
+    assert "Traceback" not in told
+    assert "fault of uda" not in told
+    assert checkpoint.read_bytes() == before
+    assert set(contents(run)) == files
+
+    run_stages(tiny.recipe, tiny.overrides, run)
+    assert contents(run) == contents(tmp_path / "straight")
+
+
+def test_full_disk_under_tensorboard_is_a_clear_error_too(tiny: Tiny, tmp_path: Path) -> None:
+    run, errors = tmp_path / "run", tmp_path / "errors.txt"
+    run_stages(tiny.recipe, tiny.overrides, run)
+    (events,) = (run / "adapt-minent" / "tensorboard").iterdir()
+    expected, limit = contents(run), events.stat().st_size - 1000
+    assert limit > 3 * len(expected["adapt-minent/model.safetensors"])  # a checkpoint fits
+    shutil.rmtree(run / "adapt-minent")
+    command = ["adapt", tiny.recipe, *tiny.overrides, "--device", "cpu", "--out", str(run)]
+
+    assert ended(command_line, command, errors, limit) == 1
+    assert "error: the log cannot be written" in errors.read_text()
+    assert "fault of uda" not in errors.read_text()
+    assert not (run / "adapt-minent").exists()
+
+    run_stages(tiny.recipe, tiny.overrides, run)
+    assert contents(run) == expected
+
+
+def test_full_disk_leaves_no_half_prepared_store(tiny: Tiny, tmp_path: Path) -> None:
+    run, errors = tmp_path / "run", tmp_path / "errors.txt"
+    command = ["pretrain", tiny.recipe, *tiny.overrides, "--device", "cpu", "--out", str(run)]
+    assert ended(command_line, command, errors, 20_000) == 1
+    assert "error: the store cannot be written" in errors.read_text()
+    assert list((run / "store").iterdir()) == []
+
+
+# Checkpoints that do not fit -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other_network", "other_file"])
+def test_unusable_checkpoint_is_refused_by_name_and_restart_helps(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    from uda import pipeline
+    from uda.errors import ModelError
+    from uda.recipes import load_recipe
+
+    run = tmp_path / "run"
+    checkpoint = interrupted(tiny, run, monkeypatch)
+    if damage == "other_network":
+        other = interrupted(tiny, tmp_path / "other", monkeypatch, "network.channels=[4,16]")
+        shutil.copy(other, checkpoint)
+    elif damage == "other_file":
+        run_stages(tiny.recipe, tiny.overrides, tmp_path / "other", "pretrain")
+        shutil.copy(tmp_path / "other" / "pretrain" / "model.safetensors", checkpoint)
+    else:
+        whole = checkpoint.read_bytes()
+        checkpoint.write_bytes(whole[: len(whole) // 2 if damage == "truncated" else 0])
+    held = checkpoint.read_bytes()
+
+    with pytest.raises(ModelError, match="not a checkpoint of this stage") as error:
+        run_stages(tiny.recipe, tiny.overrides, run, "pretrain")
+    assert str(checkpoint) in str(error.value)
+    assert "--restart" in str(error.value)
+    assert checkpoint.read_bytes() == held
+    assert not (run / "pretrain").exists()
+
+    recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
+    pipeline.run(recipe, run, until="pretrain", restart=True)
+    run_stages(tiny.recipe, tiny.overrides, tmp_path / "straight", "pretrain")
+    assert contents(run) == contents(tmp_path / "straight")
+
+
+# Diverged ------------------------------------------------------------------------------------------
+
+
+def test_nan_loss_stops(tiny: Tiny, tmp_path: Path) -> None:
+    from uda.errors import RunError
+
+    overrides = [*tiny.overrides, "pretrain.lr=1e30", "pretrain.clip=0"]
+    with pytest.raises(RunError, match=r"the loss became \S+ between steps \d+ and \d+") as error:
+        run_stages(tiny.recipe, overrides, tmp_path)
+    assert error.value.exit_code == 1
+    assert "lower lr" in str(error.value)
+    assert not (tmp_path / "pretrain").exists()
+    assert not list(tmp_path.rglob("model.safetensors"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ from uda.stages import adapt as adapt_stage
 from uda.trainer import make_fabric
 
 DEFAULT_COMPUTE = Compute()
+PathLike = str | Path
 
 
-def pretrain(recipe: Recipe, out: Path | None = None) -> Path:
+def pretrain(recipe: Recipe, out: PathLike | None = None) -> Path:
     """Run a recipe's source training, if it is not there yet; returns its stage folder."""
     return pipeline.run(recipe, out, until="pretrain")[-1].folder
 
 
-def evaluate(recipe: Recipe, out: Path | None = None) -> dict[str, Any]:
+def evaluate(recipe: Recipe, out: PathLike | None = None) -> dict[str, Any]:
     """Run a recipe up to its table and return the content of ``metrics.json``."""
     folder = pipeline.run(recipe, out, until="evaluate")[-1].folder
     metrics: dict[str, Any] = read_json(folder / "metrics.json")
@@ -43,11 +45,11 @@ def evaluate(recipe: Recipe, out: Path | None = None) -> dict[str, Any]:
 
 
 def estimate_prior(
-    model: Path,
+    model: PathLike,
     *,
-    tags: Path | None = None,
+    tags: PathLike | None = None,
     sizes_ml: Mapping[str, float] | None = None,
-    target: Path | None = None,
+    target: PathLike | None = None,
     supervision: str = "anatomical",
 ) -> Prior:
     """A prior for a model's classes: from its training labels, from image tags, or from volumes in ml.
@@ -61,28 +63,28 @@ def estimate_prior(
     Raises:
         PriorError: the model does not know the ratio, or the numbers cannot be true.
     """
-    _, info = load_model(model)
+    _, info = load_model(Path(model))
     if sizes_ml is not None:
         if target is None:
             raise PriorError("sizes in ml need the target images, for their physical size")
-        cases = [predictions.read_case(case, info.prepare) for case in cases_in(target)]
+        cases = [predictions.read_case(case, info.prepare) for case in cases_in(Path(target))]
         geometries = [case.geometry for case in cases]
         return from_sizes_ml(info.classes, sizes_ml, geometries, supervision).validate(info.classes)
     if info.class_ratio is None or info.presence_ratio is None:
         raise PriorError(
             "the model does not know the class ratio of its training labels",
-            where=model,
+            where=Path(model),
             fix="give sizes in ml, or a prior.json of your own",
         )
     if tags is not None:
-        return from_tags(info.classes, info.presence_ratio, read_tags(tags, info.classes[1:]))
+        return from_tags(info.classes, info.presence_ratio, read_tags(Path(tags), info.classes[1:]))
     return from_source_labels(info.classes, info.class_ratio).validate(info.classes)
 
 
 def adapt(
-    model: Path,
-    target: Path,
-    out: Path,
+    model: PathLike,
+    target: PathLike,
+    out: PathLike,
     *,
     method: str | Adapt = "adabn",
     overrides: Sequence[str] = (),
@@ -108,6 +110,7 @@ def adapt(
     Raises:
         UdaError: a bad model, image, prior or setting; nothing is left half-written.
     """
+    model, target, out = Path(model), Path(target), Path(out)
     settings = preset(method, list(overrides)) if isinstance(method, str) else method
     _, info = load_model(model)
     if settings is not None and settings.prior is not None:
@@ -119,7 +122,7 @@ def adapt(
         "settings": settings.model_dump(mode="json") if settings else "adabn",
         "seed": seed,
         "compute": compute.model_dump(mode="json", exclude={"device"}),
-        "parents": {"model": _file_hash(model), "prior": fingerprint(prior and prior.ratio)},
+        "parents": {"model": _file_hash(model), "prior": fingerprint(prior and asdict(prior))},
         "data": {"target": content_key(card, cases)},
     }
     folder = StageFolder(out, fingerprint(record))
@@ -167,15 +170,16 @@ def _card_of(info: ModelInfo) -> DatasetCard:
 
 
 def predict(
-    model: Path, images: Path, out: Path, *, compute: Compute = DEFAULT_COMPUTE
+    model: PathLike, images: PathLike, out: PathLike, *, compute: Compute = DEFAULT_COMPUTE
 ) -> Iterator[predictions.Outcome]:
     """Segment every image of a folder onto its own grid; yields one outcome per case as it is done.
 
     Raises:
         ModelError, DataError, RunError: no model, no images, or a disk that refuses.
     """
-    network, info = load_model(model)
-    return predictions.predict_cases(network, info, cases_in(images), out, make_fabric(compute))
+    network, info = load_model(Path(model))
+    cases = cases_in(Path(images))
+    return predictions.predict_cases(network, info, cases, Path(out), make_fabric(compute))
 
 
 def evaluate_model(

@@ -120,7 +120,9 @@ def adapt(
     model: Annotated[
         Path | None, typer.Option(help="Your trained model, instead of a recipe.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")
+    ] = None,
     method: Annotated[
         str, typer.Option(help="adabn, minent, adaent, adami or adami_batch.")
     ] = "adabn",

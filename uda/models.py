@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 from uda.checkpoint import load_tensors, save_tensors
 from uda.config import DatasetCard, Network, Prepare
@@ -36,8 +34,6 @@ class ModelInfo:
     """mean class ratio of the labelled training slices: the prior a source-free user has"""
     presence_ratio: tuple[float, ...] | None = None
     """the same over slices that show the class"""
-    intensity: tuple[float, float] | None = None
-    """1st and 99th percentile of the raw training intensities, to recognise images of another kind"""
     step: int = 0
     origin: dict[str, str] = field(default_factory=dict)
 
@@ -50,7 +46,6 @@ class ModelInfo:
             "supervision": self.supervision,
             "class_ratio": self.class_ratio,
             "presence_ratio": self.presence_ratio,
-            "intensity": self.intensity,
             "step": self.step,
             "origin": self.origin,
         }
@@ -64,7 +59,7 @@ class ModelInfo:
                 raise ModelError(f"has format {raw['format']!r}", where=path, expected=FORMAT)
             ratios = {
                 key: tuple(raw[key]) if raw[key] else None
-                for key in ("class_ratio", "presence_ratio", "intensity")
+                for key in ("class_ratio", "presence_ratio")
             }
             return cls(
                 network=parse(Network, raw["network"], path),
@@ -189,20 +184,23 @@ def set_mode(model: nn.Module, batchnorm: Literal["train", "frozen", "target"]) 
 
 
 @torch.no_grad()
-def estimate_batchnorm(model: nn.Module, images: Sequence[Tensor], device: torch.device) -> None:
-    """Replace every BatchNorm's running statistics by those of these image batches (AdaBN).
+def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch.device) -> None:
+    """Replace every BatchNorm's running statistics by the mean of those of these image batches (AdaBN).
+
+    Dropout is off and no weight changes. The model's mode returns afterwards.
 
     Source: Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016.
     """
     training = model.training
-    update_bn(images, model, device=device)
+    model.eval()
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative mean over batches
+        layer.train()
+    for batch in images:
+        model(batch.to(device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
     model.train(training)
-
-
-def state_hash(model: nn.Module) -> str:
-    """SHA-256 over every weight and buffer."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

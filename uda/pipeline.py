@@ -38,7 +38,7 @@ def default_out(recipe: Recipe) -> Path:
 
 def run(
     recipe: Recipe,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     until: str | None = None,
     restart: bool = False,
@@ -55,7 +55,7 @@ def run(
     Raises:
         UdaError: whatever a stage cannot do; complete stages stay as they are.
     """
-    out = default_out(recipe) if out is None else out
+    out = default_out(recipe) if out is None else Path(out)
     stages = plan(recipe, out, quiet)
     wanted = _needed(stages, until)
     make_fabric(recipe.compute)  # a device that is not there is refused before anything is written

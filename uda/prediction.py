@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uda.checkpoint import write_json
+from uda.checkpoint import read_json, write_json
 from uda.config import Prepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, to_file_grid
 from uda.data.volumes import prepare_image, read_volume, write_volume
-from uda.errors import RunError, UdaError
+from uda.errors import DataError, RunError, UdaError
 from uda.models import ModelInfo
 
 BATCH = 16
@@ -69,6 +70,21 @@ def predict_slices(model: nn.Module, slices: NDArray[np.float32], fabric: Fabric
     return torch.cat(parts)
 
 
+def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
+    """Say what the folder holds, or refuse a folder that holds something else."""
+    digest = hashlib.sha256(info.to_json().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    said = {"model": digest.hexdigest(), "classes": list(info.classes)}
+    if path.is_file() and read_json(path) != said:
+        raise DataError(
+            "the folder holds predictions of another model",
+            where=path.parent,
+            fix="choose another --out, or delete the folder",
+        )
+    write_json(path, said)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one case."""
@@ -85,13 +101,15 @@ def predict_cases(
     """Write ``out/<case>.nii.gz`` for each case, uint8 class indices on the input's own grid.
 
     A case that fails is reported and the others go on; one whose file exists is skipped, so a stopped
-    prediction goes on where it was. ``out/classes.json`` says what the indices mean.
+    prediction goes on where it was. ``out/prediction.json`` says what the indices mean and which model
+    they are from.
 
     Raises:
+        DataError: the folder holds the predictions of another model.
         RunError: the disk refuses.
     """
+    _sign(out / "prediction.json", model, info)
     model.to(fabric.device)
-    write_json(out / "classes.json", {str(i): name for i, name in enumerate(info.classes)})
     for case in cases:
         path = out / f"{case.name}.nii.gz"
         if path.is_file():

@@ -177,8 +177,10 @@ def from_tags(
     Source: Bateson et al., Constrained / source-free domain adaptation, 2019–2022: a prior of image tags.
 
     Raises:
-        PriorError: the structures together exceed the image.
+        PriorError: there are no tags, or the structures together exceed the image.
     """
+    if not tags:
+        raise PriorError("the tags name no image", fix="add a line for each target image")
     foreground = np.asarray(presence_ratio[1:])
     images: dict[str, dict[int, tuple[float, ...]]] = {}
     for (case, index), shown in tags.items():

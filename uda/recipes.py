@@ -157,7 +157,10 @@ def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
     elif isinstance(node, dict) and (name == "*" or name in node):
         entries = list(node) if name == "*" else [name]
     else:
-        names = [str(n) for n in (node if isinstance(node, dict) else range(len(node or ())))]
+        inside = (
+            node if isinstance(node, dict) else range(len(node) if isinstance(node, list) else 0)
+        )
+        names = [str(n) for n in inside]
         raise ConfigError(
             f"override {text!r}: there is no setting {name!r}", expected=nearest(name, names)
         )
@@ -181,7 +184,10 @@ def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Mode
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        faults = [_explain(model, fault, where) for fault in error.errors()]
+        found = error.errors()
+        inside = {f["loc"][:depth] for f in found for depth in range(len(f["loc"]))}
+        # a fault of a whole whose part is faulty only follows from the part's: "too short" without it
+        faults = [_explain(model, f, where) for f in found if f["loc"] not in inside]
         raise combine(faults, str(where)) from None
 
 

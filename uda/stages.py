@@ -5,7 +5,7 @@ Every function here gets all it needs as arguments and writes only into the fold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -228,11 +228,11 @@ def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> Callable
     return lambda step: batch_indices(count, settings.batch, step, seed, rank, world)
 
 
-def _all_images(store: Store, place: Workplace) -> Sequence[Tensor]:
+def _all_images(store: Store, place: Workplace) -> Iterator[Tensor]:
     """Every image once, in a shuffled order so that each batch mixes cases."""
     order = np.random.default_rng(mix(place.seed, place.stage, "batchnorm")).permutation(len(store))
     parts = np.array_split(order, max(1, round(len(order) / BATCHNORM_BATCH)))
-    return [torch.from_numpy(store.images[part])[:, None] for part in parts]
+    return (torch.from_numpy(store.images[part])[:, None] for part in parts)
 
 
 def _validation_dice(

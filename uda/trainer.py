@@ -71,7 +71,7 @@ def make_fabric(compute: Compute) -> Fabric:
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Only kernels that give the same bits on the same machine; the former setting returns afterwards."""
+    """Only kernels that give the same bits on the same machine; settings and random state return afterwards."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
@@ -81,7 +81,8 @@ def deterministic() -> Iterator[None]:
     torch.backends.cudnn.benchmark = False
     memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each buffer
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
         torch.use_deterministic_algorithms(before)
         torch.backends.cudnn.benchmark = benchmark

@@ -67,4 +67,4 @@ def test_a_seed_depends_on_every_part_and_on_where_parts_end() -> None:
 
 
 def test_a_seed_is_the_same_in_every_process_and_on_every_machine() -> None:
-    assert mix(0, "pretrain", "augment", 3, 0) == 5143208733655837240
+    assert mix(0, "pretrain", "augment", 3, 0) == 284027164504308865

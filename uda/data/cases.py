@@ -110,7 +110,8 @@ def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tu
     """Image-level tags: for each (case, slice along the file's own slice axis) which structures it shows.
 
     Raises:
-        DataError: missing, columns other than ``case,slice,<structures>``, or a cell that is not 0 or 1.
+        DataError: missing, columns other than ``case,slice,<structures>``, a cell that is not 0 or 1, or
+            two lines for one image.
     """
     expected = ["case", "slice", *structures]
     try:
@@ -132,5 +133,12 @@ def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tu
                 where=path,
                 expected="a case, a slice number from 0, then 0 or 1 for each structure",
             )
-        tags[cells[0], int(cells[1])] = tuple(cell == "1" for cell in cells[2:])
+        place = cells[0], int(cells[1])
+        if place in tags:
+            raise DataError(
+                f"line {number} tags {place[0]} slice {place[1]} a second time",
+                where=path,
+                expected="one line for each image",
+            )
+        tags[place] = tuple(cell == "1" for cell in cells[2:])
     return tags

@@ -149,6 +149,7 @@ def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
 
 
 def union(*shapes: Shape) -> Shape:
+    """Whatever lies in any of the shapes."""
     return Shape(
         lambda p: np.minimum.reduce([s.distance(p) for s in shapes]),
         np.min([s.low for s in shapes], 0),

@@ -147,7 +147,9 @@ def _crc32(path: Path) -> int:
 def _build(card: DatasetCard, cases: Sequence[Case], folder: Path, key: str) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(f".{folder.name}.*"):  # of a killed run; ours holds the lock
+        for stale in folder.parent.glob(
+            f".{folder.name}.*"
+        ):  # of a killed run; ours holds the lock
             shutil.rmtree(stale, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:

@@ -1,0 +1,55 @@
+"""The README's commands run as printed, in its order, with a few training steps instead of many."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from uda.cli import app
+
+README = Path(__file__).parents[1] / "README.md"
+SHORT = ["pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"]
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("uda ")]
+
+
+def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    demo = runner.invoke(app, ["run", "cardiac_phantom", *SHORT, "--quiet"], catch_exceptions=False)
+    assert demo.exit_code == 0, demo.output
+    assert "target_supervised" in demo.output
+    listed = commands()
+    assert {words[0] for words in listed} >= {
+        "adapt",
+        "predict",
+        "run",
+        "check",
+        "evaluate",
+        "report",
+    }
+    for words in listed:
+        short = SHORT if words[:2] == ["run", "cardiac_phantom"] else []
+        result = runner.invoke(app, [*words, *short], catch_exceptions=False)
+        assert result.exit_code == 0, (words, result.output)
+
+
+def test_files_the_readme_links_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+    assert links
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = re.findall(r"^make (\w+)", README.read_text(), re.MULTILINE)
+    makefile = (README.parent / "Makefile").read_text()
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
