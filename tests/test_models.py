@@ -26,7 +26,6 @@ from uda.models import (
     load_weights,
     save_model,
     set_mode,
-    state_hash,
     union,
 )
 
@@ -43,11 +42,15 @@ def describe(**changes: Any) -> ModelInfo:
         supervision=("source_labels", "target_tags"),
         class_ratio=(0.7, 0.2, 0.1),
         presence_ratio=(0.7, 0.25, 1 / 3),
-        intensity=(-3.5, 1e3),
         step=17,
         origin={"recipe": "tiny", "stage": "adapt-x"},
     )
     return replace(info, **changes)
+
+
+def content(model: nn.Module) -> dict[str, bytes]:
+    """Every bit of every weight and buffer."""
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
 @pytest.fixture
@@ -70,11 +73,11 @@ def test_weights_buffers_and_description_come_back_bit_for_bit(
     assert info == describe()
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert state_hash(loaded) == state_hash(model)
+    assert content(loaded) == content(model)
 
 
 def test_what_is_not_known_comes_back_as_not_known(tmp_path: Path, model: nn.Module) -> None:
-    info = describe(class_ratio=None, presence_ratio=None, intensity=None)
+    info = describe(class_ratio=None, presence_ratio=None)
     save_model(tmp_path / "m.safetensors", model, info)
     assert load_model(tmp_path / "m.safetensors")[1] == info
 
@@ -86,16 +89,6 @@ def test_equal_models_are_equal_files(tmp_path: Path, saved: Path, model: nn.Mod
 
 def test_a_folder_stands_for_the_model_in_it(saved: Path) -> None:
     assert load_model(saved.parent)[1] == describe()
-
-
-def test_the_hash_sees_weights_and_buffers(model: nn.Module) -> None:
-    before = state_hash(model)
-    with torch.no_grad():
-        next(iter(model.buffers())).add_(1)
-    between = state_hash(model)
-    with torch.no_grad():
-        next(iter(model.parameters())).add_(1)
-    assert len({before, between, state_hash(model)}) == 3
 
 
 class Malicious:
@@ -200,9 +193,7 @@ def test_a_description_of_another_kind_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", "3", "{}"])
-def test_a_description_that_is_none_is_refused(
-    tmp_path: Path, model: nn.Module, text: str
-) -> None:
+def test_a_description_that_is_none_is_refused(tmp_path: Path, model: nn.Module, text: str) -> None:
     path = tmp_path / "m.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, {"uda": text})
     with pytest.raises(ModelError, match="its description is incomplete"):
@@ -211,7 +202,7 @@ def test_a_description_that_is_none_is_refused(
 
 def test_another_architecture_lists_what_is_missing_unexpected_and_misshapen() -> None:
     own = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    before = state_hash(own)
+    before = content(own)
     tensors = dict(own.state_dict())
     del tensors["1.running_mean"]
     tensors["0.weight"] = torch.zeros(4, 1, 3, 3)
@@ -222,7 +213,7 @@ def test_another_architecture_lists_what_is_missing_unexpected_and_misshapen() -
     assert "1 missing: 1.running_mean" in text
     assert "1 unexpected: head.weight" in text
     assert "1 of another shape: 0.weight (4, 1, 3, 3) for (2, 1, 3, 3)" in text
-    assert state_hash(own) == before
+    assert content(own) == before
 
 
 def test_a_description_of_another_number_of_classes_than_the_weights_is_refused(
@@ -256,7 +247,9 @@ def test_the_ledger_keeps_every_entry_once_and_none_only_alone() -> None:
         "source_labels",
         "target_tags",
     )
-    assert describe(supervision=("source_labels",)).told(("none",)).supervision == ("source_labels",)
+    assert describe(supervision=("source_labels",)).told(("none",)).supervision == (
+        "source_labels",
+    )
 
 
 class OneNorm(nn.Module):
@@ -307,12 +300,12 @@ def test_estimation_leaves_mode_and_momentum_as_they_were(training: bool) -> Non
 def test_estimation_draws_nothing_at_random(model: nn.Module) -> None:
     """Dropout would make the adabn row depend on whatever ran before it in the process."""
     batches = [torch.randn(4, 1, 32, 24) for _ in range(2)]
-    hashes = set()
+    found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         estimate_batchnorm(model, batches, CPU)
-        hashes.add(state_hash(model))
-    assert len(hashes) == 1
+        found.append(content(model))
+    assert found[0] == found[1]
 
 
 def norms_and_others(model: nn.Module) -> tuple[set[bool], set[bool]]:
@@ -324,9 +317,9 @@ def norms_and_others(model: nn.Module) -> tuple[set[bool], set[bool]]:
 def test_policy_train_lets_the_statistics_follow(model: nn.Module) -> None:
     set_mode(model.eval(), "train")
     assert norms_and_others(model) == ({True}, {True})
-    before = state_hash(model)
+    before = content(model)
     model(torch.randn(4, 1, 32, 24))
-    assert state_hash(model) != before
+    assert content(model) != before
 
 
 @pytest.mark.parametrize("policy", ["frozen", "target"])
@@ -335,9 +328,9 @@ def test_other_policies_keep_the_statistics_and_let_dropout_work(
 ) -> None:
     set_mode(model.eval(), policy)
     assert norms_and_others(model) == ({False}, {True})
-    before = state_hash(model)
+    before = content(model)
     model(torch.randn(4, 1, 32, 24))
-    assert state_hash(model) == before
+    assert content(model) == before
 
 
 def test_only_batchnorm_counts_as_batchnorm(model: nn.Module) -> None:

@@ -202,7 +202,10 @@ def test_changed_seed_reruns_everything(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_changed_device_reruns_nothing(tiny: Tiny, tmp_path: Path) -> None:
     pipeline.run(recipe_of(tiny), tmp_path / "run", until="adapt")
-    assert ran(pipeline.run(recipe_of(tiny, "compute.device=auto"), tmp_path / "run", until="adapt")) == []
+    assert (
+        ran(pipeline.run(recipe_of(tiny, "compute.device=auto"), tmp_path / "run", until="adapt"))
+        == []
+    )
 
 
 def test_restart_runs_what_was_asked_for_again_to_the_same_bytes(

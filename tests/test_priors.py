@@ -302,7 +302,7 @@ def test_a_prior_edited_into_something_else_is_refused(
 
 def test_a_prior_edited_so_that_it_cannot_be_is_refused_by_validation(tmp_path: Path) -> None:
     loaded = Prior.load(edited(tmp_path, ratio=[0.9, 0.2, 0.1]))
-    with pytest.raises(PriorError, match="ratio sums to 1.2"):
+    with pytest.raises(PriorError, match=r"ratio sums to 1\.2"):
         loaded.validate(CLASSES)
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 KILLS = 20
 LONG = (
-    "pretrain.steps=60",
+    "pretrain.steps=40",
     "pretrain.save_every=5",
-    "adapt.*.steps=30",
+    "adapt.*.steps=20",
     "adapt.*.save_every=5",
 )
 
@@ -142,6 +142,7 @@ def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrid
 def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
     overrides = [*tiny.overrides, *LONG]
     straight = tmp_path / "straight"
+    assert ended(int) == 0  # the server is up before the clock starts
     begin = time.monotonic()
     assert ended(run_stages, tiny.recipe, overrides, straight) == 0
     duration = time.monotonic() - begin
@@ -150,7 +151,7 @@ def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
     kills, in_a_stage, with_checkpoint, runs = 0, 0, 0, [tmp_path / "killed-0"]
     while kills < KILLS:
         child = started(run_stages, tiny.recipe, overrides, runs[-1])
-        child.join(draw.uniform(0, duration))
+        child.join(draw.uniform(0, 0.6 * duration))
         child.kill()
         child.join()
         if child.exitcode == 0:
@@ -165,7 +166,7 @@ def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
     assert in_a_stage >= 5
     assert with_checkpoint >= 5
     expected = contents(straight)
-    assert "adapt-minent/snapshots/000030/model.safetensors" in expected
+    assert "adapt-minent/snapshots/000018/model.safetensors" in expected
     for run in runs:
         assert contents(run) == expected
         assert not unfinished(run)
@@ -284,7 +285,7 @@ def test_full_disk_keeps_the_old_checkpoint(
     run_stages(tiny.recipe, tiny.overrides, tmp_path / "straight")
     checkpoint = interrupted(tiny, run, monkeypatch)
     before, files = checkpoint.read_bytes(), set(contents(run))
-    command = ["adapt", tiny.recipe, *tiny.overrides, "--device", "cpu", "--out", str(run)]
+    command = ["adapt", tiny.recipe, *tiny.overrides, "--device=cpu", f"--out={run}"]
 
     assert ended(command_line, command, errors, len(before) // 2) == 1
     told = errors.read_text()
@@ -306,7 +307,7 @@ def test_full_disk_under_tensorboard_is_a_clear_error_too(tiny: Tiny, tmp_path: 
     expected, limit = contents(run), events.stat().st_size - 1000
     assert limit > 3 * len(expected["adapt-minent/model.safetensors"])  # a checkpoint fits
     shutil.rmtree(run / "adapt-minent")
-    command = ["adapt", tiny.recipe, *tiny.overrides, "--device", "cpu", "--out", str(run)]
+    command = ["adapt", tiny.recipe, *tiny.overrides, "--device=cpu", f"--out={run}"]
 
     assert ended(command_line, command, errors, limit) == 1
     assert "error: the log cannot be written" in errors.read_text()
@@ -319,7 +320,7 @@ def test_full_disk_under_tensorboard_is_a_clear_error_too(tiny: Tiny, tmp_path: 
 
 def test_full_disk_leaves_no_half_prepared_store(tiny: Tiny, tmp_path: Path) -> None:
     run, errors = tmp_path / "run", tmp_path / "errors.txt"
-    command = ["pretrain", tiny.recipe, *tiny.overrides, "--device", "cpu", "--out", str(run)]
+    command = ["pretrain", tiny.recipe, *tiny.overrides, "--device=cpu", f"--out={run}"]
     assert ended(command_line, command, errors, 20_000) == 1
     assert "error: the store cannot be written" in errors.read_text()
     assert list((run / "store").iterdir()) == []

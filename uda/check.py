@@ -52,7 +52,8 @@ def check_card(card: DatasetCard, root: Path | None) -> Iterator[CaseReport]:
             case = Case(name, folder / card.images.format(case=name), label)
             report = CaseReport(split, name)
             try:
-                geometries[name] = _check_case(case, card, report)
+                geometries[name] = _check_image(case, card, report)
+                _check_label(case, geometries[name], card, report)
             except UdaError as fault:
                 report.faults.append(fault)
             yield report
@@ -60,7 +61,7 @@ def check_card(card: DatasetCard, root: Path | None) -> Iterator[CaseReport]:
         yield _check_tags(folder / card.tags, card, geometries)
 
 
-def _check_case(case: Case, card: DatasetCard, report: CaseReport) -> Geometry:
+def _check_image(case: Case, card: DatasetCard, report: CaseReport) -> Geometry:
     volume = read_volume(case.image)
     _, geometry = prepare_image(volume, card.prepare, case.image)
     report.shape = "×".join(map(str, volume.array.shape))
@@ -68,12 +69,16 @@ def _check_case(case: Case, card: DatasetCard, report: CaseReport) -> Geometry:
     report.axes = "".join(nibabel.aff2axcodes(volume.affine))
     low, middle, high = np.percentile(volume.array, (1, 50, 99))
     report.intensity = f"{low:.4g} / {middle:.4g} / {high:.4g}"
-    if case.label is not None and case.label.is_file():
-        label = read_volume(case.label)
-        prepare_label(label, geometry, card, case.label)
-        found = np.unique(map_labels(label.array, card, case.label))
-        report.labels = ", ".join(card.classes[i] for i in found if 0 < i < len(card.classes))
     return geometry
+
+
+def _check_label(case: Case, geometry: Geometry, card: DatasetCard, report: CaseReport) -> None:
+    if case.label is None or not case.label.is_file():
+        return
+    label = read_volume(case.label)
+    prepare_label(label, geometry, card, case.label)
+    found = np.unique(map_labels(label.array, card, case.label))
+    report.labels = ", ".join(card.classes[i] for i in found if 0 < i < len(card.classes))
 
 
 def _check_tags(path: Path, card: DatasetCard, geometries: dict[str, Geometry]) -> CaseReport:
@@ -88,7 +93,9 @@ def _check_tags(path: Path, card: DatasetCard, geometries: dict[str, Geometry]) 
         name: {g.stored_slice(i) for i in range(g.turned_shape[0])}
         for name, g in geometries.items()
     }
-    strange = sorted({(c, i) for c, i in tags if c not in slices or i not in slices[c]})
+    named = {name for names in card.splits.values() for name in names}
+    readable = {(c, i) for c, i in tags if c in slices or c not in named}
+    strange = sorted((c, i) for c, i in readable if i not in slices.get(c, ()))
     wanted = {(c, i) for c in card.splits.get("adapt", ()) if c in slices for i in slices[c]}
     absent = sorted(wanted - set(tags))
     for what, places in (("name images that are not there", strange), ("miss images", absent)):

@@ -150,6 +150,7 @@ class StageFolder:
     def recorded(self) -> dict[str, Any] | None:
         """``stage.json`` of the complete stage, or None."""
         if not self.path.exists() and (self.work / STAGE_FILE).is_file():
+            self._sweep()
             os.replace(self.work, self.path)  # killed between the two renames of commit()
         if not (self.path / STAGE_FILE).is_file():
             return None
@@ -161,13 +162,17 @@ class StageFolder:
         for stale in self.path.parent.glob(f".{self.path.name}.*"):
             if stale.is_dir() and (restart or stale != self.work):
                 shutil.rmtree(stale)
-        for half_written in list(self.work.rglob(".*")):
-            shutil.rmtree(half_written, ignore_errors=True)
+        self._sweep()
         try:
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _refused(self.work, error) from error
         return self.work
+
+    def _sweep(self) -> None:
+        """Remove what a killed write left half done."""
+        for half_written in list(self.work.rglob(".*")):
+            shutil.rmtree(half_written, ignore_errors=True)
 
     def commit(self, record: Mapping[str, Any]) -> None:
         """Write ``stage.json`` and put the finished folder in place of an older one."""

@@ -123,9 +123,7 @@ def adapt(
     target: Annotated[
         Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="adabn, minent, adaent, adami or adami_batch.")
-    ] = "adabn",
+    method: Annotated[str, typer.Option(help="adabn, minent, adaent or adami.")] = "adabn",
     prior: Annotated[
         Path | None, typer.Option(help="prior.json; default: the model's own.")
     ] = None,

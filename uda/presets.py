@@ -1,4 +1,8 @@
-"""Adaptation variants by name, for adapting a model to a folder of images without a recipe."""
+"""Adaptation variants by name, for adapting a model to a folder of images without a recipe.
+
+The class ratio is compared over the batch: one prior for the data set does not hold for each image.
+Where a prior knows single images (tags), ``--set objective.1.over=image`` is the published scope.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,13 @@ from uda.recipes import override, parse
 DEFAULT = "adabn"
 
 _WEIGHTED = {"term": "entropy", "normalized": False, "class_weights": "inverse_ratio"}
+_RATIO = {"term": "class_ratio_kl", "over": "batch"}
 _OBJECTIVES: dict[str, list[dict[str, Any]]] = {
     "minent": [{"term": "entropy"}],
-    "adaent": [_WEIGHTED, {"term": "class_ratio_kl", "direction": "prior_to_prediction"}],
-    "adami": [_WEIGHTED, {"term": "class_ratio_kl", "direction": "prediction_to_prior"}],
-    "adami_batch": [
-        _WEIGHTED,
-        {"term": "class_ratio_kl", "direction": "prediction_to_prior", "over": "batch"},
-    ],
+    "adaent": [_WEIGHTED, {**_RATIO, "direction": "prior_to_prediction"}],
+    "adami": [_WEIGHTED, {**_RATIO, "direction": "prediction_to_prior"}],
 }
-_STEPS, _BATCH, _LR = 400, 8, 1e-4
+_STEPS, _BATCH, _LR = 200, 16, 1e-5
 
 METHODS = (DEFAULT, *_OBJECTIVES)
 

@@ -7,6 +7,7 @@ killed and resumed repeats the uninterrupted one bit for bit. Nothing in a step 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uda.checkpoint import load_tensors, save_tensors
 from uda.config import Compute, Training
@@ -184,8 +184,7 @@ def _step(
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    if state.ema is not None:
-        state.ema.update_parameters(state.model)
+    state.average(settings.ema)
     return torch.stack([loss.detach(), *values.values()])
 
 
@@ -244,6 +243,10 @@ def _ahead(batches: Batches, first: int, last: int) -> Generator[Batch]:
             yield batch
 
 
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 class _State:
     """What a checkpoint holds: weights, buffers, their average, the optimiser, the step."""
 
@@ -251,20 +254,30 @@ class _State:
         self.fabric, self.path, self.step = fabric, path, 0
         self.forward, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
         self.model: nn.Module = self.forward.module
-        self.ema = (
-            AveragedModel(
-                self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
-            )
-            if settings.ema
-            else None
-        )
+        self.ema = copy.deepcopy(self.model).requires_grad_(False) if settings.ema else None
         if path.is_file():
             self._load()
 
     @property
     def kept(self) -> nn.Module:
         """The model a stage saves."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else self.ema
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """average ← decay · average + (1 − decay) · weights, float buffers alike; at first a copy.
+
+        torch's AveragedModel counts its updates in a tensor, and asks it in every step.
+        """
+        if self.ema is None:
+            return
+        pairs = list(zip(_tensors(self.ema), _tensors(self.model), strict=True))
+        floats = [(mean, new) for mean, new in pairs if mean.is_floating_point()]
+        means, news = [mean for mean, _ in floats], [new for _, new in floats]
+        torch._foreach_lerp_(means, news, 1 - decay if self.step > 1 else 1.0)
+        for mean, new in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(new)
 
     def save(self) -> None:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -286,8 +299,12 @@ class _State:
             if self.ema is not None:
                 self.ema.load_state_dict(groups["ema"])
             state: dict[int, dict[str, Tensor]] = {}
+            weights = list(self.model.parameters())
             for name, tensor in groups["optimizer"].items():
                 index, _, key = name.partition(".")
+                weight = weights[int(index)]
+                if tensor.shape == weight.shape:  # fused kernels walk raw memory: same layout
+                    tensor = torch.empty_like(weight).copy_(tensor)
                 state.setdefault(int(index), {})[key] = tensor
             shell = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": shell})

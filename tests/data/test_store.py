@@ -61,7 +61,12 @@ def test_key_changes_with_the_bytes_of_an_image_or_a_label(
 
 @pytest.mark.parametrize(
     "change",
-    ["prepare.spacing=2.0", "prepare.normalize=minmax", "prepare.clip=[1, 99]", "prepare.size=[8,8]"],
+    [
+        "prepare.spacing=2.0",
+        "prepare.normalize=minmax",
+        "prepare.clip=[1, 99]",
+        "prepare.size=[8,8]",
+    ],
 )
 def test_key_changes_with_the_preprocessing(
     card: DatasetCard, cases: list[Case], change: str
@@ -123,7 +128,11 @@ def test_cases_of_different_slice_counts_stand_one_after_the_other(
     assert store.images.shape == store.labels.shape == (8, SIZE, SIZE)
     np.testing.assert_array_equal(store.labels[0], store.labels[3])
     np.testing.assert_array_equal(store.labels[:3], store.labels[4:7])
-    assert store.places() == [*[("0", i) for i in range(3)], ("1", 0), *[("2", i) for i in range(4)]]
+    assert store.places() == [
+        *[("0", i) for i in range(3)],
+        ("1", 0),
+        *[("2", i) for i in range(4)],
+    ]
 
 
 def test_places_count_along_the_files_own_axis(tmp_path: Path, card: DatasetCard) -> None:
@@ -246,7 +255,10 @@ def test_batches_hold_the_stored_slices_in_the_order_asked_for(
 ) -> None:
     store = open_store(card, cases, tmp_path / "store")
     indices = np.array([6, 0, 6, 3])
-    source, target = source_batch(store, indices, pin=False), target_batch(store, indices, pin=False)
+    source, target = (
+        source_batch(store, indices, pin=False),
+        target_batch(store, indices, pin=False),
+    )
     assert source.image.shape == (4, 1, SIZE, SIZE)
     assert source.image.dtype == torch.float32
     assert source.label.dtype == torch.int64

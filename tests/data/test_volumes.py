@@ -1,4 +1,4 @@
-"""Volumes: whatever way a file stores its axes, the network sees one image and the answer comes back on the file's grid."""
+"""Volumes: whatever way a file stores its axes, the network sees one image and answers on the file's grid."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def one_hot(label: np.ndarray, classes: int = 3) -> torch.Tensor:
 
 
 def dice(a: np.ndarray, b: np.ndarray, value: int = 1) -> float:
-    return float(2 * ((a == value) & (b == value)).sum() / ((a == value).sum() + (b == value).sum()))
+    return float(
+        2 * ((a == value) & (b == value)).sum() / ((a == value).sum() + (b == value).sum())
+    )
 
 
 def test_the_48_files_are_all_different() -> None:
@@ -242,6 +244,17 @@ def test_a_crop_smaller_or_larger_than_the_image_finds_its_way_back(
     outside = np.ones(SHAPE, bool)
     outside[rows, columns] = False
     assert not back[outside].any()
+
+
+def test_a_resampled_structure_ends_where_the_crop_ends() -> None:
+    volume = Volume(np.random.default_rng(0).normal(size=(40, 40, 1)), np.eye(4))
+    _, geometry = prepare_image(volume, Prepare(spacing=2.0, size=(10, 10)), HERE)
+    back = to_file_grid(one_hot(np.ones((1, 10, 10), np.uint8)), geometry)
+    expected = np.zeros((40, 40, 1), np.uint8)
+    expected[10:30, 10:30] = 1
+    corners = np.ix_([10, 29], [10, 29])  # a quarter of the probability is theirs
+    expected[corners] = back[corners]
+    np.testing.assert_array_equal(back, expected)
 
 
 def test_padding_has_the_lowest_intensity_and_the_label_background() -> None:
@@ -431,7 +444,7 @@ def test_a_shift_of_a_tenth_of_a_millimetre_is_another_grid() -> None:
     _, geometry = prepare_image(image, make_card().prepare, HERE)
     shifted = label.affine.copy()
     shifted[1, 3] += 0.1
-    with pytest.raises(DataError, match="differs from the image's by up to 0.1 mm"):
+    with pytest.raises(DataError, match=r"differs from the image's by up to 0\.1 mm"):
         prepare_label(Volume(label.array, shifted), geometry, make_card(), HERE)
 
 

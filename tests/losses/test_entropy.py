@@ -133,7 +133,9 @@ def test_masked_pixels_count_neither_in_the_value_nor_in_the_gradient() -> None:
     mask[0, :2] = True
     value = entropy(logits, mask=mask)
     (gradient,) = torch.autograd.grad(value, logits)
-    assert float(value.detach()) == pytest.approx(float(entropy(logits[:1, :, :2]).detach()), abs=1e-6)
+    assert float(value.detach()) == pytest.approx(
+        float(entropy(logits[:1, :, :2]).detach()), abs=1e-6
+    )
     assert bool((gradient.movedim(1, -1)[~mask] == 0).all())
     assert bool((gradient.movedim(1, -1)[mask] != 0).any())
 

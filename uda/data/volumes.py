@@ -6,7 +6,6 @@ Only a card that asks for a pixel size interpolates, in the plane and with antia
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from monai.transforms.utils import generate_spatial_bounding_box
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -31,6 +31,18 @@ GRID_TOLERANCE = 1e-3
 """Largest difference between two affines, in mm, that still counts as the same grid."""
 
 
+_UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+)
+"""What nibabel raises for files that are cut short, damaged or something else."""
+
+
 @dataclass(frozen=True)
 class Volume:
     """A file as it is: array in the file's axes, affine in mm."""
@@ -43,7 +55,8 @@ def read_volume(path: Path) -> Volume:
     """Read a 3-D NIfTI file whole.
 
     Raises:
-        DataError: missing, not NIfTI, cut short, not 3-D, empty, without a usable affine, or not finite.
+        DataError: missing, not NIfTI, cut short, not 3-D, empty, without a usable affine, or not
+            of finite numbers.
     """
     if not path.is_file():
         raise DataError(
@@ -52,7 +65,7 @@ def read_volume(path: Path) -> Volume:
     try:
         file: Any = nibabel.load(path)
         array = np.asanyarray(file.dataobj)
-    except (ImageFileError, EOFError, OSError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"cannot be read as NIfTI: {reason}",
@@ -69,8 +82,15 @@ def read_volume(path: Path) -> Volume:
             expected="three axes",
             fix="split time frames or channels",
         )
+    if array.dtype.kind not in "iuf":
+        raise DataError(
+            f"its voxels are {array.dtype}, not numbers",
+            where=path,
+            expected="one integer or real number a voxel",
+            fix="convert colour to intensity, a complex image to its magnitude",
+        )
     affine = np.asarray(file.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _invertible(affine):
         raise DataError(
             "its affine is not invertible, so orientation and spacing are unknown",
             where=path,
@@ -85,6 +105,13 @@ def read_volume(path: Path) -> Volume:
             fix="replace them, e.g. by the background intensity",
         )
     return Volume(array, affine)
+
+
+def _invertible(affine: NDArray[np.float64]) -> bool:
+    """Whether each axis of the file has a direction of its own."""
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return False
+    return bool(np.isfinite(nibabel.io_orientation(affine)).all())
 
 
 def prepare_image(
