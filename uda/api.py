@@ -126,7 +126,7 @@ def adapt(
         "data": {"target": content_key(card, cases)},
     }
     folder = StageFolder(out, fingerprint(record))
-    with lock(out.parent):
+    with lock(out.parent, f".{out.name}.lock"):
         recorded = folder.recorded()
         if recorded is not None and recorded.get("hash") == folder.hash and not restart:
             return out / MODEL_FILE

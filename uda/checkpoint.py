@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -158,9 +159,21 @@ class StageFolder:
         return recorded if isinstance(recorded, dict) else None
 
     def begin(self, restart: bool) -> Path:
-        """The folder to work in, with what a killed run left there unless ``restart``."""
+        """The folder to work in, with what a killed run left there unless ``restart``.
+
+        Raises:
+            ModelError: the place is taken by a folder that no stage wrote; it would be replaced.
+            RunError: the disk refuses.
+        """
+        if self.path.exists() and not (self.path / STAGE_FILE).is_file():
+            raise ModelError(
+                "there is something here that uda did not write, and it would be replaced",
+                where=self.path,
+                fix="choose another --out, or move it away",
+            )
+        unfinished = re.compile(re.escape(f".{self.path.name}.") + r"([0-9a-f]{12}|old)")
         for stale in self.path.parent.glob(f".{self.path.name}.*"):
-            if stale.is_dir() and (restart or stale != self.work):
+            if unfinished.fullmatch(stale.name) and (restart or stale != self.work):
                 shutil.rmtree(stale)
         self._sweep()
         try:
@@ -185,15 +198,16 @@ class StageFolder:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder for one process at a time.
+def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold a run folder for one process at a time; a folder in which nothing came to be is removed.
 
     Raises:
         RunError: another process holds it.
     """
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
+        handle = path.open("w")
     except OSError as error:
         raise _refused(folder, error) from error
     with handle:
@@ -205,4 +219,9 @@ def lock(folder: Path) -> Iterator[None]:
                 where=folder,
                 fix="wait for it, or choose another --out",
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if [entry.name for entry in folder.iterdir()] == [name]:
+                path.unlink()
+                folder.rmdir()

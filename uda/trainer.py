@@ -157,9 +157,20 @@ def fit(
             if save:
                 log.save()
                 state.save()
-        if settings.steps and not settings.snapshot_every and state.step == settings.steps:
+        if settings.steps and not settings.snapshot_every:
             _show(state.kept, batches(0), fabric, log, state.step)
+    _check_finite(state.kept, run)
     return state.kept
+
+
+def _check_finite(model: nn.Module, run: Run) -> None:
+    """The last update is not seen by any loss; look at what it left."""
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise RunError(
+            "the weights are not finite after the last step",
+            where=run.folder,
+            fix="lower lr, set clip, or use precision 32-true; then run again with --restart",
+        )
 
 
 def _step(
