@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from uda.compute import deterministic, make_fabric
 from uda.config import Compute, Network, Pretrain
 from uda.data.cases import cases_of
 from uda.data.phantom import write_phantom
@@ -34,7 +35,7 @@ from uda.models import build
 from uda.objective import Objective
 from uda.recipes import load_card
 from uda.stages import set_mode_train
-from uda.trainer import Run, deterministic, fit, make_fabric
+from uda.trainer import Run, fit
 from uda.types import Batch
 
 NETWORK = Network(channels=(16, 32, 64, 128, 256))

@@ -44,6 +44,13 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
 
 
+def wrong_checksum(path: Path) -> None:
+    save(path, image())
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+
+
 def with_value(value: float) -> np.ndarray:
     array = image().astype(np.float32)
     array[3, 4, 1] = value
@@ -69,6 +76,7 @@ BAD_IMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated gz": ("x.nii.gz", lambda p: cut(p, 0.5), "cannot be read as NIfTI"),
     "gz without its end": ("x.nii.gz", lambda p: cut(p, 0.98), "cannot be read as NIfTI"),
     "gz cut in the header": ("x.nii.gz", lambda p: cut(p, 0.01), "cannot be read as NIfTI"),
+    "gz with a wrong checksum": ("x.nii.gz", wrong_checksum, "CRC check failed"),
     "truncated nii": ("x.nii", lambda p: cut(p, 0.5), "cannot be read as NIfTI"),
     "nii cut in the header": ("x.nii", lambda p: cut(p, 0.02), "cannot be read as NIfTI"),
     "empty file": ("x.nii.gz", lambda p: p.write_bytes(b""), "cannot be read as NIfTI"),

@@ -12,9 +12,10 @@ from conftest import card as card_of
 from conftest import recipe as recipe_of
 from pydantic import ValidationError
 
-from uda.config import Adapt, ClassRatioTerm, DatasetCard, Recipe
+from uda.config import Adapt, DatasetCard, Recipe
 from uda.errors import ConfigError
 from uda.recipes import available, load_card, load_recipe, override, parse, show
+from uda.terms import ClassRatioTerm
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines").glob("*.y*ml"))

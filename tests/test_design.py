@@ -17,13 +17,15 @@ PACKAGE = Path(__file__).parents[1] / "uda"
 # A module may import from a line above its own, from its own package, and nothing else of ours.
 LAYERS = (
     ("errors", "types"),
+    ("fields",),
+    ("terms",),
     ("config", "checkpoint"),
     ("recipes",),
     ("data",),
     ("models",),
     ("losses", "priors"),
     ("objective",),
-    ("logs",),
+    ("logs", "compute"),
     ("trainer",),
     ("prediction", "metrics"),
     ("overlays",),

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from uda import trainer
-from uda.config import Compute, CrossEntropyTerm, DiceTerm, Training
+from uda.compute import make_fabric
+from uda.config import Compute, Training
 from uda.errors import ConfigError, RunError
 from uda.objective import Objective
-from uda.trainer import Run, fit, learning_rate, make_fabric
+from uda.terms import CrossEntropyTerm, DiceTerm
+from uda.trainer import Run, fit, learning_rate
 from uda.types import Batch, SourceBatch
 
 CPU = Compute(device="cpu")

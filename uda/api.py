@@ -12,6 +12,7 @@ from typing import Any
 from uda import pipeline
 from uda import prediction as predictions
 from uda.checkpoint import StageFolder, fingerprint, lock, read_json, write_json
+from uda.compute import make_fabric
 from uda.config import Adapt, Compute, DatasetCard, Evaluate, Recipe
 from uda.data.cases import cases_in, cases_of, read_tags
 from uda.data.store import content_key, open_store, sha256_of
@@ -26,7 +27,6 @@ from uda.recipes import load_card
 from uda.stages import MODEL_FILE, PRIOR_FILE, Workplace
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
-from uda.trainer import make_fabric
 
 DEFAULT_COMPUTE = Compute()
 PathLike = str | Path

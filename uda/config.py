@@ -7,31 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+(_[A-Za-z0-9]+)*$")]
-Orientation = Annotated[
-    str,
-    Field(
-        pattern=r"^(stored|[RL][AP][SI]|[RL][SI][AP]|[AP][RL][SI]|[AP][SI][RL]|[SI][RL][AP]|[SI][AP][RL])$"
-    ),
-]
-Supervision = Literal[
-    "none", "source_labels", "target_tags", "target_sizes", "anatomical", "target_labels"
-]
-
-
-class Frozen(BaseModel):
-    """No unknown keys, no change after reading, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from uda.errors import nearest
+from uda.fields import Amount, Count, FileName, Frozen, Orientation, Positive, Rate, RowName, Share
+from uda.terms import SOURCE_TERMS, Term, needs_prior
 
 
 class Prepare(Frozen):
@@ -83,7 +63,7 @@ class DatasetCard(Frozen):
     """Raw values of each class in label files; the name ``ignore`` marks values that count for nothing."""
     distance_unit: Literal["mm", "voxel"] = "mm"
     prepare: Prepare
-    splits: dict[str, tuple[str, ...]] = {}
+    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @field_validator("images", "labels")
     @classmethod
@@ -155,51 +135,6 @@ class Augment(Frozen):
     """largest Gaussian sd, in units of the image's own sd"""
 
 
-class _Term(Frozen):
-    weight: Amount = 1.0
-    ramp: Literal["constant", "linear", "cosine", "sigmoid"] = "constant"
-    ramp_steps: Count = 0
-    """Steps over which the weight rises from 0; 0 = at once."""
-
-
-class CrossEntropyTerm(_Term):
-    """Cross-entropy with the source's labels."""
-
-    term: Literal["cross_entropy"] = "cross_entropy"
-
-
-class DiceTerm(_Term):
-    """Soft Dice with the source's labels."""
-
-    term: Literal["dice"] = "dice"
-
-
-class EntropyTerm(_Term):
-    """Entropy of the target prediction."""
-
-    term: Literal["entropy"] = "entropy"
-    normalized: bool = True
-    class_weights: Literal["uniform", "inverse_ratio"] = "uniform"
-    """``inverse_ratio``: ν_c proportional to 1/τ̄_c of the prior, summing to 1 (AdaEnt, AdaMI)."""
-
-
-class ClassRatioTerm(_Term):
-    """Divergence between predicted class ratio and prior."""
-
-    term: Literal["class_ratio_kl"] = "class_ratio_kl"
-    direction: Literal["prediction_to_prior", "prior_to_prediction"]
-    over: Literal["image", "batch"] = "image"
-    kind: Literal["mean", "max_normalized"] = "mean"
-    power: Rate = 1.0
-    eps: Amount = 1e-10
-
-
-SOURCE_TERMS = (CrossEntropyTerm, DiceTerm)
-Term = Annotated[
-    CrossEntropyTerm | DiceTerm | EntropyTerm | ClassRatioTerm, Field(discriminator="term")
-]
-
-
 class Training(Frozen):
     """One run of the loop."""
 
@@ -263,12 +198,6 @@ class Adapt(Training):
         return self
 
 
-def needs_prior(term: _Term) -> bool:
-    """Whether a term compares with what is known of the target."""
-    weighted = isinstance(term, EntropyTerm) and term.class_weights == "inverse_ratio"
-    return weighted or isinstance(term, ClassRatioTerm)
-
-
 class SourceRatioPrior(Frozen):
     """Mean class ratio of the source's labelled slices."""
 
@@ -323,8 +252,8 @@ class Recipe(Frozen):
     data: Data
     network: Network = Network()
     pretrain: Pretrain
-    prior: dict[RowName, PriorSpec] = {}
-    adapt: dict[RowName, Adapt] = {}
+    prior: dict[RowName, PriorSpec] = Field(default_factory=dict)
+    adapt: dict[RowName, Adapt] = Field(default_factory=dict)
     target_supervised: bool = False
     """Also train on the target's labels with the settings of ``pretrain``: the upper bound."""
     evaluate: Evaluate = Evaluate()
@@ -332,8 +261,6 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _named(self) -> Recipe:
-        from uda.errors import nearest
-
         for name, variant in self.adapt.items():
             if name in RESERVED_ROWS or name.endswith("_oracle"):
                 raise ValueError(f"adapt.{name}: this row name is taken")

@@ -11,8 +11,8 @@ import monai
 import torch
 
 from uda import __version__
+from uda.compute import make_fabric
 from uda.config import Compute
-from uda.trainer import make_fabric
 
 
 def environment(compute: Compute) -> dict[str, Any]:

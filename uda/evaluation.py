@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from uda.checkpoint import write_text
+from uda.compute import deterministic, make_fabric
 from uda.config import Compute, DatasetCard, Evaluate
 from uda.data.cases import Case
 from uda.data.volumes import check_same_grid, map_labels, read_volume, write_volume
@@ -26,7 +27,6 @@ from uda.metrics import CaseScore, score_case, summarise
 from uda.models import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery
 from uda.prediction import PreparedCase, predict_case, read_case
-from uda.trainer import deterministic, make_fabric
 
 RULES = (
     "3-D scores per structure and case on the image's own grid.",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from uda import losses
-from uda.config import CrossEntropyTerm, DiceTerm, EntropyTerm, Term, needs_prior
 from uda.errors import ConfigError, PriorError
+from uda.terms import CrossEntropyTerm, DiceTerm, EntropyTerm, Term, needs_prior
 from uda.types import Batch
 
 T = TypeVar("T")

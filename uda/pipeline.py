@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from uda.checkpoint import StageFolder, fingerprint, lock
+from uda.compute import make_fabric
 from uda.config import Recipe
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
 from uda.plan import Stage, plan
-from uda.trainer import make_fabric
 
 
 @dataclass(frozen=True)

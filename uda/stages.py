@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from uda.compute import deterministic, make_fabric
 from uda.config import (
     Adapt,
     Compute,
@@ -42,7 +43,7 @@ from uda.models import (
 from uda.objective import Objective
 from uda.prediction import predict_slices
 from uda.priors import Prior, from_sizes_ml, from_source_labels, from_tags, label_ratios
-from uda.trainer import RESUME_FILE, Batches, Run, deterministic, fit, make_fabric
+from uda.trainer import RESUME_FILE, Batches, Run, fit
 from uda.types import Batch
 
 MODEL_FILE = "model.safetensors"

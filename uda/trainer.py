@@ -10,8 +10,7 @@ import contextlib
 import copy
 import json
 import math
-import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.checkpoint import load_tensors, save_tensors
-from uda.config import Compute, Training
+from uda.config import Training
 from uda.data.augment import augment
 from uda.data.sampling import mix
-from uda.errors import ConfigError, ModelError, RunError
+from uda.errors import ModelError, RunError
 from uda.logs import RunLog
 from uda.objective import Objective
 from uda.types import Batch, SourceBatch, TargetBatch
@@ -44,49 +43,6 @@ class Run:
     stage: str
     folder: Path
     quiet: bool = True
-
-
-def make_fabric(compute: Compute) -> Fabric:
-    """The device and precision of a run.
-
-    Raises:
-        ConfigError: the device asked for is not there.
-    """
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    device = compute.device
-    if device == "auto":
-        device = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
-    if not present[device]:
-        raise ConfigError(
-            f"device {device!r} was asked for, but this machine or this torch build has none",
-            expected=", ".join(name for name, there in present.items() if there),
-            fix="use --device auto",
-        )
-    return Fabric(accelerator=device, devices=1, precision=compute.precision)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Only kernels that give the same bits on the same machine; settings and random state return afterwards."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each buffer
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
-        memory.fill_uninitialized_memory = fill
 
 
 def learning_rate(settings: Training, step: int) -> float:

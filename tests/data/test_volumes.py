@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from nibabel import orientations
 from torch import nn
 
+from uda.compute import make_fabric
 from uda.config import Compute, DatasetCard, Network, Prepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, crop, from_slices, to_file_grid, to_slices, turn_to
@@ -34,7 +35,6 @@ from uda.data.volumes import (
 from uda.errors import DataError
 from uda.models import ModelInfo, build
 from uda.prediction import predict_case, predict_cases, read_case
-from uda.trainer import make_fabric
 from uda.types import IGNORE
 
 HERE = Path("case.nii.gz")

@@ -6,6 +6,7 @@ Only a card that asks for a pixel size interpolates, in the plane and with antia
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from monai.transforms.utils import generate_spatial_bounding_box
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -34,6 +36,7 @@ GRID_TOLERANCE = 1e-3
 _UNREADABLE = (
     ImageFileError,
     HeaderDataError,
+    WrapStructError,
     EOFError,
     OSError,
     OverflowError,
@@ -63,7 +66,7 @@ def read_volume(path: Path) -> Volume:
             "there is no such file", where=path, fix="correct the card's pattern or root"
         )
     try:
-        file: Any = nibabel.load(path)
+        file = _open(path)
         array = np.asanyarray(file.dataobj)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -105,6 +108,16 @@ def read_volume(path: Path) -> Volume:
             fix="replace them, e.g. by the background intensity",
         )
     return Volume(array, affine)
+
+
+def _open(path: Path) -> Any:
+    """The file; an archive is unpacked to its end, so that its checksum is verified."""
+    if path.suffix != ".gz":
+        return nibabel.load(path)
+    with gzip.open(path) as archive:
+        raw = archive.read()
+    nifti2 = int.from_bytes(raw[:4], "little") == 540 or int.from_bytes(raw[:4], "big") == 540
+    return (nibabel.Nifti2Image if nifti2 else nibabel.Nifti1Image).from_bytes(raw)
 
 
 def _invertible(affine: NDArray[np.float64]) -> bool:
