@@ -377,6 +377,22 @@ def test_missing_card_is_named(uda: Uda, tiny: Tiny) -> None:
     refused(uda("run", tiny.recipe, *tiny.overrides), "no card", str(tiny.home / "target.yaml"))
 
 
+def test_missing_data_leave_no_folder(uda: Uda, tiny: Tiny) -> None:
+    told = ("no such folder of data", "nowhere")
+    refused(uda("run", tiny.recipe, "data.root=nowhere", "--device", "cpu", "--out", "run"), *told)
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(uda: Uda, tiny: Tiny, trained: Path) -> None:
+    theirs = tiny.root / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("years of work")
+    arguments = ("adapt", "--model", trained, "--target", tiny.root / "t" / "images")
+    told = ("uda did not write", str(theirs), "another --out")
+    refused(uda(*arguments, "--out", theirs, "--device", "cpu"), *told)
+    assert (theirs / "thesis.txt").read_text() == "years of work"
+    assert list(theirs.iterdir()) == [theirs / "thesis.txt"]
+
+
 def test_missing_device_is_refused_before_anything_is_written(
     uda: Uda, tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

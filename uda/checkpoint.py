@@ -202,7 +202,7 @@ def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Hold a run folder for one process at a time; a folder in which nothing came to be is removed.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, or the disk refuses.
     """
     path = folder / name
     try:
@@ -213,6 +213,8 @@ def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+                raise BlockingIOError("released and taken again meanwhile")
         except OSError as error:
             raise RunError(
                 "another run is writing into this folder",
@@ -222,6 +224,6 @@ def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
         try:
             yield
         finally:
-            if [entry.name for entry in folder.iterdir()] == [name]:
-                path.unlink()
-                folder.rmdir()
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # refused, as it should be, for a folder that holds anything
