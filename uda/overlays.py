@@ -74,7 +74,7 @@ def _turned(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 
 def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """The region of interest, what the network saw, with the first row at the top."""
+    """The region of interest, what the network saw, first row at the top, patient's right on the left."""
     spans = []
     for axis in range(2):
         full = geometry.turned_shape[axis + 1]
@@ -82,7 +82,16 @@ def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
         first = max(0, round(geometry.start[axis] * factor))
         last = min(round((geometry.start[axis] + geometry.size[axis]) * factor), full)
         spans.append(slice(first, last))
-    return np.ascontiguousarray(np.rot90(image[spans[0], spans[1]]))
+    upright = np.rot90(image[spans[0], spans[1]])
+    return np.ascontiguousarray(upright[:, ::-1] if _runs_to_the_right(geometry) else upright)
+
+
+def _runs_to_the_right(geometry: Geometry) -> bool:
+    """Whether the first in-plane axis runs from the patient's left to the right."""
+    first = min(axis for axis in range(3) if axis != geometry.slice_axis)
+    source = next(i for i, (to, _) in enumerate(geometry.turn) if to == first)
+    direction = np.asarray(geometry.affine)[:3, source] * geometry.turn[source][1]
+    return bool(np.abs(direction).argmax() == 0 and direction[0] > 0)
 
 
 def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
