@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from uda.config import Compute, Recipe
     from uda.pipeline import Done
 
@@ -240,7 +242,6 @@ def check(
     ] = None,
 ) -> None:
     """Read every case of a card once and list every fault, before any training."""
-    from rich.console import Console
     from rich.table import Table
 
     from uda.check import check_card
@@ -253,7 +254,7 @@ def check(
         cells = (r.split, r.case, r.shape, r.spacing, r.axes, r.intensity, r.labels)
         table.add_row(*cells, style="red" if r.faults else "")
         faults += r.faults
-    Console().print(table)
+    _print_wide(table)
     for number, fault in enumerate(faults, 1):
         typer.echo(f"{number}. {fault}", err=True)
     typer.echo(f"{len(faults)} fault(s)" if faults else "no faults")
@@ -341,26 +342,32 @@ def _sizes(values: Sequence[str] | None) -> dict[str, float] | None:
 
 
 def _print_table(folder: Path, out: Path | None = None) -> None:
-    from rich.console import Console
-
     from uda.report import table
     from uda.report_files import read_metrics
 
-    Console().print(table(read_metrics(folder)))
+    _print_wide(table(read_metrics(folder)))
     page = (out or folder / "report") / "report.html"
     if page.is_file():
         typer.echo(f"report: {page}")
 
 
-def _print_seeds(folders: Sequence[Path], path: Path | None) -> None:
+def _print_wide(table: Table) -> None:
+    """Print a table as wide as its cells: a folded number cannot be read, a wrapped line can."""
     from rich.console import Console
+    from rich.measure import Measurement
 
+    endless = Console(width=10_000)
+    needed = Measurement.get(endless, endless.options, table).maximum
+    Console(width=max(needed, Console().width)).print(table)
+
+
+def _print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     from uda.checkpoint import write_json
     from uda.report import seeds_table
     from uda.report_files import read_metrics
 
     summary, table = seeds_table([read_metrics(folder) for folder in folders])
-    Console().print(table)
+    _print_wide(table)
     if path is not None:
         write_json(path, summary)
         typer.echo(f"over seeds: {path}")
