@@ -15,7 +15,7 @@ from uda.checkpoint import StageFolder, fingerprint, lock, read_json, write_json
 from uda.compute import make_fabric
 from uda.config import Adapt, Compute, DatasetCard, Evaluate, Recipe
 from uda.data.cases import cases_in, cases_of, read_tags
-from uda.data.store import content_key, open_store, sha256_of
+from uda.data.store import Store, content_key, open_store, sha256_of
 from uda.environment import environment
 from uda.errors import PriorError
 from uda.evaluation import Row
@@ -132,25 +132,31 @@ def adapt(
             return out / MODEL_FILE
         started, work = time.monotonic(), folder.begin(restart)
         store = open_store(card, cases, work / "store", record["data"]["target"])
-        place = Workplace(work, "adapt", seed, compute, {"method": str(method)}, quiet)
-        if settings is None:
-            said = adabn_stage(place, model, store, card)
-        else:
-            said = adapt_stage(place, model, store, card, settings, prior)
-        if prior is not None:
-            prior.save(work / PRIOR_FILE)
-        shutil.rmtree(work / "store")
-        seconds = round(time.monotonic() - started, 2)
-        folder.commit(
-            {
-                **record,
-                **said,
-                "hash": folder.hash,
-                "seconds": seconds,
-                "environment": environment(compute),
-            }
-        )
+        origin = {"method": method if isinstance(method, str) else "settings of the caller"}
+        place = Workplace(work, "adapt", seed, compute, origin, quiet)
+        said = _adapt_in(place, model, store, card, settings, prior)
+        record |= {"hash": folder.hash, "seconds": round(time.monotonic() - started, 2)}
+        folder.commit({**record, **said, "environment": environment(compute)})
     return out / MODEL_FILE
+
+
+def _adapt_in(
+    place: Workplace,
+    model: Path,
+    store: Store,
+    card: DatasetCard,
+    settings: Adapt | None,
+    prior: Prior | None,
+) -> dict[str, Any]:
+    """Do the work of :func:`adapt` in its folder, which ends with model and prior, without the store."""
+    if settings is None:
+        said = adabn_stage(place, model, store, card)
+    else:
+        said = adapt_stage(place, model, store, card, settings, prior)
+    if prior is not None:
+        prior.save(place.folder / PRIOR_FILE)
+    shutil.rmtree(place.folder / "store")
+    return said
 
 
 def _file_hash(model: Path) -> str:

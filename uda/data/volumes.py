@@ -78,6 +78,13 @@ def read_volume(path: Path) -> Volume:
         ) from error
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
+    affine = np.asarray(file.affine, dtype=np.float64)
+    _check_content(array, affine, path)
+    return Volume(array, affine)
+
+
+def _check_content(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
+    """Refuse what is no 3-D image of finite numbers with a place in the world."""
     if array.ndim != 3 or 0 in array.shape:
         raise DataError(
             f"has shape {array.shape}",
@@ -92,7 +99,6 @@ def read_volume(path: Path) -> Volume:
             expected="one integer or real number a voxel",
             fix="convert colour to intensity, a complex image to its magnitude",
         )
-    affine = np.asarray(file.affine, dtype=np.float64)
     if not _invertible(affine):
         raise DataError(
             "its affine is not invertible, so orientation and spacing are unknown",
@@ -107,7 +113,6 @@ def read_volume(path: Path) -> Volume:
             expected="finite intensities",
             fix="replace them, e.g. by the background intensity",
         )
-    return Volume(array, affine)
 
 
 def _open(path: Path) -> Any:
