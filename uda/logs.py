@@ -105,7 +105,8 @@ class RunLog:
         prediction = logits.argmax(1, keepdim=True).float() / max(1, classes - 1)
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
         shown = (image[:, :1] - low) / (high - low).clamp_min(1e-6)
-        grid = make_grid(torch.cat([shown, uncertainty, prediction]), nrow=len(image))
+        upright = torch.cat([shown, uncertainty, prediction]).rot90(1, (2, 3))
+        grid = make_grid(upright, nrow=len(image))
         self._board.add_image("image, entropy, prediction", grid, step)
 
 
