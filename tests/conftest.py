@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import nibabel
 import numpy as np
 import pytest
@@ -114,3 +116,11 @@ def tiny(tmp_path: Path) -> Tiny:
 def _one_thread() -> None:
     """Small tensors are slower on several threads, and test machines are shared."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def as_users_see() -> Iterator[None]:
+    """Without the shape checks of the test run, which refuse a wrong shape before our own message can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

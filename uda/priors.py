@@ -28,7 +28,7 @@ class Prior:
     classes: tuple[str, ...]
     ratio: tuple[float, ...]
     supervision: tuple[str, ...]
-    """who told us: see the ledger's words in :mod:`uda.config`"""
+    """who told us: none, source_labels, target_tags, target_sizes, anatomical or target_labels"""
     how: str
     """one sentence on how it was made"""
     images: Mapping[str, Mapping[int, tuple[float, ...]]] | None = None

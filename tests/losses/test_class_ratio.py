@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -23,14 +21,6 @@ directions = st.sampled_from(["prediction_to_prior", "prior_to_prediction"])
 scopes = st.sampled_from(["image", "batch"])
 kinds = st.sampled_from([("mean", 1.0), ("max_normalized", 1.0), ("max_normalized", 5.0)])
 DIRECTIONS = ("prediction_to_prior", "prior_to_prediction")
-
-
-@pytest.fixture
-def as_users_see() -> Iterator[None]:
-    """Without the shape checks of the test run, which refuse a wrong shape before our own message can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def draw(seed: int, classes: int, space: tuple[int, ...], images: int = 2) -> torch.Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -18,14 +16,6 @@ from uda.losses import class_ratio, class_ratio_kl, entropy
 seeds = st.integers(0, 2**31)
 class_counts = st.sampled_from([2, 3, 19])
 spaces = st.sampled_from([(5,), (3, 4), (2, 3, 4)])
-
-
-@pytest.fixture
-def as_users_see() -> Iterator[None]:
-    """Without the shape checks of the test run, which refuse a wrong shape before our own message can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def draw(seed: int, classes: int, space: tuple[int, ...], images: int = 2) -> torch.Tensor:
