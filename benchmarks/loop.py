@@ -3,18 +3,20 @@
     python benchmarks/loop.py                          # on a few phantom subjects
     python benchmarks/loop.py --data FOLDER            # on the real data of cards cmrseg_bssfp / cmrseg_lge
 
-Prints Markdown. Ratios are medians over rounds in which both sides take turns. With a CUDA device the loop is
+Prints Markdown. Ratios are medians; the two loops take turns step by step. With a CUDA device the loop is
 measured there, and the share of a step that is the network's forward and backward is measured by CUDA events.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -40,23 +42,7 @@ from uda.types import Batch
 NETWORK = Network(channels=(16, 32, 64, 128, 256))
 OBJECTIVE = [{"term": "cross_entropy"}, {"term": "dice"}]
 CLASSES = 4
-
-
-class Clocked(Objective):
-    """An objective that notes when each step reaches it."""
-
-    def __init__(self, settings: Pretrain) -> None:
-        super().__init__(settings.objective)
-        self.times: list[float] = []
-
-    def __call__(self, *arguments):
-        self.times.append(_now())
-        return super().__call__(*arguments)
-
-    @property
-    def rate(self) -> float:
-        """Steps per second after the third step."""
-        return (len(self.times) - 4) / (self.times[-1] - self.times[3])
+BLOCK = 20
 
 
 def _now() -> float:
@@ -70,71 +56,100 @@ def fresh_model() -> nn.Module:
     return build(NETWORK, CLASSES).to(memory_format=torch.channels_last)
 
 
-def ours(batches: Callable[[int], Batch], settings: Pretrain, folder: Path) -> float:
-    """Steps per second of uda.trainer.fit, logging and prefetching included."""
-    objective = Clocked(settings)
+def ours(batches: Callable[[int], Batch], settings: Pretrain, folder: Path) -> None:
+    """uda.trainer.fit, logging and prefetching included."""
     with deterministic():
-        fabric = make_fabric(Compute())
         fit(
-            fabric,
+            make_fabric(Compute()),
             fresh_model(),
-            objective,
+            Objective(settings.objective),
             settings,
             batches,
             Run(0, "benchmark", folder),
             set_mode=set_mode_train,
             snapshot=lambda model, step: None,
         )
-    return objective.rate
 
 
-def bare(batches: Callable[[int], Batch], settings: Pretrain) -> float:
-    """Steps per second of the shortest PyTorch loop that does the same arithmetic on the same batches."""
+def bare(settings: Pretrain) -> Callable[[Batch], None]:
+    """A step of the shortest PyTorch loop that does the same arithmetic."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = fresh_model().to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
     )
-    times = []
-    for step in range(settings.steps):
-        batch = batches(step).to(device).source
-        logits = model(batch.image)
-        times.append(_now())
-        loss = cross_entropy(logits, batch.label) + dice(logits, batch.label)
+
+    def step(batch: Batch) -> None:
+        source = batch.to(device).source
+        logits = model(source.image)
+        loss = cross_entropy(logits, source.label) + dice(logits, source.label)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return (len(times) - 4) / (times[-1] - times[3])
+
+    return step
 
 
-def loop_lines(store: Store, batch: int, steps: int, rounds: int) -> list[str]:
-    settings = Pretrain(steps=steps, batch=batch, lr=1e-3, objective=OBJECTIVE, save_every=10**6)
+@dataclass(frozen=True)
+class AfterTurn(Batch):
+    """A batch that lets the other loop take a step before our step starts."""
+
+    turn: Callable[[Batch], None] = lambda batch: None
+
+    def to(self, device: torch.device) -> Batch:
+        self.turn(Batch(self.source))
+        return super().to(device)
+
+
+def step_times(ready: list[Batch], settings: Pretrain) -> tuple[list[float], list[float]]:
+    """Seconds of our steps and of the bare loop's, taken in turns so that a busy minute hits both alike."""
+    step = bare(settings)
+    marks: list[tuple[float, float]] = []
+
+    def turn(batch: Batch) -> None:
+        start = _now()
+        torch.use_deterministic_algorithms(False)
+        step(batch)
+        torch.use_deterministic_algorithms(True)
+        marks.append((start, _now()))
+
+    def in_memory(number: int) -> Batch:
+        return AfterTurn(source=ready[number % len(ready)].source, turn=turn)
+
+    with tempfile.TemporaryDirectory() as folder:
+        ours(in_memory, settings, Path(folder))
+    theirs = [end - start for start, end in marks[:-1]]
+    own = [after[0] - before[1] for before, after in itertools.pairwise(marks)]
+    return own, theirs
+
+
+def loop_lines(store: Store, batch: int, blocks: int) -> list[str]:
+    """Steps per second over blocks of BLOCK steps, each with one row of the log; the first block warms up."""
+    steps = BLOCK * (blocks + 1) + 1
+    settings = Pretrain(
+        steps=steps, batch=batch, lr=1e-3, objective=OBJECTIVE, save_every=10**6, log_every=BLOCK
+    )
 
     def from_store(step: int) -> Batch:
         indices = batch_indices(len(store), batch, step, 0)
         return Batch(source=source_batch(store, indices, torch.cuda.is_available()))
 
-    ready = [from_store(step) for step in range(8)]
-
-    def in_memory(step: int) -> Batch:
-        return ready[step % 8]
-
-    rates: list[tuple[float, float]] = []
-    for number in range(2 * rounds):  # each side goes first in every other round
-        with tempfile.TemporaryDirectory() as folder:
-            second = bare(in_memory, settings) if number % 2 else None
-            first = ours(in_memory, settings, Path(folder))
-            rates.append((first, second or bare(in_memory, settings)))
-    a, b = (statistics.median(r[i] for r in rates) for i in (0, 1))
-    ratios = sorted(x / y for x, y in rates)
+    own, theirs = step_times([from_store(step) for step in range(8)], settings)
+    first, second = (
+        [BLOCK / sum(times[i : i + BLOCK]) for i in range(BLOCK, BLOCK * (blocks + 1), BLOCK)]
+        for times in (own, theirs)
+    )
+    ratios = sorted(a / b for a, b in zip(first, second, strict=True))
+    rate = statistics.median(first)
     size = "×".join(map(str, store.images.shape[1:]))
     lines = [
-        f"| loop, batch {batch} of {size}, {steps} steps | {a:.2f} steps/s | bare PyTorch "
-        f"{b:.2f} steps/s | {statistics.median(ratios):.3f} ({ratios[0]:.3f}–{ratios[-1]:.3f}) |"
+        f"| loop, batch {batch} of {size}, {blocks} blocks of {BLOCK} steps | {rate:.2f} steps/s | bare PyTorch "
+        f"{statistics.median(second):.2f} steps/s | {statistics.median(ratios):.3f} "
+        f"({ratios[0]:.3f}–{ratios[-1]:.3f}) |"
     ]
     if torch.cuda.is_available():
-        lines.append(f"| images/s on the device | {a * batch:.0f} | | |")
+        lines.append(f"| images/s on the device | {rate * batch:.0f} | | |")
         lines.append(
             f"| forward + backward, share of a step | {network_share(from_store):.3f} | | |"
         )
@@ -216,7 +231,9 @@ def _peak(folder: str, batch: int, real: bool, queue: multiprocessing.Queue) -> 
         with tempfile.TemporaryDirectory() as run:
             ours(batches, settings, Path(run))
     else:
-        bare(batches, settings)
+        step = bare(settings)
+        for number in range(settings.steps):
+            step(batches(number))
     queue.put(peak_resident_mib())
 
 
@@ -241,8 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the real cardiac data")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--blocks", type=int, default=10, help=f"of {BLOCK} steps each")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root, card = arguments.data, load_card("cmrseg_bssfp")
@@ -257,7 +273,7 @@ def main() -> None:
         told = environment(Compute())
         print(", ".join(f"{key} {value}" for key, value in told.items()))
         print(f"\n| {card.name} | uda | alternative | ratio |\n|---|---|---|---|")
-        for line in loop_lines(store, arguments.batch, arguments.steps, arguments.rounds):
+        for line in loop_lines(store, arguments.batch, arguments.blocks):
             print(line)
         print(store_line(store, paths, arguments.batch))
         print(memory_line(store, arguments.batch))
