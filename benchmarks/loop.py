@@ -41,7 +41,7 @@ from uda.types import Batch
 
 NETWORK = Network(channels=(16, 32, 64, 128, 256))
 OBJECTIVE = [{"term": "cross_entropy"}, {"term": "dice"}]
-CLASSES = 4
+CLASSES = 5  # of phantom_mr; cmrseg_bssfp has labels of the first four
 BLOCK = 20
 
 
