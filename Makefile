@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 UV_VERSION := 0.13.9
 
-.PHONY: demo test setup lint types tests format lock benchmark clean
+.PHONY: demo test setup lint types tests format lock docs benchmark clean
 
 demo: setup  ## run the phantom MR→CT benchmark and print its table
 	$(PY) -m uda run cardiac_phantom
@@ -39,8 +39,12 @@ lock: setup  ## resolve the dependencies of pyproject.toml again
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
 	  --extra dev --python-version 3.10 --upgrade pyproject.toml -o requirements.lock
 
-benchmark: setup  ## speed of the loop and the store, ratios from one run
+docs: setup  ## write docs/losses.md from the losses' docstrings
+	$(PY) docs/make_losses.py
+
+benchmark: setup  ## speed and memory of the loop, the store and the losses, ratios from one run
 	$(PY) benchmarks/loop.py
+	$(PY) benchmarks/losses.py
 
 clean:
 	rm -rf dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import math
+import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
+import uda.losses
 from uda.data.cases import cases_of
 from uda.data.phantom import write_phantom
 from uda.data.store import open_store
 from uda.recipes import load_card
+from uda.types import Scalar
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("loop", FOLDER / "loop.py")
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "loop", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("loop", monkeypatch)
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("losses", monkeypatch)
 
 
 def test_loop_and_store_are_measured_on_the_phantom(loop: ModuleType, tmp_path: Path) -> None:
@@ -38,3 +54,56 @@ def test_loop_and_store_are_measured_on_the_phantom(loop: ModuleType, tmp_path: 
     assert row.count(" steps/s") == 2
     paths = {case.name: (case.image, case.label) for case in cases}
     assert loop.store_line(store, paths, batch=1).startswith("| store, a batch of 1 image+label")
+
+
+SMALL = "--shape 2 5 32 32 --rounds 1 --threads 1 --images 2 --classes 3 --size 16 32"
+
+
+def test_every_loss_is_measured_once_and_the_numbers_are_finite(
+    losses: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a process of its own matters to the memory it measures alone, and takes seconds to start
+    monkeypatch.setattr(losses, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
+    losses.main(SMALL.split())
+    printed = capsys.readouterr().out
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if "|" in line]
+    names = [row[0] for row in rows]
+    assert [name for name in names if name in losses.ROWS] == list(losses.ROWS)
+    for row in rows:
+        if row[0] in losses.ROWS:
+            numbers = [float(n) for n in re.findall(r"\d+(?:\.\d+)?", " ".join(row[1:]))]
+            assert len(numbers) >= 5
+            assert all(map(math.isfinite, numbers))
+    assert not re.search(r"\b(nan|inf)\b", printed)
+    assert "| one Prediction | 1, 1 |" in printed
+    assert "| logits each | 2, 2 |" in printed
+    assert "| 2 images of 3×16×32 (0 MB each) |" in printed
+
+
+def test_no_public_loss_is_left_out(losses: ModuleType) -> None:
+    public = {
+        name
+        for name in uda.losses.__all__
+        if inspect.isfunction(getattr(uda.losses, name))
+        and inspect.signature(getattr(uda.losses, name)).return_annotation in {"Scalar", Scalar}
+    }
+    assert {name.partition(" ")[0] for name in losses.ROWS} == public
+
+
+def test_the_memory_meter_counts_what_lives_at_once(losses: ModuleType) -> None:
+    start = torch.zeros(1000)
+
+    def two_at_once() -> None:
+        for _ in range(3):
+            second = start.clone()
+            del second
+        second = start.clone()
+        second.clone()
+
+    assert losses.peak_bytes(two_at_once, torch.device("cpu")) == 2 * start.nbytes
+
+
+def test_a_value_past_its_limit_is_marked(losses: ModuleType) -> None:
+    assert losses.judged("9%", 0.09, 0.1, "10%") == "9% | ≤ 10%"
+    assert losses.judged("11%", 0.11, 0.1, "10%") == "11% | over 10%"
+    assert losses.judged("11%", 0.11, None, "") == "11% | –"

@@ -16,24 +16,26 @@ PACKAGE = Path(__file__).parents[1] / "uda"
 
 # A module may import from a line above its own, from its own package, and nothing else of ours.
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "sizes"),
     ("fields",),
-    ("terms",),
+    ("terms", "prior_specs", "methods"),
     ("config", "checkpoint"),
     ("recipes",),
     ("data",),
     ("models",),
-    ("losses", "priors"),
+    ("losses", "priors", "twin"),
+    ("parts",),
     ("objective",),
     ("logs", "compute"),
     ("trainer",),
     ("prediction", "metrics"),
-    ("overlays",),
+    ("overlays", "summaries"),
     ("evaluation",),
     ("report_table", "report_files"),
     ("report_figures", "report_page"),
     ("report",),
     ("stages", "environment"),
+    ("prior_stage",),
     ("plan",),
     ("pipeline",),
     ("presets", "check"),
@@ -147,6 +149,8 @@ def test_only_source_training_and_validation_read_the_labels_of_a_store() -> Non
         ("data.sampling", "source_batch"),
         ("stages", "train_supervised"),
         ("stages", "_validation_dice"),
+        ("prior_stage", "_spatial"),
+        ("prior_stage", "_image_level"),
     }
 
 

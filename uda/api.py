@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from uda.environment import environment
 from uda.errors import PriorError
 from uda.evaluation import Row
 from uda.evaluation import evaluate as score
-from uda.models import ModelInfo, load_model
+from uda.models import ModelInfo, check_classes, load_model
 from uda.presets import preset
-from uda.priors import Prior, from_sizes_ml, from_source_labels, from_tags
-from uda.recipes import load_card
-from uda.stages import MODEL_FILE, PRIOR_FILE, Workplace
+from uda.prior_specs import KINDS, NEEDS_SOURCE, NEEDS_TARGET, PriorSpec
+from uda.prior_stage import Evidence, make_prior
+from uda.priors import PRIOR_FILE, Prior, select_tags
+from uda.recipes import load_card, override, parse
+from uda.stages import MODEL_FILE, Workplace
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
 
@@ -49,36 +51,109 @@ def estimate_prior(
     *,
     tags: PathLike | None = None,
     sizes_ml: Mapping[str, float] | None = None,
+    areas_mm2: Mapping[str, float] | None = None,
+    sizes_csv: PathLike | None = None,
+    column: str | None = None,
+    predicted: bool = False,
+    image_level: str | None = None,
+    spatial: bool = False,
     target: PathLike | None = None,
-    supervision: str = "anatomical",
+    source: str | None = None,
+    root: PathLike | None = None,
+    supervision: str | None = None,
+    overrides: Sequence[str] = (),
+    compute: Compute = DEFAULT_COMPUTE,
 ) -> Prior:
-    """A prior for a model's classes: from its training labels, from image tags, or from volumes in ml.
+    """A prior for a model's classes: from its training labels, or as one of the arguments says.
 
     Args:
         model: the trained model; it knows the class ratio of its training labels.
         tags: CSV ``case,slice,<structures>`` of the target images.
-        sizes_ml: structure → ml; needs ``target``, the folder of images, for their physical size.
-        supervision: what to write into the ledger for ``sizes_ml``.
+        sizes_ml: structure → ml; needs ``target``, for the images' physical size.
+        areas_mm2: structure → mean area in mm² over all slices; needs ``target``.
+        sizes_csv: CSV of pixel counts per image; needs ``column`` and ``target``.
+        predicted: from the model's own predictions on ``target``.
+        image_level: ``nearest``, ``logistic`` or ``ridge``: per image of ``target``, from ``source``.
+        spatial: with maps of where each class lies in ``source``.
+        target: folder (or pattern) of the target images.
+        source: card of labelled images (split ``train``), below ``root``.
+        supervision: what to write into the ledger where somebody gave sizes.
+        overrides: ``key=value`` changes of the settings of this kind (:mod:`uda.prior_specs`).
 
     Raises:
-        PriorError: the model does not know the ratio, or the numbers cannot be true.
+        UdaError: two kinds at once, something that the kind needs is missing, or numbers that cannot be
+            true.
     """
+    given: dict[str, dict[str, Any] | None] = {
+        "target_tags": None if tags is None else {},
+        "sizes_ml": None if sizes_ml is None else {"sizes_ml": sizes_ml},
+        "areas_mm2": None if areas_mm2 is None else {"areas_mm2": areas_mm2},
+        "size_csv": None if sizes_csv is None else {"file": str(sizes_csv), "column": column},
+        "predicted": {} if predicted else None,
+        "image_level": None if image_level is None else {"method": image_level},
+        "spatial": {} if spatial else None,
+    }
+    asked = {kind: raw for kind, raw in given.items() if raw is not None} or {"source_labels": {}}
+    if len(asked) > 1:
+        raise PriorError(f"two kinds of prior at once: {', '.join(asked)}", expected="one of them")
+    ((kind, raw),) = asked.items()
+    told = {} if supervision is None else {"supervision": supervision}
+    spec = parse(KINDS[kind], {**raw, **told}, f"a prior of kind {kind!r}")
+    spec = override(spec, overrides) if overrides else spec
     _, info = load_model(Path(model))
-    if sizes_ml is not None:
-        if target is None:
-            raise PriorError("sizes in ml need the target images, for their physical size")
-        cases = [predictions.read_case(case, info.prepare) for case in cases_in(Path(target))]
-        geometries = [case.geometry for case in cases]
-        return from_sizes_ml(info.classes, sizes_ml, geometries, supervision).validate(info.classes)
-    if info.class_ratio is None or info.presence_ratio is None:
-        raise PriorError(
-            "the model does not know the class ratio of its training labels",
-            where=Path(model),
-            fix="give sizes in ml, or a prior.json of your own",
+    with tempfile.TemporaryDirectory(prefix="uda-") as folder:
+        evidence = Evidence(
+            target=_target_store(info, target, Path(folder), spec),
+            source=_source_store(info, source, root, Path(folder), spec),
+            tags=None if tags is None else _tags_of(info, Path(tags), target),
+            sizes=None if sizes_csv is None else Path(sizes_csv),
         )
-    if tags is not None:
-        return from_tags(info.classes, info.presence_ratio, read_tags(Path(tags), info.classes[1:]))
-    return from_source_labels(info.classes, info.class_ratio).validate(info.classes)
+        return make_prior(spec, Path(model), evidence, compute, seed=0)
+
+
+def _target_store(
+    info: ModelInfo, target: PathLike | None, folder: Path, spec: PriorSpec
+) -> Store | None:
+    if not isinstance(spec, NEEDS_TARGET):
+        return None
+    if target is None:
+        raise PriorError(
+            f"a prior of kind {spec.kind!r} needs the target images",
+            fix="give their folder: target=FOLDER (--target FOLDER)",
+        )
+    return open_store(_card_of(info), cases_in(Path(target)), folder)
+
+
+def _source_store(
+    info: ModelInfo, source: str | None, root: PathLike | None, folder: Path, spec: PriorSpec
+) -> Store | None:
+    if not isinstance(spec, NEEDS_SOURCE):
+        return None
+    if source is None:
+        raise PriorError(
+            f"a prior of kind {spec.kind!r} needs the labelled source images",
+            fix="give their card: source=CARD (--source CARD --root FOLDER)",
+        )
+    card = load_card(source)
+    check_classes(info, card, source)
+    if card.prepare.size != info.prepare.size:
+        raise PriorError(
+            f"slices of card {card.name!r} are {list(card.prepare.size)}",
+            where=source,
+            expected=f"prepare.size {list(info.prepare.size)}, as the model's images have",
+        )
+    return open_store(card, cases_of(card, root, "train", labels=True), folder)
+
+
+def _tags_of(
+    info: ModelInfo, path: Path, target: PathLike | None
+) -> Mapping[tuple[str, int], Sequence[bool]]:
+    """The tags of a file; with ``target`` they may name its images alone."""
+    tags = read_tags(path, info.classes[1:])
+    if target is None:
+        return tags
+    names = {case.name for case in cases_in(Path(target))}
+    return select_tags(tags, names, names, path)
 
 
 def adapt(
@@ -122,7 +197,10 @@ def adapt(
         "settings": settings.model_dump(mode="json") if settings else "adabn",
         "seed": seed,
         "compute": compute.model_dump(mode="json", exclude={"device"}),
-        "parents": {"model": _file_hash(model), "prior": fingerprint(prior and asdict(prior))},
+        "parents": {
+            "model": _file_hash(model),
+            "prior": prior.fingerprint() if prior else fingerprint(None),
+        },
         "data": {"target": content_key(card, cases)},
     }
     folder = StageFolder(out, fingerprint(record))

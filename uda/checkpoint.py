@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from uda.errors import ModelError, RunError
 
@@ -130,6 +132,42 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(
             f"cannot be read as safetensors: {error}", where=path, fix="copy or make the file again"
         ) from error
+
+
+def prefixed(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under ``group.``, so that several groups fit into one file."""
+    return {f"{group}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The groups of such a file."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = tensor
+    return groups
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state, ``<number of the weight>.<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{k}": v for i, values in state.items() for k, v in values.items() if v is not None
+    }
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put such a state back."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, values in grouped(tensors).items():
+        weight = weights[int(index)]
+        for key, tensor in values.items():
+            if tensor.shape == weight.shape:  # fused kernels walk raw memory: same layout
+                tensor = torch.empty_like(weight).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+    shell = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": shell})
 
 
 def fingerprint(value: Any) -> str:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from uda.cli_prior import prior
+from uda.cli_runs import (
+    Device,
+    Out,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Restart,
+    compute_on,
+    recipe_of,
+    run_stages,
+    run_until,
+    seeds_of,
+)
+from uda.cli_tables import print_seeds, print_table, print_wide
+from uda.methods import METHODS
 
-    from uda.config import Compute, Recipe
-    from uda.pipeline import Done
+SOURCE_FREE = ["adabn", *(n for n, raw in METHODS.items() if raw.get("source_free", True))]
 
 app = typer.Typer(
     name="uda",
@@ -23,15 +35,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-RecipeName = Annotated[str, typer.Argument(help="Recipe: a name of `uda list`, or a .yaml file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes such as seed=1 or adapt.*.steps=200.")
-]
-Out = Annotated[Path | None, typer.Option(help="Run folder. Default: checkpoints/<recipe>.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Forget what was done and do it again.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 @app.command()
@@ -49,19 +52,19 @@ def run(
     """Run a recipe: pretrain, priors, adapt, evaluate, report. What is complete is skipped."""
     from uda.pipeline import default_out
 
-    base = _recipe(recipe, [*(overrides or []), f"compute.device={device}"])
+    base = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
     folder = out or default_out(base)
     if not seeds:
-        _run(base, folder, None, restart, quiet)
-        _print_table(folder)
+        run_stages(base, folder, None, restart, quiet)
+        print_table(folder)
         return
     from uda.recipes import override
 
     folders = []
-    for seed in _seeds(seeds):
+    for seed in seeds_of(seeds):
         folders.append(folder / f"seed-{seed}")
-        _run(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
-    _print_seeds(folders, folder / "seeds.json")
+        run_stages(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
+    print_seeds(folders, folder / "seeds.json")
 
 
 @app.command()
@@ -74,44 +77,10 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe's network on its labelled source."""
-    _until(recipe, overrides, "pretrain", out, restart, device, quiet)
+    run_until(recipe, overrides, "pretrain", out, restart, device, quiet)
 
 
-@app.command()
-def prior(
-    recipe: Annotated[str | None, typer.Argument(help="Recipe whose priors to make.")] = None,
-    overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; with --model the prior.json to write.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="A trained model, instead of a recipe.")
-    ] = None,
-    tags: Annotated[
-        Path | None, typer.Option(help="CSV case,slice,<structures> of 0 and 1.")
-    ] = None,
-    ml: Annotated[
-        list[str] | None, typer.Option(help="Volume of a structure, e.g. lv=120.")
-    ] = None,
-    target: Annotated[Path | None, typer.Option(help="Target images; needed with --ml.")] = None,
-    restart: Restart = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Make priors: a recipe's, or one for your own model from source labels, tags or millilitres."""
-    if model is None:
-        if recipe is None:
-            raise typer.BadParameter("give a recipe, or --model")
-        _until(recipe, overrides, "prior", out, restart, device, quiet)
-        return
-    from uda.api import estimate_prior
-    from uda.stages import PRIOR_FILE
-
-    made = estimate_prior(model, tags=tags, sizes_ml=_sizes(ml), target=target)
-    path = out or Path(PRIOR_FILE)
-    made.save(path)
-    shares = ", ".join(f"{n} {r:.4g}" for n, r in zip(made.classes, made.ratio, strict=True))
-    typer.echo(f"{path}: {shares} ({', '.join(made.supervision)})")
+app.command()(prior)
 
 
 @app.command()
@@ -125,7 +94,7 @@ def adapt(
     target: Annotated[
         Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")
     ] = None,
-    method: Annotated[str, typer.Option(help="adabn, minent, adaent or adami.")] = "adabn",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(SOURCE_FREE)}.")] = "adabn",
     prior: Annotated[
         Path | None, typer.Option(help="prior.json; default: the model's own.")
     ] = None,
@@ -143,7 +112,7 @@ def adapt(
         if recipe is None:
             raise typer.BadParameter("give a recipe, or --model and --target")
         stage = f"adapt-{only}" if only else "adapt"
-        _until(recipe, overrides, stage, out, restart, device, quiet)
+        run_until(recipe, overrides, stage, out, restart, device, quiet)
         return
     if target is None:
         raise typer.BadParameter("--model needs --target, your images")
@@ -158,7 +127,7 @@ def adapt(
         overrides=setting or [],
         prior=None if prior is None else Prior.load(prior),
         seed=seed,
-        compute=_compute(device),
+        compute=compute_on(device),
         restart=restart,
         quiet=quiet,
     )
@@ -184,15 +153,15 @@ def evaluate(
     if model is None:
         if recipe is None:
             raise typer.BadParameter("give a recipe, or --model and --card")
-        _print_table(_until(recipe, overrides, "evaluate", out, restart, device, quiet))
+        print_table(run_until(recipe, overrides, "evaluate", out, restart, device, quiet))
         return
     if not card:
         raise typer.BadParameter("--model needs --card")
     from uda.api import evaluate_model
 
     folder = out or Path("checkpoints") / f"{model.resolve().stem}-on-{Path(card).stem}"
-    evaluate_model(model, card, root, folder, split=split, compute=_compute(device))
-    _print_table(folder)
+    evaluate_model(model, card, root, folder, split=split, compute=compute_on(device))
+    print_table(folder)
 
 
 @app.command()
@@ -206,7 +175,7 @@ def predict(
     from uda import api
 
     failed = 0
-    for outcome in api.predict(model, images, out, compute=_compute(device)):
+    for outcome in api.predict(model, images, out, compute=compute_on(device)):
         if outcome.fault:
             failed += 1
             typer.echo(f"{outcome.case}: {outcome.fault}", err=True)
@@ -226,12 +195,12 @@ def report(
 ) -> None:
     """Print the table of a run and write its page; for several seeds print mean ± sd over them."""
     if len(runs) > 1:
-        _print_seeds(runs, None)
+        print_seeds(runs, None)
         return
     from uda.report import write_report
 
     write_report(runs[0], out or runs[0] / "report")
-    _print_table(runs[0], out)
+    print_table(runs[0], out)
 
 
 @app.command()
@@ -254,7 +223,7 @@ def check(
         cells = (r.split, r.case, r.shape, r.spacing, r.axes, r.intensity, r.labels)
         table.add_row(*cells, style="red" if r.faults else "")
         faults += r.faults
-    _print_wide(table)
+    print_wide(table)
     for number, fault in enumerate(faults, 1):
         typer.echo(f"{number}. {fault}", err=True)
     typer.echo(f"{len(faults)} fault(s)" if faults else "no faults")
@@ -267,7 +236,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Print a recipe with every default and change filled in; the output is a recipe itself."""
     from uda.recipes import show as resolved
 
-    typer.echo(resolved(_recipe(recipe, overrides or [])), nl=False)
+    typer.echo(resolved(recipe_of(recipe, overrides or [])), nl=False)
 
 
 @app.command(name="list")
@@ -279,98 +248,6 @@ def list_() -> None:
         typer.echo(f"{kind}s")
         for name, path in available(kind).items():
             typer.echo(f"  {name:<24} {read_yaml(path).get('title', '')}")
-
-
-def _recipe(name: str, overrides: Sequence[str]) -> Recipe:
-    from uda.recipes import load_recipe
-
-    return load_recipe(name, overrides)
-
-
-def _compute(device: str) -> Compute:
-    from uda.config import Compute
-    from uda.recipes import parse
-
-    return parse(Compute, {"device": device}, "--device")
-
-
-def _until(
-    recipe: str,
-    overrides: Sequence[str] | None,
-    stage: str,
-    out: Path | None,
-    restart: bool,
-    device: str,
-    quiet: bool,
-) -> Path:
-    from uda.pipeline import default_out
-
-    resolved = _recipe(recipe, [*(overrides or []), f"compute.device={device}"])
-    folder = out or default_out(resolved)
-    _run(resolved, folder, stage, restart, quiet)
-    return folder
-
-
-def _run(recipe: Recipe, out: Path, until: str | None, restart: bool, quiet: bool) -> list[Done]:
-    from uda import pipeline
-
-    def announce(stage: str, state: str) -> None:
-        if state == "run" or not quiet:
-            typer.echo(f"{stage:<24} {'complete, skipped' if state == 'skip' else '…'}", err=True)
-
-    return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
-
-
-def _seeds(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
-    return [int(part) for part in parts]
-
-
-def _sizes(values: Sequence[str] | None) -> dict[str, float] | None:
-    sizes = {}
-    for value in values or ():
-        name, equals, number = value.partition("=")
-        try:
-            sizes[name] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise typer.BadParameter(f"--ml is {value!r}; expected structure=millilitres")
-    return sizes or None
-
-
-def _print_table(folder: Path, out: Path | None = None) -> None:
-    from uda.report import table
-    from uda.report_files import read_metrics
-
-    _print_wide(table(read_metrics(folder)))
-    page = (out or folder / "report") / "report.html"
-    if page.is_file():
-        typer.echo(f"report: {page}")
-
-
-def _print_wide(table: Table) -> None:
-    """Print a table as wide as its cells: a folded number cannot be read, a wrapped line can."""
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    endless = Console(width=10_000)
-    needed = Measurement.get(endless, endless.options, table).maximum
-    Console(width=max(needed, Console().width)).print(table)
-
-
-def _print_seeds(folders: Sequence[Path], path: Path | None) -> None:
-    from uda.checkpoint import write_json
-    from uda.report import seeds_table
-    from uda.report_files import read_metrics
-
-    summary, table = seeds_table([read_metrics(folder) for folder in folders])
-    _print_wide(table)
-    if path is not None:
-        write_json(path, summary)
-        typer.echo(f"over seeds: {path}")
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ A recipe is one benchmark table. A card is one domain. Both are flat files, froz
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from uda.errors import nearest
 from uda.fields import Amount, Count, FileName, Frozen, Orientation, Positive, Rate, RowName, Share
-from uda.terms import SOURCE_TERMS, Term, needs_prior
+from uda.methods import METHODS
+from uda.prior_specs import PriorSpec
+from uda.terms import SOURCE_TERMS, AdversarialTerm, Knowledge, SpatialPriorTerm, Term
 
 
 class Prepare(Frozen):
@@ -134,6 +136,10 @@ class Augment(Frozen):
     noise: Amount = 0.0
     """largest Gaussian sd, in units of the image's own sd"""
 
+    def moves(self) -> bool:
+        """Whether pixels change their places."""
+        return bool(self.rotate or self.scale or self.shift or self.flip)
+
 
 class Training(Frozen):
     """One run of the loop."""
@@ -175,52 +181,51 @@ class Pretrain(Training):
 class Adapt(Training):
     """One adaptation variant."""
 
+    preset: str | None = None
+    """Name of a published method (`uda.methods`) whose settings hold where this variant says nothing."""
     prior: str | None = None
     """Name of the prior its terms use."""
-    batchnorm: Literal["train", "frozen", "target"] = "train"
+    batchnorm: Literal["train", "frozen", "target", "warmed"] = "train"
     """Statistics during adaptation: of the batch (running ones follow), of the source model, or of
-    the target, estimated first and then kept."""
+    the target, estimated first and then kept; ``warmed``: estimated first, then of the batch."""
+    freeze_head: bool = False
+    """Train everything but the last layer (SHOT)."""
     source_free: bool = True
     """True: no source file is opened, only the pretrained model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("preset") is None:
+            return raw
+        if raw["preset"] not in METHODS:
+            raise ValueError(f"no preset {raw['preset']!r}; {nearest(str(raw['preset']), METHODS)}")
+        return {**METHODS[raw["preset"]], **raw}
+
+    def needs(self) -> frozenset[Knowledge]:
+        """What the prior has to know."""
+        return frozenset(need for term in self.objective for need in term.needs())
 
     @model_validator(mode="after")
     def _possible(self) -> Adapt:
         source = [t.term for t in self.objective if isinstance(t, SOURCE_TERMS)]
+        both = [t.term for t in self.objective if isinstance(t, AdversarialTerm)]
         if self.source_free and source:
             raise ValueError(f"terms {source} need source labels; set source_free: false")
+        if self.source_free and both:
+            raise ValueError(f"terms {both} need source images; set source_free: false")
         if not self.source_free and not source:
             raise ValueError("source_free is false but no term uses the source")
         if len(source) == len(self.objective):
             raise ValueError("no term uses the target images")
-        needs = [t.term for t in self.objective if needs_prior(t)]
-        if needs and self.prior is None:
+        if self.needs() and self.prior is None:
+            needs = [t.term for t in self.objective if t.needs()]
             raise ValueError(f"terms {needs} need a prior; name one with prior:")
+        if self.augment.moves() and any(isinstance(t, SpatialPriorTerm) for t in self.objective):
+            raise ValueError(
+                "spatial_prior_kl knows where classes lie; rotate, scale, shift and flip must be 0"
+            )
         return self
-
-
-class SourceRatioPrior(Frozen):
-    """Mean class ratio of the source's labelled slices."""
-
-    kind: Literal["source_labels"] = "source_labels"
-
-
-class TagPrior(Frozen):
-    """Per image: structures that its tag denies have ratio 0; the others their mean source ratio
-    in slices that show them; background takes the rest."""
-
-    kind: Literal["target_tags"] = "target_tags"
-
-
-class SizePrior(Frozen):
-    """From volumes in millilitres per structure, as a share of the prepared target volumes."""
-
-    kind: Literal["sizes_ml"] = "sizes_ml"
-    sizes_ml: dict[str, Rate]
-    supervision: Literal["anatomical", "target_sizes"] = "anatomical"
-    """Textbook values, or measured on the target's own cases."""
-
-
-PriorSpec = Annotated[SourceRatioPrior | TagPrior | SizePrior, Field(discriminator="kind")]
 
 
 class Evaluate(Frozen):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from uda.checkpoint import load_tensors, save_tensors
 from uda.config import DatasetCard, Network, Prepare
 from uda.errors import ModelError, UdaError
 from uda.recipes import parse
+from uda.sizes import SizeDistribution
 
 FORMAT = "uda-model-1"
 
@@ -36,6 +38,8 @@ class ModelInfo:
     """the same over slices that show the class"""
     step: int = 0
     origin: dict[str, str] = field(default_factory=dict)
+    sizes: SizeDistribution | None = None
+    """how often and how large the classes are in the labelled training slices"""
 
     def to_json(self) -> str:
         raw = {
@@ -49,6 +53,8 @@ class ModelInfo:
             "step": self.step,
             "origin": self.origin,
         }
+        if self.sizes is not None:
+            raw["sizes"] = self.sizes.as_json()
         return json.dumps(raw, sort_keys=True)
 
     @classmethod
@@ -68,6 +74,7 @@ class ModelInfo:
                 supervision=tuple(raw["supervision"]),
                 step=int(raw["step"]),
                 origin=dict(raw["origin"]),
+                sizes=SizeDistribution.from_json(raw["sizes"]) if "sizes" in raw else None,
                 **ratios,
             )
         except UdaError:
@@ -174,10 +181,10 @@ def has_batchnorm(model: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) for m in model.modules())
 
 
-def set_mode(model: nn.Module, batchnorm: Literal["train", "frozen", "target"]) -> None:
-    """Training mode; BatchNorm layers keep their running statistics unless the policy is ``train``."""
+def set_mode(model: nn.Module, batchnorm: Literal["train", "frozen", "target", "warmed"]) -> None:
+    """Training mode; BatchNorm layers keep their running statistics unless they may follow the batch."""
     model.train()
-    if batchnorm != "train":
+    if batchnorm in ("frozen", "target"):
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
@@ -204,3 +211,30 @@ def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.train(training)
+
+
+def head(model: nn.Module) -> nn.Module:
+    """The last layer: what turns features into logits. Its input are the features.
+
+    Raises:
+        ModelError: a network whose last layer is not known.
+    """
+    from monai.networks.nets.unet import UNet
+
+    if isinstance(model, UNet) and isinstance(model.model, nn.Sequential):
+        return model.model[-1]
+    raise ModelError(
+        f"the last layer of a {type(model).__name__} is not known",
+        fix="use a term that needs no features, and freeze_head: false",
+    )
+
+
+@contextmanager
+def features_of(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block every forward pass appends its features ``[b, d, *s]``, the input of :func:`head`."""
+    seen: list[Tensor] = []
+    handle = head(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
-from uda import losses
-from uda.errors import ConfigError, PriorError
-from uda.terms import CrossEntropyTerm, DiceTerm, EntropyTerm, Term, needs_prior
+from uda.checkpoint import grouped, prefixed
+from uda.errors import ConfigError
+from uda.losses import Prediction
+from uda.parts import Ground, Known, View, make_part
+from uda.parts.part import Images
+from uda.terms import Term
 from uda.types import Batch
-
-T = TypeVar("T")
 
 
 def ramp(term: Term, step: int) -> float:
@@ -38,74 +39,83 @@ class Objective:
 
     Args:
         terms: of one recipe stage.
-        prior: ratios ``[n, k]`` of the target images in store order, where a term needs them.
+        known: what a prior tells of the target, where a term needs it.
+        images: all target images, for terms that look at them when a round begins.
+        seed: of everything random in the terms.
+
+    Raises:
+        PriorError: the prior does not know what a term needs.
     """
 
-    def __init__(self, terms: Sequence[Term], prior: Tensor | None = None) -> None:
-        self.terms = tuple(terms)
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        known: Known | None = None,
+        images: Images = tuple,
+        seed: int = 0,
+    ) -> None:
+        if not terms:
+            raise ConfigError("the objective has no term")
+        self.terms, self.known = tuple(terms), known or Known()
+        self.images, self.seed = images, seed
         names = [term.term for term in terms]
         self.names = [
             name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)
         ]
-        if prior is None and any(needs_prior(term) for term in terms):
-            raise PriorError("a term needs a prior and none was given", fix="name one with prior:")
-        self.prior = prior
-        self.class_weights = None if prior is None else _inverse_ratio(prior, self.terms)
+        self.parts = [make_part(term, self.known) for term in self.terms]
 
-    def to(self, device: torch.device) -> Objective:
-        """Move the prior to the device, once."""
-        if self.prior is not None:
-            self.prior = self.prior.to(device)
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(device)
-        return self
+    def setup(self, fabric: Fabric, student: nn.Module) -> None:
+        """Move what is known to the device and build what the terms own, once."""
+        self.known = self.known.to(fabric.device)
+        self.parts = [make_part(term, self.known) for term in self.terms]
+        for number, part in enumerate(self.parts):
+            part.setup(Ground(fabric, student, self.seed + number, self.images))
+
+    def begin(self, step: int) -> None:
+        """Start the terms' rounds that begin with this step."""
+        for part in self.parts:
+            part.begin(step)
+
+    def annotate(self, batch: Batch) -> list[Tensor | None]:
+        """What each term notes on the target images ``[b, m, h, w]`` before they are augmented."""
+        if batch.target is None:
+            return [None] * len(self.parts)
+        return [part.annotate(batch.target.image) for part in self.parts]
 
     def __call__(
-        self, batch: Batch, source: Tensor | None, target: Tensor | None, step: int
+        self,
+        batch: Batch,
+        source: Tensor | None,
+        target: Tensor | None,
+        step: int,
+        notes: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the logits of the batch's source and target images."""
+        labelled = None if source is None else Prediction(source)
+        unlabelled = None if target is None else Prediction(target)
         values: dict[str, Tensor] = {}
-        total: Tensor | None = None
-        for name, term in zip(self.names, self.terms, strict=True):
-            value = self._value(term, batch, source, target)
+        weighted: list[Tensor] = []
+        for number, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
+            note = notes[number] if notes else None
+            value = part.value(View(batch, labelled, unlabelled, step, note))
             values[name] = value.detach()
-            weighted = ramp(term, step) * value
-            total = weighted if total is None else total + weighted
-        if total is None:
-            raise PriorError("the objective has no term")
-        return total, values
+            weighted.append(ramp(self.terms[number], step) * value)
+        return torch.stack(weighted).sum(), values
 
-    def _value(
-        self, term: Term, batch: Batch, source: Tensor | None, target: Tensor | None
-    ) -> Tensor:
-        if isinstance(term, CrossEntropyTerm | DiceTerm):
-            loss = losses.cross_entropy if isinstance(term, CrossEntropyTerm) else losses.dice
-            return loss(_present(source), _present(batch.source).label)
-        logits = _present(target)
-        if isinstance(term, EntropyTerm):
-            weights = self.class_weights if term.class_weights == "inverse_ratio" else None
-            return losses.entropy(logits, weights, term.normalized)
-        prior = _present(self.prior)[_present(batch.target).index]
-        return losses.class_ratio_kl(
-            logits, prior, term.direction, term.over, term.kind, term.power, term.eps
-        )
+    def after(self, step: int) -> None:
+        """The terms' own updates, after the network's."""
+        for part in self.parts:
+            part.after(step)
 
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold of the terms, each under its number."""
+        return {
+            name: tensor
+            for number, part in enumerate(self.parts)
+            for name, tensor in prefixed(str(number), part.state()).items()
+        }
 
-def _inverse_ratio(prior: Tensor, terms: Sequence[Term]) -> Tensor | None:
-    """ν_c = (1/τ̄_c) / Σ (1/τ̄) of the prior's mean over images (AdaEnt, AdaMI)."""
-    if not any(isinstance(t, EntropyTerm) and t.class_weights == "inverse_ratio" for t in terms):
-        return None
-    mean = prior.mean(0)
-    if bool((mean <= 0).any()):
-        raise PriorError(
-            "a class has ratio 0 in the prior, so its entropy weight 1/τ̄ is infinite",
-            fix="use class_weights: uniform",
-        )
-    return (1 / mean) / (1 / mean).sum()
-
-
-def _present(value: T | None) -> T:
-    """What a validated recipe guarantees to be there."""
-    if value is None:
-        raise ConfigError("a term needs images of a domain that this stage does not read")
-    return value
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave."""
+        for number, tensors in grouped(state).items():
+            self.parts[int(number)].load(tensors)

@@ -9,17 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from uda.checkpoint import fingerprint, write_json
-from uda.config import Adapt, DatasetCard, Recipe, SizePrior, TagPrior
+from uda.config import Adapt, DatasetCard, Recipe
 from uda.data.cases import Case, cases_of
 from uda.data.phantom import write_phantom
 from uda.data.store import Store, content_key, open_store
 from uda.environment import environment
 from uda.errors import ConfigError, DataError
 from uda.evaluation import Row, evaluate
+from uda.prior_specs import (
+    NEEDS_SOURCE,
+    NEEDS_TARGET,
+    RUNS_NETWORK,
+    PriorSpec,
+    SizeCsvPrior,
+    TagPrior,
+)
+from uda.prior_stage import Evidence, card_tags, estimate_prior
 from uda.priors import Prior
 from uda.recipes import load_card
 from uda.report import write_report
-from uda.stages import Workplace, adabn, adapt, estimate_prior, train_supervised
+from uda.stages import Workplace, adabn, adapt, train_supervised
 
 Body = Callable[[Path], dict[str, Any]]
 """writes a stage's artefacts into a folder and returns what ``stage.json`` should say of them"""
@@ -180,24 +189,40 @@ class _Planner:
         return Stage("target_supervised", settings, self.ground, data, body)
 
     def _prior(self, name: str) -> Stage:
-        domains, spec = self.domains, self.recipe.prior[name]
-        target = domains.target
-
-        def data() -> dict[str, str]:
-            if isinstance(spec, TagPrior) and target.tags is not None:
-                tags = domains.root / target.root / target.tags
-                return {"target/tags": fingerprint(tags.read_text() if tags.is_file() else None)}
-            if isinstance(spec, SizePrior):
-                return {"target/adapt": domains.key(target, "adapt", False)}
-            return {}
+        spec, stage = self.recipe.prior[name], f"prior-{name}"
 
         def body(folder: Path) -> dict[str, Any]:
-            store = domains.store(target, "adapt", False) if isinstance(spec, SizePrior) else None
-            root = domains.root if isinstance(spec, TagPrior) else Path()
-            return estimate_prior(folder, spec, self.out / "pretrain", target, root, store)
+            place, evidence = self._place(folder, stage), self._evidence(spec)
+            return estimate_prior(place, spec, self.out / "pretrain", evidence)
 
         settings = spec.model_dump(mode="json")
-        return Stage(f"prior-{name}", settings, ("pretrain",), data, body)
+        if isinstance(spec, RUNS_NETWORK):
+            settings |= {key: self.common[key] for key in ("seed", "compute")}
+        return Stage(stage, settings, ("pretrain",), lambda: self._prior_data(spec), body)
+
+    def _prior_data(self, spec: PriorSpec) -> dict[str, str]:
+        """Hashes of the files that a kind of prior reads, and of no others."""
+        domains, keys = self.domains, dict[str, str]()
+        target = domains.target
+        if isinstance(spec, NEEDS_SOURCE):
+            keys["source/train"] = domains.key(domains.source, "train", True)
+        if isinstance(spec, NEEDS_TARGET):
+            keys["target/adapt"] = domains.key(target, "adapt", False)
+        if isinstance(spec, TagPrior) and target.tags is not None:
+            keys["target/tags"] = _text_hash(domains.root / target.root / target.tags)
+        if isinstance(spec, SizeCsvPrior):
+            keys["target/sizes"] = _text_hash(domains.root / spec.file)
+        return keys
+
+    def _evidence(self, spec: PriorSpec) -> Evidence:
+        domains = self.domains
+        source, target = isinstance(spec, NEEDS_SOURCE), isinstance(spec, NEEDS_TARGET)
+        return Evidence(
+            target=domains.store(domains.target, "adapt", False) if target else None,
+            source=domains.store(domains.source, "train", True) if source else None,
+            tags=card_tags(domains.target, domains.root) if isinstance(spec, TagPrior) else None,
+            sizes=domains.root / spec.file if isinstance(spec, SizeCsvPrior) else None,
+        )
 
     def _target_data(self) -> dict[str, str]:
         return {"target/adapt": self.domains.key(self.domains.target, "adapt", False)}
@@ -285,3 +310,8 @@ class _Planner:
             return {"supervision": ["target_labels"]}
 
         return Stage("report", {}, ("evaluate",), dict, body)
+
+
+def _text_hash(path: Path) -> str:
+    """Of a text file; one that is missing is told when the stage reads it."""
+    return fingerprint(path.read_text(errors="replace") if path.is_file() else None)

@@ -1,4 +1,4 @@
-"""Adaptation variants by name, for adapting a model to a folder of images without a recipe.
+"""Methods for adapting a model to a folder of images without a recipe.
 
 The class ratio is compared over the batch: one prior for the data set does not hold for each image.
 Where a prior knows single images (tags), ``--set objective.1.over=image`` is the published scope.
@@ -10,40 +10,39 @@ from typing import Any
 
 from uda.config import Adapt
 from uda.errors import ConfigError, nearest
+from uda.methods import METHODS
 from uda.recipes import override, parse
 
 DEFAULT = "adabn"
-
-_WEIGHTED = {"term": "entropy", "normalized": False, "class_weights": "inverse_ratio"}
-_RATIO = {"term": "class_ratio_kl", "over": "batch"}
-_OBJECTIVES: dict[str, list[dict[str, Any]]] = {
-    "minent": [{"term": "entropy"}],
-    "adaent": [_WEIGHTED, {**_RATIO, "direction": "prior_to_prediction"}],
-    "adami": [_WEIGHTED, {**_RATIO, "direction": "prediction_to_prior"}],
-}
 _STEPS, _BATCH, _LR = 200, 16, 1e-5
-
-METHODS = (DEFAULT, *_OBJECTIVES)
+SOURCE_FREE = (DEFAULT, *(n for n, raw in METHODS.items() if raw.get("source_free", True)))
 
 
 def preset(name: str, overrides: list[str]) -> Adapt | None:
     """The settings behind a method's name, with ``key=value`` changes; None for ``adabn``.
 
     Raises:
-        ConfigError: an unknown name or setting.
+        ConfigError: an unknown name or setting, or a method that needs source images.
     """
     if name == DEFAULT:
         if overrides:
             raise ConfigError(f"adabn has no settings to change: {overrides}")
         return None
-    if name not in _OBJECTIVES:
-        raise ConfigError(f"there is no method {name!r}", expected=nearest(name, METHODS))
-    raw = {
+    if name in METHODS and name not in SOURCE_FREE:
+        raise ConfigError(
+            f"method {name!r} needs the source's images, and a folder of target images is all there is",
+            expected=f"one of {', '.join(SOURCE_FREE)}",
+            fix=f"write a recipe with a variant `preset: {name}`",
+        )
+    if name not in METHODS:
+        raise ConfigError(f"there is no method {name!r}", expected=nearest(name, SOURCE_FREE))
+    raw: dict[str, Any] = {
+        "preset": name,
         "steps": _STEPS,
         "batch": _BATCH,
         "lr": _LR,
-        "objective": _OBJECTIVES[name],
-        "prior": None if name == "minent" else "given",
+        "prior": "given",
     }
     settings = parse(Adapt, raw, f"method {name!r}")
-    return override(settings, overrides) if overrides else settings
+    settings = override(settings, overrides) if overrides else settings
+    return settings if settings.needs() else settings.model_copy(update={"prior": None})

@@ -16,18 +16,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.compute import deterministic, make_fabric
-from uda.config import (
-    Adapt,
-    Compute,
-    DatasetCard,
-    Network,
-    PriorSpec,
-    SizePrior,
-    TagPrior,
-    Training,
-)
-from uda.data.cases import read_tags
-from uda.data.sampling import batch_indices, mix, source_batch, target_batch
+from uda.config import Adapt, Compute, DatasetCard, Network, Training
+from uda.data.sampling import batch_indices, mix, shuffled_batches, source_batch, target_batch
 from uda.data.store import Store
 from uda.errors import PriorError
 from uda.models import (
@@ -36,18 +26,19 @@ from uda.models import (
     check_classes,
     estimate_batchnorm,
     has_batchnorm,
+    head,
     load_model,
     save_model,
     set_mode,
 )
 from uda.objective import Objective
+from uda.parts import Known
 from uda.prediction import predict_slices
-from uda.priors import Prior, from_sizes_ml, from_source_labels, from_tags, label_ratios
+from uda.priors import Prior, label_table, mean_ratios, size_distribution
 from uda.trainer import RESUME_FILE, Batches, Run, fit
 from uda.types import Batch
 
 MODEL_FILE = "model.safetensors"
-PRIOR_FILE = "prior.json"
 BATCHNORM_BATCH = 32
 
 
@@ -81,7 +72,8 @@ def train_supervised(
     Returns:
         what belongs into ``stage.json``: the ledger and, with ``validation``, its 2-D Dice per class.
     """
-    ratio, presence = label_ratios(store.labels, len(card.classes))
+    labelled = label_table(store.labels, len(card.classes))
+    ratio, presence = mean_ratios(labelled)
     info = ModelInfo(
         network=network,
         classes=card.classes,
@@ -90,6 +82,7 @@ def train_supervised(
         class_ratio=ratio,
         presence_ratio=presence,
         origin=place.origin,
+        sizes=size_distribution(labelled),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(place.seed, "initial weights"))
@@ -138,14 +131,18 @@ def adapt(
     check_classes(info, card, parent)
     told = prior.supervision if prior else ("none",)
     info = replace(info.told(told), prepare=card.prepare, origin=place.origin)
-    table = prior.validate(info.classes).table(store.places()) if prior else None
+    known = known_of(prior.validate(info.classes), store) if prior else None
+    objective = Objective(
+        settings.objective, known, lambda: _all_images(store, place), mix(place.seed, place.stage)
+    )
+    if settings.freeze_head:
+        head(model).requires_grad_(False)
     with deterministic():
         fabric = make_fabric(place.compute)
-        if settings.batchnorm == "target":
+        if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
             estimate_batchnorm(model, _all_images(store, place), fabric.device)
         batches = _target_batches(store, source, settings, place, fabric)
-        objective = Objective(settings.objective, table)
 
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
@@ -154,31 +151,22 @@ def adapt(
     return {"supervision": list(info.supervision), "source_free": settings.source_free}
 
 
-def estimate_prior(
-    folder: Path, spec: PriorSpec, parent: Path, card: DatasetCard, root: Path, target: Store | None
-) -> dict[str, Any]:
-    """Make one named prior and write ``prior.json``."""
-    _, info = load_model(parent)
-    if isinstance(spec, SizePrior):
-        geometries = [case.geometry for case in target.cases] if target else []
-        prior = from_sizes_ml(info.classes, spec.sizes_ml, geometries, spec.supervision)
-    elif info.class_ratio is None or info.presence_ratio is None:
+def known_of(prior: Prior, store: Store) -> Known:
+    """What a prior tells of the images of a store.
+
+    Raises:
+        PriorError: its maps have another size than the images, or it misses some of the images.
+    """
+    if prior.maps is not None and prior.maps.shape[1:] != store.images.shape[1:]:
         raise PriorError(
-            "the model does not know the class ratio of its training labels",
-            where=parent,
-            fix="use a prior of sizes, or a prior.json of your own",
+            f"the prior's maps are {tuple(prior.maps.shape[1:])}",
+            expected=f"the size of the prepared target images, {store.images.shape[1:]}",
+            fix="make the spatial prior with this model's preparation",
         )
-    elif isinstance(spec, TagPrior):
-        if card.tags is None:
-            raise PriorError(
-                f"card {card.name!r} names no tags file", fix="add `tags:` to the card"
-            )
-        tags = read_tags(root / card.root / card.tags, info.classes[1:])
-        prior = from_tags(info.classes, info.presence_ratio, tags)
-    else:
-        prior = from_source_labels(info.classes, info.class_ratio)
-    prior.validate(info.classes).save(folder / PRIOR_FILE)
-    return {"supervision": list(prior.supervision)}
+    largest = None
+    if prior.sizes is not None:
+        largest = torch.tensor([1.0, *(row[-1] for row in prior.sizes.quantiles[1:])])
+    return Known(prior.table(store.places()), prior.maps, largest)
 
 
 def _train(
@@ -231,9 +219,8 @@ def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> Callable
 
 def _all_images(store: Store, place: Workplace) -> Iterator[Tensor]:
     """Every image once, in a shuffled order so that each batch mixes cases."""
-    order = np.random.default_rng(mix(place.seed, place.stage, "batchnorm")).permutation(len(store))
-    parts = np.array_split(order, max(1, round(len(order) / BATCHNORM_BATCH)))
-    return (torch.from_numpy(store.images[part])[:, None] for part in parts)
+    seed = mix(place.seed, place.stage, "batchnorm")
+    return shuffled_batches(store.images, BATCHNORM_BATCH, seed)
 
 
 def _validation_dice(

@@ -6,7 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from uda.fields import Amount, Count, Frozen, Rate
+from uda.fields import Amount, Count, Frozen, Positive, Rate, Share
+
+Knowledge = Literal["ratio", "maps", "sizes"]
+"""what a prior may know: class ratios, where each class lies, how its size varies"""
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Term(Frozen):
@@ -15,11 +20,26 @@ class _Term(Frozen):
     ramp_steps: Count = 0
     """Steps over which the weight rises from 0; 0 = at once."""
 
+    def needs(self) -> frozenset[Knowledge]:
+        """What the prior of the target has to know."""
+        return frozenset()
+
+
+class _RatioTerm(_Term):
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"ratio"})
+
 
 class CrossEntropyTerm(_Term):
     """Cross-entropy with the source's labels."""
 
     term: Literal["cross_entropy"] = "cross_entropy"
+
+
+class PartialCrossEntropyTerm(_Term):
+    """Cross-entropy with the source's labels where there are any: scribbles, points."""
+
+    term: Literal["partial_cross_entropy"] = "partial_cross_entropy"
 
 
 class DiceTerm(_Term):
@@ -36,8 +56,34 @@ class EntropyTerm(_Term):
     class_weights: Literal["uniform", "inverse_ratio"] = "uniform"
     """``inverse_ratio``: ν_c proportional to 1/τ̄_c of the prior, summing to 1 (AdaEnt, AdaMI)."""
 
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"ratio"} if self.class_weights == "inverse_ratio" else ())
 
-class ClassRatioTerm(_Term):
+
+class MinEntropyTerm(_Term):
+    """Min-entropy: hard self-training on every pixel."""
+
+    term: Literal["min_entropy"] = "min_entropy"
+
+
+class MaxSquareTerm(_Term):
+    """Maximum squares (Chen et al. 2019)."""
+
+    term: Literal["max_square"] = "max_square"
+    image_weighted: bool = False
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class MutualInformationTerm(_Term):
+    """Mutual information of pixel and class: sure pixels, diverse classes."""
+
+    term: Literal["mutual_information"] = "mutual_information"
+    alpha: Amount = 1.0
+    """weight of the pixels' entropy beside that of the marginal"""
+    over: Literal["image", "batch"] = "batch"
+
+
+class ClassRatioTerm(_RatioTerm):
     """Divergence between predicted class ratio and prior."""
 
     term: Literal["class_ratio_kl"] = "class_ratio_kl"
@@ -48,13 +94,154 @@ class ClassRatioTerm(_Term):
     eps: Amount = 1e-10
 
 
-SOURCE_TERMS = (CrossEntropyTerm, DiceTerm)
+class ClassRatioHingeTerm(_RatioTerm):
+    """A class may not fall below the share ``mu`` of its prior (ADVENT)."""
+
+    term: Literal["class_ratio_hinge"] = "class_ratio_hinge"
+    mu: Fraction = 0.5
+    over: Literal["image", "batch"] = "image"
+
+
+class SizeCrossEntropyTerm(_RatioTerm):
+    """The curriculum's size loss: cross-entropy of the predicted sizes under the prior's."""
+
+    term: Literal["size_cross_entropy"] = "size_cross_entropy"
+    kind: Literal["mean", "max_normalized"] = "mean"
+    power: Rate = 1.0
+
+
+class DualClassRatioTerm(_RatioTerm):
+    """Divergence of the data set's class ratio from the prior, by primal–dual updates (PaNN)."""
+
+    term: Literal["dual_class_ratio"] = "dual_class_ratio"
+    rate: Fraction = 0.1
+    """step of the dual ascent"""
+
+
+class _BoundedTerm(_Term):
+    bounds: Literal["ratio", "quantiles", "tags"] = "ratio"
+    """``ratio``: τ (1 ∓ margin), a class with τ = 0 is suppressed; ``quantiles``: at most the 95 %
+    quantile of the source's sizes; ``tags``: a class with τ = 0 is suppressed, any other has a pixel."""
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.5
+    over: Literal["image", "batch"] = "image"
+
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"sizes"} if self.bounds == "quantiles" else {"ratio"})
+
+
+class SizeBoundsTerm(_BoundedTerm):
+    """Sizes between bounds, by a penalty (Kervadec et al. 2019)."""
+
+    term: Literal["size_bounds"] = "size_bounds"
+    squared: bool = True
+
+
+class LogBarrierTerm(_BoundedTerm):
+    """Sizes between bounds, by the extended log-barrier, whose t rises during the training."""
+
+    term: Literal["log_barrier"] = "log_barrier"
+    start: Rate = 5.0
+    growth: Annotated[float, Field(ge=1)] = 1.1
+    every: Positive = 100
+    """steps between two rises of t"""
+    limit: Rate = 50.0
+
+
+class SortedAreaTerm(_RatioTerm):
+    """As many sure pixels a class as its prior has (Fong et al. 2019)."""
+
+    term: Literal["sorted_area"] = "sorted_area"
+
+
+class SpatialPriorTerm(_Term):
+    """Divergence between the prediction at a pixel and how often each class is there."""
+
+    term: Literal["spatial_prior_kl"] = "spatial_prior_kl"
+    direction: Literal["prediction_to_prior", "prior_to_prediction"] = "prior_to_prediction"
+    over: Literal["image", "batch"] = "batch"
+
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"maps"})
+
+
+class PottsTerm(_Term):
+    """Neighbours that look alike have one class: the relaxed dense Potts energy."""
+
+    term: Literal["potts"] = "potts"
+    sigma_color: Rate = 0.5
+    """in units of the prepared image, which has unit sd after ``normalize: zscore``"""
+    sigma_space: Rate = 3.0
+    """pixels"""
+    radius: Positive = 3
+    dilation: Positive = 1
+
+
+class PseudoLabelTerm(_Term):
+    """Self-training on class-balanced pseudo-labels of a teacher: CBST, CRST, mean teacher."""
+
+    term: Literal["pseudo_labels"] = "pseudo_labels"
+    teacher: Literal["round", "ema"] = "round"
+    """a copy of the student made when a round begins, or the running average of its weights"""
+    decay: Share = 0.99
+    """of the running average, a step"""
+    round_steps: Positive = 100
+    """Steps between two new sets of thresholds (and copies of the student)."""
+    portion: Fraction = 0.2
+    """Share of each class's pixels that is labelled in the first round, the most confident ones."""
+    portion_step: Amount = 0.05
+    portion_limit: Fraction = 0.5
+    spatial: bool = False
+    """Multiply probabilities by the prior's maps first (CBST-SP)."""
+    soft: Amount = 0.0
+    """Temperature α of CRST's soft labels (LRENT); 0 = hard labels."""
+    mrkld: Amount = 0.0
+    """Weight of CRST's model regularisation towards the uniform prediction."""
+    confidence: Literal["none", "pixel", "image"] = "none"
+    """Weigh a label by the teacher's probability, or an image's labels by its share of sure pixels."""
+
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"maps"} if self.spatial else ())
+
+
+class CentroidTerm(_Term):
+    """Pseudo-labels of the nearest class centroid in the features (SHOT)."""
+
+    term: Literal["centroid_pseudo_labels"] = "centroid_pseudo_labels"
+    round_steps: Positive = 100
+    """Steps between two new sets of centroids."""
+    pixels: Positive = 256
+    """Pixels a class in the sample of each batch of images from which the centroids are made."""
+
+
+class AdversarialTerm(_Term):
+    """A discriminator of source and target self-information, trained against the network (AdvEnt)."""
+
+    term: Literal["adversarial"] = "adversarial"
+    lr: Rate = 1e-4
+    """of the discriminator's Adam"""
+    width: Positive = 64
+    """channels of the discriminator's first layer"""
+
+
+SourceTerm = CrossEntropyTerm | PartialCrossEntropyTerm | DiceTerm
+SOURCE_TERMS = (CrossEntropyTerm, PartialCrossEntropyTerm, DiceTerm)
 Term = Annotated[
-    CrossEntropyTerm | DiceTerm | EntropyTerm | ClassRatioTerm, Field(discriminator="term")
+    SourceTerm
+    | EntropyTerm
+    | MinEntropyTerm
+    | MaxSquareTerm
+    | MutualInformationTerm
+    | ClassRatioTerm
+    | ClassRatioHingeTerm
+    | SizeCrossEntropyTerm
+    | DualClassRatioTerm
+    | SizeBoundsTerm
+    | LogBarrierTerm
+    | SortedAreaTerm
+    | SpatialPriorTerm
+    | PottsTerm
+    | PseudoLabelTerm
+    | CentroidTerm
+    | AdversarialTerm,
+    Field(discriminator="term"),
 ]
-
-
-def needs_prior(term: _Term) -> bool:
-    """Whether a term compares with what is known of the target."""
-    weighted = isinstance(term, EntropyTerm) and term.class_weights == "inverse_ratio"
-    return weighted or isinstance(term, ClassRatioTerm)

@@ -7,7 +7,6 @@ killed and resumed repeats the uninterrupted one bit for bit. Nothing in a step 
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 from collections.abc import Callable, Generator
@@ -20,13 +19,21 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.checkpoint import load_tensors, save_tensors
+from uda.checkpoint import (
+    grouped,
+    load_optimizer,
+    load_tensors,
+    optimizer_tensors,
+    prefixed,
+    save_tensors,
+)
 from uda.config import Training
 from uda.data.augment import augment
 from uda.data.sampling import mix
 from uda.errors import ModelError, RunError
 from uda.logs import RunLog
 from uda.objective import Objective
+from uda.twin import follow, twin_of
 from uda.types import Batch, SourceBatch, TargetBatch
 
 RESUME_FILE = "resume.safetensors"
@@ -90,8 +97,7 @@ def fit(
     Raises:
         RunError: the loss is not finite, or the disk refuses a checkpoint. The last checkpoint stays.
     """
-    state = _State(fabric, model, settings, run.folder / RESUME_FILE)
-    objective.to(fabric.device)
+    state = _State(fabric, model, settings, objective, run.folder / RESUME_FILE)
     set_mode(state.model)
     pending: list[Tensor] = []
     with (
@@ -99,7 +105,7 @@ def fit(
         contextlib.closing(_ahead(batches, state.step, settings.steps)) as stream,
     ):
         for batch in stream:
-            pending.append(_step(state, objective, settings, batch.to(fabric.device), run))
+            pending.append(_step(state, settings, batch.to(fabric.device), run))
             log.advance(state.step)
             last = state.step == settings.steps
             save = last or state.step % settings.save_every == 0
@@ -129,20 +135,19 @@ def _check_finite(model: nn.Module, run: Run) -> None:
         )
 
 
-def _step(
-    state: _State, objective: Objective, settings: Training, batch: Batch, run: Run
-) -> Tensor:
-    """One update. Returns loss and term values on the device, unread."""
-    fabric, rank = state.fabric, state.fabric.global_rank
+def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
+    """One update of the network, then of what the terms own. Returns the values, on the device, unread."""
+    fabric, objective, rank = state.fabric, state.objective, state.fabric.global_rank
     torch.manual_seed(mix(run.seed, run.stage, "network", state.step, rank))
     generator = torch.Generator(fabric.device)
     generator.manual_seed(mix(run.seed, run.stage, "augment", state.step, rank))
-    batch = _augmented(batch, settings, generator)
+    objective.begin(state.step)
+    batch, notes = _augmented(batch, objective.annotate(batch), settings, generator)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, state.step)
     source = state.forward(batch.source.image) if batch.source else None
     target = state.forward(batch.target.image) if batch.target else None
-    loss, values = objective(batch, source, target, state.step)
+    loss, values = objective(batch, source, target, state.step, notes)
     fabric.backward(loss)
     if settings.clip:
         fabric.clip_gradients(
@@ -150,20 +155,33 @@ def _step(
         )
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    objective.after(state.step)
     state.step += 1
     state.average(settings.ema)
     return torch.stack([loss.detach(), *values.values()])
 
 
-def _augmented(batch: Batch, settings: Training, generator: torch.Generator) -> Batch:
+def _augmented(
+    batch: Batch,
+    notes: list[Tensor | None],
+    settings: Training,
+    generator: torch.Generator,
+) -> tuple[Batch, list[Tensor | None]]:
+    """The batch under random changes; labels and notes move along with their images."""
     source, target = batch.source, batch.target
     if source is not None:
         image, label = augment(source.image, source.label, settings.augment, generator)
         source = SourceBatch(image, source.label if label is None else label)
     if target is not None:
-        image, _ = augment(target.image, None, settings.augment, generator)
+        written = [note for note in notes if note is not None]
+        image, moved = augment(
+            target.image, torch.cat(written, 1) if written else None, settings.augment, generator
+        )
         target = TargetBatch(image, target.index)
-    return Batch(source, target)
+        if moved is not None:
+            parts = iter(moved.split([note.shape[1] for note in written], 1))
+            notes = [None if note is None else next(parts) for note in notes]
+    return Batch(source, target), notes
 
 
 def _report(
@@ -210,18 +228,17 @@ def _ahead(batches: Batches, first: int, last: int) -> Generator[Batch]:
             yield batch
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
 class _State:
-    """What a checkpoint holds: weights, buffers, their average, the optimiser, the step."""
+    """What a checkpoint holds: weights, buffers, their average, the optimiser, the terms' own, the step."""
 
-    def __init__(self, fabric: Fabric, model: nn.Module, settings: Training, path: Path) -> None:
-        self.fabric, self.path, self.step = fabric, path, 0
+    def __init__(
+        self, fabric: Fabric, model: nn.Module, settings: Training, objective: Objective, path: Path
+    ) -> None:
+        self.fabric, self.objective, self.path, self.step = fabric, objective, path, 0
         self.forward, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
         self.model: nn.Module = self.forward.module
-        self.ema = copy.deepcopy(self.model).requires_grad_(False) if settings.ema else None
+        self.ema = twin_of(self.model) if settings.ema else None
+        objective.setup(fabric, self.model)
         if path.is_file():
             self._load()
 
@@ -230,54 +247,32 @@ class _State:
         """The model a stage saves."""
         return self.model if self.ema is None else self.ema
 
-    @torch.no_grad()
     def average(self, decay: float) -> None:
-        """average ← decay · average + (1 − decay) · weights, float buffers alike; at first a copy.
-
-        torch's AveragedModel counts its updates in a tensor, and asks it in every step.
-        """
-        if self.ema is None:
-            return
-        pairs = list(zip(_tensors(self.ema), _tensors(self.model), strict=True))
-        floats = [(mean, new) for mean, new in pairs if mean.is_floating_point()]
-        means, news = [mean for mean, _ in floats], [new for _, new in floats]
-        torch._foreach_lerp_(means, news, 1 - decay if self.step > 1 else 1.0)
-        for mean, new in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(new)
+        """average ← decay · average + (1 − decay) · weights; at first a copy."""
+        if self.ema is not None:
+            follow(self.ema, self.model, 1 - decay if self.step > 1 else 1.0)
 
     def save(self) -> None:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors = prefixed("model", self.model.state_dict())
         if self.ema is not None:
-            tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if v is not None}
+            tensors |= prefixed("ema", self.ema.state_dict())
+        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
+        tensors |= prefixed("objective", self.objective.state())
         scaler = self.fabric.strategy.precision.state_dict()
         save_tensors(self.path, tensors, {"step": str(self.step), "precision": json.dumps(scaler)})
 
     def _load(self) -> None:
         try:
             tensors, metadata = load_tensors(self.path)
-            groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
-            for name, tensor in tensors.items():
-                group, _, rest = name.partition(".")
-                groups[group][rest] = tensor
+            groups = grouped(tensors)
             self.model.load_state_dict(groups["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(groups["ema"])
-            state: dict[int, dict[str, Tensor]] = {}
-            weights = list(self.model.parameters())
-            for name, tensor in groups["optimizer"].items():
-                index, _, key = name.partition(".")
-                weight = weights[int(index)]
-                if tensor.shape == weight.shape:  # fused kernels walk raw memory: same layout
-                    tensor = torch.empty_like(weight).copy_(tensor)
-                state.setdefault(int(index), {})[key] = tensor
-            shell = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": shell})
+            load_optimizer(self.optimizer, groups.get("optimizer", {}))
+            self.objective.load(groups.get("objective", {}))
             self.fabric.strategy.precision.load_state_dict(json.loads(metadata["precision"]))
             self.step = int(metadata["step"])
-        except (KeyError, ValueError, RuntimeError, ModelError) as error:
+        except (KeyError, ValueError, IndexError, RuntimeError, ModelError) as error:
             raise ModelError(
                 f"is not a checkpoint of this stage: {getattr(error, 'what', error)}",
                 where=self.path,

@@ -18,10 +18,11 @@ def augment(
 
     Args:
         image: ``[b, c, h, w]`` float.
-        label: ``[b, h, w]`` integer, or None; resampled by the nearest pixel.
+        label: ``[b, h, w]`` or several maps ``[b, m, h, w]``, or None; resampled by the nearest pixel,
+            unchanged where the geometry is.
         generator: on the image's device; the only source of randomness.
     """
-    if settings.rotate or settings.scale or settings.shift or settings.flip:
+    if settings.moves():
         image, label = _warp(image, label, settings, generator)
     return _intensity(image, settings, generator), label
 
@@ -52,10 +53,11 @@ def _warp(
     warped = functional.grid_sample(image, grid, "bilinear", "border", align_corners=False)
     if label is None:
         return warped, None
+    maps = label if label.dim() == image.dim() else label[:, None]
     moved = functional.grid_sample(
-        label[:, None].to(image.dtype), grid, "nearest", "border", align_corners=False
+        maps.to(image.dtype), grid, "nearest", "border", align_corners=False
     )
-    return warped, moved[:, 0].to(label.dtype)
+    return warped, moved.reshape(label.shape).to(label.dtype)
 
 
 def _intensity(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:

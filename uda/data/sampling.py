@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from uda.data.store import Store
 from uda.types import SourceBatch, TargetBatch
@@ -48,3 +50,10 @@ def target_batch(store: Store, indices: NDArray[np.int64], pin: bool) -> TargetB
     image = torch.from_numpy(store.images[indices])[:, None]
     index = torch.from_numpy(indices)
     return TargetBatch(image.pin_memory(), index.pin_memory()) if pin else TargetBatch(image, index)
+
+
+def shuffled_batches(images: NDArray[np.float32], batch: int, seed: int) -> Iterator[Tensor]:
+    """Every image once as ``[b, 1, h, w]``, in an order that mixes cases; about ``batch`` at a time."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    for part in np.array_split(order, max(1, round(len(order) / batch))):
+        yield torch.from_numpy(images[part])[:, None]

@@ -3,48 +3,102 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from uda.errors import PriorError
-from uda.types import Logits, Ratio, Scalar
+from uda.losses.prediction import Predicted, predicted, winners
+from uda.types import Ratio, Scalar
 
 Direction = Literal["prediction_to_prior", "prior_to_prediction"]
 Over = Literal["image", "batch"]
 Kind = Literal["mean", "max_normalized"]
 
+LOG_DUAL_LIMIT = 20.0
+"""Largest λ that :func:`dual_ascent` returns: the optimum of a class with 2 pixels in a thousand million."""
 
-def class_ratio(logits: Logits, kind: Kind = "mean", power: float = 1.0) -> Float[Tensor, "b k"]:
+
+def class_ratio(logits: Predicted, kind: Kind = "mean", power: float = 1.0) -> Float[Tensor, "b k"]:
     r"""Predicted proportion τ̂ of each class in each image.
 
-    ``mean``: :math:`\hat\tau_c = \frac1N \sum_x p_c(x)`. ``max_normalized``:
-    :math:`r_c(x) = (p_c / \max_j p_j)^{power}`, summed over pixels and normalised over classes
-    (Zhang et al., ICCV 2017, eq. 6 with power 5; Bateson et al., MedIA 2022 with power 1).
+    Formula: ``mean``: $\hat\tau_c = \frac1N \sum_x p_c(x)$; ``max_normalized``:
+        $\hat\tau_c = \sum_x r_c(x) / \sum_{j,x} r_j(x)$ with $r_c(x) = (p_c(x) / \max_j p_j(x))^q$, q the ``power``
+    Range: [0, 1]; sums to 1 over classes
+    Source: ``max_normalized``: Zhang, David & Gong, ICCV 2017, eq. 6, with power 5; Bateson et al.,
+        MedIA 2022, with power 1
+
+    With a high power only the winning class of each pixel counts, and its share of the pixels is what
+    argmax would give, with a gradient.
+
+    Args:
+        logits: ``[b, k, *s]``, or a :class:`Prediction`.
+        kind: ``mean`` or ``max_normalized``.
+        power: q above, more than 0; ``mean`` does not use it.
+
+    Returns:
+        τ̂, ``[b, k]``.
+
+    Raises:
+        PriorError: ``power`` is not above 0.
 
     Example:
+        One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, on average ¾. Relative to the larger p, class 0 has
+        1, 1, 1, 1 and class 1 has 1, ⅓, ⅓, 0: 4 and 5/3, of 17/3 together.
+
         >>> import torch
-        >>> class_ratio(torch.tensor([[[[0.0, 100.0]], [[0.0, 0.0]]]]))
+        >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
+        >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
+        >>> class_ratio(logits)
         tensor([[0.7500, 0.2500]])
+        >>> class_ratio(logits, "max_normalized")
+        tensor([[0.7059, 0.2941]])
     """
     return log_class_ratio(logits, kind, power).exp()
 
 
 def log_class_ratio(
-    logits: Logits, kind: Kind = "mean", power: float = 1.0
+    logits: Predicted, kind: Kind = "mean", power: float = 1.0
 ) -> Float[Tensor, "b k"]:
-    """log τ̂, finite for any finite logits: a class that is nowhere likely does not underflow to log 0."""
-    log_p = logits.float().log_softmax(1).flatten(2)
+    r"""Logarithm of :func:`class_ratio`, finite for any finite logits: no class underflows to log 0.
+
+    Formula: $\log\hat\tau_c$
+    Range: (−∞, 0]
+
+    Args:
+        logits: ``[b, k, *s]``, or a :class:`Prediction`.
+        kind: see :func:`class_ratio`.
+        power: see :func:`class_ratio`.
+
+    Returns:
+        log τ̂, ``[b, k]``.
+
+    Raises:
+        PriorError: ``power`` is not above 0.
+
+    Example:
+        p of class 1 is e⁻²⁰⁰ in each pixel, which float32 does not hold; its logarithm is −200.
+
+        >>> import torch
+        >>> log_class_ratio(torch.tensor([[[[0.0, 0.0]], [[-200.0, -200.0]]]]))
+        tensor([[   0., -200.]])
+    """
+    prediction = predicted(logits)
     if kind == "mean":
-        return log_p.logsumexp(2) - math.log(log_p.shape[2])
-    relative = power * (log_p - log_p.amax(1, keepdim=True))
-    return relative.logsumexp(2).log_softmax(1)
+        log_sum: Tensor = _LogSum.apply(prediction.log_p)
+        return log_sum - math.log(math.prod(prediction.shape[2:]))
+    if not (power > 0 and math.isfinite(power)):
+        raise PriorError(f"power is {power}", expected="a number above 0; published: 1 and 5")
+    log_sum = _LogSumRelative.apply(prediction.log_p, power)
+    return log_sum - log_sum.logsumexp(1, keepdim=True)
 
 
 def class_ratio_kl(
-    logits: Logits,
+    logits: Predicted,
     prior: Ratio,
     direction: Direction = "prediction_to_prior",
     over: Over = "image",
@@ -52,56 +106,350 @@ def class_ratio_kl(
     power: float = 1.0,
     eps: float = 1e-10,
 ) -> Scalar:
-    r"""Divergence between the predicted class ratio τ̂ and the prior τ.
+    r"""Kullback–Leibler divergence between the predicted class ratio τ̂ and the prior τ.
 
-    ``prediction_to_prior``: :math:`\sum_c \hat\tau_c (\log\hat\tau_c - \log(\tau_c + \epsilon))`
-    (AdaMI, Bateson et al. 2022). A class with τ = 0 is suppressed with the constant slope −log ε,
-    23.03 for ε = 1e-10. ``prior_to_prediction``: :math:`\sum_c \tau_c (\log\tau_c - \log\hat\tau_c)`
-    (AdaEnt, Bateson et al. 2020; PaNN; the curriculum size loss); classes with τ = 0 are left alone.
+    Formula: ``prediction_to_prior``: $\sum_c \hat\tau_c (\log\hat\tau_c - \log(\tau_c + \epsilon))$;
+        ``prior_to_prediction``: $\sum_c \tau_c (\log\tau_c - \log\hat\tau_c)$; the mean over images, or once
+        for τ̂ and τ averaged over the batch
+    Range: [0, −log min τ] for ``prediction_to_prior``, to within ε; [0, ∞) for ``prior_to_prediction``
+    Minimum: 0, where τ̂ = τ, whatever the single pixels are
+    Collapse: none onto one class, but a wrong prior is obeyed as well as a right one; ``prior_to_prediction``
+        leaves classes with τ = 0 alone
+    Source: ``prediction_to_prior``: Bateson et al., AdaMI, MedIA 2022; ``prior_to_prediction``: Bateson et al.,
+        AdaEnt, MICCAI 2020, and Zhou et al., PaNN, ICCV 2019
+
+    A class with τ = 0 is suppressed by ``prediction_to_prior`` with the constant slope −log ε, 23.03 for
+    ε = 1e-10.
 
     Args:
-        logits: ``[b, k, *s]``.
-        prior: ``[k]`` for every image, or ``[b, k]``, one for each.
+        logits: ``[b, k, *s]``, or a :class:`Prediction`.
+        prior: τ, ``[k]`` for every image, or ``[b, k]``, one for each.
+        direction: which of the two above.
         over: ``image``: divergence per image, then the mean; ``batch``: τ̂ and τ are averaged over the
             batch first, so that single images may differ from the prior.
-        kind, power: see :func:`class_ratio`.
+        kind: see :func:`class_ratio`.
+        power: see :func:`class_ratio`.
         eps: ε above; 0 gives the exact divergence, for priors without zeros.
 
     Returns:
-        Non-negative scalar (to within ε), 0 exactly where τ̂ = τ.
+        Scalar, not negative (to within ε).
 
     Raises:
-        PriorError: wrong number of classes or images, or a zero in the prior where it makes the value infinite.
+        PriorError: wrong number of classes or images; a prior that is negative or does not sum to 1; a zero in
+            the prior where it makes the value infinite.
 
     Example:
+        One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, so τ̂ = (¾, ¼); the prior is (½, ½):
+        ¾ log 3/2 + ¼ log 1/2 = 0.1308, and the other way round ½ log 2/3 + ½ log 2 = 0.1438.
+
         >>> import torch
-        >>> logits = torch.zeros(1, 2, 1, 2)
-        >>> round(float(class_ratio_kl(logits, torch.tensor([0.75, 0.25]), "prior_to_prediction")), 4)
+        >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
+        >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
+        >>> prior = torch.tensor([0.5, 0.5])
+        >>> round(float(class_ratio_kl(logits, prior)), 4)
         0.1308
+        >>> round(float(class_ratio_kl(logits, prior, "prior_to_prediction")), 4)
+        0.1438
     """
-    prior = _aligned(logits, prior)
-    log_ratio = log_class_ratio(logits, kind, power)
+    prediction = predicted(logits)
+    prior = _aligned(prediction.log_p, prior, "the prior")
+    if direction == "prediction_to_prior":
+        _check_eps(prior, eps)
+    log_ratio = log_class_ratio(prediction, kind, power)
     if over == "batch":
-        log_ratio = log_ratio.logsumexp(0, keepdim=True) - math.log(log_ratio.shape[0])
-        prior = prior.mean(0, keepdim=True)
+        log_ratio, prior = log_mean(log_ratio), prior.mean(0, keepdim=True)
     if direction == "prior_to_prediction":
         return (torch.xlogy(prior, prior) - prior * log_ratio).sum(1).mean()
-    if eps == 0 and not prior.is_cuda and bool((prior <= 0).any()):
+    return (log_ratio.exp() * (log_ratio - (prior + eps).log())).sum(1).mean()
+
+
+def class_ratio_hinge(
+    logits: Predicted, prior: Ratio, mu: float = 0.5, over: Over = "image"
+) -> Scalar:
+    r"""Penalty on classes that cover less than a share μ of what the prior says.
+
+    Formula: $\sum_c \max(0, \mu\tau_c - \hat\tau_c)$, the mean over images, or once for τ̂ and τ averaged over the
+        batch
+    Range: [0, μ]
+    Minimum: 0, wherever every class has at least μτ
+    Collapse: prevented for classes with τ > 0, but a class whose p is 0 in float32 gets no gradient
+    Source: Vu et al., ADVENT, CVPR 2019, class-ratio priors, with μ = 0.5; the released code lacks it
+
+    Args:
+        logits: ``[b, k, *s]``, or a :class:`Prediction`.
+        prior: τ, ``[k]`` for every image, or ``[b, k]``, one for each.
+        mu: μ in [0, 1]; 0 asks for nothing, 1 for the whole prior.
+        over: see :func:`class_ratio_kl`.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        PriorError: wrong number of classes or images; a prior that is negative or does not sum to 1; μ outside
+            [0, 1].
+
+    Example:
+        One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, so τ̂ = (¾, ¼). With the prior (0.2, 0.8) class 1 should
+        cover at least 0.4 and lacks 0.15.
+
+        >>> import torch
+        >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
+        >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
+        >>> round(float(class_ratio_hinge(logits, torch.tensor([0.2, 0.8]))), 4)
+        0.15
+    """
+    if not 0 <= mu <= 1:
+        raise PriorError(f"mu is {mu}", expected="a number from 0 to 1; published: 0.5")
+    prediction = predicted(logits)
+    prior = _aligned(prediction.log_p, prior, "the prior")
+    ratio = class_ratio(prediction)
+    if over == "batch":
+        ratio, prior = ratio.mean(0, keepdim=True), prior.mean(0, keepdim=True)
+    return (mu * prior - ratio).clamp_min(0).sum(1).mean()
+
+
+def size_cross_entropy(
+    logits: Predicted, sizes: Ratio, kind: Kind = "mean", power: float = 1.0
+) -> Scalar:
+    r"""Cross-entropy of the predicted class ratio with the label distribution predicted for the image.
+
+    Formula: $-\frac1B\sum_b\sum_c a_c\log\hat\tau_c$, a the ``sizes``; equals the entropy of a plus KL(a‖τ̂)
+    Range: [H(a), ∞)
+    Minimum: H(a), the entropy of the sizes, where τ̂ = a in every image
+    Collapse: none onto one class; classes with a = 0 are left alone
+    Source: Zhang, David & Gong, Curriculum Domain Adaptation, ICCV 2017, and TPAMI 2019
+
+    Args:
+        logits: ``[b, k, *s]``, or a :class:`Prediction`.
+        sizes: a, the share of each class, ``[k]`` for every image, or ``[b, k]``, one for each.
+        kind: see :func:`class_ratio`; the paper takes ``max_normalized``.
+        power: see :func:`class_ratio`; the paper takes 5.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        PriorError: wrong number of classes or images; sizes that are negative or do not sum to 1.
+
+    Example:
+        One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, so τ̂ = (¾, ¼); with sizes (½, ½):
+        ½ log 4/3 + ½ log 4 = 0.837.
+
+        >>> import torch
+        >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
+        >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
+        >>> round(float(size_cross_entropy(logits, torch.tensor([0.5, 0.5]))), 4)
+        0.837
+    """
+    prediction = predicted(logits)
+    sizes = _aligned(prediction.log_p, sizes, "sizes")
+    return -(sizes * log_class_ratio(prediction, kind, power)).sum(1).mean()
+
+
+def dual_class_ratio(logits: Predicted, prior: Ratio, log_dual: Float[Tensor, "k"]) -> Scalar:
+    r"""KL(τ‖τ̂) of the whole data set's class ratio, from one batch at a time and without bias.
+
+    Formula: $\sum_c \tau_c (\hat\tau_c\beta_c + 1 + \log(-\beta_c)) + \sum_c \tau_c\log\tau_c$ with
+        $\beta_c = -e^{\lambda_c}$, τ̂ and τ averaged over the batch
+    Range: (−∞, KL(τ‖τ̂)]
+    Minimum: none by itself for fixed λ; at the saddle point with :func:`dual_ascent`, 0 where τ̂ = τ
+    Collapse: none onto one class while λ is kept up to date
+    Source: Zhou et al., Prior-aware Neural Network, ICCV 2019, from
+        $-\log\alpha = \max_\beta (\alpha\beta + 1 + \log(-\beta))$
+
+    It is affine in τ̂. So for fixed λ its mean over batches is its value on the data set, which is not true of
+    the logarithm in :func:`class_ratio_kl`: a batch that happens to lack a class costs no more than its share.
+    At the best λ, $e^{\lambda_c} = 1/\hat\tau_c$, it equals KL(τ‖τ̂). Differentiable in logits and λ.
+
+    Args:
+        logits: ``[b, k, *s]``, or a :class:`Prediction`.
+        prior: τ, ``[k]`` for every image, or ``[b, k]``, one for each.
+        log_dual: λ, ``[k]``, at most 80 in size; starts at 0, or at −log τ, where the logits get no gradient.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        PriorError: wrong number of classes or images; a prior that is negative or does not sum to 1; λ not
+            finite or so large that $e^\lambda$ overflows.
+
+    Example:
+        One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, so τ̂ = (¾, ¼), with the prior (½, ½). λ = log(1/τ̂)
+        gives the divergence ½ log 2/3 + ½ log 2 = 0.1438; any other λ gives less: λ = log(1/τ) has
+        ½(−3/2 + 1 + log 2) + ½(−1/2 + 1 + log 2) − log 2 = 0.
+
+        >>> import torch
+        >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
+        >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
+        >>> prior = torch.tensor([0.5, 0.5])
+        >>> round(float(dual_class_ratio(logits, prior, -torch.tensor([0.75, 0.25]).log())), 4)
+        0.1438
+        >>> abs(round(float(dual_class_ratio(logits, prior, -prior.log())), 4))
+        0.0
+    """
+    prediction = predicted(logits)
+    prior = _aligned(prediction.log_p, prior, "the prior").mean(0)
+    log_dual = _checked_dual(log_dual, prior)
+    log_ratio = log_mean(log_class_ratio(prediction)).squeeze(0)
+    terms = prior * (1 + log_dual - (log_dual + log_ratio).exp())
+    return (terms + torch.xlogy(prior, prior)).sum()
+
+
+@torch.no_grad()
+def dual_ascent(log_dual: Float[Tensor, "k"], ratio: Ratio, rate: float) -> Float[Tensor, "k"]:
+    r"""λ after one step of ascent on :func:`dual_class_ratio`, each class on its own problem.
+
+    Formula: $e^{-\lambda_c} \leftarrow (1-\eta)\,e^{-\lambda_c} + \eta\,\hat\tau_c$, then λ kept within [0, 20]
+    Source: dual variables of Zhou et al., Prior-aware Neural Network, ICCV 2019; the size of the step is ours
+
+    To first order in η this is the gradient step $\lambda_c + \eta\,(1 - \hat\tau_c e^{\lambda_c})$, not weighted by
+    τ, so that rare classes are followed as fast as frequent ones. Taken in $-1/\beta_c = e^{-\lambda_c}$ and scaled
+    by the curvature there, it cannot overshoot, and because it is linear in τ̂ its fixed point is
+    $e^{-\lambda_c} = \mathrm{E}[\hat\tau_c]$ however unevenly a class is spread over the batches. A plain step on λ
+    leaves every bound after one batch full of a rare class, and clipping it moves the fixed point: with a clip
+    at ±1, a class that shows in less than half of the batches has none.
+
+    The interval holds every optimum: τ̂ ≤ 1 gives λ ≥ 0, and 20 stands for 2 pixels in a thousand million.
+
+    Args:
+        log_dual: λ, ``[k]``.
+        ratio: τ̂ of the batch, ``[k]``, or ``[b, k]`` of its images.
+        rate: η, above 0 and at most 1; 1/η is about the number of batches that λ remembers.
+
+    Returns:
+        The new λ, ``[k]``; no gradient runs through it.
+
+    Raises:
+        PriorError: ratio and λ are not of the same classes; ``rate`` is not in (0, 1].
+
+    Example:
+        One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, so τ̂ = (¾, ¼). From λ = (log 2, log 4), which stands for
+        shares (½, ¼), half a step leads to (⅝, ¼).
+
+        >>> import torch
+        >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
+        >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
+        >>> log_dual = dual_ascent(torch.tensor([2.0, 4.0]).log(), class_ratio(logits), rate=0.5)
+        >>> (-log_dual).exp()
+        tensor([0.6250, 0.2500])
+    """
+    if not 0 < rate <= 1:
+        raise PriorError(f"rate is {rate}", expected="a number above 0, at most 1, such as 0.05")
+    if log_dual.dim() != 1 or ratio.dim() not in (1, 2) or ratio.shape[-1:] != log_dual.shape:
+        raise PriorError(
+            f"ratio has shape {tuple(ratio.shape)} and log_dual {tuple(log_dual.shape)}",
+            expected="(k,) or (b, k) for the ratio and (k,) for log_dual",
+        )
+    share = ratio.to(log_dual).reshape(-1, log_dual.shape[0]).mean(0)
+    # λ − log(1 − η + η τ̂ e^λ), which does not lose e^−λ when it is small
+    stepped = log_dual - torch.log1p(rate * (share * log_dual.exp() - 1))
+    return stepped.clamp(0, LOG_DUAL_LIMIT)
+
+
+class _LogSum(Function):
+    """log Σ_x p_c(x), ``[b, k]``; keeps log p alone, and one tensor of its size is made each way."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor) -> Tensor:
+        log_sum = _log_sum(log_p)
+        ctx.save_for_backward(log_p, log_sum)
+        return log_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        log_p, log_sum = ctx.saved_tensors
+        gradient: Tensor = (log_p - _over_pixels(log_sum, log_p)).exp_()
+        return gradient.mul_(_over_pixels(slope, log_p))
+
+
+class _LogSumRelative(Function):
+    """log Σ_x (p_c(x) / max_j p_j(x))^power, ``[b, k]``; classes that share a maximum share its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, power: float) -> Tensor:
+        log_sum = _log_sum((log_p - log_p.amax(1, keepdim=True)).mul_(power))
+        ctx.save_for_backward(log_p, log_sum)
+        ctx.power = power
+        return log_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        log_p, log_sum = ctx.saved_tensors
+        top = log_p.amax(1, keepdim=True)
+        gradient = (log_p - top).mul_(ctx.power).sub_(_over_pixels(log_sum, log_p)).exp_()
+        gradient.mul_(_over_pixels(ctx.power * slope, log_p))
+        return gradient.sub_(winners(log_p).mul_(gradient.sum(1, keepdim=True))), None
+
+
+def _log_sum(values: Tensor) -> Tensor:
+    """log Σ exp of ``[b, k, *s]`` over the pixels."""
+    axes = tuple(range(2, values.dim()))
+    top = values.amax(axes, keepdim=True)
+    return (values - top).exp_().sum(axes).log_().add_(top.flatten(1))
+
+
+def _over_pixels(ratio: Tensor, like: Tensor) -> Tensor:
+    """``[b, k]`` shaped to meet ``[b, k, *s]``."""
+    return ratio.reshape(*ratio.shape, *[1] * (like.dim() - 2))
+
+
+def log_mean(log_ratio: Tensor) -> Tensor:
+    """Logarithm of the mean ratio of the images, ``[1, k]``."""
+    return log_ratio.logsumexp(0, keepdim=True) - math.log(log_ratio.shape[0])
+
+
+def _aligned(log_p: Tensor, prior: Tensor, name: str) -> Tensor:
+    """The prior as ``[b, k]``, in the kind of number and on the device of the prediction."""
+    batch, classes = log_p.shape[:2]
+    if prior.shape not in ((classes,), (batch, classes)):
+        raise PriorError(
+            f"{name} has shape {tuple(prior.shape)}",
+            expected=f"({classes},) for all images or ({batch}, {classes}), one row an image",
+            fix="make the prior for the classes of this model",
+        )
+    # on an accelerator, looking at values would wait for it
+    if prior.device.type == "cpu":
+        distribution = bool(((prior >= 0).all(-1) & ((prior.sum(-1) - 1).abs() < 1e-3)).all())
+        if not distribution:
+            raise PriorError(
+                f"{name} is no distribution over the classes: {_shown(prior)}",
+                expected="shares of the image, none negative, that sum to 1",
+                fix="divide pixel counts by the pixels of the image",
+            )
+    return prior.detach().to(log_p).expand(batch, classes)
+
+
+def _check_eps(prior: Tensor, eps: float) -> None:
+    """Refuse what would make the logarithm of the prior infinite."""
+    if not eps >= 0:
+        raise PriorError(f"eps is {eps}", expected="0 or more; published: 1e-10")
+    if eps == 0 and prior.device.type == "cpu" and bool((prior <= 0).any()):
         raise PriorError(
             "the prior has a zero, which makes prediction_to_prior infinite",
             expected="every class above 0, or eps > 0",
             fix="set eps=1e-10 (a hard suppression) or use prior_to_prediction",
         )
-    return (log_ratio.exp() * (log_ratio - (prior + eps).log())).sum(1).mean()
 
 
-def _aligned(logits: Tensor, prior: Tensor) -> Tensor:
-    """The prior as float32 ``[b, k]``."""
-    batch, classes = logits.shape[:2]
-    if prior.shape not in ((classes,), (batch, classes)):
+def _checked_dual(log_dual: Tensor, prior: Tensor) -> Tensor:
+    """λ ``[k]`` in the kind of number of the prior."""
+    if log_dual.shape != prior.shape:
         raise PriorError(
-            f"the prior has shape {tuple(prior.shape)}",
-            expected=f"({classes},) for all images or ({batch}, {classes}), one row an image",
-            fix="make the prior for the classes of this model",
+            f"log_dual has shape {tuple(log_dual.shape)}",
+            expected=f"one number for each of the {prior.shape[0]} classes",
         )
-    return prior.float().expand(batch, classes)
+    if log_dual.device.type == "cpu" and not bool((log_dual.abs() <= 80).all()):
+        raise PriorError(
+            f"log_dual is {_shown(log_dual)}",
+            expected="numbers from -80 to 80, whose exponential float32 can hold",
+            fix="start from -log of the prior and change it with dual_ascent",
+        )
+    return log_dual.to(prior)
+
+
+def _shown(values: Tensor) -> str:
+    """The first of a few rows, in figures that fit a line."""
+    row = values.detach().reshape(-1, values.shape[-1])[0]
+    return "[" + ", ".join(f"{float(v):.4g}" for v in row[:20]) + "]"

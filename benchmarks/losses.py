@@ -1,0 +1,372 @@
+"""Time and memory of every loss beside the demo's U-Net in the same run, and of the streamed thresholds.
+
+    python benchmarks/losses.py
+    python benchmarks/losses.py --device cuda
+    python benchmarks/losses.py --only potts sorted_area --rounds 30
+
+Prints Markdown. A round is one forward + backward of the network, then of each loss, all on the same device, so that a
+busy minute hits both sides alike; a ratio is taken within a round, and the table shows their median (least–most).
+Memory is the high-water mark of live bytes over the start, forward + backward, the gradient included, in units of the
+logits' size. "over" marks what is past its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from uda import losses
+from uda.config import Compute, Network
+from uda.environment import environment
+from uda.losses import Prediction
+from uda.models import build
+from uda.types import IGNORE
+
+NETWORK = Network(channels=(16, 32, 64, 128), res_units=2, norm="batch")  # of cardiac_phantom
+TENSORS = 4.0
+MEGABYTES = 100.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Logits of a batch, laid out as the network lays them out, and everything to compare them with."""
+
+    logits: Tensor
+    image: Tensor
+    labels: Tensor
+    mask: Tensor
+    confidence: Tensor
+    soft: Tensor
+    maps: Tensor
+    prior: Tensor
+    log_dual: Tensor
+    discriminator: losses.Discriminator
+
+
+def scene(shape: Sequence[int], device: torch.device, layout: torch.memory_format) -> Scene:
+    torch.manual_seed(0)
+    batch, classes, *space = shape
+    labels = torch.randint(classes, (batch, *space)).masked_fill(
+        torch.rand(batch, *space) < 0.2, IGNORE
+    )
+    prior = torch.arange(classes, 0, -1) / torch.arange(1, classes + 1).sum()
+    made = Scene(
+        logits=3 * torch.randn(*shape).contiguous(memory_format=layout),
+        image=torch.randn(batch, 1, *space),
+        labels=labels,
+        mask=torch.rand(batch, *space) < 0.8,
+        confidence=torch.rand(batch, *space),
+        soft=torch.randn(*shape).softmax(1),
+        maps=torch.randn(classes, *space).softmax(0),
+        prior=prior,
+        log_dual=torch.zeros(classes),
+        discriminator=losses.Discriminator(classes),
+    )
+    return Scene(**{name: value.to(device) for name, value in vars(made).items()})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A loss of a scene and of logits (or of a ``Prediction``), and what share of a network step it may cost."""
+
+    loss: Callable[[Scene, Any], Tensor]
+    share: float | None = 0.1
+    tensors: float | None = TENSORS
+    of: Callable[[Scene, Tensor], list[Tensor]] = field(default=lambda scene, logits: [logits])
+    """what the gradient is taken for"""
+
+
+NETWORK_OF_ITS_OWN = {"share": None, "tensors": None}
+ROWS = {
+    "cross_entropy": Row(lambda s, z: losses.cross_entropy(z, s.labels)),
+    "dice": Row(lambda s, z: losses.dice(z, s.labels)),
+    "partial_cross_entropy": Row(
+        lambda s, z: losses.partial_cross_entropy(z, s.labels, s.confidence)
+    ),
+    "soft_cross_entropy": Row(lambda s, z: losses.soft_cross_entropy(z, s.soft, s.confidence)),
+    "entropy": Row(lambda s, z: losses.entropy(z)),
+    "entropy weighted, masked": Row(lambda s, z: losses.entropy(z, s.prior, False, s.mask)),
+    "min_entropy": Row(lambda s, z: losses.min_entropy(z)),
+    "max_square": Row(lambda s, z: losses.max_square(z)),
+    "max_square image_weighted": Row(lambda s, z: losses.max_square(z, image_weighted=True)),
+    "class_ratio_kl": Row(lambda s, z: losses.class_ratio_kl(z, s.prior)),
+    "class_ratio_kl prior_to_prediction, batch": Row(
+        lambda s, z: losses.class_ratio_kl(z, s.prior, "prior_to_prediction", "batch")
+    ),
+    "class_ratio_kl max_normalized": Row(
+        lambda s, z: losses.class_ratio_kl(z, s.prior, kind="max_normalized", power=5.0)
+    ),
+    "class_ratio_hinge": Row(lambda s, z: losses.class_ratio_hinge(z, s.prior)),
+    "size_cross_entropy": Row(lambda s, z: losses.size_cross_entropy(z, s.prior)),
+    "dual_class_ratio": Row(lambda s, z: losses.dual_class_ratio(z, s.prior, s.log_dual)),
+    "mutual_information": Row(lambda s, z: losses.mutual_information(z)),
+    "size_bounds": Row(lambda s, z: losses.size_bounds(z, 0.9 * s.prior, s.prior)),
+    "log_barrier": Row(lambda s, z: losses.log_barrier(z, 0.9 * s.prior, s.prior, 5.0)),
+    "sorted_area": Row(lambda s, z: losses.sorted_area(z, s.prior)),
+    "mrkld": Row(lambda s, z: losses.mrkld(z)),
+    "mrkld masked": Row(lambda s, z: losses.mrkld(z, s.mask)),
+    "spatial_prior_kl": Row(lambda s, z: losses.spatial_prior_kl(z, s.maps)),
+    "spatial_prior_kl prediction_to_prior": Row(
+        lambda s, z: losses.spatial_prior_kl(z, s.maps, "prediction_to_prior")
+    ),
+    "potts": Row(lambda s, z: losses.potts(z, s.image), share=1.0),
+    "adversarial_loss": Row(
+        lambda s, z: losses.adversarial_loss(s.discriminator, z), **NETWORK_OF_ITS_OWN
+    ),
+    "discriminator_loss": Row(
+        lambda s, z: losses.discriminator_loss(
+            s.discriminator, losses.self_information(z), losses.self_information(z)
+        ),
+        of=lambda s, z: list(s.discriminator.parameters()),
+        **NETWORK_OF_ITS_OWN,
+    ),
+}
+"""Every public loss by its name, and after a space a variant that takes another way through the code."""
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    start = now(device)
+    work()
+    return now(device) - start
+
+
+def once(row: Row, given: Scene) -> None:
+    """Forward and backward of a loss."""
+    logits = given.logits.detach().requires_grad_()
+    torch.autograd.grad(row.loss(given, logits), row.of(given, logits))
+
+
+def network_step(given: Scene, layout: torch.memory_format) -> Callable[[], object]:
+    """Forward and backward of the demo's U-Net, laid out as in training, without a loss."""
+    model = build(NETWORK, given.logits.shape[1]).to(given.logits.device, memory_format=layout)
+    gradient = torch.randn_like(given.logits)
+
+    def step() -> None:
+        torch.autograd.grad(model(given.image), list(model.parameters()), gradient)
+
+    return step
+
+
+def times_in_turn(
+    works: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each work in each round; two rounds before them warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 2):
+        for name, work in works.items():
+            spent = seconds(work, device)
+            if number >= 2:
+                taken[name].append(spent)
+    return taken
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """High-water mark of live bytes during a work, over those at its start."""
+    work()
+    if device.type == "cuda":
+        start = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - start
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports every start and stop
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        work()
+    if profile.kineto_results is None:
+        raise SystemExit("this build of PyTorch has no Kineto, which records allocations")
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def spread(ratios: list[float], digits: str) -> str:
+    """Median (least–most)."""
+    middle = statistics.median(ratios)
+    return f"{middle:{digits}} ({min(ratios):{digits}}–{max(ratios):{digits}})"
+
+
+def judged(text: str, value: float, limit: float | None, shown: str) -> str:
+    """A cell and its limit: "≤ 10%" where the value keeps it, "over 10%" where not."""
+    if limit is None:
+        return f"{text} | –"
+    return f"{text} | {'over' if value > limit else '≤'} {shown}"
+
+
+def loss_lines(
+    given: Scene, layout: torch.memory_format, rounds: int, names: Sequence[str]
+) -> Iterator[str]:
+    device, unit = given.logits.device, given.logits.nbytes
+    works = {"network": network_step(given, layout)}
+    works |= {name: partial(once, ROWS[name], given) for name in names}
+    taken = times_in_turn(works, rounds, device)
+    network = taken.pop("network")
+    size = "×".join(map(str, given.logits.shape))
+    yield f"| {size}, {rounds} rounds | ms | of a network step | limit | tensors at the peak | limit |"
+    yield "|---|---|---|---|---|---|"
+    yield f"| U-Net forward + backward | {1000 * statistics.median(network):.1f} | 1 | | | |"
+    for name, own in taken.items():
+        row, ratios = ROWS[name], [a / b for a, b in zip(own, network, strict=True)]
+        tensors = peak_bytes(works[name], device) / unit
+        share = statistics.median(ratios)
+        cells = [
+            f"{1000 * statistics.median(own):.1f}",
+            judged(spread(ratios, ".1%"), share, row.share, f"{row.share or 0:.0%}"),
+            # a scalar and a few per-class values are not a tensor of the logits' size
+            judged(f"{tensors:.2f}", tensors - 0.05, row.tensors, f"{row.tensors or 0:.0f}"),
+        ]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+class Calls(TorchDispatchMode):
+    """Counts how often each kernel is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def sharing_lines(given: Scene, rounds: int) -> Iterator[str]:
+    """Two losses of one objective, given one ``Prediction`` and given logits each."""
+
+    def both(scene: Scene, logits: Any) -> Tensor:
+        return losses.entropy(logits) + losses.class_ratio_kl(logits, scene.prior)
+
+    rows = {
+        "one Prediction": Row(lambda scene, logits: both(scene, Prediction(logits))),
+        "logits each": Row(both),
+    }
+    works = {name: partial(once, row, given) for name, row in rows.items()}
+    taken = times_in_turn(works, rounds, given.logits.device)
+    ratios = [a / b for a, b in zip(*taken.values(), strict=True)]
+    yield "| entropy + class_ratio_kl | log_softmax forward, backward | ms | time | tensors |"
+    yield "|---|---|---|---|---|"
+    for name, work in works.items():
+        with Calls() as calls:
+            work()
+        kernels = ("_log_softmax", "_log_softmax_backward_data")
+        counts = ", ".join(str(calls.counts[kernel]) for kernel in kernels)
+        ratio = spread(ratios, ".2f") if name == "one Prediction" else "1"
+        tensors = peak_bytes(work, given.logits.device) / given.logits.nbytes
+        spent = 1000 * statistics.median(taken[name])
+        yield f"| {name} | {counts} | {spent:.1f} | {ratio} | {tensors:.2f} |"
+
+
+def resident_bytes(entry: str) -> int:
+    """VmRSS or VmHWM of this process; ru_maxrss would keep its parent's over exec."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(entry))
+    return int(line.split()[1]) * 1024
+
+
+def _stream(
+    images: int, classes: int, size: Sequence[int], threads: int, device: torch.device
+) -> tuple[int, float, bool]:
+    """Thresholds of images that are made one at a time, in one buffer: bytes beyond it, seconds, soundness."""
+    torch.set_num_threads(threads)
+    image = torch.randn(1, classes, *size, device=device)
+    spent = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
+    else:
+        start = resident_bytes("VmRSS")
+    histogram = losses.ConfidenceHistogram(classes, device)
+    for _ in range(images):
+        image.normal_(std=3.0)
+        spent.append(seconds(partial(histogram.add, image), device))
+    thresholds = histogram.log_thresholds(0.2)
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else resident_bytes("VmHWM")
+    return peak - start, statistics.median(spent), not bool(thresholds.isnan().any())
+
+
+def stream_lines(
+    images: int, classes: int, size: Sequence[int], threads: int, device: torch.device
+) -> Iterator[str]:
+    """In a process of its own, whose memory holds one image and the interpreter at the start."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        extra, spent, sound = pool.submit(_stream, images, classes, size, threads, device).result()
+    if not sound:
+        raise SystemExit("a threshold is not a number")
+    held, shown = extra / 1e6, "×".join(map(str, (classes, *size)))
+    one = 4 * classes * torch.Size(size).numel() / 1e6
+    yield "| streamed thresholds | ms an image | memory beyond one image | limit |"
+    yield "|---|---|---|---|"
+    cell = judged(f"{held:.0f} MB", held, MEGABYTES, f"{MEGABYTES:.0f} MB")
+    yield f"| {images} images of {shown} ({one:.0f} MB each) | {1000 * spent:.1f} | {cell} |"
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--shape", type=int, nargs=4, default=[8, 5, 256, 256], metavar="b k h w")
+    layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    parser.add_argument("--layout", choices=layouts, default="channels_last", help="of the logits")
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS), metavar="LOSS")
+    parser.add_argument("--images", type=int, default=500, help="streamed; 0 leaves that table out")
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--size", type=int, nargs="+", default=[512, 1024])
+    given = parser.parse_args(words)
+    given.layout = layouts[given.layout]
+    return given
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    given = arguments(words)
+    torch.set_num_threads(given.threads)
+    told = environment(Compute(device=given.device.type))
+    print(", ".join(f"{key} {value}" for key, value in told.items()), end="\n\n")
+    tensors = scene(given.shape, given.device, given.layout)
+    for line in loss_lines(tensors, given.layout, given.rounds, given.only):
+        print(line)
+    print()
+    for line in sharing_lines(tensors, given.rounds):
+        print(line)
+    print()
+    if given.images:
+        streamed = stream_lines(
+            given.images, given.classes, given.size, given.threads, given.device
+        )
+        for line in streamed:
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

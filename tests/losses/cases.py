@@ -1,0 +1,194 @@
+"""Every loss, ready to be called: what ``test_every_loss.py`` runs over.
+
+To add a loss, append a line to ``CASES``: its public name (more words after a space tell variants apart) and a
+:class:`Case`. Whatever belongs to pixels (labels, masks, images, maps) comes from ``maps``, so that the tests can move
+it along with the pixels; whatever belongs to classes is made inside ``loss`` with :func:`ratio`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from uda.losses.adversarial import Discriminator, adversarial_loss
+from uda.losses.class_ratio import (
+    class_ratio_hinge,
+    class_ratio_kl,
+    dual_class_ratio,
+    size_cross_entropy,
+)
+from uda.losses.constraints import log_barrier, size_bounds, sorted_area
+from uda.losses.entropy import entropy, max_square, min_entropy
+from uda.losses.mutual_information import mutual_information
+from uda.losses.potts import potts
+from uda.losses.prediction import Predicted, predicted
+from uda.losses.self_training import mrkld, spatial_prior_kl
+from uda.losses.supervised import cross_entropy, dice, partial_cross_entropy, soft_cross_entropy
+from uda.types import IGNORE
+
+Shape = tuple[int, ...]
+"""of logits: ``(b, k, *s)``"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to call one loss.
+
+    Args:
+        loss: ``loss(logits, *maps)``, a scalar; takes logits of any dtype or a ``Prediction``.
+        maps: for a shape of logits, the tensors that go with its pixels: ``[b, *s]`` or ``[b, ?, *s]``.
+        permutation_invariant: the order of the pixels does not matter.
+        dimension_free: the same pixels laid out in 2-D and in 3-D have the same value.
+        mean_of_images: the value of a batch is the mean of the values of its images.
+        side: rows and columns of the smallest image that it takes.
+        volumes: takes 3-D images too.
+        tensors: most memory held at once in forward and backward, in tensors of the size of the logits.
+    """
+
+    loss: Callable[..., Tensor]
+    maps: Callable[[Shape], tuple[Tensor, ...]] = lambda shape: ()
+    permutation_invariant: bool = True
+    dimension_free: bool = True
+    mean_of_images: bool = True
+    side: tuple[int, int] = (4, 6)
+    volumes: bool = True
+    tensors: float = 4.0
+
+
+def ratio(logits: Predicted) -> Tensor:
+    """A prior for the classes of the logits, falling from the first class on: ``[k]``, sums to 1."""
+    falling = 1 / torch.arange(1.0, logits.shape[1] + 1)
+    return falling / falling.sum()
+
+
+def labels(shape: Shape) -> tuple[Tensor, ...]:
+    """Random labels, a fifth of them IGNORE."""
+    generator = torch.Generator().manual_seed(11)
+    space = (shape[0], *shape[2:])
+    drawn = torch.randint(shape[1], space, generator=generator)
+    return (drawn.masked_fill(torch.rand(space, generator=generator) < 0.2, IGNORE),)
+
+
+def mask(shape: Shape) -> tuple[Tensor, ...]:
+    """A random mask that keeps 7 of 10 pixels."""
+    generator = torch.Generator().manual_seed(12)
+    return (torch.rand((shape[0], *shape[2:]), generator=generator) < 0.7,)
+
+
+def weighted_labels(shape: Shape) -> tuple[Tensor, ...]:
+    """Random labels, a fifth of them IGNORE, and a confidence for each."""
+    generator = torch.Generator().manual_seed(13)
+    return (*labels(shape), torch.rand((shape[0], *shape[2:]), generator=generator))
+
+
+def weighted_soft_labels(shape: Shape) -> tuple[Tensor, ...]:
+    """Random soft labels, a fifth of the pixels without, and a confidence for each."""
+    generator = torch.Generator().manual_seed(14)
+    hard, confidence = weighted_labels(shape)
+    soft = torch.rand(shape, generator=generator)
+    return soft / soft.sum(1, keepdim=True) * (hard != IGNORE).unsqueeze(1), confidence
+
+
+def picture(shape: Shape) -> tuple[Tensor, ...]:
+    """A random image of two channels."""
+    generator = torch.Generator().manual_seed(15)
+    return (torch.randn((shape[0], 2, *shape[2:]), generator=generator),)
+
+
+def class_maps(shape: Shape) -> tuple[Tensor, ...]:
+    """How often each class is at each pixel: random, summing to 1 over the classes."""
+    generator = torch.Generator().manual_seed(17)
+    return (torch.randn(shape, generator=generator).softmax(1),)
+
+
+def discriminator(logits: Predicted) -> Discriminator:
+    """A small one with weights large enough to be sure of something, in the dtype that the logits need."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(18)
+        network = Discriminator(logits.shape[1], width=2)
+    for parameter in network.parameters():
+        parameter.data *= 3
+    return network.to(predicted(logits).log_p.dtype)
+
+
+CASES: dict[str, Case] = {
+    # labels
+    "cross_entropy": Case(cross_entropy, labels, mean_of_images=False),
+    "dice": Case(dice, labels, mean_of_images=False),
+    "partial_cross_entropy": Case(partial_cross_entropy, weighted_labels, mean_of_images=False),
+    "soft_cross_entropy": Case(soft_cross_entropy, weighted_soft_labels, mean_of_images=False),
+    # entropy
+    "entropy": Case(entropy),
+    "entropy weighted": Case(lambda z: entropy(z, ratio(z), normalized=False)),
+    "entropy masked": Case(lambda z, m: entropy(z, mask=m), mask, mean_of_images=False),
+    "min_entropy": Case(min_entropy),
+    "max_square": Case(max_square),
+    "max_square image_weighted": Case(lambda z: max_square(z, image_weighted=True)),
+    # class ratio
+    "class_ratio_kl": Case(lambda z: class_ratio_kl(z, ratio(z))),
+    "class_ratio_kl reverse": Case(lambda z: class_ratio_kl(z, ratio(z), "prior_to_prediction")),
+    "class_ratio_kl over batch": Case(
+        lambda z: class_ratio_kl(z, ratio(z), over="batch"), mean_of_images=False
+    ),
+    "class_ratio_kl max_normalized": Case(
+        lambda z: class_ratio_kl(z, ratio(z), kind="max_normalized", power=5.0)
+    ),
+    "class_ratio_hinge": Case(lambda z: class_ratio_hinge(z, ratio(z), mu=0.65)),
+    "class_ratio_hinge over batch": Case(
+        lambda z: class_ratio_hinge(z, ratio(z), 0.65, "batch"), mean_of_images=False
+    ),
+    "size_cross_entropy": Case(lambda z: size_cross_entropy(z, ratio(z))),
+    "size_cross_entropy max_normalized": Case(
+        lambda z: size_cross_entropy(z, ratio(z), "max_normalized", 5.0)
+    ),
+    # affine in the ratio, so that batches may be split, although it is about the data set
+    "dual_class_ratio": Case(lambda z: dual_class_ratio(z, ratio(z), torch.zeros(z.shape[1]))),
+    # mutual information
+    "mutual_information": Case(mutual_information, mean_of_images=False),
+    "mutual_information over image": Case(lambda z: mutual_information(z, 0.5, "image")),
+    # constraints
+    "size_bounds": Case(lambda z: size_bounds(z, 0.9 * ratio(z), ratio(z))),
+    "size_bounds linear, one class": Case(
+        lambda z: size_bounds(z, 0.9 * ratio(z), ratio(z), squared=False, classes=[1])
+    ),
+    "size_bounds over batch": Case(
+        lambda z: size_bounds(z, 0.9 * ratio(z), ratio(z), over="batch"), mean_of_images=False
+    ),
+    "log_barrier": Case(lambda z: log_barrier(z, 0.9 * ratio(z), ratio(z), t=5.0)),
+    "log_barrier over batch": Case(
+        lambda z: log_barrier(z, 0.5 * ratio(z), (2 * ratio(z)).clamp_max(1), 5.0, "batch"),
+        mean_of_images=False,
+    ),
+    "sorted_area": Case(lambda z: sorted_area(z, ratio(z))),
+    # pairs
+    "potts": Case(
+        lambda z, i: potts(z, i, sigma_color=1.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    # self-training
+    "mrkld": Case(mrkld),
+    "mrkld masked": Case(mrkld, mask, mean_of_images=False),
+    "spatial_prior_kl": Case(spatial_prior_kl, class_maps, mean_of_images=False),
+    "spatial_prior_kl reverse": Case(
+        lambda z, m: spatial_prior_kl(z, m, "prediction_to_prior"), class_maps, mean_of_images=False
+    ),
+    "spatial_prior_kl over image": Case(
+        lambda z, m: spatial_prior_kl(z, m, over="image"), class_maps
+    ),
+    "spatial_prior_kl reverse, over image": Case(
+        lambda z, m: spatial_prior_kl(z, m, "prediction_to_prior", "image"), class_maps
+    ),
+    # adversarial
+    "adversarial_loss": Case(
+        lambda z: adversarial_loss(discriminator(z), z),
+        permutation_invariant=False,
+        side=(32, 36),
+        volumes=False,
+        tensors=5.2,  # the first convolution's gradient, in two layouts
+    ),
+}

@@ -1,0 +1,96 @@
+"""A small world for parts: a network with features, target images, a batch of both domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from uda.compute import make_fabric
+from uda.config import Compute, Network, Training
+from uda.models import build
+from uda.objective import Objective
+from uda.parts import Known
+from uda.terms import CrossEntropyTerm, Term
+from uda.trainer import Run, fit
+from uda.types import Batch, SourceBatch, TargetBatch
+
+CLASSES, SIZE, IMAGES = 3, 32, 6
+CPU = Compute(device="cpu")
+
+
+def term(name: str, **settings: Any) -> Term:
+    made: Term = TypeAdapter(Term).validate_python({"term": name, **settings})
+    return made
+
+
+def known() -> Known:
+    ratio = torch.tensor([[0.7, 0.2, 0.1]]).expand(IMAGES, -1).contiguous()
+    maps = torch.rand(CLASSES, SIZE, SIZE, generator=torch.Generator().manual_seed(3)) + 0.1
+    return Known(ratio, maps / maps.sum(0), torch.tensor([1.0, 0.4, 0.2]))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build(Network(channels=(4, 8), res_units=1), CLASSES)
+
+
+def target_images() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(IMAGES, 1, SIZE, SIZE, generator=generator)
+
+
+def all_images() -> Iterator[Tensor]:
+    return iter(target_images().split(4))
+
+
+def batch_of(step: int) -> Batch:
+    """Two images of each domain; the source's labels follow its intensities."""
+    generator = torch.Generator().manual_seed(100 + step)
+    image = torch.randn(2, 1, SIZE, SIZE, generator=generator)
+    label = (image[:, 0] > 0.5).long() + (image[:, 0] > 1.5).long()
+    index = torch.tensor([step % IMAGES, (step + 1) % IMAGES])
+    return Batch(SourceBatch(image, label), TargetBatch(target_images()[index], index))
+
+
+def objective_of(*terms: Term) -> Objective:
+    return Objective(terms, known(), all_images, seed=5)
+
+
+def train(
+    folder: Path,
+    terms: Sequence[Term],
+    *,
+    batches: Callable[[int], Batch] = batch_of,
+    objective: Objective | None = None,
+    **changes: Any,
+) -> tuple[nn.Module, Objective]:
+    """The network after some steps of the loop, and the objective with its parts."""
+    plain = {
+        "steps": 6,
+        "batch": 2,
+        "lr": 1e-2,
+        "save_every": 2,
+        "objective": (CrossEntropyTerm(),),
+    }
+    used = objective or objective_of(*terms)
+    kept = fit(
+        make_fabric(CPU),
+        network(),
+        used,
+        Training.model_validate({**plain, **changes}),
+        batches,
+        Run(0, "stage", folder),
+        set_mode=lambda model: model.train(),
+        snapshot=lambda model, step: None,
+    )
+    return kept, used
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)

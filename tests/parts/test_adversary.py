@@ -1,0 +1,95 @@
+"""The adversary: two players in one loop, each moved by its own loss alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from scene import CPU, SIZE, batch_of, network, objective_of, term, train
+from torch import nn
+
+from uda import losses
+from uda.compute import make_fabric
+from uda.objective import Objective
+from uda.parts.adversary import Adversary
+from uda.types import Batch, SourceBatch, TargetBatch
+
+
+def set_up(student: nn.Module, **settings: Any) -> tuple[Objective, Adversary]:
+    objective = objective_of(term("adversarial", width=4, **settings))
+    objective.setup(make_fabric(CPU), student)
+    part = objective.parts[0]
+    assert isinstance(part, Adversary)
+    return objective, part
+
+
+def test_the_networks_loss_leaves_no_gradient_in_the_discriminator_and_the_reverse() -> None:
+    student = network()
+    objective, part = set_up(student)
+    batch = batch_of(0)
+    assert batch.source is not None
+    assert batch.target is not None
+    source, target = student(batch.source.image), student(batch.target.image)
+    loss, _ = objective(batch, source, target, 0)
+    loss.backward()
+    assert all(weight.grad is None for weight in part.network.parameters())
+    felt = [weight.grad.clone() for weight in student.parameters() if weight.grad is not None]
+    assert any(bool((gradient != 0).any()) for gradient in felt)
+    before = [weight.detach().clone() for weight in part.network.parameters()]
+    objective.after(0)
+    now = [weight.grad for weight in student.parameters() if weight.grad is not None]
+    assert all(map(torch.equal, felt, now))
+    assert not all(map(torch.equal, before, part.network.parameters()))
+
+
+def test_the_value_is_the_published_loss_of_the_target_maps() -> None:
+    student = network()
+    objective, part = set_up(student)
+    batch = batch_of(0)
+    assert batch.source is not None
+    assert batch.target is not None
+    source, target = student(batch.source.image), student(batch.target.image)
+    _, values = objective(batch, source, target, 0)
+    assert float(values["adversarial"]) == float(
+        losses.adversarial_loss(part.network, target).detach()
+    )
+
+
+def test_it_starts_from_the_seed_and_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    _, first = set_up(network())
+    torch.set_rng_state(state)
+    student = network()
+    torch.manual_seed(77)
+    expected = torch.rand(1)
+    torch.manual_seed(77)
+    _, second = set_up(student)
+    assert torch.equal(torch.rand(1), expected)
+    pairs = zip(first.network.parameters(), second.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def sure_and_unsure(step: int) -> Batch:
+    """Source images are bright all over, target images dark: any network's maps differ."""
+    image = torch.full((2, 1, SIZE, SIZE), 3.0)
+    label = torch.zeros(2, SIZE, SIZE, dtype=torch.long)
+    return Batch(SourceBatch(image, label), TargetBatch(-image, torch.tensor([0, 1])))
+
+
+def test_against_a_network_that_stands_still_the_discriminator_wins(tmp_path: Path) -> None:
+    made = [term("adversarial", width=8, lr=1e-3)]
+    student, objective = train(
+        tmp_path, made, batches=sure_and_unsure, steps=150, lr=1e-12, save_every=150
+    )
+    part = objective.parts[0]
+    assert isinstance(part, Adversary)
+    batch = sure_and_unsure(0)
+    assert batch.source is not None
+    assert batch.target is not None
+    with torch.no_grad():
+        maps = [
+            losses.self_information(student.train()(image))
+            for image in (batch.source.image, batch.target.image)
+        ]
+        assert float(losses.discriminator_loss(part.network, *maps)) < 0.1

@@ -1,0 +1,174 @@
+"""Every term of a recipe does its work: the right loss, with the term's settings and the prior's rows."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pytest
+import torch
+from scene import CLASSES, batch_of, known, objective_of, term, train
+from torch import Tensor
+
+from uda import losses, terms
+from uda.errors import PriorError
+from uda.objective import Objective
+from uda.parts import Known
+from uda.terms import Term
+from uda.trainer import RESUME_FILE
+
+TERMS: tuple[Any, ...] = typing.get_args(typing.get_args(Term)[0])
+NAMES = [made.model_fields["term"].default for made in TERMS]
+REQUIRED = {"class_ratio_kl": {"direction": "prior_to_prediction"}}
+BATCH = batch_of(3)
+assert BATCH.source is not None
+assert BATCH.target is not None
+IMAGE, LABEL, INDEX = BATCH.target.image, BATCH.source.label, BATCH.target.index
+
+
+def ratio() -> Tensor:
+    table = known().ratio
+    assert table is not None
+    return table[INDEX]
+
+
+def largest() -> Tensor:
+    values = known().largest
+    assert values is not None
+    return values
+
+
+def maps() -> Tensor:
+    values = known().maps
+    assert values is not None
+    return values
+
+
+def logits(seed: int) -> Tensor:
+    return torch.randn(2, CLASSES, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+SOURCE, TARGET = logits(0), logits(1)
+ZERO = torch.zeros(CLASSES)
+
+# (term, settings, the loss it stands for)
+CASES: list[tuple[str, dict[str, Any], Any]] = [
+    ("cross_entropy", {}, lambda: losses.cross_entropy(SOURCE, LABEL)),
+    ("partial_cross_entropy", {}, lambda: losses.partial_cross_entropy(SOURCE, LABEL)),
+    ("dice", {}, lambda: losses.dice(SOURCE, LABEL)),
+    ("entropy", {"normalized": False}, lambda: losses.entropy(TARGET, normalized=False)),
+    ("min_entropy", {}, lambda: losses.min_entropy(TARGET)),
+    ("max_square", {}, lambda: losses.max_square(TARGET)),
+    (
+        "max_square",
+        {"image_weighted": True, "ratio": 0.5},
+        lambda: losses.max_square(TARGET, True, 0.5),
+    ),
+    (
+        "mutual_information",
+        {"alpha": 0.3, "over": "image"},
+        lambda: losses.mutual_information(TARGET, 0.3, "image"),
+    ),
+    (
+        "class_ratio_hinge",
+        {"mu": 0.9, "over": "batch"},
+        lambda: losses.class_ratio_hinge(TARGET, ratio(), 0.9, "batch"),
+    ),
+    (
+        "size_cross_entropy",
+        {"kind": "max_normalized", "power": 5.0},
+        lambda: losses.size_cross_entropy(TARGET, ratio(), "max_normalized", 5.0),
+    ),
+    (
+        "size_bounds",
+        {"margin": 0.1, "squared": False, "over": "batch"},
+        lambda: losses.size_bounds(TARGET, *losses.ratio_bounds(ratio(), 0.1), False, "batch"),
+    ),
+    (
+        "size_bounds",
+        {"bounds": "quantiles"},
+        lambda: losses.size_bounds(TARGET, ZERO, largest()),
+    ),
+    (
+        "size_bounds",
+        {"bounds": "tags"},
+        lambda: losses.size_bounds(TARGET, *losses.tag_bounds(ratio() > 0, 32 * 32)),
+    ),
+    (
+        "log_barrier",
+        {"start": 2.0, "growth": 3.0, "every": 2, "margin": 0.2},
+        lambda: losses.log_barrier(TARGET, *losses.ratio_bounds(ratio(), 0.2), 6.0),
+    ),
+    ("sorted_area", {}, lambda: losses.sorted_area(TARGET, ratio())),
+    (
+        "spatial_prior_kl",
+        {"direction": "prediction_to_prior", "over": "image"},
+        lambda: losses.spatial_prior_kl(TARGET, maps(), "prediction_to_prior", "image"),
+    ),
+    (
+        "potts",
+        {"sigma_color": 0.7, "sigma_space": 2.0, "radius": 2, "dilation": 2},
+        lambda: losses.potts(TARGET, IMAGE, 0.7, 2.0, 2, 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "loss"), CASES, ids=[f"{n}-{'-'.join(s)}" for n, s, _ in CASES]
+)
+def test_a_term_is_its_loss_with_its_settings(
+    name: str, settings: dict[str, Any], loss: Any
+) -> None:
+    _, values = objective_of(term(name, **settings))(BATCH, SOURCE, TARGET, step=3)
+    assert float(values[name]) == pytest.approx(float(loss()), rel=1e-6)
+
+
+def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> None:
+    elsewhere = {
+        "class_ratio_kl",  # test_objective.py
+        "pseudo_labels",
+        "centroid_pseudo_labels",
+        "adversarial",
+        "dual_class_ratio",
+    }
+    assert {name for name, _, _ in CASES} | elsewhere == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_term_trains_in_the_loop_beside_another(name: str, tmp_path: Any) -> None:
+    """In the loop with a second term, ramped: the weights move, stay finite, nothing is left to resume."""
+    made = term(name, weight=0.1, ramp="cosine", ramp_steps=4, **REQUIRED.get(name, {}))
+    before, _ = train(tmp_path / "0", [term("cross_entropy"), made], steps=0)
+    kept, _ = train(tmp_path / "3", [term("cross_entropy"), made], steps=3, save_every=50)
+    moved = [
+        float((a - b).abs().max())
+        for a, b in zip(before.parameters(), kept.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 1
+    assert (tmp_path / "3" / RESUME_FILE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "missing"),
+    [
+        ("sorted_area", {}, "class ratios"),
+        ("dual_class_ratio", {}, "class ratios"),
+        ("size_bounds", {}, "class ratios"),
+        ("size_bounds", {"bounds": "quantiles"}, "sizes vary"),
+        ("spatial_prior_kl", {}, "where each class lies"),
+        ("pseudo_labels", {"spatial": True}, "where each class lies"),
+    ],
+)
+def test_a_term_whose_prior_knows_too_little_is_refused_with_the_remedy(
+    name: str, settings: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(PriorError, match=missing) as caught:
+        Objective([term(name, **settings)], Known())
+    assert caught.value.fix
+
+
+def test_terms_say_what_they_need() -> None:
+    assert terms.PseudoLabelTerm().needs() == frozenset()
+    assert terms.PseudoLabelTerm(spatial=True).needs() == {"maps"}
+    assert terms.EntropyTerm(class_weights="inverse_ratio").needs() == {"ratio"}
+    assert terms.LogBarrierTerm(bounds="quantiles").needs() == {"sizes"}

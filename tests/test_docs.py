@@ -1,0 +1,125 @@
+"""The page of mathematics says what the docstrings say, of every public loss, and its formulas can be set."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from matplotlib.mathtext import MathTextParser
+
+import uda.losses
+from uda.errors import UdaError
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_losses", ROOT / "docs" / "make_losses.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "make_losses", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(folder: Path, docstring: str, returns: str = "Scalar") -> Path:
+    """A package of one loss."""
+    (folder / "__init__.py").write_text('from one import gap\n__all__ = ["gap"]\n')
+    body = "\n".join("    " + line for line in f'r"""{docstring}"""'.splitlines())
+    (folder / "one.py").write_text(
+        f'"""Gaps."""\nEPS = 1e-3\ndef gap(logits, kind="mean", *, eps=EPS) -> {returns}:\n{body}\n'
+    )
+    return folder
+
+
+COMPLETE = r"""How far p is from q.
+
+Formula: $\sum_c |p_c - q_c|\,K$, halved
+    when ``half``
+Range: [0, 1]
+Minimum: where :math:`p = q` | p = q
+Collapse: none
+Source: :class:`Somebody`, 2001
+
+Free text.
+
+Args:
+    logits: ``[b, k, *s]``.
+        Range: not a section, because it is indented
+"""
+
+
+def test_the_page_is_what_the_docstrings_make(maker: ModuleType) -> None:
+    assert maker.page(ROOT / "uda" / "losses") == PAGE, "run `make docs`"
+
+
+def test_every_public_name_has_one_block_and_every_loss_one_row(maker: ModuleType) -> None:
+    found = maker.entries(ROOT / "uda" / "losses")
+    functions = {n for n in uda.losses.__all__ if callable(getattr(uda.losses, n))}
+    headings = re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)
+    assert sorted(headings) == sorted(entry.name for entry in found)
+    assert set(headings) >= {n for n in functions if n[0].islower()}
+    rows = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) \|", PAGE, re.MULTILINE)
+    assert [name for name, _ in rows] == [entry.name for entry in found if entry.is_loss]
+    assert {anchor for _, anchor in rows} <= set(headings)
+
+
+def test_a_block_shows_the_call_and_every_section_with_its_continuation(
+    maker: ModuleType, tmp_path: Path
+) -> None:
+    page = maker.page(write(tmp_path, COMPLETE))
+    assert 'gap(logits, kind="mean", eps=0.001)' in page
+    formula = r"$\displaystyle \sum_c \vert p_c - q_c\vert K$, halved when `half`"
+    assert f"- **Formula**: {formula}\n- **Range**: [0, 1]\n- **Minimum**: where $p = q$" in page
+    assert "- **Source**: `Somebody`, 2001\n" in page
+    assert "not a section" not in page
+    assert r"| [gap](#gap) | where $p = q$ \| p = q | none |" in page
+
+
+@pytest.mark.parametrize("section", ["Formula", "Range", "Minimum", "Collapse", "Source"])
+def test_a_loss_without_a_section_is_refused_by_name(
+    maker: ModuleType, tmp_path: Path, section: str
+) -> None:
+    docstring = COMPLETE.replace(f"\n{section}:", "\nElse:")
+    with pytest.raises(UdaError, match=f"the loss gap has no section {section}\n"):
+        maker.page(write(tmp_path, docstring))
+
+
+def test_what_returns_no_scalar_needs_a_docstring_alone(maker: ModuleType, tmp_path: Path) -> None:
+    page = maker.page(write(tmp_path, "A tool.\n\nSource: Somebody, 2001\n", returns="Tensor"))
+    assert "### gap\n\nA tool.\n\n" in page
+    assert "- **Source**: Somebody, 2001\n" in page
+    assert "[gap]" not in page
+    with pytest.raises(UdaError, match="gap has no docstring"):
+        maker.page(write(tmp_path, "", returns="Tensor"))
+
+
+def test_an_open_formula_is_refused(maker: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UdaError, match=r"gap: a \$ of Range has no partner"):
+        maker.page(write(tmp_path, COMPLETE.replace("[0, 1]", "[0, $K]")))
+
+
+FORMULAS = re.findall(r"\$([^$]+)\$", PAGE)
+
+
+def test_formulas_hold_nothing_that_markdown_takes_for_its_own() -> None:
+    """A backslash before a sign loses it, a bar ends a cell, a space inside the dollars keeps them plain text."""
+    assert len(FORMULAS) > 20
+    wrong = [f for f in FORMULAS if re.search(r"\\[^A-Za-z]|\||\n|`", f) or f != f.strip()]
+    assert wrong == []
+
+
+def test_formulas_are_tex() -> None:
+    """Matplotlib reads a smaller dialect, so its spellings are put in first."""
+    parser = MathTextParser("path")
+    for formula in FORMULAS:
+        plain = re.sub(r"\\frac\s*(\w)\s*(\w)", r"\\frac{\1}{\2}", formula)
+        plain = re.sub(r"\\(le|ge)(?![A-Za-z])", r"\\\1q", plain).replace(r"\displaystyle", "")
+        parser.parse(f"${plain}$")

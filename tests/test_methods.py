@@ -1,0 +1,177 @@
+"""Published methods by name: in a recipe, for one's own folder, and all of them from one source model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+
+from uda import pipeline
+from uda.checkpoint import read_json
+from uda.config import Adapt
+from uda.errors import ConfigError
+from uda.methods import METHODS
+from uda.models import head, load_model
+from uda.presets import SOURCE_FREE, preset
+from uda.recipes import load_recipe, parse, show
+
+if TYPE_CHECKING:
+    from conftest import Tiny
+
+PLAIN = {"steps": 2, "batch": 2, "lr": 1e-3}
+PRIORS = {"cbst_sp": "spatial", "curriculum": "sizes"}
+
+
+def settings(**raw: Any) -> Adapt:
+    return parse(Adapt, {**PLAIN, **raw}, "a variant")
+
+
+def named(method: str) -> dict[str, Any]:
+    return {"preset": method, "prior": PRIORS.get(method, "ratio")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_preset_is_a_whole_variant_but_for_steps_batch_and_rate(method: str) -> None:
+    made = settings(**named(method))
+    assert made.preset == method
+    assert len(made.objective) == len(METHODS[method]["objective"])
+
+
+def test_what_a_variant_says_itself_wins_over_its_preset() -> None:
+    own = [{"term": "mutual_information", "alpha": 0.5}]
+    made = settings(preset="shot", objective=own)
+    assert [t.term for t in made.objective] == ["mutual_information"]
+    assert made.freeze_head
+    assert not settings(preset="shot", freeze_head=False).freeze_head
+
+
+def test_a_shown_recipe_with_presets_is_the_same_recipe(tiny: Tiny, tmp_path: Path) -> None:
+    raw = yaml.safe_load(Path(tiny.recipe).read_text())
+    raw["adapt"] = {"shot": {**PLAIN, "preset": "shot"}}
+    path = tmp_path / "presets.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    recipe = load_recipe(str(path), ["adapt.shot.freeze_head=false"])
+    path.write_text(show(recipe))
+    assert load_recipe(str(path)) == recipe
+    assert not recipe.adapt["shot"].freeze_head
+
+
+def test_an_unknown_preset_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="no preset 'minnet'; did you mean 'minent'"):
+        settings(preset="minnet")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"objective": [{"term": "adversarial"}]}, "need source images"),
+        ({"objective": [{"term": "sorted_area"}]}, "need a prior"),
+        ({"preset": "cbst_sp"}, "need a prior"),
+        ({"preset": "advent", "source_free": True}, "need source labels"),
+        (
+            {
+                "objective": [{"term": "spatial_prior_kl"}],
+                "prior": "spatial",
+                "augment": {"flip": True},
+            },
+            "must be 0",
+        ),
+    ],
+)
+def test_a_variant_that_cannot_work_is_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**raw)
+
+
+@pytest.mark.parametrize("method", [name for name in SOURCE_FREE if name != "adabn"])
+def test_a_method_for_ones_own_folder_asks_for_a_prior_only_where_it_needs_one(method: str) -> None:
+    made = preset(method, ["steps=7"])
+    assert made is not None
+    assert made.steps == 7
+    assert (made.prior == "given") == bool(made.needs())
+
+
+def test_a_method_that_needs_the_source_says_where_it_can_be_had() -> None:
+    with pytest.raises(ConfigError, match="needs the source's images") as caught:
+        preset("advent", [])
+    assert "preset: advent" in str(caught.value)
+
+
+def with_methods(tiny: Tiny, adapt: dict[str, Any]) -> str:
+    raw = yaml.safe_load(Path(tiny.recipe).read_text())
+    raw["prior"] = {
+        "ratio": {"kind": "source_labels"},
+        "sizes": {"kind": "image_level", "method": "logistic"},
+        "spatial": {"kind": "spatial", "sigma": 2.0},
+    }
+    raw["adapt"] = adapt
+    path = tiny.home / "methods.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return str(path)
+
+
+def test_every_method_runs_from_one_source_model_into_one_table(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        with_methods(tiny, {m: {**PLAIN, **named(m)} for m in METHODS}),
+        [*tiny.overrides, "compute.device=cpu"],
+    )
+    pipeline.run(recipe, tmp_path / "run", until="evaluate")
+    metrics = read_json(tmp_path / "run" / "evaluate" / "metrics.json")
+    rows = {row["name"]: row for row in metrics["rows"]}
+    assert list(rows) == ["source_only", "adabn", *METHODS]
+    assert {tuple(row["supervision"]) for row in rows.values()} == {("source_labels",)}
+    stages = {m: read_json(tmp_path / "run" / f"adapt-{m}" / "stage.json") for m in METHODS}
+    seeing = [m for m, stage in stages.items() if not stage["source_free"]]
+    assert seeing == ["advent"]
+    assert ["source/train" in stages[m]["data"] for m in METHODS] == [
+        m == "advent" for m in METHODS
+    ]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    model, _ = load_model(path)
+    top = set(head(model).parameters())
+    return {
+        ("head." if weight in top else "body.") + name: weight.detach()
+        for name, weight in model.named_parameters()
+    }
+
+
+def test_a_frozen_head_keeps_its_weights_and_the_rest_moves(tiny: Tiny, tmp_path: Path) -> None:
+    adapt = {
+        "frozen": {**PLAIN, "preset": "im", "freeze_head": True},
+        "free": {**PLAIN, "preset": "im"},
+    }
+    recipe = load_recipe(with_methods(tiny, adapt), [*tiny.overrides, "compute.device=cpu"])
+    pipeline.run(recipe, tmp_path / "run", until="adapt")
+    before = weights(tmp_path / "run" / "pretrain")
+    for variant in adapt:
+        after = weights(tmp_path / "run" / f"adapt-{variant}")
+        moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+        assert moved == ({"body"} if variant == "frozen" else {"body", "head"})
+
+
+def test_warmed_statistics_start_as_the_targets_and_then_follow_the_batches(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    base = {**PLAIN, "lr": 1e-12, "objective": [{"term": "entropy"}]}
+    adapt = {
+        "target": {**base, "batchnorm": "target"},
+        "still": {**base, "batchnorm": "warmed", "steps": 0},
+        "warmed": {**base, "batchnorm": "warmed"},
+        "train": {**base, "batchnorm": "train"},
+    }
+    recipe = load_recipe(with_methods(tiny, adapt), [*tiny.overrides, "compute.device=cpu"])
+    pipeline.run(recipe, tmp_path / "run", until="adapt")
+    found = {}
+    for variant in adapt:
+        model, _ = load_model(tmp_path / "run" / f"adapt-{variant}")
+        found[variant] = next(v for n, v in model.named_buffers() if n.endswith("running_mean"))
+    torch.testing.assert_close(found["still"], found["target"], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found["warmed"], found["target"])
+    far = (found["train"] - found["target"]).abs().sum()
+    near = (found["warmed"] - found["target"]).abs().sum()
+    assert float(near) < float(far)

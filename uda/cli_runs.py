@@ -1,0 +1,76 @@
+"""What the verbs share: options that read alike everywhere, and running a recipe up to a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from uda.config import Compute, Recipe
+    from uda.pipeline import Done
+
+RecipeName = Annotated[str, typer.Argument(help="Recipe: a name of `uda list`, or a .yaml file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes such as seed=1 or adapt.*.steps=200.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder. Default: checkpoints/<recipe>.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget what was done and do it again.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def recipe_of(name: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of that name with its changes."""
+    from uda.recipes import load_recipe
+
+    return load_recipe(name, overrides)
+
+
+def compute_on(device: str) -> Compute:
+    """Settings for a device named on the command line."""
+    from uda.config import Compute
+    from uda.recipes import parse
+
+    return parse(Compute, {"device": device}, "--device")
+
+
+def run_until(
+    recipe: str,
+    overrides: Sequence[str] | None,
+    stage: str,
+    out: Path | None,
+    restart: bool,
+    device: str,
+    quiet: bool,
+) -> Path:
+    """Run a recipe up to a stage; returns the run's folder."""
+    from uda.pipeline import default_out
+
+    resolved = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
+    folder = out or default_out(resolved)
+    run_stages(resolved, folder, stage, restart, quiet)
+    return folder
+
+
+def run_stages(
+    recipe: Recipe, out: Path, until: str | None, restart: bool, quiet: bool
+) -> list[Done]:
+    """Run a recipe, saying on stderr what it does."""
+    from uda import pipeline
+
+    def announce(stage: str, state: str) -> None:
+        if state == "run" or not quiet:
+            typer.echo(f"{stage:<24} {'complete, skipped' if state == 'skip' else '…'}", err=True)
+
+    return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
+
+
+def seeds_of(text: str) -> list[int]:
+    """The numbers of ``--seeds``."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
+    return [int(part) for part in parts]

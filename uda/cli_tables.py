@@ -1,0 +1,46 @@
+"""Printing what the verbs have to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def print_table(folder: Path, out: Path | None = None) -> None:
+    """Print a run's table and where its page is."""
+    from uda.report import table
+    from uda.report_files import read_metrics
+
+    print_wide(table(read_metrics(folder)))
+    page = (out or folder / "report") / "report.html"
+    if page.is_file():
+        typer.echo(f"report: {page}")
+
+
+def print_wide(table: Table) -> None:
+    """Print a table as wide as its cells: a folded number cannot be read, a wrapped line can."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    endless = Console(width=10_000)
+    needed = Measurement.get(endless, endless.options, table).maximum
+    Console(width=max(needed, Console().width)).print(table)
+
+
+def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
+    """Print mean ± sd over seeds, and keep it in a file."""
+    from uda.checkpoint import write_json
+    from uda.report import seeds_table
+    from uda.report_files import read_metrics
+
+    summary, table = seeds_table([read_metrics(folder) for folder in folders])
+    print_wide(table)
+    if path is not None:
+        write_json(path, summary)
+        typer.echo(f"over seeds: {path}")

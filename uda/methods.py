@@ -1,0 +1,82 @@
+"""Published methods by name: the settings of an adaptation variant that make it that method.
+
+All are source-free but ``advent``, which is nothing without source images; several were published with the
+source's cross-entropy beside them (``minent``, ``maxsquare``, ``curriculum``, the CBST family): add a
+``cross_entropy`` term and ``source_free: false`` for that. A teacher labels images in evaluation mode, so
+its BatchNorm statistics have to be the target's before the first round: ``batchnorm: warmed``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WEIGHTED = {"term": "entropy", "normalized": False, "class_weights": "inverse_ratio"}
+_RATIO = {"term": "class_ratio_kl", "over": "batch"}
+_STRONG = {
+    "rotate": 30,
+    "scale": 0.2,
+    "shift": 0.1,
+    "gamma": 0.4,
+    "contrast": 0.2,
+    "brightness": 0.2,
+    "noise": 0.1,
+}
+
+METHODS: dict[str, dict[str, Any]] = {
+    # Grandvalet & Bengio 2005; Vu et al. (ADVENT) 2019
+    "minent": {"objective": [{"term": "entropy"}]},
+    # Chen et al. 2019
+    "maxsquare": {"objective": [{"term": "max_square"}]},
+    # Bateson et al. 2020
+    "adaent": {"objective": [_WEIGHTED, {**_RATIO, "direction": "prior_to_prediction"}]},
+    # Bateson et al. 2022
+    "adami": {"objective": [_WEIGHTED, {**_RATIO, "direction": "prediction_to_prior"}]},
+    # Liang et al. (SHOT) 2020, without and with its pseudo-labels
+    "im": {"objective": [{"term": "mutual_information"}]},
+    "shot": {
+        "freeze_head": True,
+        "objective": [
+            {"term": "mutual_information"},
+            {"term": "centroid_pseudo_labels", "weight": 0.3},
+        ],
+    },
+    # Zhang et al. 2017
+    "curriculum": {
+        "objective": [{"term": "size_cross_entropy", "kind": "max_normalized", "power": 5.0}]
+    },
+    "class_ratio": {"objective": [{**_RATIO, "direction": "prior_to_prediction"}]},
+    # Zou et al. 2018, without and with spatial priors
+    "cbst": {"batchnorm": "warmed", "objective": [{"term": "pseudo_labels"}]},
+    "cbst_sp": {
+        "batchnorm": "warmed",
+        "objective": [{"term": "pseudo_labels", "spatial": True}],
+    },
+    # Zou et al. 2019, MRKLD
+    "crst": {"batchnorm": "warmed", "objective": [{"term": "pseudo_labels", "mrkld": 0.1}]},
+    # Tarvainen & Valpola 2017 with the class-balanced labels of CBST and a strongly augmented student
+    "mean_teacher": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "objective": [
+            {
+                "term": "pseudo_labels",
+                "teacher": "ema",
+                "portion": 0.6,
+                "portion_limit": 0.6,
+                "confidence": "pixel",
+            }
+        ],
+    },
+    # Vu et al. 2019
+    "advent": {
+        "source_free": False,
+        "objective": [{"term": "cross_entropy"}, {"term": "adversarial", "weight": 1e-3}],
+    },
+    # Kervadec et al. 2019; 1e-2 a squared pixel over the image's pixels is 100 a squared share at 100×100
+    "size_bounds": {
+        "objective": [
+            {"term": "entropy"},
+            {"term": "size_bounds", "weight": 100.0, "over": "batch"},
+        ]
+    },
+}

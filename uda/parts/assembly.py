@@ -1,0 +1,29 @@
+"""From a recipe's term to the part that does its work."""
+
+from __future__ import annotations
+
+from uda import terms
+from uda.parts.adversary import Adversary
+from uda.parts.centroids import CentroidLabels
+from uda.parts.dual import DualClassRatio
+from uda.parts.part import Known, Part, check_known
+from uda.parts.pointwise import Pointwise
+from uda.parts.teacher import PseudoLabels
+
+
+def make_part(term: terms.Term, known: Known) -> Part:
+    """The part of a term.
+
+    Raises:
+        PriorError: the prior does not know what the term needs.
+    """
+    check_known(known, sorted(term.needs()), term.term)
+    if isinstance(term, terms.PseudoLabelTerm):
+        return PseudoLabels(term, known)
+    if isinstance(term, terms.CentroidTerm):
+        return CentroidLabels(term)
+    if isinstance(term, terms.AdversarialTerm):
+        return Adversary(term)
+    if isinstance(term, terms.DualClassRatioTerm):
+        return DualClassRatio(term, known)
+    return Pointwise(term, known)

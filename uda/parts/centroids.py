@@ -1,0 +1,81 @@
+"""SHOT's pseudo-labels: the nearest class centroid in the features of the last round's network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from uda import losses
+from uda.checkpoint import grouped, prefixed
+from uda.data.sampling import mix
+from uda.losses import Prediction
+from uda.models import features_of
+from uda.parts.part import Ground, Part, View, present
+from uda.terms import CentroidTerm
+from uda.twin import follow, twin_of
+
+
+class CentroidLabels(Part):
+    """Cross-entropy with centroid pseudo-labels (Liang et al., SHOT, ICML 2020).
+
+    SHOT makes one label an image; a segmentation has too many pixels for that, so the centroids come
+    from a sample that holds as many pixels of each predicted class, and every pixel is then assigned.
+    Labels live on the grid of the features.
+    """
+
+    def __init__(self, term: CentroidTerm) -> None:
+        self.term = term
+        self.centroids: Tensor | None = None
+
+    def setup(self, ground: Ground) -> None:
+        self.ground, self.teacher = ground, twin_of(ground.student)
+
+    @torch.no_grad()
+    def begin(self, step: int) -> None:
+        if step % self.term.round_steps:
+            return
+        follow(self.teacher, self.ground.student, 1.0)
+        device = self.ground.fabric.device
+        generator = torch.Generator(device)
+        generator.manual_seed(mix(self.ground.seed, "centroid pixels", step))
+        sampled: list[tuple[Tensor, Tensor]] = []
+        for images in self.ground.images():
+            features, p = self._features(images.to(device))
+            chosen = losses.balanced_pixels(p.argmax(1), p.shape[1], self.term.pixels, generator)
+            sampled.append((features[chosen], p[chosen]))
+        features, p = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+        self.centroids = losses.class_centroids(features, p)
+
+    def _predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[b, d, *s]`` and logits ``[b, k, h, w]`` of the round's network."""
+        with features_of(self.teacher) as seen, self.ground.fabric.autocast():
+            logits: Tensor = self.teacher(image)
+        return seen[0].float(), logits
+
+    def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[n, d]`` and probabilities ``[n, k]`` of every pixel of the features' grid."""
+        features, logits = self._predict(image)
+        p = functional.adaptive_avg_pool2d(
+            Prediction(logits).p, (features.shape[2], features.shape[3])
+        )
+        return features.movedim(1, -1).flatten(0, -2), p.movedim(1, -1).flatten(0, -2)
+
+    @torch.no_grad()
+    def annotate(self, image: Tensor) -> Tensor:
+        features, _ = self._predict(image)
+        labels = losses.assign_centroids(features, present(self.centroids))
+        return functional.interpolate(labels[:, None].float(), image.shape[2:], mode="nearest")
+
+    def value(self, view: View) -> Tensor:
+        return losses.partial_cross_entropy(view.unlabelled, present(view.notes)[:, 0].long())
+
+    def state(self) -> dict[str, Tensor]:
+        weights = prefixed("teacher", self.teacher.state_dict())
+        return {**weights, "centroids": present(self.centroids)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.teacher.load_state_dict(grouped(state)["teacher"])
+        self.centroids = state["centroids"].to(self.ground.fabric.device)

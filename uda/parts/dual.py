@@ -1,0 +1,38 @@
+"""The class ratio of the whole data set: dual variables that ascend while the network descends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from uda import losses
+from uda.parts.part import Ground, Known, Part, View, present
+from uda.terms import DualClassRatioTerm
+
+
+class DualClassRatio(Part):
+    """Primal–dual updates of PaNN (Zhou et al., ICCV 2019): one ascent step after each update.
+
+    The dual variables start where they are best if the prediction already has the prior.
+    """
+
+    def __init__(self, term: DualClassRatioTerm, known: Known) -> None:
+        self.term, self.known = term, known
+
+    def setup(self, ground: Ground) -> None:
+        prior = present(self.known.ratio).mean(0)
+        self.log_dual = -prior.clamp_min(1e-6).log()
+
+    def value(self, view: View) -> Tensor:
+        self.ratio = losses.class_ratio(view.unlabelled).detach().mean(0)
+        return losses.dual_class_ratio(view.unlabelled, view.ratio(self.known), self.log_dual)
+
+    def after(self, step: int) -> None:
+        self.log_dual = losses.dual_ascent(self.log_dual, self.ratio, self.term.rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"log_dual": self.log_dual}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.log_dual = state["log_dual"].to(self.log_dual.device)

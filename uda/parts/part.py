@@ -1,0 +1,134 @@
+"""The contract of a part: what it may know, what it may see, when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from uda.errors import ConfigError, PriorError
+from uda.losses import Prediction
+from uda.types import Batch, SourceBatch
+
+T = TypeVar("T")
+
+Images = Callable[[], Iterable[Tensor]]
+"""every target image once, in batches ``[b, 1, h, w]`` on the host"""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a prior tells the terms, as tensors. A validated recipe has what its terms need."""
+
+    ratio: Tensor | None = None
+    """``[n, k]``, a row for each target image in the order of its store"""
+    maps: Tensor | None = None
+    """``[k, h, w]``: how often each class is at a pixel; sums to 1 over classes"""
+    largest: Tensor | None = None
+    """``[k]``: the 95 % quantile of each class's ratio in images that show it; the background's is 1"""
+
+    def to(self, device: torch.device) -> Known:
+        values = [getattr(self, field.name) for field in fields(self)]
+        return Known(*(None if value is None else value.to(device) for value in values))
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a part with a life of its own stands on."""
+
+    fabric: Fabric
+    student: nn.Module
+    seed: int
+    images: Images
+
+
+@dataclass(frozen=True)
+class View:
+    """What a part sees of one step, after augmentation."""
+
+    batch: Batch
+    source: Prediction | None
+    target: Prediction | None
+    step: int
+    notes: Tensor | None = None
+    """what the part noted on the images before their augmentation, moved along with them"""
+
+    @property
+    def unlabelled(self) -> Prediction:
+        """Prediction of the target images."""
+        return present(self.target)
+
+    @property
+    def labelled(self) -> tuple[Prediction, SourceBatch]:
+        """Prediction of the source images, with their labels."""
+        return present(self.source), present(self.batch.source)
+
+    def ratio(self, known: Known) -> Tensor:
+        """The prior's rows ``[b, k]`` of this batch's target images."""
+        return present(known.ratio)[present(self.batch.target).index]
+
+
+class Part:
+    """One term at work. Most only have a value; the other methods are moments in the loop's step.
+
+    ``setup`` once → in every step ``begin`` → ``annotate`` → (augmentation, network) → ``value`` →
+    (update of the network) → ``after``. Everything random is drawn from (seed, step).
+    """
+
+    def setup(self, ground: Ground) -> None:
+        """Build what the part owns, on the device."""
+
+    def begin(self, step: int) -> None:
+        """Before a step: a new round, where the part has rounds."""
+
+    def annotate(self, image: Tensor) -> Tensor | None:
+        """Notes ``[b, m, h, w]`` on target images ``[b, 1, h, w]`` as they are before augmentation."""
+        return None
+
+    def value(self, view: View) -> Tensor:
+        """The term's value, unweighted."""
+        raise NotImplementedError
+
+    def after(self, step: int) -> None:
+        """After the network's update."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold of the part."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state`` gave."""
+
+
+def present(value: T | None) -> T:
+    """What a validated recipe guarantees to be there."""
+    if value is None:
+        raise ConfigError(
+            "a term needs something that this stage does not have: images of a domain, or a prior"
+        )
+    return value
+
+
+def check_known(known: Known, needed: Iterable[str], term: str) -> None:
+    """Refuse a prior that does not know what a term needs.
+
+    Raises:
+        PriorError: names the term, what is missing, and where to get it.
+    """
+    remedies = {
+        "ratio": ("class ratios", "name a prior with prior:"),
+        "maps": ("where each class lies", "use a prior of kind spatial"),
+        "sizes": (
+            "how the sizes vary",
+            "use a prior of kind source_labels whose model knows them, or bounds: ratio",
+        ),
+    }
+    held = {"ratio": known.ratio, "maps": known.maps, "sizes": known.largest}
+    for name in needed:
+        if held[name] is None:
+            what, fix = remedies[name]
+            raise PriorError(f"term {term!r} needs a prior that knows {what}", fix=fix)

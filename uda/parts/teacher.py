@@ -1,0 +1,100 @@
+"""Self-training: a teacher labels the target images as they are, the student learns them augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from uda import losses
+from uda.checkpoint import grouped, prefixed
+from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
+from uda.parts.part import Ground, Known, Part, View, present
+from uda.priors import relative_maps
+from uda.terms import PseudoLabelTerm
+from uda.twin import follow, twin_of
+from uda.types import IGNORE
+
+
+class PseudoLabels(Part):
+    """Class-balanced pseudo-labels of a teacher.
+
+    When a round begins, the teacher sees all target images once, a histogram a class turns the round's
+    portion into thresholds, and nothing of the size of an image is kept: a batch's labels are predicted
+    when it is needed. With ``teacher: round`` they are those of the student at the beginning of the
+    round, as in CBST and CRST.
+    """
+
+    def __init__(self, term: PseudoLabelTerm, known: Known) -> None:
+        self.term = term
+        self.maps = relative_maps(present(known.maps)) if term.spatial else None
+        self.log_thresholds: Tensor | None = None
+
+    def setup(self, ground: Ground) -> None:
+        self.ground, self.teacher = ground, twin_of(ground.student)
+
+    def begin(self, step: int) -> None:
+        if step % self.term.round_steps:
+            return
+        if self.term.teacher == "round":
+            follow(self.teacher, self.ground.student, 1.0)
+        term, round_ = self.term, step // self.term.round_steps
+        portion = losses.portion_at(round_, term.portion, term.portion_step, term.portion_limit)
+        self.log_thresholds = self._histogram().log_thresholds(portion)
+
+    @torch.no_grad()
+    def _histogram(self) -> ConfidenceHistogram:
+        histogram: ConfidenceHistogram | None = None
+        for images in self.ground.images():
+            logits = self._predict(images.to(self.ground.fabric.device))
+            if histogram is None:
+                histogram = ConfidenceHistogram(logits.shape[1], logits.device)
+            histogram.add(logits, self.maps)
+        return present(histogram)
+
+    def _predict(self, image: Tensor) -> Tensor:
+        with self.ground.fabric.autocast():
+            logits: Tensor = self.teacher(image)
+        return logits
+
+    @torch.no_grad()
+    def annotate(self, image: Tensor) -> Tensor:
+        """Weight, then label or the classes' soft labels: ``[b, 1 + (1 or k), h, w]``."""
+        prediction = Prediction(self._predict(image))
+        labeler = PseudoLabeler(present(self.log_thresholds), self.maps)
+        if self.term.soft:
+            labels = labeler.soft(prediction, self.term.soft)
+        else:
+            labels = labeler.hard(prediction)[:, None].float()
+        if self.term.confidence == "none":
+            weight = torch.ones_like(labels[:, :1])
+        else:
+            weight = losses.confidence_weight(prediction, self.term.confidence)[:, None]
+        return torch.cat([weight, labels], 1)
+
+    def value(self, view: View) -> Tensor:
+        notes = present(view.notes)
+        weight, labels = notes[:, 0], notes[:, 1:]
+        if self.term.soft:
+            loss = losses.soft_cross_entropy(view.unlabelled, labels, weight)
+            labelled = labels.sum(1) > 0
+        else:
+            hard = labels[:, 0].long()
+            loss = losses.partial_cross_entropy(view.unlabelled, hard, weight)
+            labelled = hard != IGNORE
+        if self.term.mrkld:
+            loss = loss + self.term.mrkld * losses.mrkld(view.unlabelled, labelled)
+        return loss
+
+    def after(self, step: int) -> None:
+        if self.term.teacher == "ema":
+            follow(self.teacher, self.ground.student, 1 - self.term.decay)
+
+    def state(self) -> dict[str, Tensor]:
+        weights = prefixed("teacher", self.teacher.state_dict())
+        return {**weights, "log_thresholds": present(self.log_thresholds)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.teacher.load_state_dict(grouped(state)["teacher"])
+        self.log_thresholds = state["log_thresholds"].to(self.ground.fabric.device)

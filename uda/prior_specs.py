@@ -1,0 +1,116 @@
+"""Priors as a recipe writes them: which knowledge, from whom."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from uda.fields import Amount, Frozen, Positive, Rate
+
+Told = Literal["anatomical", "target_sizes"]
+"""Textbook values, or measured on the target's own cases."""
+
+
+class SourceRatioPrior(Frozen):
+    """Mean class ratio of the source's labelled slices."""
+
+    kind: Literal["source_labels"] = "source_labels"
+
+
+class SpatialPrior(Frozen):
+    """Mean class ratio, and how often each class is at a pixel of the source's labelled slices."""
+
+    kind: Literal["spatial"] = "spatial"
+    sigma: Amount = 4.0
+    """of the Gaussian that smooths the maps, in pixels of a prepared slice; 0 = none"""
+
+
+class TagPrior(Frozen):
+    """Per image: structures that its tag denies have ratio 0; the others their mean source ratio
+    in slices that show them; background takes the rest."""
+
+    kind: Literal["target_tags"] = "target_tags"
+
+
+class SizePrior(Frozen):
+    """From volumes in millilitres per structure, as a share of the prepared target volumes."""
+
+    kind: Literal["sizes_ml"] = "sizes_ml"
+    sizes_ml: dict[str, Rate]
+    supervision: Told = "anatomical"
+
+
+class AreaPrior(Frozen):
+    """From a structure's mean in-plane area in mm² over all slices (0 where it is not shown), as a share
+    of a prepared target slice."""
+
+    kind: Literal["areas_mm2"] = "areas_mm2"
+    areas_mm2: dict[str, Rate]
+    supervision: Told = "anatomical"
+
+
+class PredictedPrior(Frozen):
+    """Mean softmax of the source model on the target images, before it adapts."""
+
+    kind: Literal["predicted"] = "predicted"
+    batchnorm: Literal["source", "target"] = "source"
+    """Whose BatchNorm statistics it predicts with."""
+    per_image: bool = False
+    """Keep each image's own ratio, not only the mean."""
+
+
+class ImageLevelPrior(Frozen):
+    """Per image: its label distribution, predicted from features of the source network (curriculum)."""
+
+    kind: Literal["image_level"] = "image_level"
+    method: Literal["nearest", "logistic", "ridge"] = "nearest"
+    """Mean ratio of the nearest source images, or a regression fitted to the source images."""
+    neighbours: Positive = 5
+    """of ``nearest``"""
+    l2: Rate = 0.01
+    """weight decay of ``logistic`` and ``ridge``"""
+
+
+class SizeCsvPrior(Frozen):
+    """Per image: pixel counts from a CSV with a column ``val_ids`` and one of bracketed lists."""
+
+    kind: Literal["size_csv"] = "size_csv"
+    file: Annotated[str, Field(min_length=1)]
+    """Relative to the recipe's ``data.root`` (or absolute)."""
+    column: Annotated[str, Field(min_length=1)]
+    """Name of the column with the lists."""
+    supervision: Literal["target_sizes", "target_labels", "source_labels", "anatomical"] = (
+        "target_sizes"
+    )
+    """Who knew the sizes: counted by a reader, from target labels, predicted by a model of the source."""
+
+
+AnyPrior = (
+    SourceRatioPrior
+    | SpatialPrior
+    | TagPrior
+    | SizePrior
+    | AreaPrior
+    | PredictedPrior
+    | ImageLevelPrior
+    | SizeCsvPrior
+)
+PriorSpec = Annotated[AnyPrior, Field(discriminator="kind")]
+
+KINDS: dict[str, type[AnyPrior]] = {
+    "source_labels": SourceRatioPrior,
+    "spatial": SpatialPrior,
+    "target_tags": TagPrior,
+    "sizes_ml": SizePrior,
+    "areas_mm2": AreaPrior,
+    "predicted": PredictedPrior,
+    "image_level": ImageLevelPrior,
+    "size_csv": SizeCsvPrior,
+}
+NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior)
+"""made from the labelled source images, not from the model alone"""
+NEEDS_TARGET = (SizePrior, AreaPrior, PredictedPrior, ImageLevelPrior, SizeCsvPrior)
+"""made from the target images"""
+RUNS_NETWORK = (PredictedPrior, ImageLevelPrior)
+"""depend on how numbers are computed"""

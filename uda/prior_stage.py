@@ -1,0 +1,207 @@
+"""Making one named prior: from the model alone, or from what its kind asks of target and source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from uda.compute import deterministic, make_fabric
+from uda.config import Compute, DatasetCard
+from uda.data.cases import read_tags
+from uda.data.sampling import mix, shuffled_batches
+from uda.data.store import Store
+from uda.errors import PriorError
+from uda.models import ModelInfo, estimate_batchnorm, has_batchnorm, load_model
+from uda.prior_specs import (
+    AreaPrior,
+    ImageLevelPrior,
+    PredictedPrior,
+    PriorSpec,
+    SizeCsvPrior,
+    SizePrior,
+    SourceRatioPrior,
+    SpatialPrior,
+    TagPrior,
+)
+from uda.priors import (
+    PRIOR_FILE,
+    Prior,
+    from_areas_mm2,
+    from_image_level,
+    from_predictions,
+    from_size_counts,
+    from_sizes_ml,
+    from_source_labels,
+    from_source_maps,
+    from_tags,
+    image_level_ratios,
+    label_maps,
+    label_table,
+    mean_ratios,
+    read_sizes,
+    select_tags,
+    size_distribution,
+)
+from uda.stages import BATCHNORM_BATCH, Workplace
+from uda.summaries import image_features, predicted_ratios
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a prior is made of beside the model; there has to be what its kind needs, and no more."""
+
+    target: Store | None = None
+    """images to be adapted to"""
+    source: Store | None = None
+    """labelled images of the source"""
+    tags: Mapping[tuple[str, int], Sequence[bool]] | None = None
+    sizes: Path | None = None
+    """CSV of pixel counts"""
+
+
+def estimate_prior(
+    place: Workplace, spec: PriorSpec, parent: Path, evidence: Evidence
+) -> dict[str, Any]:
+    """Make one named prior and write its files."""
+    prior = make_prior(spec, parent, evidence, place.compute, mix(place.seed, place.stage))
+    prior.save(place.folder / PRIOR_FILE)
+    return {"supervision": list(prior.supervision)}
+
+
+def make_prior(
+    spec: PriorSpec, parent: Path, evidence: Evidence, compute: Compute, seed: int
+) -> Prior:
+    """A prior for the classes of the parent model, made as ``spec`` says.
+
+    Args:
+        compute, seed: used by the kinds that run the network; the seed orders batches.
+
+    Raises:
+        PriorError: the model or the evidence does not know what is asked, or says what cannot be.
+    """
+    model, info = load_model(parent)
+    match spec:
+        case SizePrior():
+            geometries = [case.geometry for case in _needed(evidence.target, spec.kind).cases]
+            prior = from_sizes_ml(info.classes, spec.sizes_ml, geometries, spec.supervision)
+        case AreaPrior():
+            geometries = [case.geometry for case in _needed(evidence.target, spec.kind).cases]
+            prior = from_areas_mm2(info.classes, spec.areas_mm2, geometries, spec.supervision)
+        case PredictedPrior():
+            prior = _predicted(spec, model, info, evidence, compute, seed)
+        case ImageLevelPrior():
+            prior = _image_level(spec, model, info, evidence, compute)
+        case SizeCsvPrior():
+            prior = _counted(spec, info, evidence)
+        case SpatialPrior():
+            prior = _spatial(spec, info, evidence)
+        case SourceRatioPrior() | TagPrior():
+            prior = _from_model(spec, info, evidence, parent)
+    return prior.validate(info.classes)
+
+
+def _from_model(
+    spec: SourceRatioPrior | TagPrior, info: ModelInfo, evidence: Evidence, parent: Path
+) -> Prior:
+    """From the ratios that the model knows of its training labels."""
+    if info.class_ratio is None or info.presence_ratio is None:
+        raise PriorError(
+            "the model does not know the class ratio of its training labels",
+            where=parent,
+            fix="use a prior of sizes, of predictions, or a prior.json of your own",
+        )
+    if isinstance(spec, TagPrior):
+        tags = _needed(evidence.tags, spec.kind)
+        return from_tags(info.classes, info.presence_ratio, tags, info.sizes)
+    return from_source_labels(info.classes, info.class_ratio, info.sizes)
+
+
+def _spatial(spec: SpatialPrior, info: ModelInfo, evidence: Evidence) -> Prior:
+    source = _needed(evidence.source, spec.kind)
+    table = label_table(source.labels, len(info.classes))
+    maps = label_maps(source.labels, len(info.classes), spec.sigma)
+    ratio, _ = mean_ratios(table)
+    return from_source_maps(info.classes, ratio, maps, spec.sigma, size_distribution(table))
+
+
+def _predicted(
+    spec: PredictedPrior,
+    model: nn.Module,
+    info: ModelInfo,
+    evidence: Evidence,
+    compute: Compute,
+    seed: int,
+) -> Prior:
+    target = _needed(evidence.target, spec.kind)
+    with deterministic():
+        fabric = make_fabric(compute)
+        model.to(fabric.device)
+        if spec.batchnorm == "target" and has_batchnorm(model):
+            images = shuffled_batches(target.images, BATCHNORM_BATCH, mix(seed, "batchnorm"))
+            estimate_batchnorm(model, images, fabric.device)
+        ratios = predicted_ratios(model, target.images, fabric)
+    places, per_image = target.places(), spec.per_image
+    return from_predictions(
+        info.classes, ratios, places, per_image=per_image, batchnorm=spec.batchnorm
+    )
+
+
+def _image_level(
+    spec: ImageLevelPrior, model: nn.Module, info: ModelInfo, evidence: Evidence, compute: Compute
+) -> Prior:
+    source, target = _needed(evidence.source, spec.kind), _needed(evidence.target, spec.kind)
+    table = label_table(source.labels, len(info.classes))
+    sizes = size_distribution(table)
+    labelled = table.sum(1) > 0
+    with deterministic():
+        fabric = make_fabric(compute)
+        model.to(fabric.device)
+        known = image_features(model, source.images, fabric)
+        asked = image_features(model, target.images, fabric)
+    ratios = image_level_ratios(
+        spec.method,
+        known[labelled],
+        table[labelled],
+        asked,
+        neighbours=spec.neighbours,
+        l2=spec.l2,
+    )
+    return from_image_level(info.classes, ratios, target.places(), spec.method, sizes)
+
+
+def _counted(spec: SizeCsvPrior, info: ModelInfo, evidence: Evidence) -> Prior:
+    target, path = _needed(evidence.target, spec.kind), _needed(evidence.sizes, spec.kind)
+    pixels = math.prod(info.prepare.size)
+    counts = read_sizes(path, spec.column, info.classes, pixels)
+    return from_size_counts(info.classes, counts, target.places(), spec.supervision, path)
+
+
+def card_tags(card: DatasetCard, root: Path) -> Mapping[tuple[str, int], Sequence[bool]]:
+    """The tags of a card's ``adapt`` split.
+
+    Raises:
+        PriorError: the card has no tags.
+        DataError: they cannot be read, or name a case that the card does not know.
+    """
+    if card.tags is None:
+        raise PriorError(f"card {card.name!r} names no tags file", fix="add `tags:` to the card")
+    path = root / card.root / card.tags
+    known = {name for names in card.splits.values() for name in names}
+    return select_tags(read_tags(path, card.classes[1:]), card.splits.get("adapt", ()), known, path)
+
+
+def _needed(value: T | None, kind: str) -> T:
+    """What the kinds of :mod:`uda.prior_specs` say they need."""
+    if value is None:
+        raise PriorError(
+            f"a prior of kind {kind!r} needs images, tags or sizes that were not given",
+            fix="give them, or use another kind",
+        )
+    return value

@@ -1,0 +1,56 @@
+"""Priors: what is known of the target without its labels, who told us, and whether it can be true."""
+
+from uda.priors.image_level import (
+    image_level_ratios,
+    logistic_ratios,
+    nearest_ratios,
+    ridge_ratios,
+)
+from uda.priors.labels import (
+    label_maps,
+    label_ratios,
+    label_table,
+    mean_ratios,
+    size_distribution,
+)
+from uda.priors.makers import (
+    from_areas_mm2,
+    from_image_level,
+    from_predictions,
+    from_size_counts,
+    from_sizes_ml,
+    from_source_labels,
+    from_source_maps,
+    from_tags,
+    select_tags,
+)
+from uda.priors.maps import relative_maps
+from uda.priors.prior import PRIOR_FILE, Prior
+from uda.priors.size_csv import read_sizes
+from uda.sizes import SizeDistribution
+
+__all__ = [
+    "PRIOR_FILE",
+    "Prior",
+    "SizeDistribution",
+    "from_areas_mm2",
+    "from_image_level",
+    "from_predictions",
+    "from_size_counts",
+    "from_sizes_ml",
+    "from_source_labels",
+    "from_source_maps",
+    "from_tags",
+    "image_level_ratios",
+    "label_maps",
+    "label_ratios",
+    "label_table",
+    "logistic_ratios",
+    "mean_ratios",
+    "nearest_ratios",
+    "read_sizes",
+    "relative_maps",
+    "ridge_ratios",
+    "select_tags",
+    "size_distribution",
+]

@@ -1,0 +1,151 @@
+"""Spatial priors: how often each class is at a pixel, relative to its mean, and the files of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uda.checkpoint import load_tensors, save_tensors
+from uda.errors import PriorError, UdaError
+
+SUM_TOLERANCE = 1e-4
+FORMAT = "uda-prior-maps-1"
+
+
+def relative_maps(maps: Tensor, low: float = 0.1, high: float = 10.0) -> Tensor:
+    """Each class's map over its spatial mean, within ``[low, high]``: what CBST-SP multiplies p by.
+
+    A class that is equally likely everywhere becomes 1, and so does one that is nowhere: nothing is
+    known of its place.
+
+    Source: Zou et al., Unsupervised Domain Adaptation via Class-Balanced Self-Training, ECCV 2018.
+
+    Args:
+        maps: ``[k, *s]``, class frequencies.
+        low, high: bounds, 0 < low ≤ 1 ≤ high.
+
+    Returns:
+        ``[k, *s]`` of the same type.
+
+    Raises:
+        PriorError: impossible bounds, or maps that are negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> relative_maps(torch.tensor([[[0.5, 1.0], [1.0, 1.0]], [[0.5, 0.0], [0.0, 0.0]]]))
+        tensor([[[0.5714, 1.1429],
+                 [1.1429, 1.1429]],
+        <BLANKLINE>
+                [[4.0000, 0.1000],
+                 [0.1000, 0.1000]]])
+    """
+    if not 0 < low <= 1 <= high:
+        raise PriorError(f"low {low:g} and high {high:g}", expected="0 < low ≤ 1 ≤ high")
+    if maps.ndim < 2 or not bool(torch.isfinite(maps).all() & (maps >= 0).all()):
+        raise PriorError(
+            f"maps of shape {tuple(maps.shape)} cannot be class frequencies",
+            expected="[k, h, w], finite and none negative",
+            fix="make them with `uda prior --spatial`",
+        )
+    mean = maps.mean(dim=tuple(range(1, maps.ndim)), keepdim=True)
+    nowhere = mean == 0
+    relative = maps / mean.masked_fill(nowhere, 1)
+    return relative.masked_fill(nowhere, 1).clamp(low, high)
+
+
+def maps_fault(maps: Tensor, classes: int, where: Path | str) -> PriorError | None:
+    """What keeps maps from being class frequencies, or None."""
+    if maps.ndim != 3 or maps.shape[0] != classes:
+        what = f"maps have shape {tuple(maps.shape)}"
+    elif not bool(torch.isfinite(maps).all()) or bool((maps < 0).any()):
+        what = f"maps hold values from {float(maps.min()):g} to {float(maps.max()):g}"
+    elif maps.numel() == 0 or float((maps.sum(0) - 1).abs().max()) > SUM_TOLERANCE:
+        what = "maps do not sum to 1 over the classes at every pixel"
+    else:
+        return None
+    return PriorError(
+        what,
+        where=where,
+        expected=f"[{classes}, h, w], none negative, sum 1 over the classes (background included)",
+        fix="make the prior again with `uda prior`",
+    )
+
+
+def maps_digest(maps: Tensor) -> str:
+    """SHA-256 of shape and values."""
+    values = maps.detach().cpu().float().contiguous()
+    return hashlib.sha256(str(list(values.shape)).encode() + values.numpy().tobytes()).hexdigest()
+
+
+def save_maps(path: Path, classes: Sequence[str], maps: Tensor) -> dict[str, Any]:
+    """Write the tensors and the picture of ``path`` (a prior.json); returns what the JSON says of them."""
+    from uda.priors.picture import draw_maps
+
+    tensors = _tensors(path)
+    if tensors == path or _picture(path) == path or (tensors.exists() and not _is_ours(tensors)):
+        raise PriorError(
+            "the maps of a prior would replace this file, which holds something else",
+            where=tensors,
+            fix=f"give the prior another name than {path.name}",
+        )
+    maps = maps.detach().cpu().float().contiguous()
+    save_tensors(tensors, {"maps": maps}, {"format": FORMAT, "classes": json.dumps(list(classes))})
+    draw_maps(_picture(path), classes, maps)
+    return {"shape": list(maps.shape), "sha256": maps_digest(maps)}
+
+
+def load_maps(path: Path, said: Mapping[str, Any]) -> Tensor:
+    """The maps that ``path`` (a prior.json) speaks of.
+
+    Raises:
+        PriorError: the file is missing or holds other maps than the JSON says.
+    """
+    tensors, shape, digest = _tensors(path), list(said["shape"]), str(said["sha256"])
+    fix = f"copy it there together with {path.name}, or make the prior again with `uda prior`"
+    if not tensors.is_file():
+        raise PriorError(
+            f"{path.name} speaks of maps {shape}, but there is no such file",
+            where=tensors,
+            fix=fix,
+        )
+    try:
+        maps = load_tensors(tensors)[0].get("maps")
+    except UdaError as error:
+        raise PriorError(error.what, where=tensors, expected="the maps", fix=fix) from error
+    if maps is None or maps.dtype != torch.float32 or maps_digest(maps) != digest:
+        found = "no maps" if maps is None else f"maps {list(maps.shape)}, {maps.dtype}"
+        raise PriorError(
+            f"holds {found}, not those that {path.name} was written with",
+            where=tensors,
+            expected=f"maps {shape}, float32, with the SHA-256 that {path.name} says",
+            fix=fix,
+        )
+    return maps
+
+
+def forget_maps(path: Path) -> None:
+    """Remove tensors and picture of an older prior of that name, which had maps."""
+    if _is_ours(_tensors(path)):
+        _tensors(path).unlink()
+        _picture(path).unlink(missing_ok=True)
+
+
+def _tensors(path: Path) -> Path:
+    return path.with_suffix(".safetensors")
+
+
+def _picture(path: Path) -> Path:
+    return path.with_suffix(".png")
+
+
+def _is_ours(tensors: Path) -> bool:
+    try:
+        return tensors.is_file() and load_tensors(tensors)[1].get("format") == FORMAT
+    except UdaError:
+        return False

@@ -1,0 +1,203 @@
+"""The prior itself: its parts, whether they can be true, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uda.checkpoint import fingerprint, read_json, write_json
+from uda.errors import PriorError, raise_all
+from uda.priors.maps import forget_maps, load_maps, maps_digest, maps_fault, save_maps
+from uda.sizes import SizeDistribution
+
+SUM_TOLERANCE = 1e-4
+FORMAT = "uda-prior-1"
+PRIOR_FILE = "prior.json"
+REMEDY = "correct the numbers, or make the prior again with `uda prior`"
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Class ratios: one for the data set, and where known one for each image, sizes and maps."""
+
+    classes: tuple[str, ...]
+    ratio: tuple[float, ...]
+    supervision: tuple[str, ...]
+    """who told us: none, source_labels, target_tags, target_sizes, anatomical or target_labels"""
+    how: str
+    """one sentence on how it was made"""
+    images: Mapping[str, Mapping[int, tuple[float, ...]]] | None = None
+    """case → index along the file's own slice axis → ratio"""
+    sizes: SizeDistribution | None = None
+    """how often and how large each class is in the source's labelled slices"""
+    maps: Tensor | None = None
+    """``[k, h, w]`` float32: how often each class is at a pixel; sums to 1 over the classes"""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prior) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything it says."""
+        raw: dict[str, Any] = {
+            "classes": self.classes,
+            "ratio": self.ratio,
+            "supervision": self.supervision,
+            "how": self.how,
+            "images": None
+            if self.images is None
+            else {case: dict(rows) for case, rows in self.images.items()},
+        }
+        if self.sizes is not None:
+            raw["sizes"] = self.sizes.as_json()
+        if self.maps is not None:
+            raw["maps"] = maps_digest(self.maps)
+        return fingerprint(raw)
+
+    def validate(self, classes: Sequence[str], where: Path | str = "the prior") -> Prior:
+        """Refuse what no image can have; returns itself.
+
+        Raises:
+            PriorError: lists every fault: other classes, negative or not finite, not summing to 1.
+        """
+        if tuple(classes) != self.classes:
+            raise PriorError(
+                f"the prior is for the {len(self.classes)} classes {list(self.classes)}",
+                where=where,
+                expected=f"the model's {len(classes)}: {list(classes)}",
+                fix="estimate the prior for this model's classes",
+            )
+        named = [("ratio", self.ratio)]
+        for case, rows in (self.images or {}).items():
+            named += [(f"images.{case}.{number}", row) for number, row in rows.items()]
+        faults = [f for name, row in named if (f := _fault(name, row, len(classes), where))]
+        for what in self.sizes.faults(len(classes)) if self.sizes else ():
+            expected = f"{len(classes)} shares in [0, 1], and as many rows of rising quantiles"
+            faults.append(PriorError(what, where=where, expected=expected, fix=REMEDY))
+        if self.maps is not None and (fault := maps_fault(self.maps, len(classes), where)):
+            faults.append(fault)
+        raise_all(faults[:10], str(where))
+        return self
+
+    def table(self, places: Sequence[tuple[str, int]]) -> Tensor:
+        """Ratios ``[n, k]`` of all target images, given as (case, index along the file's own slice axis).
+
+        Raises:
+            PriorError: the prior knows single images but not all of these, or others beside them.
+        """
+        if self.images is None:
+            return (
+                torch.tensor(self.ratio, dtype=torch.float32).expand(len(places), -1).contiguous()
+            )
+        missing = [p for p in places if p[0] not in self.images or p[1] not in self.images[p[0]]]
+        if missing:
+            raise PriorError(
+                f"the prior says nothing about {len(missing)} of {len(places)} images: "
+                f"{listed(missing)}",
+                expected="a row for each target image",
+                fix="add their tags, or use a prior for the whole data set",
+            )
+        asked = set(places)
+        known = ((case, index) for case, rows in self.images.items() for index in rows)
+        if unknown := [place for place in known if place not in asked]:
+            raise PriorError(
+                f"the prior names {len(unknown)} images that the target does not have: "
+                f"{listed(unknown)}",
+                expected=f"only cases and slices of the {len(places)} target images",
+                fix="correct the case names and slice numbers, and make the prior again",
+            )
+        return torch.tensor([self.images[case][i] for case, i in places], dtype=torch.float32)
+
+    def save(self, path: Path) -> None:
+        """Write ``prior.json``, whole or not at all; maps go beside it as safetensors, with a picture.
+
+        The JSON comes last and carries the maps' checksum, so that it never stands for other maps.
+
+        Raises:
+            PriorError: the maps would replace a file that holds no maps.
+            RunError: the disk refuses.
+        """
+        raw = {
+            "format": FORMAT,
+            "classes": self.classes,
+            "ratio": self.ratio,
+            "supervision": self.supervision,
+            "how": self.how,
+            "images": None
+            if self.images is None
+            else {
+                case: {str(i): row for i, row in rows.items()} for case, rows in self.images.items()
+            },
+        }
+        if self.sizes is not None:
+            raw["sizes"] = self.sizes.as_json()
+        if self.maps is not None:
+            raw["maps"] = save_maps(path, self.classes, self.maps)
+        write_json(path, raw)
+        if self.maps is None:
+            forget_maps(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Prior:
+        """Read ``prior.json`` and the maps it speaks of; the caller validates it against its classes.
+
+        Raises:
+            PriorError: missing keys, values of another type, or maps that are missing or others.
+        """
+        path = path / PRIOR_FILE if path.is_dir() else path
+        raw = read_json(path)
+        try:
+            if raw["format"] != FORMAT:
+                raise ValueError(f"format {raw['format']!r}")
+            images, sizes, maps = raw.get("images"), raw.get("sizes"), raw.get("maps")
+            return cls(
+                classes=tuple(str(c) for c in raw["classes"]),
+                ratio=tuple(float(r) for r in raw["ratio"]),
+                supervision=tuple(str(s) for s in raw["supervision"]),
+                how=str(raw["how"]),
+                images=None
+                if images is None
+                else {
+                    str(case): {int(i): tuple(float(r) for r in row) for i, row in rows.items()}
+                    for case, rows in images.items()
+                },
+                sizes=None if sizes is None else SizeDistribution.from_json(sizes),
+                maps=None if maps is None else load_maps(path, maps),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PriorError(
+                f"is not a prior: {error!r}",
+                where=path,
+                expected=f"format {FORMAT!r} with classes, ratio, supervision, how, images",
+                fix="make it with `uda prior`",
+            ) from error
+
+
+def listed(places: Sequence[tuple[str, int]]) -> str:
+    """The first few images by name."""
+    return ", ".join(f"{case} slice {index}" for case, index in places[:5])
+
+
+def _fault(name: str, row: Sequence[float], classes: int, where: Path | str) -> PriorError | None:
+    if len(row) != classes:
+        what = f"{name} has {len(row)} entries"
+    elif not all(np.isfinite(r) and r >= 0 for r in row):
+        what = f"{name} is {[round(r, 6) for r in row]}"
+    elif abs(sum(row) - 1) > SUM_TOLERANCE:
+        what = f"{name} sums to {sum(row):.6g}"
+    else:
+        return None
+    return PriorError(
+        what,
+        where=where,
+        expected=f"{classes} shares of the image, none negative, that sum to 1 (background included)",
+        fix=REMEDY,
+    )

@@ -1,0 +1,134 @@
+"""Reading pixel counts per image from the CSV files of this field. Text is matched, never evaluated."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from uda.errors import DataError, nearest, raise_all
+
+ID_COLUMN = "val_ids"
+_ID = re.compile(r"(?P<case>.+)_(?P<slice>[0-9]{1,9})(?:\.[A-Za-z][A-Za-z0-9]*){0,2}")
+_NUMBER = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
+_LIST = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*\]")
+_SHOWN = 60  # characters of a cell in a message
+
+
+def read_sizes(
+    path: Path, column: str, classes: Sequence[str], pixels: int | None = None
+) -> dict[tuple[str, int], tuple[float, ...]]:
+    """Pixel counts per class of each image, from a CSV such as
+
+    .. code-block::
+
+        val_ids;val_gt_size
+        1003_17.png;[60321, 1200, 0, 30, 15]
+
+    An id is ``<case>_<slice>`` with the slice counted from 0 along the file's own axis; an extension is
+    ignored. The separator is ``;``, or ``,`` with the lists in quotes. Other columns are not read.
+
+    Args:
+        column: which column holds the lists.
+        classes: one count for each, background first.
+        pixels: of a prepared slice: no image can have more.
+
+    Returns:
+        (case, slice) → counts.
+
+    Raises:
+        DataError: lists every line that cannot be read, with line, value and expectation.
+    """
+    rows = _rows(path)
+    header = rows[0][1] if rows else []
+    for name in (ID_COLUMN, column):
+        if header.count(name) != 1:
+            raise DataError(
+                f"the CSV has {header.count(name)} columns {name!r}; its columns are {header}",
+                where=path,
+                expected=f"a column {ID_COLUMN!r} and a column of lists, separated by ; or ,",
+                fix=nearest(name, filter(None, header)),
+            )
+    found: dict[tuple[str, int], tuple[float, ...]] = {}
+    faults = []
+    for number, row in rows[1:]:
+        where = f"{path}, line {number}"
+        if len(row) != len(header):
+            faults.append(
+                DataError(
+                    f"{len(row)} cells for {len(header)} columns",
+                    where=where,
+                    expected="one cell a column; with , as separator lists stand in quotes",
+                    fix='write "[60321, 1200, 0]" in quotes, or separate the columns by ;',
+                )
+            )
+            continue
+        try:
+            place = _place(row[header.index(ID_COLUMN)].strip(), where)
+            if place in found:
+                raise DataError(
+                    f"a second line for {place[0]} slice {place[1]}",
+                    where=where,
+                    expected="one line for each image",
+                    fix="take one of them out",
+                )
+            found[place] = _counts(row[header.index(column)].strip(), len(classes), pixels, where)
+        except DataError as fault:
+            faults.append(fault)
+    raise_all(faults[:10], str(path))
+    if not found:
+        raise DataError("the CSV names no image", where=path, expected="a line for each image")
+    return found
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of every line that is not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            separator = ";" if ";" in file.readline() else ","
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator)
+            return [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"sizes cannot be read: {error}", where=path, fix="give the path of a CSV file"
+        ) from error
+
+
+def _place(text: str, where: str) -> tuple[str, int]:
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise DataError(
+            f"the id is {text[:_SHOWN]!r}",
+            where=where,
+            expected="<case>_<slice>, such as 1003_17 or 1003_17.png",
+            fix="rename the images in the CSV",
+        )
+    return match["case"], int(match["slice"])
+
+
+def _counts(text: str, classes: int, pixels: int | None, where: str) -> tuple[float, ...]:
+    counts: list[float] = []
+    if _LIST.fullmatch(text):
+        counts = [float(number) for number in text[1:-1].split(",")]
+    total = sum(counts)
+    if not counts:
+        what = f"the sizes are {text[:_SHOWN]!r}"
+    elif len(counts) != classes:
+        what = f"{len(counts)} sizes in {text[:_SHOWN]!r}"
+    elif not all(math.isfinite(count) and count >= 0 for count in counts):
+        what = f"a size in {text[:_SHOWN]!r} is negative or not finite"
+    elif total <= 0:
+        what = f"the sizes {text[:_SHOWN]!r} cover no pixel"
+    elif pixels is not None and total > pixels:
+        what = f"the sizes cover {total:g} pixels, but a prepared slice has {pixels}"
+    else:
+        return tuple(counts)
+    raise DataError(
+        what,
+        where=where,
+        expected=f"{classes} pixel counts, background first, such as [60321, 1200, 0]",
+        fix="count the pixels of each class on the prepared slices",
+    )
