@@ -2,6 +2,7 @@
 
     python benchmarks/losses.py
     python benchmarks/losses.py --device cuda
+    python benchmarks/losses.py --threads 1 --cpu-time           # on a machine that others use
     python benchmarks/losses.py --only potts sorted_area --rounds 30
 
 Prints Markdown. A round is one forward + backward of the network, then of each loss, all on the same device, so that a
@@ -138,16 +139,27 @@ ROWS = {
 """Every public loss by its name, and after a space a variant that takes another way through the code."""
 
 
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
+Clock = Callable[[], float]
+
+
+def clock(device: torch.device, cpu_time: bool) -> Clock:
+    """Seconds, read when the device has done what was asked of it."""
+    if cpu_time:
+        return time.process_time
+    if device.type == "cpu":
+        return time.perf_counter
+
+    def after_device() -> float:
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+        return time.perf_counter()
+
+    return after_device
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    start = now(device)
+def seconds(work: Callable[[], object], now: Clock) -> float:
+    start = now()
     work()
-    return now(device) - start
+    return now() - start
 
 
 def once(row: Row, given: Scene) -> None:
@@ -168,13 +180,13 @@ def network_step(given: Scene, layout: torch.memory_format) -> Callable[[], obje
 
 
 def times_in_turn(
-    works: dict[str, Callable[[], object]], rounds: int, device: torch.device
+    works: dict[str, Callable[[], object]], rounds: int, now: Clock
 ) -> dict[str, list[float]]:
     """Seconds of each work in each round; two rounds before them warm up."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 2):
         for name, work in works.items():
-            spent = seconds(work, device)
+            spent = seconds(work, now)
             if number >= 2:
                 taken[name].append(spent)
     return taken
@@ -215,12 +227,12 @@ def judged(text: str, value: float, limit: float | None, shown: str) -> str:
 
 
 def loss_lines(
-    given: Scene, layout: torch.memory_format, rounds: int, names: Sequence[str]
+    given: Scene, layout: torch.memory_format, rounds: int, names: Sequence[str], now: Clock
 ) -> Iterator[str]:
     device, unit = given.logits.device, given.logits.nbytes
     works = {"network": network_step(given, layout)}
     works |= {name: partial(once, ROWS[name], given) for name in names}
-    taken = times_in_turn(works, rounds, device)
+    taken = times_in_turn(works, rounds, now)
     network = taken.pop("network")
     size = "×".join(map(str, given.logits.shape))
     yield f"| {size}, {rounds} rounds | ms | of a network step | limit | tensors at the peak | limit |"
@@ -257,7 +269,7 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def sharing_lines(given: Scene, rounds: int) -> Iterator[str]:
+def sharing_lines(given: Scene, rounds: int, now: Clock) -> Iterator[str]:
     """Two losses of one objective, given one ``Prediction`` and given logits each."""
 
     def both(scene: Scene, logits: Any) -> Tensor:
@@ -268,7 +280,7 @@ def sharing_lines(given: Scene, rounds: int) -> Iterator[str]:
         "logits each": Row(both),
     }
     works = {name: partial(once, row, given) for name, row in rows.items()}
-    taken = times_in_turn(works, rounds, given.logits.device)
+    taken = times_in_turn(works, rounds, now)
     ratios = [a / b for a, b in zip(*taken.values(), strict=True)]
     yield "| entropy + class_ratio_kl | log_softmax forward, backward | ms | time | tensors |"
     yield "|---|---|---|---|---|"
@@ -305,7 +317,7 @@ def _stream(
     histogram = losses.ConfidenceHistogram(classes, device)
     for _ in range(images):
         image.normal_(std=3.0)
-        spent.append(seconds(partial(histogram.add, image), device))
+        spent.append(seconds(partial(histogram.add, image), clock(device, False)))
     thresholds = histogram.log_thresholds(0.2)
     cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if cuda else resident_bytes("VmHWM")
@@ -335,6 +347,11 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU seconds of this process instead of seconds, with --threads 1: for a machine that others use",
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--shape", type=int, nargs=4, default=[8, 5, 256, 256], metavar="b k h w")
     layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -344,6 +361,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--size", type=int, nargs="+", default=[512, 1024])
     given = parser.parse_args(words)
+    if given.cpu_time and (given.threads, given.device.type) != (1, "cpu"):
+        parser.error("--cpu-time needs --threads 1 and the CPU")
     given.layout = layouts[given.layout]
     return given
 
@@ -354,10 +373,11 @@ def main(words: Sequence[str] | None = None) -> None:
     told = environment(Compute(device=given.device.type))
     print(", ".join(f"{key} {value}" for key, value in told.items()), end="\n\n")
     tensors = scene(given.shape, given.device, given.layout)
-    for line in loss_lines(tensors, given.layout, given.rounds, given.only):
+    now = clock(given.device, given.cpu_time)
+    for line in loss_lines(tensors, given.layout, given.rounds, given.only, now):
         print(line)
     print()
-    for line in sharing_lines(tensors, given.rounds):
+    for line in sharing_lines(tensors, given.rounds, now):
         print(line)
     print()
     if given.images:

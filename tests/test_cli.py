@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import SIZE, SLICES, Tiny
+from conftest import CLASSES, SIZE, SLICES, Tiny
 
 from uda import cli, pipeline
+from uda.priors import Prior
 from uda.recipes import load_recipe
 
 HELP = Path(__file__).with_name("help.txt")
@@ -297,6 +298,48 @@ def test_prior_of_a_model_from_its_labels_from_tags_and_from_volumes(
     np.testing.assert_allclose(made["ml"]["ratio"], [5 / 8, 1 / 4, 1 / 8], rtol=1e-5)
 
 
+def test_prior_of_a_model_of_every_other_kind(uda: Uda, tiny: Tiny, trained: Path) -> None:
+    images, card = tiny.root / "t" / "images", tiny.home / "source.yaml"
+    lines = [f"c{case}_{s};[1000, 20, 4]" for case in range(3) for s in range(SLICES)]
+    (tiny.root / "sizes.csv").write_text("\n".join(["val_ids;gt", *lines]) + "\n")
+    domains = ("--source", card, "--root", tiny.root)
+    kinds: dict[str, tuple[tuple[object, ...], str]] = {
+        "mm2": (("--mm2", "disk=576", "--mm2", "ring=288", "--target", images), "anatomical"),
+        "predicted": (("--predicted", "--target", images, "--set", "per_image=true"), "none"),
+        "sizes": (
+            ("--sizes", tiny.root / "sizes.csv", "--column", "gt", "--target", images),
+            "target_sizes",
+        ),
+        "nearest": (("--nearest", "--target", images, *domains), "source_labels"),
+        "logistic": (("--logistic", "--target", images, *domains), "source_labels"),
+        "ridge": (("--ridge", "--target", images, *domains, "--set", "l2=0.1"), "source_labels"),
+        "spatial": (("--spatial", *domains, "--set", "sigma=1"), "source_labels"),
+    }
+    for name, (options, told) in kinds.items():
+        arguments = ("prior", "--model", trained, *options, "--out", f"{name}.json")
+        printed = fine(uda(*arguments, "--device", "cpu")).out
+        assert re.fullmatch(
+            rf"{name}\.json: background [\d.]+, disk [\d.]+, ring [\d.]+ \({told}\)\n", printed
+        )
+        made = Prior.load(Path(f"{name}.json")).validate(CLASSES)
+        assert (made.images is None) == (name in ("mm2", "spatial"))
+    np.testing.assert_allclose(Prior.load(Path("mm2.json")).ratio, [5 / 8, 1 / 4, 1 / 8])
+    assert {path.name for path in Path().glob("spatial.*")} == {
+        "spatial.json",
+        "spatial.safetensors",
+        "spatial.png",
+    }
+
+
+def test_prior_of_a_recipe_prints_each_with_its_supervision(uda: Uda, tiny: Tiny) -> None:
+    told = fine(uda("prior", tiny.recipe, *tiny.overrides, "--out", "run", "--device", "cpu")).out
+    first, second = told.splitlines()
+    assert first.startswith("run/prior-ratio/prior.json: background ")
+    assert first.endswith("(source_labels)")
+    assert second.startswith("run/prior-tags/prior.json: background ")
+    assert second.endswith("(source_labels, target_tags)")
+
+
 def test_predict_writes_label_maps_once_and_names_a_bad_case(
     uda: Uda, tiny: Tiny, trained: Path
 ) -> None:
@@ -429,6 +472,13 @@ def test_a_model_that_is_a_pickle_is_never_opened(uda: Uda, tiny: Tiny, tmp_path
         (["adapt", "--model", "m"], "--model needs --target"),
         (["evaluate", "--model", "m"], "--model needs --card"),
         (["prior", "--model", "m", "--ml", "disk"], "expected structure=millilitres"),
+        (["prior", "--model", "m", "--mm2", "disk=big"], "expected structure=mm²"),
+        (["prior", "--model", "m", "--tags", "t", "--ml", "a=1"], "got --tags and --ml"),
+        (["prior", "--model", "m", "--nearest", "--ridge"], "got --nearest and --ridge"),
+        (["prior", "--model", "m", "--source", "c"], "say what to make of them: one of --tags"),
+        (["prior", "--model", "m", "--target", "t"], "say what to make of them: one of --tags"),
+        (["prior", "r", "--model", "m"], "give a recipe or --model, not both"),
+        (["prior", "r", "--spatial"], "--spatial is for --model"),
         (["runn"], "No such command"),
         (["run"], "Missing argument"),
     ],

@@ -40,6 +40,8 @@ LAYERS = (
     ("pipeline",),
     ("presets", "check"),
     ("api",),
+    ("cli_runs", "cli_tables"),
+    ("cli_prior",),
     ("cli",),
     ("__main__",),
 )

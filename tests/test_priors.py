@@ -13,7 +13,17 @@ import torch
 from uda.data.cases import read_tags
 from uda.data.geometry import Geometry
 from uda.errors import DataError, ModelError, PriorError, UdaError
-from uda.priors import Prior, from_sizes_ml, from_source_labels, from_tags, label_ratios
+from uda.priors import (
+    Prior,
+    SizeDistribution,
+    from_areas_mm2,
+    from_predictions,
+    from_sizes_ml,
+    from_source_labels,
+    from_tags,
+    label_ratios,
+    select_tags,
+)
 from uda.types import IGNORE
 
 CLASSES = ("background", "disk", "ring")
@@ -159,6 +169,20 @@ def test_no_tags_at_all_are_refused() -> None:
         from_tags(CLASSES, (0.8, 0.1, 0.1), {})
 
 
+def test_tags_take_the_sizes_of_the_source_along() -> None:
+    sizes = SizeDistribution((1.0, 0.5, 0.5), ((0.7,) * 5, (0.2,) * 5, (0.1,) * 5))
+    assert from_tags(CLASSES, (0.7, 0.2, 0.1), {("a", 0): (True, True)}, sizes).sizes == sizes
+
+
+def test_tags_of_wanted_cases_are_kept_and_those_of_unknown_ones_refused() -> None:
+    tags = {("a", 0): (True, False), ("b", 3): (True, True), ("b", 4): (False, False)}
+    assert select_tags(tags, {"a"}, {"a", "b"}, "t.csv") == {("a", 0): (True, False)}
+    with pytest.raises(DataError, match="2 images of unknown cases: b slice 3, b slice 4") as told:
+        select_tags(tags, {"a"}, {"a", "c"}, "t.csv")
+    assert "t.csv" in str(told.value)
+    assert "valid: a, c" in str(told.value)
+
+
 def write_tags(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -259,6 +283,90 @@ def test_background_has_no_size_of_its_own() -> None:
 def test_a_structure_without_a_size_is_named() -> None:
     with pytest.raises(PriorError, match=r"nothing about \['ring'\]"):
         from_sizes_ml(CLASSES, {"disk": 1.0}, [geometry()], "anatomical")
+
+
+@pytest.mark.parametrize("size", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("make", [from_sizes_ml, from_areas_mm2])
+def test_a_size_that_is_no_size_is_refused(make: Any, size: float) -> None:
+    with pytest.raises(PriorError, match="gives disk") as caught:
+        make(CLASSES, {"disk": size, "ring": 1.0}, [geometry()], "anatomical")
+    assert "0 or more, finite" in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [from_sizes_ml, from_areas_mm2])
+def test_sizes_without_an_image_are_refused(make: Any) -> None:
+    with pytest.raises(PriorError, match="need the target images"):
+        make(CLASSES, {"disk": 1.0, "ring": 1.0}, [], "anatomical")
+
+
+def test_areas_by_hand() -> None:
+    # 10 × 20 pixels of 1 × 2 mm = 400 mm² a slice
+    found = from_areas_mm2(CLASSES, {"disk": 100.0, "ring": 40.0}, [geometry()], "target_sizes")
+    assert found.ratio == pytest.approx((0.65, 0.25, 0.1))
+    assert found.supervision == ("target_sizes",)
+    assert found.validate(CLASSES).images is None
+
+
+def test_areas_are_averaged_over_slices_and_shares_of_the_prepared_ones() -> None:
+    # 5 slices of 400 mm² and 15 of half that: (5 · 1/4 + 15 · 1/2) / 20
+    stacks = [geometry(), geometry(shape=(10, 20, 15), size=(5, 20))]
+    found = from_areas_mm2(CLASSES, {"disk": 100.0, "ring": 0.0}, stacks, "anatomical")
+    assert found.ratio == pytest.approx((1 - 0.4375, 0.4375, 0))
+    resampled = geometry(size=(5, 20), resized=(5, 20))  # the same 400 mm² in fewer pixels
+    found = from_areas_mm2(CLASSES, {"disk": 100.0, "ring": 40.0}, [resampled], "anatomical")
+    assert found.ratio == pytest.approx((0.65, 0.25, 0.1))
+
+
+def test_the_same_structure_in_ml_and_in_mm2_has_the_same_ratio() -> None:
+    ml = {"disk": 1.2, "ring": 0.4}
+    slices, distance = 5, 4.0
+    mm2 = {name: 1000 * size / (slices * distance) for name, size in ml.items()}
+    by_volume = from_sizes_ml(CLASSES, ml, [geometry()], "anatomical")
+    by_area = from_areas_mm2(CLASSES, mm2, [geometry()], "anatomical")
+    assert by_area.ratio == pytest.approx(by_volume.ratio)
+
+
+def test_areas_larger_than_a_slice_are_refused() -> None:
+    with pytest.raises(PriorError, match="the sizes fill 1 of the mean target image") as caught:
+        from_areas_mm2(CLASSES, {"disk": 300.0, "ring": 100.0}, [geometry()], "anatomical")
+    assert "mm², not cm² or pixels" in str(caught.value)
+
+
+def test_areas_name_the_structures_of_the_model() -> None:
+    with pytest.raises(PriorError, match="areas_mm2 names 'rign'"):
+        from_areas_mm2(CLASSES, {"disk": 1.0, "rign": 1.0}, [geometry()], "anatomical")
+    with pytest.raises(PriorError, match=r"areas_mm2 says nothing about \['ring'\]"):
+        from_areas_mm2(CLASSES, {"disk": 1.0}, [geometry()], "anatomical")
+
+
+# from predictions
+
+
+def test_predictions_are_averaged_and_kept_per_image_where_asked() -> None:
+    ratios = np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0]])
+    places = [("a", 1), ("a", 0)]
+    mean = from_predictions(CLASSES, ratios, places)
+    assert mean.ratio == pytest.approx((0.7, 0.2, 0.1))
+    assert mean.images is None
+    assert mean.supervision == ("none",)
+    each = from_predictions(CLASSES, ratios, places, per_image=True, batchnorm="target")
+    np.testing.assert_allclose(each.table(places).numpy(), ratios, atol=1e-7)
+    assert "of the target" in each.how
+
+
+@pytest.mark.parametrize(
+    ("ratios", "places", "told"),
+    [
+        (np.full((1, 3), np.nan), [("a", 0)], "nan"),
+        (np.zeros((1, 3)), [("a", 0)], "sums to 0"),
+        (np.full((1, 2), 0.5), [("a", 0)], "2 entries"),
+        (np.full((1, 3), 1 / 3), [], "1 ratios for 0 images"),
+        (np.zeros((0, 3)), [], "0 ratios for 0 images"),
+    ],
+)
+def test_predictions_no_image_can_have_are_refused(ratios: Any, places: Any, told: str) -> None:
+    with pytest.raises(PriorError, match=told):
+        from_predictions(CLASSES, ratios, places)
 
 
 # files

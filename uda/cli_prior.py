@@ -49,7 +49,10 @@ def prior(
         bool, typer.Option("--ridge", help="Per image, by ridge regression on the source.")
     ] = False,
     spatial: Annotated[
-        bool, typer.Option("--spatial", help="With maps of where each class lies in the source.")
+        bool,
+        typer.Option(
+            "--spatial", help="With maps (and a PNG) of where each class lies in the source."
+        ),
     ] = False,
     target: Annotated[
         Path | None,

@@ -143,13 +143,17 @@ def _predicted(
     with deterministic():
         fabric = make_fabric(compute)
         model.to(fabric.device)
-        if spec.batchnorm == "target" and has_batchnorm(model):
+        target_statistics = spec.batchnorm == "target" and has_batchnorm(model)
+        if target_statistics:
             images = shuffled_batches(target.images, BATCHNORM_BATCH, mix(seed, "batchnorm"))
             estimate_batchnorm(model, images, fabric.device)
         ratios = predicted_ratios(model, target.images, fabric)
-    places, per_image = target.places(), spec.per_image
     return from_predictions(
-        info.classes, ratios, places, per_image=per_image, batchnorm=spec.batchnorm
+        info.classes,
+        ratios,
+        target.places(),
+        per_image=spec.per_image,
+        batchnorm="target" if target_statistics else "source",
     )
 
 

@@ -168,7 +168,7 @@ class PottsTerm(_Term):
     """Neighbours that look alike have one class: the relaxed dense Potts energy."""
 
     term: Literal["potts"] = "potts"
-    sigma_color: Rate = 0.5
+    sigma_color: Rate = 0.25
     """in units of the prepared image, which has unit sd after ``normalize: zscore``"""
     sigma_space: Rate = 3.0
     """pixels"""

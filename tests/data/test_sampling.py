@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uda.data.sampling import batch_indices, mix
+from uda.data.sampling import batch_indices, mix, shuffled_batches
 
 counts = st.integers(1, 40)
 batches = st.integers(1, 9)
@@ -68,3 +68,20 @@ def test_a_seed_depends_on_every_part_and_on_where_parts_end() -> None:
 
 def test_a_seed_is_the_same_in_every_process_and_on_every_machine() -> None:
     assert mix(0, "pretrain", "augment", 3, 0) == 284027164504308865
+
+
+@settings(max_examples=25, deadline=None)
+@given(counts, batches, seeds)
+def test_shuffled_batches_hold_every_image_once(count: int, batch: int, seed: int) -> None:
+    images = np.arange(count, dtype=np.float32)[:, None, None]
+    parts = list(shuffled_batches(images, batch, seed))
+    assert sorted(float(image) for part in parts for image in part) == list(range(count))
+    assert all(part.shape[1:] == (1, 1, 1) and 0 < len(part) <= 2 * batch for part in parts)
+    again = shuffled_batches(images, batch, seed)
+    assert all(bool((a == b).all()) for a, b in zip(parts, again, strict=True))
+
+
+def test_shuffled_batches_mix_cases() -> None:
+    images = np.repeat(np.arange(4, dtype=np.float32), 32)[:, None, None]
+    for part in shuffled_batches(images, 32, seed=0):
+        assert len(part.unique()) == 4

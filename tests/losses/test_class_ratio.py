@@ -1,4 +1,4 @@
-"""Class ratio and its divergence from a prior: optimum, direction, scope, gradient, and what is refused."""
+"""Class ratio and what compares it with a prior: optimum, direction, scope, gradient, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uda.errors import PriorError
-from uda.losses import class_ratio, class_ratio_kl
+from uda.losses.class_ratio import (
+    class_ratio,
+    class_ratio_hinge,
+    class_ratio_kl,
+    log_class_ratio,
+    size_cross_entropy,
+)
 
 seeds = st.integers(0, 2**31)
 class_counts = st.sampled_from([2, 3, 19])
@@ -112,43 +118,24 @@ def test_it_is_never_negative_and_0_where_the_prediction_has_the_prior(
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("over", ["image", "batch"])
-@pytest.mark.parametrize("kind", ["mean", "max_normalized"])
+@pytest.mark.parametrize("kind", [("mean", 1.0), ("max_normalized", 1.0), ("max_normalized", 5.0)])
 def test_gradient_equals_finite_differences_of_the_reference(
     direction: Any, over: Any, kind: Any
 ) -> None:
-    logits, prior = draw(1, 3, (2, 2)).requires_grad_(), draw_prior(1, 3)
-    ratios = torch.from_numpy(prior).float()
-    value = class_ratio_kl(logits, ratios, direction, over, kind)
+    logits, prior = draw(1, 3, (2, 2)).double().requires_grad_(), draw_prior(1, 3)
+    value = class_ratio_kl(logits, torch.from_numpy(prior), direction, over, *kind)
     (gradient,) = torch.autograd.grad(value, logits)
-    base = logits.detach().numpy().astype(np.float64)
+    compare(gradient, logits, lambda z: reference(z, prior, direction, over, *kind))
+
+
+def compare(gradient: torch.Tensor, logits: torch.Tensor, function: Any) -> None:
+    """The gradient with central differences of a function of the logits as a NumPy array."""
+    base = logits.detach().numpy()
     for place in np.ndindex(base.shape):
         step = np.zeros_like(base)
         step[place] = 1e-5
-        ends = [reference(base + s, prior, direction, over, kind) for s in (step, -step)]
-        slope = (ends[0] - ends[1]) / 2e-5
-        assert float(gradient[place]) == pytest.approx(slope, abs=1e-4, rel=1e-3)
-
-
-@settings(max_examples=20, deadline=None)
-@given(seeds, class_counts, directions, scopes)
-def test_order_of_pixels_and_a_common_constant_do_not_matter(
-    seed: int, classes: int, direction: Any, over: Any
-) -> None:
-    logits, prior = draw(seed, classes, (12,)), torch.from_numpy(draw_prior(seed, classes)).float()
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
-    value = float(class_ratio_kl(logits, prior, direction, over))
-    shuffled = float(class_ratio_kl(logits[..., order], prior, direction, over))
-    raised = float(class_ratio_kl(logits + 7.5, prior, direction, over))
-    assert shuffled == pytest.approx(value, abs=1e-5)
-    assert raised == pytest.approx(value, abs=1e-4)
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_2d_and_3d_agree_on_the_same_pixels(direction: Any) -> None:
-    logits, prior = draw(2, 4, (4, 6)), torch.from_numpy(draw_prior(2, 4)).float()
-    flat = float(class_ratio_kl(logits, prior, direction))
-    volume = float(class_ratio_kl(logits.reshape(2, 4, 2, 2, 6), prior, direction))
-    assert volume == pytest.approx(flat, abs=1e-6)
+        slope = (function(base + step) - function(base - step)) / 2e-5
+        assert float(gradient[place]) == pytest.approx(slope, abs=1e-8, rel=1e-6)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -271,3 +258,195 @@ def test_descent_on_free_logits_reaches_the_prior(direction: Any, over: Any) -> 
     ratio = class_ratio(logits).detach()
     found = ratio.mean(0, keepdim=True) if over == "batch" else ratio
     torch.testing.assert_close(found, prior.expand_as(found), atol=0.01, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, class_counts, kinds)
+def test_the_logarithm_equals_the_logarithm_of_the_ratio(
+    seed: int, classes: int, kind: Any
+) -> None:
+    logits = draw(seed, classes, (3, 4))
+    expected = class_ratio(logits, *kind).log()
+    torch.testing.assert_close(log_class_ratio(logits, *kind), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max_normalized"])
+def test_the_logarithm_of_a_class_that_underflows_is_finite_and_so_is_its_gradient(
+    kind: Any,
+) -> None:
+    logits = torch.tensor([[[0.0, 0.0], [-1e4, -2e4]]], requires_grad=True)
+    found = log_class_ratio(logits, kind)
+    expected = torch.tensor([[0.0, -1e4 - math.log(2)]])
+    torch.testing.assert_close(found.detach(), expected)
+    (gradient,) = torch.autograd.grad(found[0, 1], logits)
+    # all of it at the pixel where the class is least unlikely
+    torch.testing.assert_close(gradient, torch.tensor([[[-1.0, 0.0], [1.0, 0.0]]]))
+
+
+def test_with_a_high_power_the_ratio_is_that_of_the_winning_classes() -> None:
+    logits = draw(7, 3, (30,))
+    winners = torch.nn.functional.one_hot(logits.argmax(1), 3).float().mean(1)
+    found = class_ratio(logits, "max_normalized", 1e4)
+    torch.testing.assert_close(found, winners, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, math.inf, math.nan])
+def test_a_power_that_is_no_power_is_refused(power: float) -> None:
+    with pytest.raises(PriorError, match="power is"):
+        class_ratio(torch.zeros(1, 2, 3), "max_normalized", power)
+
+
+def reference_hinge(logits: np.ndarray, prior: np.ndarray, mu: float, over: str) -> float:
+    ratio = reference_ratio(logits, "mean", 1.0)
+    if over == "batch":
+        ratio, prior = ratio.mean(0, keepdims=True), prior.mean(0, keepdims=True)
+    return float(
+        np.mean([np.maximum(0, mu * t - r).sum() for t, r in zip(prior, ratio, strict=True)])
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, class_counts, spaces, scopes, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
+def test_hinge_equals_a_float64_reference_and_stays_in_its_range(
+    seed: int, classes: int, space: tuple[int, ...], over: Any, mu: float
+) -> None:
+    logits, prior = 3 * draw(seed, classes, space), draw_prior(seed, classes)
+    value = float(class_ratio_hinge(logits, torch.from_numpy(prior).float(), mu, over))
+    assert value == pytest.approx(reference_hinge(logits.numpy(), prior, mu, over), abs=1e-6)
+    assert 0 <= value <= mu
+
+
+@pytest.mark.parametrize("over", ["image", "batch"])
+def test_gradient_of_the_hinge_equals_finite_differences_of_the_reference(over: Any) -> None:
+    logits, prior = draw(1, 3, (2, 2)).double().requires_grad_(), draw_prior(1, 3)
+    value = class_ratio_hinge(logits, torch.from_numpy(prior), 0.9, over)
+    assert float(value.detach()) > 0.01
+    (gradient,) = torch.autograd.grad(value, logits)
+    compare(gradient, logits, lambda z: reference_hinge(z, prior, 0.9, over))
+
+
+def test_hinge_is_0_with_a_gradient_of_0_as_soon_as_every_class_has_its_share_of_the_prior() -> (
+    None
+):
+    logits = torch.zeros(2, 2, 4, requires_grad=True)
+    value = class_ratio_hinge(logits, torch.tensor([0.9, 0.1]))  # ½ is more than 0.45
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert float(value.detach()) == 0
+    assert bool((gradient == 0).all())
+    assert float(class_ratio_hinge(logits.detach(), torch.tensor([0.9, 0.1]), mu=1.0)) > 0
+
+
+def test_hinge_of_one_class_everywhere_is_mu_times_the_prior_of_the_others() -> None:
+    logits = torch.zeros(1, 19, 4)
+    logits[:, 0] = 200.0
+    prior = torch.full((19,), 1 / 19)
+    assert float(class_ratio_hinge(logits, prior)) == pytest.approx(0.5 * 18 / 19, abs=1e-6)
+
+
+def test_hinge_over_the_batch_never_exceeds_the_mean_over_its_halves() -> None:
+    logits = torch.tensor([[[9.0], [-9.0]], [[-9.0], [9.0]]])
+    prior = torch.tensor([0.5, 0.5])
+    for over, expected in (("image", 0.25), ("batch", 0.0)):
+        value = class_ratio_hinge(logits, prior, 0.5, over)
+        assert float(value) == pytest.approx(expected, abs=1e-6)
+    halves = [float(class_ratio_hinge(half, prior, 0.5, "batch")) for half in logits.split(1)]
+    assert sum(halves) / 2 == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize("mu", [-0.1, 1.1, math.nan])
+def test_a_mu_outside_0_to_1_is_refused(mu: float) -> None:
+    with pytest.raises(PriorError, match="mu is"):
+        class_ratio_hinge(torch.zeros(1, 2, 3), torch.tensor([0.5, 0.5]), mu)
+
+
+def reference_size(logits: np.ndarray, sizes: np.ndarray, kind: str, power: float) -> float:
+    ratio = reference_ratio(logits, kind, power)
+    return float(np.mean(-(sizes * np.log(ratio)).sum(1)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, class_counts, spaces, kinds)
+def test_size_cross_entropy_equals_a_float64_reference_and_is_a_divergence_plus_an_entropy(
+    seed: int, classes: int, space: tuple[int, ...], kind: Any
+) -> None:
+    logits, prior = draw(seed, classes, space), draw_prior(seed, classes)
+    sizes = torch.from_numpy(prior).float()
+    value = float(size_cross_entropy(logits, sizes, *kind))
+    assert value == pytest.approx(reference_size(logits.numpy(), prior, *kind), rel=1e-4, abs=1e-5)
+    own = -float((sizes * sizes.log()).sum(1).mean())
+    divergence = float(class_ratio_kl(logits, sizes, "prior_to_prediction", "image", *kind))
+    assert value == pytest.approx(own + divergence, abs=1e-4)
+    assert value > own - 1e-6
+
+
+@pytest.mark.parametrize("kind", [("mean", 1.0), ("max_normalized", 5.0)])
+def test_gradient_of_size_cross_entropy_equals_finite_differences_of_the_reference(
+    kind: Any,
+) -> None:
+    logits, sizes = draw(1, 3, (2, 2)).double().requires_grad_(), draw_prior(1, 3)
+    value = size_cross_entropy(logits, torch.from_numpy(sizes), *kind)
+    (gradient,) = torch.autograd.grad(value, logits)
+    compare(gradient, logits, lambda z: reference_size(z, sizes, *kind))
+
+
+@pytest.mark.parametrize("classes", [2, 19])
+def test_size_cross_entropy_of_a_uniform_prediction_is_log_k(classes: int) -> None:
+    sizes = torch.from_numpy(draw_prior(8, classes, 1)[0]).float()
+    value = size_cross_entropy(torch.zeros(1, classes, 5), sizes)
+    assert float(value) == pytest.approx(math.log(classes), abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [class_ratio_kl, class_ratio_hinge, size_cross_entropy])
+@pytest.mark.parametrize(
+    "prior",
+    [[0.5, 0.6], [1.5, -0.5], [math.nan, 1.0], [0.0, 0.0], [130.0, 126.0], [math.inf, 0.0]],
+    ids=["more than the image", "negative", "nan", "nothing", "pixels", "infinite"],
+)
+def test_a_prior_that_is_no_distribution_is_refused(loss: Any, prior: list[float]) -> None:
+    with pytest.raises(PriorError, match="no distribution over the classes") as caught:
+        loss(torch.zeros(1, 2, 3), torch.tensor(prior))
+    assert "sum to 1" in str(caught.value)
+
+
+@pytest.mark.usefixtures("as_users_see")
+@pytest.mark.parametrize("loss", [class_ratio_hinge, size_cross_entropy])
+def test_every_comparison_refuses_other_numbers_of_classes(loss: Any) -> None:
+    with pytest.raises(PriorError, match=r"has shape \(3,\)") as caught:
+        loss(torch.zeros(2, 2, 3), torch.full((3,), 1 / 3))
+    assert "(2,) for all images or (2, 2)" in str(caught.value)
+
+
+@pytest.mark.parametrize("eps", [-1e-3, math.nan])
+def test_an_eps_below_0_is_refused(eps: float) -> None:
+    with pytest.raises(PriorError, match="eps is"):
+        class_ratio_kl(torch.zeros(1, 2, 3), torch.tensor([0.5, 0.5]), eps=eps)
+
+
+def train(loss: Any) -> torch.Tensor:
+    """Class ratio that a small network predicts for two images after descent on a loss of them."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 1)
+    )
+    with torch.no_grad():
+        network[2].bias.copy_(torch.tensor([4.0, 0.0, 0.0]))  # nearly all class 0
+    image = torch.randn(2, 1, 8, 8)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(network(image)).backward()
+        optimizer.step()
+    return class_ratio(network(image).detach()).mean(0)
+
+
+PRIOR = torch.tensor([0.2, 0.5, 0.3])
+
+
+def test_size_cross_entropy_brings_a_small_network_to_the_sizes() -> None:
+    found = train(lambda logits: size_cross_entropy(logits, PRIOR))
+    torch.testing.assert_close(found, PRIOR, atol=0.03, rtol=0)
+
+
+def test_hinge_lifts_every_class_of_a_small_network_to_half_its_prior() -> None:
+    found = train(lambda logits: class_ratio_hinge(logits, PRIOR))
+    assert bool((found >= 0.5 * PRIOR - 0.01).all())

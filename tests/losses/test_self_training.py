@@ -478,6 +478,16 @@ def test_thresholds_that_nothing_reaches_label_nothing() -> None:
         assert bool((labeler.soft(logits, 0.5) == 0).all())
 
 
+def test_a_pixel_exactly_at_its_threshold_is_kept() -> None:
+    logits = torch.tensor([[[300.0, 0.0], [0.0, 0.0]]])  # p = 1 and p = ½
+    assert PseudoLabeler(torch.zeros(2))(logits).tolist() == [[0, IGNORE]]
+    assert PseudoLabeler(torch.zeros(2)).soft(logits, 1.0)[0].tolist() == [[1, 0], [0, 0]]
+    half = -torch.tensor(1.0).log1p()  # log ½ as it comes from log(1 + exp(0))
+    assert PseudoLabeler(torch.stack([half, half]))(logits).tolist() == [[0, 0]]
+    just_above = torch.nextafter(half, torch.tensor(0.0))
+    assert PseudoLabeler(torch.stack([just_above] * 2))(logits).tolist() == [[0, IGNORE]]
+
+
 def test_maps_an_image_each_label_each_image_by_its_own() -> None:
     logits, maps = draw(10, 3, (4, 4)), torch.rand(2, 3, 4, 4, generator=_seeded(10)) + 0.1
     theta = torch.full((3,), -0.9)

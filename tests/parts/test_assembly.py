@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import typing
 from typing import Any
 
 import pytest
 import torch
-from scene import CLASSES, batch_of, known, objective_of, term, train
+from scene import CLASSES, CPU, batch_of, known, network, objective_of, term, train
 from torch import Tensor
 
 from uda import losses, terms
+from uda.compute import make_fabric
 from uda.errors import PriorError
 from uda.objective import Objective
 from uda.parts import Known
@@ -24,6 +26,7 @@ BATCH = batch_of(3)
 assert BATCH.source is not None
 assert BATCH.target is not None
 IMAGE, LABEL, INDEX = BATCH.target.image, BATCH.source.label, BATCH.target.index
+SOURCE_IMAGE = BATCH.source.image
 
 
 def ratio() -> Tensor:
@@ -141,11 +144,49 @@ def test_every_term_trains_in_the_loop_beside_another(name: str, tmp_path: Any) 
     before, _ = train(tmp_path / "0", [term("cross_entropy"), made], steps=0)
     kept, _ = train(tmp_path / "3", [term("cross_entropy"), made], steps=3, save_every=50)
     moved = [
-        float((a - b).abs().max())
+        float((a - b).detach().abs().max())
         for a, b in zip(before.parameters(), kept.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 1
     assert (tmp_path / "3" / RESUME_FILE).is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_within_a_round_no_term_makes_the_host_wait_for_the_device(
+    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a value waits for the device; a term may when its round begins, and at no other moment."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("uda.losses.") and hasattr(module, "readable"):
+            monkeypatch.setattr(module, "readable", lambda values: False)
+    reads: list[str] = []
+    watched = False
+
+    def counting(called: str, function: Any) -> Any:
+        def counted(self: Tensor, *given: Any, **named: Any) -> Any:
+            if watched:
+                reads.append(called)
+            return function(self, *given, **named)
+
+        return counted
+
+    for called in ("item", "tolist", "numpy", "cpu", "nonzero"):
+        monkeypatch.setattr(Tensor, called, counting(called, getattr(Tensor, called)))
+    for called in ("__bool__", "__float__", "__int__", "__index__", "__array__"):
+        monkeypatch.setattr(Tensor, called, counting(called, getattr(Tensor, called)))
+    objective = objective_of(term(name, **REQUIRED.get(name, {})))
+    student = network()
+    objective.setup(make_fabric(CPU), student)
+    objective.begin(0)
+    watched = True
+    objective.begin(1)
+    notes = objective.annotate(BATCH)
+    loss, _ = objective(BATCH, student(SOURCE_IMAGE), student(IMAGE), 1, notes)
+    loss.backward()
+    objective.after(1)
+    assert reads == []
+    bool(loss)
+    assert reads == ["__bool__"]  # the count does count
 
 
 @pytest.mark.parametrize(

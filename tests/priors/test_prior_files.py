@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -285,13 +284,20 @@ def test_a_prior_that_was_half_replaced_is_told_and_not_used(
         Prior.load(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match="cannot be written"):
-        prior(maps=maps()).save(tmp_path / "prior.json")
-    tmp_path.chmod(0o700)
-    assert list(tmp_path.iterdir()) == []
+def test_a_disk_that_refuses_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior(maps=maps()).save(tmp_path / "prior.json")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("uda.checkpoint.os.replace", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        prior(maps=maps(1)).save(tmp_path / "prior.json")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert Prior.load(tmp_path) == prior(maps=maps())
 
 
 # All target images and no others -------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from uda.errors import PriorError
+from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, predicted, winners
 from uda.types import Ratio, Scalar
 
@@ -409,8 +410,7 @@ def _aligned(log_p: Tensor, prior: Tensor, name: str) -> Tensor:
             expected=f"({classes},) for all images or ({batch}, {classes}), one row an image",
             fix="make the prior for the classes of this model",
         )
-    # on an accelerator, looking at values would wait for it
-    if prior.device.type == "cpu":
+    if readable(prior):
         distribution = bool(((prior >= 0).all(-1) & ((prior.sum(-1) - 1).abs() < 1e-3)).all())
         if not distribution:
             raise PriorError(
@@ -425,7 +425,7 @@ def _check_eps(prior: Tensor, eps: float) -> None:
     """Refuse what would make the logarithm of the prior infinite."""
     if not eps >= 0:
         raise PriorError(f"eps is {eps}", expected="0 or more; published: 1e-10")
-    if eps == 0 and prior.device.type == "cpu" and bool((prior <= 0).any()):
+    if eps == 0 and readable(prior) and bool((prior <= 0).any()):
         raise PriorError(
             "the prior has a zero, which makes prediction_to_prior infinite",
             expected="every class above 0, or eps > 0",
@@ -440,7 +440,7 @@ def _checked_dual(log_dual: Tensor, prior: Tensor) -> Tensor:
             f"log_dual has shape {tuple(log_dual.shape)}",
             expected=f"one number for each of the {prior.shape[0]} classes",
         )
-    if log_dual.device.type == "cpu" and not bool((log_dual.abs() <= 80).all()):
+    if readable(log_dual) and not bool((log_dual.abs() <= 80).all()):
         raise PriorError(
             f"log_dual is {_shown(log_dual)}",
             expected="numbers from -80 to 80, whose exponential float32 can hold",

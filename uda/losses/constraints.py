@@ -12,6 +12,7 @@ from torch import Tensor
 from uda.errors import ConfigError, PriorError
 from uda.losses.class_ratio import Over
 from uda.losses.closed_form import with_gradient
+from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, Prediction, predicted
 from uda.types import Ratio, Scalar
 
@@ -160,7 +161,7 @@ def tag_bounds(
     """
     if pixels < 1:
         raise PriorError(f"an image of {pixels} pixels", expected="at least one pixel")
-    if not shown.is_cuda and not bool(shown.any(-1).all()):
+    if readable(shown) and not bool(shown.any(-1).all()):
         raise PriorError(
             "an image shows no class at all",
             expected="at least one class in each image",
@@ -249,7 +250,7 @@ def _area(p: Tensor, area: Tensor, gradient: Tensor) -> Tensor:
     """
     ones = (area * p.shape[1]).round()
     # to select is faster, but has to wait for the rank
-    nth_largest = _nth_by_sorting if p.is_cuda else _nth_by_selecting
+    nth_largest = _nth_by_selecting if readable(p) else _nth_by_sorting
     edge = nth_largest(p, ones).unsqueeze(1)
     above, at_edge = p > edge, p == edge
     equal = at_edge.sum(1, dtype=p.dtype)
@@ -294,7 +295,8 @@ def _select(row: Tensor, count: int) -> Tensor:
 def _barrier(z: Tensor, t: float) -> Tensor:
     """ψ_t: the logarithm up to −1/t², from there its tangent."""
     edge = -1 / t**2
-    return -(-z.clamp_max(edge)).log() / t + t * (z - edge).relu()
+    # where, because the gradient of clamp is 0 at its edge
+    return -(-z.where(z <= edge, edge)).log() / t + t * (z - edge).relu()
 
 
 def _sizes(
@@ -341,7 +343,7 @@ def _chosen(columns: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def _check_fractions(name: str, given: Tensor) -> None:
-    if given.is_cuda or bool(((given >= -ROUNDING) & (given <= 1 + ROUNDING)).all()):
+    if not readable(given) or bool(((given >= -ROUNDING) & (given <= 1 + ROUNDING)).all()):
         return
     raise PriorError(
         f"the {name} {_worst(given):g} is not a fraction of the image",
@@ -357,7 +359,7 @@ def _worst(given: Tensor) -> float:
 
 
 def _check_bounds(low: Tensor, high: Tensor, classes: Sequence[int] | None) -> None:
-    if low.is_cuda:
+    if not readable(low):
         return
     _check_fractions("lower bound", low)
     _check_fractions("upper bound", high)

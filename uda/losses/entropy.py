@@ -12,6 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from uda.errors import DataError, PriorError
+from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, Prediction, predicted, winners
 from uda.types import Scalar
 
@@ -226,8 +227,7 @@ def _class_weights(prediction: Prediction, weights: Tensor) -> Tensor:
             f"class_weights has shape {tuple(weights.shape)}",
             expected=f"one weight for each of the {prediction.shape[1]} classes",
         )
-    # on an accelerator, looking at values would wait for it
-    if weights.device.type == "cpu" and not bool((weights.isfinite() & (weights >= 0)).all()):
+    if readable(weights) and not bool((weights.isfinite() & (weights >= 0)).all()):
         raise PriorError(
             f"class_weights are {[round(float(w), 4) for w in weights]}",
             expected="finite weights that are not negative",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uda.errors import ConfigError, DataError
 from uda.losses.closed_form import with_gradient
+from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, predicted
 from uda.types import Image, Scalar
 
@@ -76,8 +77,7 @@ def potts(
             f"the image has shape {tuple(image.shape)}",
             expected=f"({batch}, channels, {', '.join(map(str, space))}), the pixels of the logits",
         )
-    # off the GPU only: there, to read a value is to wait for the device
-    if not image.is_cuda and not bool(image.isfinite().all()):
+    if readable(image) and not bool(image.isfinite().all()):
         raise DataError("the image has values that are not finite", fix="repair the image file")
     p = prediction.p.detach()
     scaled = image.detach().to(p) / (math.sqrt(2) * sigma_color)

@@ -437,7 +437,8 @@ class _LogMean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         log_p, mean = ctx.saved_tensors
-        return (log_p - mean).exp_().mul_(gradient / len(log_p))
+        share: Tensor = (log_p - mean).exp_()
+        return share.mul_(gradient / len(log_p))
 
 
 class _Divergence(torch.autograd.Function):

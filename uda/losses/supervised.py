@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from uda.errors import DataError, PriorError
+from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, Prediction, predicted
 from uda.types import IGNORE, Labels, Scalar
 
@@ -192,8 +193,7 @@ def _labelled(prediction: Prediction, labels: Tensor) -> Bool[Tensor, "b *s"]:
             expected=f"{(batch, *space)}, one label for each pixel of the logits",
         )
     valid = labels != IGNORE
-    # off the GPU only: there, to read a value is to wait for the device
-    if not labels.is_cuda and bool((((labels < 0) | (labels >= classes)) & valid).any()):
+    if readable(labels) and bool((((labels < 0) | (labels >= classes)) & valid).any()):
         wrong = sorted(set(labels[valid & ((labels < 0) | (labels >= classes))].tolist()))
         raise DataError(
             f"the labels hold {', '.join(map(str, wrong[:5]))}",
@@ -211,7 +211,7 @@ def _checked_weights(prediction: Prediction, weights: Tensor) -> Float[Tensor, "
             f"the pixel weights have shape {tuple(weights.shape)}",
             expected=f"{(batch, *space)}, one weight for each pixel of the logits",
         )
-    if not weights.is_cuda and not bool(((weights >= 0) & weights.isfinite()).all()):
+    if readable(weights) and not bool(((weights >= 0) & weights.isfinite()).all()):
         raise PriorError(
             "a pixel weight is negative or not finite", expected="weights of 0 or more"
         )
@@ -219,7 +219,7 @@ def _checked_weights(prediction: Prediction, weights: Tensor) -> Float[Tensor, "
 
 
 def _check_probabilities(soft: Tensor, mass: Tensor) -> None:
-    if soft.is_cuda:
+    if not readable(soft):
         return
     tolerance = 0.02  # what rounding to bfloat16 does to a sum of probabilities
     sound = (mass == 0) | ((mass - 1).abs() <= tolerance)

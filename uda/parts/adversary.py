@@ -30,7 +30,8 @@ class Adversary(Part):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(ground.seed, "discriminator"))
             network = Discriminator(classes, self.term.width)
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.term.lr, betas=(0.9, 0.99))
+        weights, rate = network.parameters(), self.term.lr
+        optimizer = torch.optim.Adam(weights, lr=rate, betas=(0.9, 0.99), fused=True)
         self.forward, self.optimizer = self.fabric.setup(network, optimizer)
         self.network: nn.Module = self.forward.module
 

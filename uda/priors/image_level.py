@@ -54,6 +54,8 @@ def nearest_ratios(source: Floats, ratios: Floats, target: Floats, neighbours: i
                [0.7 , 0.3 ],
                [0.35, 0.65]])
     """
+    if neighbours < 1:
+        raise PriorError(f"neighbours is {neighbours}", expected="1 or more")
     source, target = _standardized(source, ratios, target)
     squared = (target**2).sum(1)[:, None] + (source**2).sum(1) - 2 * target @ source.T
     nearest = np.argsort(squared, axis=1, kind="stable")[:, :neighbours]
@@ -66,6 +68,7 @@ def logistic_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 
     Minimises :math:`-\frac1n\sum_i \sum_c a_{ic}\log s_{ic} + \frac{l2}{2}\|W\|^2` with
     :math:`s_i = \mathrm{softmax}(W z_i + b)` by L-BFGS from the constant answer.
     """
+    _check_penalty(l2)
     source, target = _standardized(source, ratios, target)
     shown = ratios.sum(0) > 0
     wanted = _rows(ratios[:, shown])
@@ -91,6 +94,7 @@ def ridge_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 0.0
 
     :math:`W = (Z^T Z / n + l2\,I)^{-1} Z^T (A - \bar a) / n`, answer :math:`\bar a + W^T z`.
     """
+    _check_penalty(l2)
     source, target = _standardized(source, ratios, target)
     mean, (n, d) = ratios.mean(0), source.shape
     weights = np.linalg.solve(
@@ -115,6 +119,13 @@ def to_simplex(rows: Floats) -> Floats:
     excess = (falling.cumsum(1) - 1) / np.arange(1, rows.shape[1] + 1)
     kept = (falling > excess).sum(1, keepdims=True)
     return _rows(np.maximum(rows - np.take_along_axis(excess, kept - 1, axis=1), 0))
+
+
+def _check_penalty(l2: float) -> None:
+    if not l2 > 0:
+        raise PriorError(
+            f"l2 is {l2:g}", expected="above 0: there may be fewer images than features"
+        )
 
 
 def _standardized(source: Floats, ratios: Floats, target: Floats) -> tuple[Floats, Floats]:

@@ -16,6 +16,8 @@ from uda.errors import PriorError, UdaError
 
 SUM_TOLERANCE = 1e-4
 FORMAT = "uda-prior-maps-1"
+METADATA = "uda-prior"
+"""key of what the tensor file says of itself; one key alone, whose order cannot vary"""
 
 
 def relative_maps(maps: Tensor, low: float = 0.1, high: float = 10.0) -> Tensor:
@@ -95,7 +97,8 @@ def save_maps(path: Path, classes: Sequence[str], maps: Tensor) -> dict[str, Any
             fix=f"give the prior another name than {path.name}",
         )
     maps = maps.detach().cpu().float().contiguous()
-    save_tensors(tensors, {"maps": maps}, {"format": FORMAT, "classes": json.dumps(list(classes))})
+    said = json.dumps({"format": FORMAT, "classes": list(classes)})
+    save_tensors(tensors, {"maps": maps}, {METADATA: said})
     draw_maps(_picture(path), classes, maps)
     return {"shape": list(maps.shape), "sha256": maps_digest(maps)}
 
@@ -146,6 +149,6 @@ def _picture(path: Path) -> Path:
 
 def _is_ours(tensors: Path) -> bool:
     try:
-        return tensors.is_file() and load_tensors(tensors)[1].get("format") == FORMAT
+        return tensors.is_file() and METADATA in load_tensors(tensors)[1]
     except UdaError:
         return False

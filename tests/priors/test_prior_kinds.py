@@ -1,0 +1,449 @@
+"""Every kind of prior from a recipe and for a model of one's own: what it reads, what it says, who told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SIZE, SLICES, Tiny, write_nifti
+
+from uda import api, pipeline
+from uda.compute import make_fabric
+from uda.config import Recipe
+from uda.data.store import Store
+from uda.errors import ConfigError, DataError, ModelError, PriorError
+from uda.models import load_model, save_model
+from uda.plan import Domains
+from uda.prior_specs import KINDS
+from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
+from uda.recipes import load_recipe
+from uda.summaries import image_features
+
+CLASSES = ("background", "disk", "ring")
+KINDS_OF_PRIOR: dict[str, dict[str, Any]] = {
+    "ratio": {"kind": "source_labels"},
+    "spatial": {"kind": "spatial", "sigma": 1.5},
+    "tags": {"kind": "target_tags"},
+    "ml": {"kind": "sizes_ml", "sizes_ml": {"disk": 2.0, "ring": 3.0}},
+    "mm2": {"kind": "areas_mm2", "areas_mm2": {"disk": 200.0, "ring": 300.0}},
+    "own": {"kind": "predicted"},
+    "own_target": {"kind": "predicted", "batchnorm": "target", "per_image": True},
+    "nearest": {"kind": "image_level"},
+    "logistic": {"kind": "image_level", "method": "logistic"},
+    "ridge": {"kind": "image_level", "method": "ridge"},
+    "csv": {"kind": "size_csv", "file": "sizes.csv", "column": "gt_size"},
+}
+SEES_TARGET = {"ml", "mm2", "own", "own_target", "nearest", "logistic", "ridge", "csv"}
+SEES_SOURCE = {"spatial", "nearest", "logistic", "ridge"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run whose priors are made."""
+
+    tiny: Tiny
+    run: Path
+
+    def recipe(self, *overrides: str) -> Recipe:
+        return load_recipe(
+            self.tiny.recipe, [*self.tiny.overrides, "compute.device=cpu", *overrides]
+        )
+
+    def again(self, *overrides: str) -> set[str]:
+        """Names of the priors that had to be made again."""
+        done = pipeline.run(self.recipe(*overrides), self.run, until="prior")
+        return {stage.name.removeprefix("prior-") for stage in done if stage.ran}
+
+    def prior(self, name: str) -> Prior:
+        return Prior.load(self.run / f"prior-{name}")
+
+    def stage(self, name: str) -> Any:
+        return json.loads((self.run / f"prior-{name}" / "stage.json").read_text())
+
+    def store(self, domain: str, labels: bool) -> Store:
+        domains = Domains(self.recipe(), self.run)
+        if domain == "source":
+            return domains.store(domains.source, "train", labels)
+        return domains.store(domains.target, "adapt", labels)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves its run for the others: the tiny data are the same each time."""
+    return tmp_path_factory.mktemp("kept") / "run"
+
+
+@pytest.fixture
+def made(tiny: Tiny, tmp_path: Path, kept: Path) -> Made:
+    raw = yaml.safe_load(Path(tiny.recipe).read_text())
+    raw["prior"], raw["adapt"] = KINDS_OF_PRIOR, {}
+    Path(tiny.recipe).write_text(yaml.safe_dump(raw))
+    lines = [f"c{c}_{s}.png;[{900 - s}, {100 + s}, 24]" for c in (0, 1) for s in range(SLICES)]
+    (tiny.root / "sizes.csv").write_text("\n".join(["val_ids;gt_size", *lines]) + "\n")
+    result = Made(tiny, tmp_path / "run")
+    if not kept.exists():
+        assert result.again() == {"pretrain", *KINDS_OF_PRIOR}
+        shutil.copytree(result.run, kept)
+    else:
+        shutil.copytree(kept, result.run)
+    return result
+
+
+def test_every_kind_has_a_name_and_is_made_here() -> None:
+    assert {spec["kind"] for spec in KINDS_OF_PRIOR.values()} == set(KINDS)
+    assert all(cls.model_fields["kind"].default == kind for kind, cls in KINDS.items())
+
+
+# What it says --------------------------------------------------------------------------------------
+
+
+def test_each_prior_is_sound_and_says_who_told(made: Made) -> None:
+    told = {
+        "tags": ["source_labels", "target_tags"],
+        "ml": ["anatomical"],
+        "mm2": ["anatomical"],
+        "own": ["none"],
+        "own_target": ["none"],
+        "csv": ["target_sizes"],
+    }
+    places = made.store("target", labels=False).places()
+    for name in KINDS_OF_PRIOR:
+        prior = made.prior(name).validate(CLASSES)
+        assert list(prior.supervision) == told.get(name, ["source_labels"])
+        assert made.stage(name)["supervision"] == list(prior.supervision)
+        assert bool(torch.isfinite(prior.table(places)).all())
+    per_image = {n for n in KINDS_OF_PRIOR if made.prior(n).images is not None}
+    assert per_image == {"tags", "own_target", "nearest", "logistic", "ridge", "csv"}
+
+
+def test_sizes_and_maps_come_from_the_source_labels(made: Made) -> None:
+    labels = made.store("source", labels=True).labels
+    sizes = size_distribution(label_table(labels, 3))
+    for name in ("ratio", "tags", "spatial", "nearest", "logistic", "ridge"):
+        assert made.prior(name).sizes == sizes
+    for name in ("ml", "mm2", "own", "own_target", "csv"):
+        assert made.prior(name).sizes is None
+    maps = made.prior("spatial").maps
+    assert maps is not None
+    assert torch.equal(maps, label_maps(labels, 3, 1.5))
+    assert made.prior("spatial").ratio == made.prior("ratio").ratio
+    assert (made.run / "prior-spatial" / "prior.png").is_file()
+
+
+def test_predictions_are_those_of_the_model_before_it_adapts(made: Made) -> None:
+    images = torch.from_numpy(np.array(made.store("target", labels=False).images))[:, None]
+    model, _ = load_model(made.run / "pretrain")
+    with torch.no_grad():
+        source = model.eval()(images).softmax(1).mean((2, 3))
+    np.testing.assert_allclose(made.prior("own").ratio, source.mean(0), atol=1e-6)
+
+    pipeline.run(made.recipe(), made.run, until="adabn")
+    adapted, _ = load_model(made.run / "adabn")
+    with torch.no_grad():
+        target = adapted.eval()(images).softmax(1).mean((2, 3))
+    table = made.prior("own_target").table(made.store("target", labels=False).places())
+    np.testing.assert_allclose(table, target, atol=1e-5)
+    assert float((source - target).abs().max()) > 1e-3
+    assert "of the target" in made.prior("own_target").how
+
+
+def test_millilitres_and_square_millimetres_agree_on_one_structure(made: Made) -> None:
+    slice_mm2 = SIZE * SIZE * 1.5 * 1.5
+    assert made.prior("mm2").ratio[1:] == pytest.approx((200 / slice_mm2, 300 / slice_mm2))
+    volume_ml = slice_mm2 * SLICES * 4 / 1000
+    assert made.prior("ml").ratio[1:] == pytest.approx((2 / volume_ml, 3 / volume_ml))
+
+
+def test_counts_become_the_shares_of_each_image(made: Made) -> None:
+    images = made.prior("csv").images
+    assert images is not None
+    assert images["c1"][3] == pytest.approx((897 / 1024, 103 / 1024, 24 / 1024))
+
+
+def test_a_source_slice_without_a_labelled_pixel_counts_for_nothing(made: Made) -> None:
+    card, path = made.tiny.home / "source.yaml", made.tiny.root / "s" / "labels" / "c0.nii.gz"
+    raw = yaml.safe_load(card.read_text())
+    raw["label_values"]["ignore"] = [30]
+    card.write_text(yaml.safe_dump(raw))
+    label = np.asarray(nibabel.load(path).dataobj).copy()
+    label[..., 2] = 30
+    write_nifti(path, label)
+    assert made.again() == {"pretrain", *KINDS_OF_PRIOR}
+    table = label_table(made.store("source", labels=True).labels, 3)
+    assert (table.sum(1) == 0).sum() == 1
+    for name in KINDS_OF_PRIOR:
+        made.prior(name).validate(CLASSES)
+    labelled = table.sum(1) > 0
+    for name in ("ratio", "spatial"):
+        np.testing.assert_allclose(made.prior(name).ratio, table[labelled].mean(0))
+    model, fabric = load_model(made.run / "pretrain")[0], make_fabric(made.recipe().compute)
+    source, target = made.store("source", labels=False), made.store("target", labels=False)
+    known, asked = (image_features(model, domain.images, fabric) for domain in (source, target))
+    expected = nearest_ratios(known[labelled], table[labelled], asked)
+    found = made.prior("nearest").table(target.places())
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_network_without_batchnorm_predicts_with_what_it_has(made: Made) -> None:
+    made.again("network.norm=instance")
+    assert made.prior("own_target").ratio == made.prior("own").ratio
+    assert made.prior("own_target").how == made.prior("own").how
+
+
+# What it reads -------------------------------------------------------------------------------------
+
+
+def test_each_prior_hangs_on_the_files_it_reads_and_on_no_others(made: Made) -> None:
+    for name in KINDS_OF_PRIOR:
+        expected = {"target/adapt"} if name in SEES_TARGET else set()
+        expected |= {"source/train"} if name in SEES_SOURCE else set()
+        expected |= {"tags": {"target/tags"}, "csv": {"target/sizes"}}.get(name, set())
+        assert set(made.stage(name)["data"]) == expected
+    assert made.again() == set()
+
+
+def test_priors_are_made_again_when_their_files_change(made: Made) -> None:
+    images = made.tiny.root / "t" / "images"
+    (images / "c2.nii.gz").write_bytes((images / "c1.nii.gz").read_bytes())  # of the test split
+    assert made.again() == set()
+    (images / "c1.nii.gz").write_bytes((images / "c0.nii.gz").read_bytes())
+    assert made.again() == SEES_TARGET
+    sizes = made.tiny.root / "sizes.csv"
+    sizes.write_text(sizes.read_text().replace("[900,", "[800,"))
+    assert made.again() == {"csv"}
+    tags = made.tiny.root / "t" / "tags.csv"
+    tags.write_text(tags.read_text().replace("c0,0,1,0", "c0,0,1,1"))
+    assert made.again() == {"tags"}
+    assert made.again("prior.spatial.sigma=2") == {"spatial"}
+
+
+def test_no_prior_opens_a_target_label(made: Made) -> None:
+    before = {name: made.prior(name) for name in KINDS_OF_PRIOR}
+    shutil.rmtree(made.tiny.root / "t" / "labels")
+    shutil.rmtree(made.run)
+    made.again()
+    assert {name: made.prior(name) for name in KINDS_OF_PRIOR} == before
+
+
+def test_source_files_are_opened_by_the_kinds_that_need_them_alone(made: Made) -> None:
+    shutil.rmtree(made.tiny.root / "s")
+    shutil.rmtree(made.run / "store")
+    for name in KINDS_OF_PRIOR:
+        shutil.rmtree(made.run / f"prior-{name}")
+    for name in KINDS_OF_PRIOR:
+        if name in SEES_SOURCE:
+            with pytest.raises(DataError, match=r"images/c0\.nii\.gz"):
+                pipeline.run(made.recipe(), made.run, until=f"prior-{name}")
+            assert not (made.run / f"prior-{name}").exists()
+        else:
+            done = pipeline.run(made.recipe(), made.run, until=f"prior-{name}")
+            assert done[-1].ran
+
+
+def test_only_priors_of_a_network_hang_on_seed_and_precision(made: Made) -> None:
+    keys = {name: set(made.stage(name)["settings"]) for name in KINDS_OF_PRIOR}
+    runs = {name for name in keys if {"seed", "compute"} <= keys[name]}
+    assert runs == {"own", "own_target", "nearest", "logistic", "ridge"}
+    assert all(not {"seed", "compute"} & keys[name] for name in set(keys) - runs)
+
+
+def test_the_same_recipe_makes_the_same_priors_to_the_bit(made: Made) -> None:
+    files = sorted(made.run.glob("prior-*/prior.*"))
+    before = [path.read_bytes() for path in files]
+    assert len(files) == len(KINDS_OF_PRIOR) + 2  # tensors and picture of the maps
+    shutil.rmtree(made.run)
+    made.again()
+    assert [path.read_bytes() for path in files] == before
+
+
+# Bad input -----------------------------------------------------------------------------------------
+
+
+def test_a_tag_of_an_unknown_case_is_refused_and_one_of_a_test_case_is_left_out(made: Made) -> None:
+    tags = made.tiny.root / "t" / "tags.csv"
+    good, ratio = tags.read_text(), made.prior("tags").ratio
+    tags.write_text(good + "c2,0,0,0\nc2,1,0,0\n")
+    assert made.again() == {"tags"}
+    assert set(made.prior("tags").images or {}) == {"c0", "c1"}
+    assert made.prior("tags").ratio == ratio
+    tags.write_text(good + "c00,0,1,1\n")
+    with pytest.raises(DataError, match="tags name 1 images of unknown cases: c00 slice 0") as told:
+        made.again()
+    for text in (str(tags), "did you mean 'c0'?", "uda check"):
+        assert text in str(told.value)
+
+
+def test_a_tag_of_a_slice_that_is_not_there_stops_adaptation(tiny: Tiny, tmp_path: Path) -> None:
+    tags = tiny.root / "t" / "tags.csv"
+    tags.write_text(tags.read_text() + "c1,99,1,1\n")
+    recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
+    with pytest.raises(PriorError, match="the target does not have: c1 slice 99"):
+        pipeline.run(recipe, tmp_path / "run", until="adapt-adami_tags")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("c1_3.png;[897, 103, 24]\n", "nothing about 1 of 8 target images: c1 slice 3"),
+        (None, "the target does not have: c7 slice 0"),
+    ],
+)
+def test_sizes_that_do_not_cover_the_target_exactly_are_refused(
+    made: Made, change: str | None, told: str
+) -> None:
+    path = made.tiny.root / "sizes.csv"
+    text = path.read_text()
+    path.write_text(text.replace(change, "") if change else text + "c7_0;[1024, 0, 0]\n")
+    with pytest.raises(PriorError, match=told) as caught:
+        made.again()
+    assert str(path) in str(caught.value)
+
+
+def test_sizes_of_larger_images_are_refused(made: Made) -> None:
+    path = made.tiny.root / "sizes.csv"
+    path.write_text(path.read_text().replace("[900,", "[9000,"))
+    with pytest.raises(DataError, match="a prepared slice has 1024"):
+        made.again()
+
+
+def test_missing_sizes_are_refused(made: Made) -> None:
+    (made.tiny.root / "sizes.csv").unlink()
+    with pytest.raises(DataError, match="sizes cannot be read"):
+        made.again()
+
+
+# A model of one's own ------------------------------------------------------------------------------
+
+OWN: dict[str, Callable[[Made], dict[str, Any]]] = {
+    "ratio": lambda made: {},
+    "spatial": lambda made: {"spatial": True, "overrides": ["sigma=1.5"]},
+    "tags": lambda made: {"tags": made.tiny.root / "t" / "tags.csv"},
+    "ml": lambda made: {"sizes_ml": {"disk": 2.0, "ring": 3.0}},
+    "mm2": lambda made: {"areas_mm2": {"disk": 200.0, "ring": 300.0}},
+    "own": lambda made: {"predicted": True},
+    "own_target": lambda made: {
+        "predicted": True,
+        "overrides": ["batchnorm=target", "per_image=true"],
+    },
+    "nearest": lambda made: {"image_level": "nearest"},
+    "logistic": lambda made: {"image_level": "logistic"},
+    "ridge": lambda made: {"image_level": "ridge"},
+    "csv": lambda made: {"sizes_csv": made.tiny.root / "sizes.csv", "column": "gt_size"},
+}
+
+
+def test_a_model_alone_gives_the_priors_that_a_recipe_gives(made: Made) -> None:
+    images = made.tiny.root / "t" / "images"
+    (images / "c2.nii.gz").unlink()
+    domains = {
+        "target": images,
+        "source": str(made.tiny.home / "source.yaml"),
+        "root": made.tiny.root,
+    }
+    assert set(OWN) == set(KINDS_OF_PRIOR)
+    for name, arguments in OWN.items():
+        found = api.estimate_prior(made.run / "pretrain", **arguments(made), **domains)
+        expected = made.prior(name)
+        assert found.supervision == expected.supervision
+        assert found.how == expected.how
+        assert found.sizes == expected.sizes
+        np.testing.assert_allclose(found.ratio, expected.ratio, atol=1e-5)
+        places = made.store("target", labels=False).places()
+        torch.testing.assert_close(
+            found.table(places), expected.table(places), atol=1e-5, rtol=1e-4
+        )
+        assert (found.maps is None) == (expected.maps is None)
+        if found.maps is not None and expected.maps is not None:
+            assert torch.equal(found.maps, expected.maps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        ({"predicted": True, "spatial": True}, PriorError, "at once: predicted, spatial"),
+        ({"sizes_ml": {"disk": 1.0, "ring": 1.0}}, PriorError, "--target FOLDER"),
+        ({"areas_mm2": {"disk": 1.0, "ring": 1.0}}, PriorError, "--target FOLDER"),
+        ({"predicted": True}, PriorError, "--target FOLDER"),
+        ({"image_level": "ridge", "source": "card"}, PriorError, "--target FOLDER"),
+        ({"spatial": True}, PriorError, "--source CARD"),
+        ({"image_level": "ridge", "target": "images"}, PriorError, "--source CARD"),
+        ({"image_level": "forest"}, ConfigError, "'forest'"),
+        ({"sizes_csv": "s.csv"}, ConfigError, "column"),
+        ({"predicted": True, "overrides": ["sigma=1"]}, ConfigError, "valid: batchnorm"),
+        ({"spatial": True, "overrides": ["sigma=-1"]}, ConfigError, "sigma"),
+        ({"predicted": True, "supervision": "none"}, ConfigError, "'supervision'"),
+        ({"sizes_ml": {"disk": 1.0}, "supervision": "gossip"}, ConfigError, "'gossip'"),
+        ({"sizes_ml": {"disk": -1.0, "ring": 1.0}}, ConfigError, "sizes_ml.disk: got -1"),
+        ({"areas_mm2": {"disk": 1.0, "rign": 1.0}, "target": "images"}, PriorError, "'ring'"),
+    ],
+)
+def test_what_cannot_be_made_says_why(
+    made: Made, arguments: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    places = {"images": made.tiny.root / "t" / "images", "card": made.tiny.home / "source.yaml"}
+    for key in ("target", "source"):
+        if key in arguments:
+            arguments = {**arguments, key: str(places[arguments[key]])}
+    with pytest.raises(error) as caught:
+        api.estimate_prior(made.run / "pretrain", root=made.tiny.root, **arguments)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"classes": ["background", "ring", "disk"]}, "3 classes"),
+        ({"prepare": {"orientation": "RAS", "size": [16, 16]}}, "slices of card 'source' are"),
+    ],
+)
+def test_a_source_that_is_not_the_models_is_refused(
+    made: Made, changes: dict[str, Any], told: str
+) -> None:
+    card = made.tiny.home / "source.yaml"
+    card.write_text(yaml.safe_dump({**yaml.safe_load(card.read_text()), **changes}))
+    with pytest.raises((PriorError, ModelError), match=told):
+        api.estimate_prior(
+            made.run / "pretrain", spatial=True, source=str(card), root=made.tiny.root
+        )
+
+
+def test_a_tag_of_an_image_that_is_not_in_the_folder_is_refused(made: Made) -> None:
+    tags, images = made.tiny.root / "t" / "tags.csv", made.tiny.root / "t" / "images"
+    tags.write_text(tags.read_text() + "c7,0,1,1\n")
+    with pytest.raises(DataError, match="unknown cases: c7 slice 0"):
+        api.estimate_prior(made.run / "pretrain", tags=tags, target=images)
+    unchecked = api.estimate_prior(made.run / "pretrain", tags=tags)
+    with pytest.raises(PriorError, match="the target does not have: c7 slice 0"):
+        api.adapt(
+            made.run / "pretrain",
+            str(images / "c[01]*"),
+            made.run / "out",
+            method="adami",
+            prior=unchecked,
+            overrides=["steps=1"],
+        )
+
+
+def test_a_model_file_without_sizes_still_gives_its_ratio(made: Made, tmp_path: Path) -> None:
+    """Files that were written before models knew the sizes of their classes."""
+    model, info = load_model(made.run / "pretrain")
+    assert info.sizes is not None
+    raw = json.loads(info.to_json())
+    del raw["sizes"]
+    older = type(info).from_json(json.dumps(raw), tmp_path)
+    assert older.sizes is None
+    assert older.to_json() == json.dumps(raw, sort_keys=True)
+    save_model(tmp_path / "model.safetensors", model, older)
+    assert api.estimate_prior(tmp_path).sizes is None
+    assert api.estimate_prior(tmp_path).ratio == made.prior("ratio").ratio
+    with pytest.raises(ModelError, match="description is incomplete"):
+        type(info).from_json(json.dumps({**raw, "sizes": [1]}), tmp_path)
