@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import statistics
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from measure import (
+    Calls,
+    Clock,
+    clock,
+    judged,
+    peak_bytes,
+    resident_bytes,
+    seconds,
+    spread,
+    times_in_turn,
+)
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from uda import losses
 from uda.config import Compute, Network
@@ -91,7 +97,9 @@ class Row:
     """what the gradient is taken for"""
 
 
-NETWORK_OF_ITS_OWN = {"share": None, "tensors": None}
+WITH_NETWORK = partial(Row, share=None, tensors=None)
+"""What has a network of its own has no limit."""
+
 ROWS = {
     "cross_entropy": Row(lambda s, z: losses.cross_entropy(z, s.labels)),
     "dice": Row(lambda s, z: losses.dice(z, s.labels)),
@@ -125,41 +133,15 @@ ROWS = {
         lambda s, z: losses.spatial_prior_kl(z, s.maps, "prediction_to_prior")
     ),
     "potts": Row(lambda s, z: losses.potts(z, s.image), share=1.0),
-    "adversarial_loss": Row(
-        lambda s, z: losses.adversarial_loss(s.discriminator, z), **NETWORK_OF_ITS_OWN
-    ),
-    "discriminator_loss": Row(
+    "adversarial_loss": WITH_NETWORK(lambda s, z: losses.adversarial_loss(s.discriminator, z)),
+    "discriminator_loss": WITH_NETWORK(
         lambda s, z: losses.discriminator_loss(
             s.discriminator, losses.self_information(z), losses.self_information(z)
         ),
         of=lambda s, z: list(s.discriminator.parameters()),
-        **NETWORK_OF_ITS_OWN,
     ),
 }
 """Every public loss by its name, and after a space a variant that takes another way through the code."""
-
-
-Clock = Callable[[], float]
-
-
-def clock(device: torch.device, cpu_time: bool) -> Clock:
-    """Seconds, read when the device has done what was asked of it."""
-    if cpu_time:
-        return time.process_time
-    if device.type == "cpu":
-        return time.perf_counter
-
-    def after_device() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return after_device
-
-
-def seconds(work: Callable[[], object], now: Clock) -> float:
-    start = now()
-    work()
-    return now() - start
 
 
 def once(row: Row, given: Scene) -> None:
@@ -170,7 +152,7 @@ def once(row: Row, given: Scene) -> None:
 
 def network_step(given: Scene, layout: torch.memory_format) -> Callable[[], object]:
     """Forward and backward of the demo's U-Net, laid out as in training, without a loss."""
-    model = build(NETWORK, given.logits.shape[1]).to(given.logits.device, memory_format=layout)
+    model = build(NETWORK, given.logits.shape[1]).to(memory_format=layout).to(given.logits.device)
     gradient = torch.randn_like(given.logits)
 
     def step() -> None:
@@ -179,58 +161,11 @@ def network_step(given: Scene, layout: torch.memory_format) -> Callable[[], obje
     return step
 
 
-def times_in_turn(
-    works: dict[str, Callable[[], object]], rounds: int, now: Clock
-) -> dict[str, list[float]]:
-    """Seconds of each work in each round; two rounds before them warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds + 2):
-        for name, work in works.items():
-            spent = seconds(work, now)
-            if number >= 2:
-                taken[name].append(spent)
-    return taken
-
-
-def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """High-water mark of live bytes during a work, over those at its start."""
-    work()
-    if device.type == "cuda":
-        start = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        return torch.cuda.max_memory_allocated(device) - start
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports every start and stop
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        work()
-    if profile.kineto_results is None:
-        raise SystemExit("this build of PyTorch has no Kineto, which records allocations")
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
-
-
-def spread(ratios: list[float], digits: str) -> str:
-    """Median (least–most)."""
-    middle = statistics.median(ratios)
-    return f"{middle:{digits}} ({min(ratios):{digits}}–{max(ratios):{digits}})"
-
-
-def judged(text: str, value: float, limit: float | None, shown: str) -> str:
-    """A cell and its limit: "≤ 10%" where the value keeps it, "over 10%" where not."""
-    if limit is None:
-        return f"{text} | –"
-    return f"{text} | {'over' if value > limit else '≤'} {shown}"
-
-
 def loss_lines(
     given: Scene, layout: torch.memory_format, rounds: int, names: Sequence[str], now: Clock
 ) -> Iterator[str]:
     device, unit = given.logits.device, given.logits.nbytes
-    works = {"network": network_step(given, layout)}
+    works: dict[str, Callable[[], object]] = {"network": network_step(given, layout)}
     works |= {name: partial(once, ROWS[name], given) for name in names}
     taken = times_in_turn(works, rounds, now)
     network = taken.pop("network")
@@ -249,24 +184,6 @@ def loss_lines(
             judged(f"{tensors:.2f}", tensors - 0.05, row.tensors, f"{row.tensors or 0:.0f}"),
         ]
         yield f"| {name} | {' | '.join(cells)} |"
-
-
-class Calls(TorchDispatchMode):
-    """Counts how often each kernel is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        self.counts[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def sharing_lines(given: Scene, rounds: int, now: Clock) -> Iterator[str]:
@@ -293,13 +210,6 @@ def sharing_lines(given: Scene, rounds: int, now: Clock) -> Iterator[str]:
         tensors = peak_bytes(work, given.logits.device) / given.logits.nbytes
         spent = 1000 * statistics.median(taken[name])
         yield f"| {name} | {counts} | {spent:.1f} | {ratio} | {tensors:.2f} |"
-
-
-def resident_bytes(entry: str) -> int:
-    """VmRSS or VmHWM of this process; ru_maxrss would keep its parent's over exec."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith(entry))
-    return int(line.split()[1]) * 1024
 
 
 def _stream(

@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)  # a script finds its neighbours
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -13,9 +13,9 @@ from uda import pipeline
 from uda.checkpoint import read_json
 from uda.config import Adapt
 from uda.errors import ConfigError
-from uda.methods import METHODS
+from uda.methods import METHODS, SOURCE_FREE
 from uda.models import head, load_model
-from uda.presets import SOURCE_FREE, preset
+from uda.presets import preset
 from uda.recipes import load_recipe, parse, show
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ def adapt(
         model: ``model.safetensors`` (or the folder that holds it).
         target: folder of NIfTI images, or a pattern such as ``scans/*_image.nii.gz``.
         out: folder of the result; complete or absent, a killed call goes on.
-        method: a name of :data:`uda.presets.METHODS`, or settings of your own.
+        method: a name of :data:`uda.methods.SOURCE_FREE`, or settings of your own.
         overrides: ``key=value`` changes of the method's settings.
         prior: defaults to the class ratio of the model's training labels.
 

@@ -24,9 +24,8 @@ from uda.cli_runs import (
     seeds_of,
 )
 from uda.cli_tables import print_seeds, print_table, print_wide
-from uda.methods import METHODS
+from uda.methods import SOURCE_FREE
 
-SOURCE_FREE = ["adabn", *(n for n, raw in METHODS.items() if raw.get("source_free", True))]
 
 app = typer.Typer(
     name="uda",

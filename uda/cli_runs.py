@@ -71,6 +71,6 @@ def run_stages(
 def seeds_of(text: str) -> list[int]:
     """The numbers of ``--seeds``."""
     parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(part.strip().isdecimal() for part in parts):
         raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
     return [int(part) for part in parts]

@@ -80,3 +80,6 @@ METHODS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+
+SOURCE_FREE = ("adabn", *(n for n, raw in METHODS.items() if raw.get("source_free", True)))
+"""what a model and a folder of images are enough for"""

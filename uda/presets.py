@@ -10,12 +10,11 @@ from typing import Any
 
 from uda.config import Adapt
 from uda.errors import ConfigError, nearest
-from uda.methods import METHODS
+from uda.methods import METHODS, SOURCE_FREE
 from uda.recipes import override, parse
 
 DEFAULT = "adabn"
 _STEPS, _BATCH, _LR = 200, 16, 1e-5
-SOURCE_FREE = (DEFAULT, *(n for n, raw in METHODS.items() if raw.get("source_free", True)))
 
 
 def preset(name: str, overrides: list[str]) -> Adapt | None:

@@ -152,7 +152,7 @@ def _apply(raw: dict[str, Any], text: str) -> None:
 
 def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
     name, rest = keys[0], keys[1:]
-    if isinstance(node, list) and (name == "*" or (name.isdigit() and int(name) < len(node))):
+    if isinstance(node, list) and (name == "*" or (name.isdecimal() and int(name) < len(node))):
         entries: list[Any] = list(range(len(node))) if name == "*" else [int(name)]
     elif isinstance(node, dict) and (name == "*" or name in node):
         entries = list(node) if name == "*" else [name]

@@ -127,7 +127,7 @@ def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tu
     tags: dict[tuple[str, int], tuple[bool, ...]] = {}
     for number, row in enumerate(rows[1:], 2):
         cells = [row[c].strip() if c < len(row) else "" for c in columns]
-        if not cells[1].isdigit() or any(cell not in ("0", "1") for cell in cells[2:]):
+        if not cells[1].isdecimal() or any(cell not in ("0", "1") for cell in cells[2:]):
             raise DataError(
                 f"line {number} is {','.join(row)!r}",
                 where=path,

@@ -26,7 +26,7 @@ def self_information(logits: Predicted) -> Float[Tensor, "b k *s"]:
 
     Formula: $-p_c \log_2 p_c / \log_2 K$
     Range: [0, 1/(e log K)]; sums over classes to the normalised entropy, at most 1
-    Source: Vu et al., ADVENT, CVPR 2019, section 3.2
+    Source: Vu et al., ADVENT, CVPR 2019 (weighted self-information)
 
     Args:
         logits: ``[b, k, *s]``, or a :class:`Prediction`.
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
 
     Formula: 5 convolutions 4×4, stride 2, padding 1, with ``width`` · (1, 2, 4, 8) channels and 1 at the end;
         LeakyReLU 0.2 between, no normalisation
-    Source: Vu et al., ADVENT, CVPR 2019, section 4.1, after Radford et al., DCGAN, ICLR 2016
+    Source: Vu et al., ADVENT, CVPR 2019, after Radford et al., DCGAN, ICLR 2016
 
     Args:
         classes: number of classes K, the channels of :func:`self_information`.
@@ -117,7 +117,7 @@ def adversarial_loss(discriminator: nn.Module, logits: Predicted) -> Scalar:
     Range: [0, ∞)
     Minimum: the discriminator takes every patch for source
     Collapse: any prediction that fools the discriminator will do; weigh it small (1e-3) and train with source labels
-    Source: Vu et al., ADVENT, CVPR 2019, eq. 9
+    Source: Vu et al., ADVENT, CVPR 2019 (the network's side of AdvEnt)
 
     The discriminator's own parameters get no gradient.
 
@@ -159,7 +159,7 @@ def discriminator_loss(
     Range: [0, ∞)
     Minimum: every patch told right
     Collapse: a discriminator that is always right gives the network no slope to follow
-    Source: Vu et al., ADVENT, CVPR 2019, eq. 8
+    Source: Vu et al., ADVENT, CVPR 2019 (the discriminator's side of AdvEnt)
 
     Args:
         discriminator: maps ``[b, k, *s]`` → one logit a patch, positive for source.

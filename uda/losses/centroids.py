@@ -48,7 +48,7 @@ def class_centroids(
 
     Formula: $c_k = \sum_i p_{ik} \hat f_i / \sum_i p_{ik}$ with $\hat f = f/\|f\|$; pixels go to the nearest $c_k$ by
         cosine; $c_k$ becomes the mean of its pixels
-    Source: Liang et al., SHOT, ICML 2020, eq. 4-6
+    Source: Liang et al., SHOT, ICML 2020 (its self-supervised pseudo-labels)
 
     A class that no pixel is assigned to keeps its soft centroid; one whose p is 0 everywhere has a centroid of
     zeros, and no pixel is ever assigned to it.
@@ -92,7 +92,7 @@ def assign_centroids(
     r"""Class of the nearest centroid by cosine, for every pixel.
 
     Formula: $\arg\max_k \cos(f, c_k)$
-    Source: Liang et al., SHOT, ICML 2020, eq. 5
+    Source: Liang et al., SHOT, ICML 2020
 
     Args:
         features: ``[b, d, *s]`` of images, or ``[n, d]`` of single pixels.
@@ -131,7 +131,7 @@ def centroid_pseudo_labels(
     r"""Labels of the pixels by the class centroids of their own features, and the centroids.
 
     Formula: :func:`assign_centroids` of :func:`class_centroids`
-    Source: Liang et al., SHOT, ICML 2020, section 3.2
+    Source: Liang et al., SHOT, ICML 2020 (its self-supervised pseudo-labels)
 
     Args:
         features: ``[n, d]``, best a class-balanced sample (:func:`balanced_pixels`).

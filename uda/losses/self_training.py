@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from uda.errors import DataError, PriorError
 from uda.losses.class_ratio import Direction, Over
+from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, predicted
 from uda.types import IGNORE, Labels, Scalar
 
@@ -28,7 +29,7 @@ class ConfidenceHistogram:
 
     Formula: $\theta_c$ = the confidence $q_c$ at rank $\lfloor n_c\cdot\text{portion}\rfloor$ among the
         $n_c$ pixels that are predicted as $c$, most confident first
-    Source: Zou et al., CBST, ECCV 2018, algorithm 2 (class-balanced thresholds); Zou et al., CRST, ICCV 2019
+    Source: Zou et al., CBST, ECCV 2018 (class-balanced thresholds); Zou et al., CRST, ICCV 2019
 
     A pixel is predicted as the class with the largest q, where q = p or, with spatial maps, p times the map
     (CBST-SP: not normalised again). Its confidence is counted as v = −log q, in bins that hold the 16 leading
@@ -133,7 +134,7 @@ class PseudoLabeler:
     r"""Labels for the pixels where some class is more confident than its threshold.
 
     Formula: $\hat y = \arg\max_c q_c/\theta_c$ where $\max_c q_c/\theta_c \ge 1$, else IGNORE
-    Source: Zou et al., CBST, ECCV 2018, eq. 9; soft labels: Zou et al., CRST, ICCV 2019, table 1 (LRENT)
+    Source: Zou et al., CBST, ECCV 2018; soft labels: Zou et al., CRST, ICCV 2019 (LRENT)
 
     The winner by $q/\theta$ need not be the winner by $q$: where the most likely class falls short of its
     threshold, a class with a lower one may take the pixel. Every pixel that :class:`ConfidenceHistogram` counts
@@ -161,7 +162,7 @@ class PseudoLabeler:
     def __init__(
         self, log_thresholds: Float[Tensor, "k"], maps: Float[Tensor, "..."] | None = None
     ) -> None:
-        if not log_thresholds.is_cuda and not bool((log_thresholds > -math.inf).all()):
+        if readable(log_thresholds) and not bool((log_thresholds > -math.inf).all()):
             raise PriorError(
                 f"log thresholds {log_thresholds.tolist()}",
                 expected="finite numbers, or +inf for a class that gets no label",
@@ -265,7 +266,7 @@ def _first(hit: Tensor) -> Tensor:
 
 def _check(maps: Tensor) -> None:
     """Whether maps can weigh probabilities."""
-    if not maps.is_cuda and not (float(maps.amin()) >= 0 and float(maps.amax()) < math.inf):
+    if readable(maps) and not (float(maps.amin()) >= 0 and float(maps.amax()) < math.inf):
         raise PriorError(
             "the maps hold a value that is negative or not finite",
             expected="how likely each class is at each pixel, 0 or more",
@@ -293,7 +294,7 @@ def portion_at(
     r"""Share of each class's pixels that gets a pseudo-label in a round of self-training, rounds counted from 0.
 
     Formula: $\min(\text{start} + \text{round}\cdot\text{step}, \text{limit})$
-    Source: Zou et al., CBST, ECCV 2018, section 5: from 20 % in steps of 5 % to 50 %
+    Source: Zou et al., CBST, ECCV 2018: from 20 % in steps of 5 % to 50 %
 
     Example:
         >>> [round(portion_at(n), 2) for n in (0, 1, 6, 7)]
@@ -309,7 +310,7 @@ def mrkld(logits: Predicted, mask: Bool[Tensor, "b *s"] | None = None) -> Scalar
     Range: [0, ∞)
     Minimum: every pixel uniform
     Collapse: alone it forgets everything that was learned; weigh it small beside pseudo-labels
-    Source: Zou et al., CRST, ICCV 2019, table 1 (MRKLD: model regularisation by the KL divergence)
+    Source: Zou et al., CRST, ICCV 2019 (MRKLD: model regularisation by the KL divergence)
 
     Args:
         logits: ``[b, k, *s]``, or a :class:`Prediction`.
@@ -396,7 +397,7 @@ def spatial_prior_kl(
     if direction == "prior_to_prediction":
         images = len(log_p) // len(maps)
         return (images * torch.xlogy(maps, maps).sum() - (maps * log_p).sum()) / pixels
-    if eps == 0 and not maps.is_cuda and bool((maps <= 0).any()):
+    if eps == 0 and readable(maps) and bool((maps <= 0).any()):
         raise PriorError(
             "the maps have a zero, which makes prediction_to_prior infinite",
             expected="every class above 0 at every pixel, or eps > 0",
@@ -415,7 +416,7 @@ def _frequencies(shape: torch.Size, maps: Tensor) -> Tensor:
             fix="bring the maps to the grid and to the classes of the model",
         )
     maps = maps if maps.dim() == len(shape) else maps.unsqueeze(0)
-    if not maps.is_cuda and not bool((maps >= 0).all() & ((maps.sum(1) - 1).abs() < 1e-3).all()):
+    if readable(maps) and not bool((maps >= 0).all() & ((maps.sum(1) - 1).abs() < 1e-3).all()):
         raise PriorError(
             "the maps are no frequencies: a value is negative, or a pixel does not sum to 1",
             expected="maps that sum to 1 over the classes at every pixel",
@@ -464,7 +465,7 @@ def confidence_weight(
 
     Formula: $\max_c p_c(x)$ (``pixel``), or the share of the image's pixels with $\max_c p_c >$ threshold (``image``)
     Range: [0, 1]
-    Source: Tranheden et al., DACS, WACV 2021, section 3.3; Hoyer et al., DAFormer, CVPR 2022, eq. 4 (``image``)
+    Source: Tranheden et al., DACS, WACV 2021; Hoyer et al., DAFormer, CVPR 2022 (``image``)
 
     Args:
         logits: ``[b, k, *s]`` of the teacher, or a :class:`Prediction`.

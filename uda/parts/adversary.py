@@ -18,7 +18,7 @@ from uda.terms import AdversarialTerm
 class Adversary(Part):
     """The network's term: its target maps pass for source. After its update the discriminator's own.
 
-    Source: Vu et al., ADVENT, CVPR 2019, eq. 5–7.
+    Source: Vu et al., ADVENT, CVPR 2019.
     """
 
     def __init__(self, term: AdversarialTerm) -> None:
