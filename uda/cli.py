@@ -26,7 +26,6 @@ from uda.cli_runs import (
 from uda.cli_tables import print_seeds, print_table, print_wide
 from uda.methods import SOURCE_FREE
 
-
 app = typer.Typer(
     name="uda",
     help="Adapt a trained segmentation network to images nobody has labelled.",
