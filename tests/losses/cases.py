@@ -14,18 +14,16 @@ import torch
 from torch import Tensor
 
 from uda.losses.adversarial import Discriminator, adversarial_loss
-from uda.losses.class_ratio import (
-    class_ratio_hinge,
-    class_ratio_kl,
-    dual_class_ratio,
-    size_cross_entropy,
-)
-from uda.losses.constraints import log_barrier, size_bounds, sorted_area
+from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
+from uda.losses.constraints import log_barrier, size_bounds
+from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
 from uda.losses.mutual_information import mutual_information
 from uda.losses.potts import potts
 from uda.losses.prediction import Predicted, predicted
-from uda.losses.self_training import mrkld, spatial_prior_kl
+from uda.losses.self_training import mrkld
+from uda.losses.sorted_area import sorted_area
+from uda.losses.spatial_prior import spatial_prior_kl
 from uda.losses.supervised import cross_entropy, dice, partial_cross_entropy, soft_cross_entropy
 from uda.types import IGNORE
 

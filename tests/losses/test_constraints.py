@@ -18,16 +18,14 @@ from uda.errors import ConfigError, PriorError
 from uda.losses.class_ratio import class_ratio
 from uda.losses.constraints import (
     _barrier,
-    _nth_by_selecting,
-    _nth_by_sorting,
     barrier_t,
     log_barrier,
     ratio_bounds,
     size_bounds,
-    sorted_area,
     tag_bounds,
 )
 from uda.losses.entropy import entropy
+from uda.losses.sorted_area import _nth_by_selecting, _nth_by_sorting, sorted_area
 
 seeds = st.integers(0, 2**31)
 class_counts = st.sampled_from([2, 3, 19])

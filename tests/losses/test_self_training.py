@@ -25,7 +25,7 @@ from uda.losses import (
     portion_at,
     spatial_prior_kl,
 )
-from uda.losses.self_training import BINS, _bin, _upper_edge
+from uda.losses.thresholds import BINS, _bin, _upper_edge
 from uda.types import IGNORE
 
 seeds = st.integers(0, 2**31)

@@ -19,8 +19,6 @@ from uda.losses.class_ratio import (
     class_ratio,
     class_ratio_hinge,
     class_ratio_kl,
-    dual_ascent,
-    dual_class_ratio,
     log_class_ratio,
     size_cross_entropy,
 )
@@ -29,27 +27,23 @@ from uda.losses.constraints import (
     log_barrier,
     ratio_bounds,
     size_bounds,
-    sorted_area,
     tag_bounds,
 )
+from uda.losses.dual import dual_ascent, dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
 from uda.losses.mutual_information import mutual_information
 from uda.losses.potts import potts
 from uda.losses.prediction import Prediction
-from uda.losses.self_training import (
-    ConfidenceHistogram,
-    PseudoLabeler,
-    confidence_weight,
-    mrkld,
-    portion_at,
-    spatial_prior_kl,
-)
+from uda.losses.self_training import PseudoLabeler, confidence_weight, mrkld
+from uda.losses.sorted_area import sorted_area
+from uda.losses.spatial_prior import spatial_prior_kl
 from uda.losses.supervised import (
     cross_entropy,
     dice,
     partial_cross_entropy,
     soft_cross_entropy,
 )
+from uda.losses.thresholds import ConfidenceHistogram, portion_at
 
 __all__ = [
     "ConfidenceHistogram",

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from uda.errors import ConfigError, PriorError
 from uda.losses.class_ratio import Over
-from uda.losses.closed_form import with_gradient
 from uda.losses.inspection import readable
 from uda.losses.prediction import Predicted, Prediction, predicted
 from uda.types import Ratio, Scalar
@@ -196,100 +195,8 @@ def ratio_bounds(
     """
     if not 0 <= margin < math.inf:
         raise ConfigError(f"margin is {margin}", expected="0 or more, such as 0.1 for ±10 %")
-    _check_fractions("class ratio", ratio)
+    check_fractions("class ratio", ratio)
     return (ratio * (1 - margin)).clamp_min(0), (ratio * (1 + margin)).clamp_max(1)
-
-
-def sorted_area(logits: Predicted, areas: Ratio) -> Scalar:
-    r"""Squared distance of a class's sorted probabilities from a step that has the wanted area.
-
-    Formula: $\frac{1}{BKN}\sum_{b,c}\sum_i \left(\mathrm{sort}(p_c)_i - r_{c,i}\right)^2$, r_c = 0 … 0 1 … 1 with
-        round(a_c N) ones
-    Range: [0, 1]
-    Minimum: each class is sure of exactly its area's number of pixels, and of no other
-    Collapse: none to one class; which pixels fill the area is left to the network as it stands
-    Source: Fong et al., Understanding deep networks via extremal perturbations and smooth masks, ICCV 2019
-
-    Unlike :func:`size_bounds` it is not content with a faint prediction everywhere. Equal probabilities at the
-    step's edge share it, so the order of the pixels does not matter.
-
-    Args:
-        logits: ``[b, k, *s]``, or a :class:`Prediction`.
-        areas: a as fractions of the image, ``[k]`` for every image or ``[b, k]``.
-
-    Raises:
-        PriorError: areas of another shape or outside [0, 1].
-
-    Example:
-        A 2×2 image with p = 1, 1/2, 1/2, 0 for class 1, of which one pixel is wanted: sorted 0, 1/2, 1/2, 1
-        against 0, 0, 0, 1, so 2 · 1/4 / 4; the other class likewise.
-
-        >>> import torch
-        >>> one = torch.tensor([[100.0, 0.0], [0.0, -100.0]])
-        >>> logits = torch.stack([torch.zeros(2, 2), one]).unsqueeze(0)
-        >>> float(sorted_area(logits, torch.tensor([0.75, 0.25])))
-        0.125
-    """
-    prediction = predicted(logits)
-    wanted = _aligned("areas", prediction, areas)
-    _check_fractions("area", wanted)
-    p = prediction.p.detach().flatten(2)
-    gradient = torch.empty_like(p)
-    # image by image, because to select takes several times the memory of what it selects from
-    values = [_area(*given) for given in zip(p, wanted, gradient, strict=True)]
-    value = torch.stack(values).mean()
-    return with_gradient(prediction.log_p, value, gradient.div_(len(values)).view(prediction.shape))
-
-
-@torch.no_grad()
-def _area(p: Tensor, area: Tensor, gradient: Tensor) -> Tensor:
-    """Mean squared distance of one image's ``[k, n]``; its gradient by log p is written into ``gradient``.
-
-    Let s(x) be the step seen from the pixels: 1 above the m-th largest p, and where p equals it the share f
-    that makes the sum m. The sorted distance is Σ p² − 2 Σ s p + m, whose gradient by p is 2 (p − s).
-    """
-    ones = (area * p.shape[1]).round()
-    # to select is faster, but has to wait for the rank
-    nth_largest = _nth_by_selecting if readable(p) else _nth_by_sorting
-    edge = nth_largest(p, ones).unsqueeze(1)
-    above, at_edge = p > edge, p == edge
-    equal = at_edge.sum(1, dtype=p.dtype)
-    share = (ones - above.sum(1, dtype=p.dtype)) / equal.clamp_min(1)
-    torch.where(at_edge, share.unsqueeze(1), above.to(p), out=gradient)
-    torch.sub(p, gradient, out=gradient)
-    # Σ (p − s)² counts a shared edge with f² where the sorted distance has f
-    distance = gradient.square().sum(1) + equal * share * (1 - share)
-    gradient.mul_(p).mul_(2 / p.numel())
-    return distance.sum() / p.numel()
-
-
-def _nth_by_sorting(p: Tensor, counts: Tensor) -> Float[Tensor, "k"]:
-    """The ``counts``-th largest of each row of ``[k, n]``; infinity where the count is 0."""
-    places = (counts.long() - 1).clamp_min(0).unsqueeze(1)
-    found = p.sort(1, descending=True).values.gather(1, places).squeeze(1)
-    return found.where(counts > 0, math.inf)
-
-
-def _nth_by_selecting(p: Tensor, counts: Tensor) -> Float[Tensor, "k"]:
-    """The same."""
-    edges = [
-        _select(row, count) if count else row.new_tensor(math.inf)
-        for row, count in zip(p, counts.int().tolist(), strict=True)
-    ]
-    return torch.stack(edges)
-
-
-def _select(row: Tensor, count: int) -> Tensor:
-    """The ``count``-th largest of values of 0 or more.
-
-    The leading 14 bits of such a float sort as the float does. Counted, they leave one bin to search.
-    """
-    whole, spare = (torch.int64, 50) if row.dtype == torch.float64 else (torch.int32, 18)
-    leading = (row.view(whole) >> spare).clamp_min(0)
-    reached = torch.bincount(leading).flip(0).cumsum(0)
-    place = int(torch.searchsorted(reached, count))
-    inside = row[leading == len(reached) - 1 - place]
-    return inside.kthvalue(int(reached[place]) - count + 1).values
 
 
 def _barrier(z: Tensor, t: float) -> Tensor:
@@ -307,7 +214,7 @@ def _sizes(
     classes: Sequence[int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """V, l and u of the bounded classes, a row for each image or one for the batch."""
-    low, high = _aligned("lower", prediction, lower), _aligned("upper", prediction, upper)
+    low, high = aligned("lower", prediction, lower), aligned("upper", prediction, upper)
     p = prediction.p.flatten(2)
     size = p.sum(2) / p.shape[2]  # the gradient of mean would be as large as p
     if over == "batch":
@@ -318,7 +225,7 @@ def _sizes(
     return size, low, high
 
 
-def _aligned(name: str, prediction: Prediction, given: Tensor) -> Float[Tensor, "b k"]:
+def aligned(name: str, prediction: Prediction, given: Tensor) -> Float[Tensor, "b k"]:
     """Fractions as ``[b, k]`` in the precision of the prediction."""
     batch, classes = prediction.shape[:2]
     if given.shape not in ((classes,), (batch, classes)):
@@ -342,7 +249,8 @@ def _chosen(columns: Tensor, classes: Sequence[int]) -> Tensor:
     return torch.stack([columns[:, c] for c in classes], 1)
 
 
-def _check_fractions(name: str, given: Tensor) -> None:
+def check_fractions(name: str, given: Tensor) -> None:
+    """Refuse what is not a share of the image."""
     if not readable(given) or bool(((given >= -ROUNDING) & (given <= 1 + ROUNDING)).all()):
         return
     raise PriorError(
@@ -361,8 +269,8 @@ def _worst(given: Tensor) -> float:
 def _check_bounds(low: Tensor, high: Tensor, classes: Sequence[int] | None) -> None:
     if not readable(low):
         return
-    _check_fractions("lower bound", low)
-    _check_fractions("upper bound", high)
+    check_fractions("lower bound", low)
+    check_fractions("upper bound", high)
     if bool((low > high + ROUNDING).any()):
         place = int((low - high).amax(0).argmax())
         c = place if classes is None else classes[place]
