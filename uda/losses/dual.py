@@ -97,6 +97,7 @@ def dual_ascent(log_dual: Float[Tensor, "k"], ratio: Ratio, rate: float) -> Floa
         shares (½, ¼), half a step leads to (⅝, ¼).
 
         >>> import torch
+        >>> from uda.losses import class_ratio
         >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
         >>> logits = torch.stack([p, 1 - p])[None].clamp_min(1e-30).log()
         >>> log_dual = dual_ascent(torch.tensor([2.0, 4.0]).log(), class_ratio(logits), rate=0.5)
