@@ -210,6 +210,7 @@ class _Planner:
             keys["target/adapt"] = domains.key(target, "adapt", False)
         if isinstance(spec, TagPrior) and target.tags is not None:
             keys["target/tags"] = _text_hash(domains.root / target.root / target.tags)
+            keys["target/adapt names"] = fingerprint(target.splits.get("adapt", ()))
         if isinstance(spec, SizeCsvPrior):
             keys["target/sizes"] = _text_hash(domains.root / spec.file)
         return keys
