@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uda import api
-from uda.config import Compute, Network, Prepare
+from uda.cards import Prepare
+from uda.config import Compute, Network
 from uda.data.cases import Case, cases_in, cases_of
 from uda.data.geometry import turn_to
 from uda.data.store import open_store

@@ -91,6 +91,20 @@ def test_no_public_loss_is_left_out(losses: ModuleType) -> None:
     assert {name.partition(" ")[0] for name in losses.ROWS} == public
 
 
+def test_reading_records_is_measured_against_a_plain_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = load("records", monkeypatch)
+    monkeypatch.setattr(records, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
+    records.main(["--megabytes", "6.4", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    for title in ("one small file: 1 record, 2", "one file: 4 records, 6", "one file a record: 4"):
+        assert f"| {title}" in printed
+    for name in records.WORKS:
+        assert printed.count(f"| {name} |") == 4  # three speeds, one row of memory
+    assert not re.search(r"\b(nan|inf)\b", printed)
+
+
 def test_the_memory_meter_counts_what_lives_at_once(losses: ModuleType) -> None:
     start = torch.zeros(1000)
 

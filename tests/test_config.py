@@ -12,7 +12,8 @@ from conftest import card as card_of
 from conftest import recipe as recipe_of
 from pydantic import ValidationError
 
-from uda.config import Adapt, DatasetCard, Recipe
+from uda.cards import DatasetCard
+from uda.config import Adapt, Recipe
 from uda.errors import ConfigError
 from uda.recipes import available, load_card, load_recipe, override, parse, show
 from uda.terms import ClassRatioTerm
@@ -177,7 +178,8 @@ def test_an_unknown_term_is_answered_with_the_terms_there_are() -> None:
     raw["adapt"]["minent"]["objective"] = [{"term": "entropie"}]
     text = fault_of(raw)
     assert "entropie" in text
-    assert "'class_ratio_kl'" in text
+    assert "did you mean 'entropy'" in text
+    assert "class_ratio_kl" in text
 
 
 @pytest.mark.parametrize("key", ["name", "title", "data", "pretrain"])

@@ -18,30 +18,37 @@ PACKAGE = Path(__file__).parents[1] / "uda"
 LAYERS = (
     ("errors", "types", "sizes"),
     ("fields",),
-    ("terms", "prior_specs", "methods"),
+    ("terms", "prior_specs", "methods", "cards"),
     ("config", "checkpoint"),
     ("recipes",),
     ("data",),
+    ("norms",),
+    ("foreign",),
     ("models",),
     ("losses", "priors", "twin"),
     ("parts",),
     ("objective",),
     ("logs", "compute"),
     ("trainer",),
+    ("windows", "surfaces"),
     ("prediction", "metrics"),
-    ("overlays", "summaries"),
+    ("overlays", "summaries", "conventions"),
     ("evaluation",),
     ("report_table", "report_files"),
-    ("report_figures", "report_page"),
+    ("report_html", "report_seeds"),
+    ("report_figures", "report_page", "report_papers"),
     ("report",),
     ("stages", "environment"),
     ("prior_stage",),
     ("plan",),
     ("pipeline",),
-    ("presets", "check"),
+    ("check_rules", "check_layout"),
+    ("presets", "check", "importing", "convert"),
+    ("check_page", "nnunet"),
+    ("own",),
     ("api",),
     ("cli_runs", "cli_tables"),
-    ("cli_prior",),
+    ("cli_prior", "cli_check", "cli_import", "cli_convert"),
     ("cli",),
     ("__main__",),
 )
@@ -125,14 +132,42 @@ def test_a_target_batch_has_no_room_for_labels() -> None:
     assert [field.name for field in dataclasses.fields(TargetBatch)] == ["image", "index"]
 
 
-def test_only_evaluation_and_check_map_labels_outside_the_store() -> None:
+READERS = {
+    "data.volumes",
+    "data.sources",
+    "data.store",
+    "evaluation",
+    "conventions",
+    "check",
+    "convert",
+}
+"""Who may open a label file: the store for labelled splits, what scores, checks or converts data."""
+
+
+def test_only_who_scores_checks_or_converts_opens_labels_outside_the_store() -> None:
     users = {
         dotted(path)
         for path in FILES
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Name) and node.id in {"map_labels", "prepare_label"}
+        if isinstance(node, ast.Name) and node.id in {"map_labels", "prepare_label", "read_label"}
     }
-    assert users == {"data.volumes", "data.store", "evaluation", "check"}
+    assert users <= READERS
+    assert {"data.store", "evaluation", "check", "convert"} <= users
+
+
+def test_no_stage_knows_who_may_open_labels() -> None:
+    for name in ("stages", "prior_stage", "trainer", "objective", "summaries"):
+        assert imports(PACKAGE / f"{name}.py").isdisjoint(READERS - {"data.store"})
+    users = {
+        n
+        for n in LEVEL
+        if (PACKAGE / f"{n}.py").is_file() and "convert" in imports(PACKAGE / f"{n}.py")
+    }
+    assert users == {"cli_convert"}
+
+
+STORES = ("store", "self.store", "target", "source", "validation")
+READ_FROM = {("label", "items"), *(("labels", store) for store in STORES)}
 
 
 def test_only_source_training_and_validation_read_the_labels_of_a_store() -> None:
@@ -142,13 +177,11 @@ def test_only_source_training_and_validation_read_the_labels_of_a_store() -> Non
         for function in ast.walk(tree(path))
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
-        if isinstance(node, ast.Attribute)
-        and node.attr == "labels"
-        and isinstance(node.value, ast.Name)
-        and node.value.id in {"store", "target", "source", "validation"}
+        if isinstance(node, ast.Attribute) and (node.attr, ast.unparse(node.value)) in READ_FROM
     }
     assert readers == {
         ("data.sampling", "source_batch"),
+        ("data.items", "label"),
         ("stages", "train_supervised"),
         ("stages", "_validation_dice"),
         ("prior_stage", "_spatial"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
+import sys
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from uda import surfaces
 from uda.errors import DataError
 from uda.metrics import CaseScore, image_diagonal, score_case, score_structure, summarise
+from uda.types import IGNORE
 
 CLASSES = ("background", "myo", "lv")
 STRUCTURES = CLASSES[1:]
@@ -52,6 +59,29 @@ def brute_force(
     dice = 2 * (a & b).sum() / (a.sum() + b.sum())
     pooled = np.percentile(np.concatenate([forth, back]), 95)
     return float(dice), float(pooled), float((forth.mean() + back.mean()) / 2)
+
+
+def as_medpy(
+    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], spacing: Sequence[float]
+) -> tuple[float, float, float]:
+    """Dice, HD95 and ASSD as medpy 0.4 defines them, by distance transforms of the whole image."""
+    edges = [mask & ~binary_erosion(mask) for mask in (a, b)]
+    away = [distance_transform_edt(~edge, sampling=spacing) for edge in edges]
+    forth, back = away[1][edges[0]], away[0][edges[1]]
+    dice = 2 * (a & b).sum() / (a.sum() + b.sum())
+    pooled = np.percentile(np.hstack([forth, back]), 95)
+    return float(dice), float(pooled), float(np.mean([forth.mean(), back.mean()]))
+
+
+def blobs(seed: int, shape: tuple[int, int, int] = (14, 22, 18)) -> npt.NDArray[np.uint8]:
+    """Two touching structures with uneven walls, each with a few stray voxels."""
+    rng = np.random.default_rng(seed)
+    grid = np.moveaxis(np.indices(shape), 0, -1) / np.array(shape)
+    labels = np.zeros(shape, np.uint8)
+    for k, centre in ((1, (0.5, 0.4, 0.5)), (2, (0.5, 0.65, 0.5))):
+        distance = np.linalg.norm(grid - centre, axis=-1) + rng.normal(0, 0.03, shape)
+        labels[(distance < rng.uniform(0.18, 0.26)) | (rng.random(shape) < 5e-4)] = k
+    return labels
 
 
 def score(case: str, structure: str, dice: float, hd95: float, state: Any = "ok") -> CaseScore:
@@ -99,6 +129,69 @@ def test_equals_brute_force(
     *values, state = score_structure(a, b, spacing)
     assert state == "ok"
     assert values == pytest.approx(brute_force(a, b, spacing))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), spacings)
+def test_equals_medpys_definitions_on_anisotropic_volumes(
+    seed: int, spacing: tuple[float, ...]
+) -> None:
+    prediction, reference = blobs(seed), blobs(seed + 1)
+    for found in score_case(prediction, reference, CLASSES, spacing, "adabn", "p01"):
+        k = CLASSES.index(found.structure)
+        expected = as_medpy(prediction == k, reference == k, spacing)
+        assert (found.dice, found.hd95, found.assd) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(masks(), masks(), spacings)
+def test_the_tree_and_the_transform_find_the_same_distances(
+    a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], spacing: tuple[float, ...]
+) -> None:
+    assume(b.any())
+    tree = surfaces.by_tree(a, b, spacing)
+    assert tree is not None
+    assert tree == pytest.approx(surfaces.by_transform(a, b, spacing))
+    assert len(tree) == a.sum()
+
+
+def test_the_cheaper_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbouring surfaces ask the tree, although a stray voxel stretches the box; noise everywhere does not."""
+    asked: list[str] = []
+
+    def transform(*given: Any) -> npt.NDArray[np.float64]:
+        asked.append("transform")
+        return by_transform(*given)
+
+    by_transform = surfaces.by_transform
+    monkeypatch.setattr(surfaces, "by_transform", transform)
+    near = np.zeros((60, 60, 60), bool)
+    near[5:15, 5:15, 5:15] = True
+    stray = np.roll(near, 1, axis=0)
+    stray[59, 59, 59] = True
+    distances = surfaces.surface_distances(near, stray, (1.0, 1.0, 1.0))
+    assert asked == []
+    assert distances[1].max() == pytest.approx(math.sqrt(3) * 45)
+    noise = np.random.default_rng(0).random(near.shape) < 0.5
+    noise[59, 59, 59] = True
+    forth, _ = surfaces.surface_distances(noise, near, (1.0, 1.0, 1.0))
+    assert asked == ["transform", "transform"]
+    assert forth.max() == pytest.approx(math.sqrt(3) * 45)
+
+
+@given(arrays(np.uint8, (5, 4, 6), elements=st.sampled_from([0, 1, 2])), st.data())
+def test_a_case_is_scored_as_its_structures_are(
+    prediction: npt.NDArray[np.uint8], data: st.DataObject
+) -> None:
+    """Cutting to the box of all structures, and pixels to ignore in the reference, change no value."""
+    labels = st.sampled_from([0, 1, 2, IGNORE])
+    reference = data.draw(arrays(np.uint8, prediction.shape, elements=labels))
+    counted = reference != IGNORE
+    for found in score_case(prediction, reference, CLASSES, (1, 2, 3), "adabn", "p01"):
+        k = CLASSES.index(found.structure)
+        alone = score_structure((prediction == k) & counted, reference == k, (1, 2, 3))
+        assert (found.dice, found.hd95, found.assd) == pytest.approx(alone[:3], nan_ok=True)
+        assert found.state == alone[3]
 
 
 @given(masks((5, 4)), masks((5, 4)))
@@ -213,6 +306,7 @@ def test_ignored_pixels_belong_to_nothing() -> None:
         (np.zeros((2, 2), int), np.zeros((2, 2), int), (1, 1, 1), "spacing"),
         (np.zeros((2, 2), int), np.zeros((2, 2), int), (1, 0), "spacing"),
         (np.zeros((2, 2), int), np.full((2, 2), 7), (1, 1), "labels from 7 to 7"),
+        (np.zeros((2, 2), int), np.array([[255, 0], [3, 1]]), (1, 1), "labels from 0 to 3"),
         (np.full((2, 2), 255), np.zeros((2, 2), int), (1, 1), "labels from 255"),
         (np.zeros((2, 2)), np.zeros((2, 2), int), (1, 1), "float64"),
     ],
@@ -336,3 +430,51 @@ def test_mixed_unknown_and_double_scores_are_refused() -> None:
         summarise([dataclasses.replace(one, structure="aorta")], STRUCTURES)
     with pytest.raises(DataError, match="scored twice"):
         summarise([one, one], STRUCTURES)
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)  # a script finds its neighbours
+    spec = importlib.util.spec_from_file_location("benchmark_metrics", folder / "metrics.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stand_in(error: float = 0.0) -> SimpleNamespace:
+    """What the benchmark asks of medpy, by our independent reference."""
+
+    def asd(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], voxelspacing: Any) -> float:
+        return as_medpy(a, b, voxelspacing)[2]  # the mean of the two directions is their mean
+
+    return SimpleNamespace(
+        dc=lambda a, b: as_medpy(a, b, (1, 1, 1))[0],
+        hd95=lambda a, b, voxelspacing: as_medpy(a, b, voxelspacing)[1] + error,
+        asd=asd,
+        assd=asd,
+    )
+
+
+def test_the_benchmark_compares_values_before_it_measures(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--size", "24", "24", "24", "--rounds", "1"]
+    monkeypatch.setattr(benchmark, "load_medpy", lambda folder: stand_in())
+    benchmark.main(small)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| spacing")]
+    assert len(rows) == 2
+    assert all(row.count(" s |") == 2 for row in rows)
+    monkeypatch.setattr(benchmark, "load_medpy", lambda folder: stand_in(error=1e-3))
+    with pytest.raises(SystemExit, match=r"differs from medpy's by 0\.001"):
+        benchmark.main(small)
+
+
+def test_the_benchmark_says_how_to_get_medpy(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "medpy", None)
+    with pytest.raises(SystemExit, match=r"--target FOLDER --no-deps medpy==0\.5\.2"):
+        benchmark.main(["--rounds", "1"])

@@ -11,17 +11,23 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from foreign_networks import Answers, Plain, exported, scripted, traced, used
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from uda.config import DatasetCard, Network, Prepare
+from uda.cards import DatasetCard, Prepare
+from uda.config import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
+from uda.foreign import register_network
 from uda.models import (
+    PROGRAM,
     ModelInfo,
     build,
     check_classes,
     estimate_batchnorm,
+    features_of,
     has_batchnorm,
+    head,
     load_model,
     load_weights,
     save_model,
@@ -177,6 +183,11 @@ def test_weights_without_a_description_are_refused(tmp_path: Path, model: nn.Mod
         ({"step": "many"}, "its description is incomplete"),
         ({"class_ratio": 1}, "its description is incomplete"),
         ({"network": {"kind": "vit"}}, "kind: got 'vit'"),
+        ({"network": {"kind": "registered"}}, "key 'name' is missing"),
+        ({"network": {"kind": "exported", "name": "x"}}, "the program 'x' is not there"),
+        ({"network": {"kind": "registered", "name": "x"}}, "uda.register_network('x', factory)"),
+        ({"network": {"kind": "exported", "name": "../x"}}, "name: got '../x'"),
+        ({"network": 3}, "its description is incomplete"),
         ({"prepare": {}}, "key 'size' is missing"),
     ],
 )
@@ -342,3 +353,140 @@ def test_only_batchnorm_counts_as_batchnorm(model: nn.Module) -> None:
 def test_a_network_gives_one_logit_map_per_class(res_units: int) -> None:
     network = build(Network(channels=(4, 8, 8), res_units=res_units), 5).eval()
     assert network(torch.zeros(2, 1, 16, 24)).shape == (2, 5, 16, 24)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_takes_as_many_channels_as_a_slab_has(channels: int) -> None:
+    assert build(NETWORK, 3, channels)(torch.zeros(2, channels, 32, 24)).shape == (2, 3, 32, 24)
+
+
+def test_a_network_of_volumes_is_saved_and_opened(tmp_path: Path) -> None:
+    network = Network(channels=(4, 8), res_units=1, spatial_dims=3, patch=(4, 16, 16))
+    path = tmp_path / "m.safetensors"
+    save_model(path, build(network, 3), describe(network=network))
+    model, info = load_model(path)
+    assert info.network == network
+    assert model(torch.zeros(1, 1, 4, 16, 16)).shape == (1, 3, 4, 16, 16)
+    assert estimated(model, torch.randn(2, 1, 4, 16, 16))
+
+
+def estimated(model: nn.Module, image: torch.Tensor) -> bool:
+    before = content(model)
+    estimate_batchnorm(model, [image], CPU)
+    return content(model) != before
+
+
+def test_the_channels_of_a_file_are_those_of_its_slab(tmp_path: Path) -> None:
+    prepare = Prepare(size=(32, 24), slab=3)
+    path = tmp_path / "m.safetensors"
+    save_model(path, build(NETWORK, 3, 3), describe(prepare=prepare))
+    assert load_model(path)[0](torch.zeros(1, 3, 32, 24)).shape == (1, 3, 32, 24)
+
+
+def test_a_file_from_before_there_were_volumes_slabs_and_foreign_networks_loads(
+    saved: Path, model: nn.Module
+) -> None:
+    text = json.loads(describe().to_json())
+    text["network"] = {
+        key: text["network"][key] for key in ("kind", "channels", "res_units", "norm", "dropout")
+    }
+    for key in ("slice_spacing", "offset", "slab"):
+        del text["prepare"][key]
+    save_file(dict(load_file(saved)), saved, {"uda": json.dumps(text)})
+    loaded, info = load_model(saved)
+    assert info == describe()
+    assert content(loaded) == content(model)
+
+
+FOREIGN = {
+    "registered": lambda network: None,
+    "torchscript": scripted,
+    "exported": exported,
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_model_is_one_file_under_its_own_names(tmp_path: Path, kind: Any) -> None:
+    network = used(Plain())
+    register_network("plain", Plain)
+    info = describe(network=ForeignNetwork(kind=kind, name="plain"))
+    model = build(info.network, 3, program=FOREIGN[kind](network))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_model(first, model, info)
+    names = set(network.state_dict()) | ({PROGRAM} if kind != "registered" else set())
+    assert set(load_file(first)) == names
+    loaded, found = load_model(first)
+    assert found == info
+    assert content(loaded) == content(model)
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(loaded.eval()(image), model.eval()(image))
+    save_model(second, loaded, found)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_program_cut_out_of_its_file_is_missed(tmp_path: Path) -> None:
+    info = describe(network=ForeignNetwork(kind="torchscript", name="plain"))
+    path = tmp_path / "m.safetensors"
+    save_model(path, build(info.network, 3, program=scripted(Plain())), info)
+    tensors = load_file(path)
+    program = tensors.pop(PROGRAM)
+    save_file(tensors, path, {"uda": info.to_json()})
+    with pytest.raises(ModelError, match="the program 'plain' is not there"):
+        load_model(path)
+    save_file({**tensors, PROGRAM: program[:-100].clone()}, path, {"uda": info.to_json()})
+    with pytest.raises(ModelError, match="cannot be read as a network"):
+        load_model(path)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.two.weight = self.one.weight
+        self.last = nn.Conv2d(1, 3, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.last(self.two(self.one(image)))
+
+
+def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
+    register_network("tied", Tied)
+    info = describe(network=ForeignNetwork(kind="registered", name="tied"))
+    model = build(info.network, 3)
+    save_model(tmp_path / "m.safetensors", model, info)
+    loaded, _ = load_model(tmp_path / "m.safetensors")
+    assert content(loaded) == content(model)
+    assert loaded.network.one.weight is loaded.network.two.weight
+
+
+@pytest.mark.parametrize(("outputs", "one_logit"), [(3, False), (1, True)])
+def test_the_head_of_a_python_network_is_its_last_layer_of_that_many_outputs(
+    outputs: int, one_logit: bool
+) -> None:
+    register_network("plain", lambda: Plain(classes=outputs))
+    foreign = ForeignNetwork(kind="registered", name="plain", one_logit=one_logit)
+    model = build(foreign, 2 if one_logit else 3)
+    assert head(model) is model.network.last
+    with features_of(model) as seen:
+        model(torch.zeros(2, 1, 16, 16))
+    assert [tuple(features.shape) for features in seen] == [(2, 6, 16, 16)]
+
+
+@pytest.mark.parametrize("make", [exported, scripted, traced])
+def test_the_head_of_a_program_is_not_known(make: Callable[[nn.Module], bytes]) -> None:
+    kind = "exported" if make is exported else "torchscript"
+    model = build(ForeignNetwork(kind=kind, name="x"), 3, program=make(used(Plain())))
+    with pytest.raises(ModelError, match=r"the last layer of a .* is not known") as caught:
+        head(model)
+    assert "freeze_head: false" in str(caught.value)
+
+
+def test_a_python_network_without_such_a_layer_has_no_known_head() -> None:
+    register_network("other", lambda: Answers(lambda z: z, classes=5))
+    with pytest.raises(ModelError, match="the last layer of a Answers is not known"):
+        head(build(ForeignNetwork(kind="registered", name="other"), 3))

@@ -45,6 +45,7 @@ def geometry(
         turn=((0, 1), (1, 1), (2, 1)),
         slice_axis=2,
         resized=resized or shape[:2],
+        depth=shape[2],
         start=(0, 0),
         size=size,
     )

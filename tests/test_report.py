@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from uda.conventions import SIFA_RULES
+from uda.conventions import summarise as by_sifa
 from uda.errors import DataError, RunError
 from uda.metrics import CaseScore, summarise
 from uda.report import read_metrics, seeds_summary, seeds_table, table, write_report
+from uda.report_page import SUPERVISION
 from uda.report_table import number, points
 
 STRUCTURES = ["myo", "lv & <rv>"]
@@ -76,6 +80,32 @@ def write_run(run: Path) -> dict[str, Any]:
         csv.writer(file).writerows([head, *lines])
     write_overlays(evaluate)
     write_stages(run)
+    return metrics
+
+
+EXTRA = ("conventions", "published")
+PUBLISHED = [
+    {"row": "unadapted <i>", "dice": 13.2, "source": "abstract of PnP-AdaNet"},
+    {"row": "PnP-AdaNet", "dice": 63.9, "source": "abstract of PnP-AdaNet"},
+    {"row": "no number", "dice": None, "source": "another & paper"},
+]
+
+
+def with_papers(run: Path, convention: bool = True) -> dict[str, Any]:
+    """The run's metrics with published rows and, if asked, the rows by the convention of SIFA."""
+    metrics = read_metrics(run)
+    metrics["published"] = copy.deepcopy(PUBLISHED)
+    if convention:
+        rows = [
+            {
+                "name": name,
+                "supervision": supervision,
+                **by_sifa(case_scores(name, mean), STRUCTURES),
+            }
+            for name, (supervision, mean) in ROWS.items()
+        ]
+        metrics["conventions"] = {"sifa": {"rules": list(SIFA_RULES), "rows": rows}}
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
     return metrics
 
 
@@ -401,3 +431,123 @@ def test_runs_that_do_not_belong_together_are_refused(run: Path) -> None:
     other["rows"][-1]["supervision"] = ["target_tags"]
     with pytest.raises(DataError, match="different supervision"):
         seeds_summary([metrics, other])
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_published_rows_stand_apart_and_are_never_ranked(run: Path, tmp_path: Path) -> None:
+    before = Reader(write_report(run, tmp_path / "a").read_text(encoding="utf-8")).text
+    metrics = with_papers(run, convention=False)
+    metrics["published"][1]["dice"] = 99.9  # better than every row of ours
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+    text = write_report(run, tmp_path / "b").read_text(encoding="utf-8")
+    page = Reader(text)
+    assert "<b>minent</b> has the highest mean Dice" in text
+    results, papers = text.split("<h2>Published, not run here</h2>")
+    assert "PnP-AdaNet" not in results
+    assert "99.9" in papers.partition("</section>")[0]
+    assert "abstract of PnP-AdaNet" in papers
+    assert "not ranked with ours" in page.text
+    assert "unadapted <i>" in page.text
+    assert "another & paper" in page.text
+    assert "PnP-AdaNet" not in before
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_convention_has_its_rules_its_rows_and_the_published_ones_below(
+    run: Path, tmp_path: Path
+) -> None:
+    with_papers(run)
+    text = write_report(run, tmp_path).read_text(encoding="utf-8")
+    title = "<h2>By the convention of PnP-AdaNet and SIFA</h2>"
+    section = Reader(text.partition(title)[2].partition("</section>")[0]).text
+    assert all(rule in section for rule in SIFA_RULES)
+    names = [section.index(name) for name in ("source_", "adabn", "minent", "Published, not run")]
+    assert names == sorted(names)
+    assert "63.9" in section
+    assert "1 missed" in section
+    assert text.count("Published, not run here") == 1
+
+
+def test_the_table_has_sections_for_the_convention_and_for_papers(run: Path) -> None:
+    metrics = with_papers(run)
+    before = rendered(table({k: v for k, v in metrics.items() if k not in EXTRA}))
+    text = rendered(table(metrics))
+    ours, convention = text.split("By the convention of")
+    convention, published = convention.split("Published, not run here")
+    assert [line.split() for line in before.splitlines() if "minent" in line] == [
+        line.split() for line in ours.splitlines() if "minent" in line
+    ]
+    assert "PnP-AdaNet" not in ours
+    assert "ASSD in voxels" in convention
+    mean = next(r for r in metrics["conventions"]["sifa"]["rows"] if r["name"] == "minent")
+    line = next(line for line in convention.splitlines() if line.split()[:1] == ["minent"])
+    assert line.split()[2] == points(mean["dice"]["mean"])
+    lines = [line.split() for line in published.splitlines() if line.strip()]
+    assert lines[0] == ["unadapted", "<i>", "13.2"]
+    assert lines[1] == ["PnP-AdaNet", "63.9"]
+    assert lines[2] == ["no", "number", "–"]
+    said = " ".join(published.split())
+    assert "unadapted <i>, PnP-AdaNet: abstract of PnP-AdaNet; no number: another" in said
+
+
+def test_convention_and_papers_stay_readable_in_a_narrow_terminal(run: Path) -> None:
+    metrics = with_papers(run)
+    text = rendered(table(metrics), width=80)
+    assert "Published, not run here" in text
+    assert "missed" in text
+
+
+def test_seeds_average_the_convention_and_keep_what_papers_say(run: Path) -> None:
+    """minent 0.6, 0.7, 0.8 by the convention too: mean 0.7, sd 0.1 over seeds."""
+    runs = []
+    for seed, dice in enumerate((0.6, 0.7, 0.8)):
+        metrics = copy.deepcopy(with_papers(run))
+        metrics["environment"]["seed"] = seed
+        rows = metrics["conventions"]["sifa"]["rows"]
+        next(row for row in rows if row["name"] == "minent")["dice"]["mean"] = dice
+        runs.append(metrics)
+    summary, shown = seeds_table(runs)
+    json.dumps(summary, allow_nan=False)
+    rows = {row["name"]: row for row in summary["conventions"]["sifa"]["rows"]}
+    dice = rows["minent"]["dice"]
+    assert (dice["mean"], dice["sd"], dice["n"]) == pytest.approx((0.7, 0.1, 3))
+    assert summary["published"] == PUBLISHED
+    text = rendered(shown).partition("By the convention of")[2]
+    assert "70.0 ±10.0" in text
+    assert "63.9" in text
+    without = [runs[0], {k: v for k, v in runs[1].items() if k != "conventions"}]
+    assert "conventions" not in seeds_summary(without)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda m: m["published"][0].update(dice="high"), r"published\.0\.dice"),
+        (lambda m: m["published"][0].pop("source"), r"published\.0\.source"),
+        (
+            lambda m: m["conventions"]["sifa"]["rows"][2]["assd"]["per_class"].pop("myo"),
+            "row minent has no assd of myo",
+        ),
+        (lambda m: m["conventions"]["sifa"].pop("rules"), r"conventions\.sifa\.rules"),
+    ],
+)
+def test_a_fault_in_what_papers_say_is_named(
+    run: Path, spoil: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    metrics = copy.deepcopy(with_papers(run))
+    spoil(metrics)
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match=says):
+        read_metrics(run)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_source_images_are_explained_in_the_ledger(run: Path, tmp_path: Path) -> None:
+    metrics = read_metrics(run)
+    minent = next(row for row in metrics["rows"] if row["name"] == "minent")
+    minent["supervision"] = ["source_labels", "source_images"]
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+    text = Reader(write_report(run, tmp_path).read_text(encoding="utf-8")).text
+    assert "seen again during adaptation" in text
+    assert list(SUPERVISION).index("source_images") == list(SUPERVISION).index("source_labels") + 1
+    assert "source_images" in rendered(table(metrics))

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from uda import losses, priors
     from uda.api import adapt, estimate_prior, evaluate, predict, pretrain
+    from uda.foreign import register_network
+    from uda.importing import import_model
     from uda.pipeline import run
     from uda.recipes import load_recipe
 
@@ -17,8 +19,10 @@ _PLACES = {
     "adapt": "uda.api",
     "estimate_prior": "uda.api",
     "evaluate": "uda.api",
+    "import_model": "uda.importing",
     "predict": "uda.api",
     "pretrain": "uda.api",
+    "register_network": "uda.foreign",
     "run": "uda.pipeline",
     "load_recipe": "uda.recipes",
 }
@@ -26,11 +30,13 @@ __all__ = [
     "adapt",
     "estimate_prior",
     "evaluate",
+    "import_model",
     "load_recipe",
     "losses",
     "predict",
     "pretrain",
     "priors",
+    "register_network",
     "run",
 ]
 

@@ -2,38 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 
-from uda.config import DatasetCard
-from uda.data.cases import Case, card_root, read_tags
+from uda import check_rules as rules
+from uda.cards import DatasetCard, Prepare
+from uda.check_layout import Layout, layout_of
+from uda.check_rules import Facts
+from uda.data import geometry as grids
+from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path, read_tags
 from uda.data.geometry import Geometry
-from uda.data.volumes import map_labels, prepare_image, prepare_label, read_volume
+from uda.data.sources import RECORDS, read_images, read_label
+from uda.data.volumes import Volume, check_same_grid, map_labels, prepare_image, prepare_label
 from uda.errors import DataError, UdaError
+from uda.types import IGNORE
+
+SPREAD = 0.15  # of the depth, between the slices of a picture
+OBLIQUE = 0.5  # degrees below which axes count as straight
+WHOLE_SET = "data set"
+"""``CaseReport.split`` of what concerns no single case"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A few prepared slices to look at, before they are turned upright."""
+
+    image: NDArray[np.float32]
+    """``[n, h, w]``"""
+    labels: NDArray[np.uint8] | None
+    slices: tuple[int, ...]
+    """their numbers along the file's own axis"""
+    geometry: Geometry
 
 
 @dataclass
 class CaseReport:
-    """What one case is, and what is wrong with it."""
+    """What one case is, what the card makes of it, and what is wrong with it."""
 
     split: str
     case: str
+    stored: str = ""
     shape: str = ""
     spacing: str = ""
     axes: str = ""
     intensity: str = ""
     labels: str = ""
+    values: str = ""
+    """raw label values, their class and voxels"""
+    prepared: str = ""
+    kept: str = ""
+    """share of each structure's voxels inside the crop"""
     faults: list[UdaError] = field(default_factory=list)
+    notes: list[UdaError] = field(default_factory=list)
+    facts: Facts | None = None
+    picture: Picture | None = None
 
 
-def check_card(card: DatasetCard, root: Path | None) -> Iterator[CaseReport]:
-    """Read every case of every split as training would; yields one report per case, then one for the tags.
+def check_card(
+    card: DatasetCard,
+    root: Path | None,
+    *,
+    pictures: bool = False,
+    promised_by: Path | None = None,
+) -> Iterator[CaseReport]:
+    """Read every case of every split as training would; yields one report per case, then one for the tags
+    and, if there is anything to say of it, one for the data set as a whole.
 
-    A label file that is not there is no fault (a target has none); one that is there must be right.
+    A label file that is not there is no fault in the ``adapt`` split, nor in one without any label; one that
+    is there must be right.
+
+    Args:
+        pictures: with slices to look at; a report holds them until the next one is asked for.
+        promised_by: the dataset.json that says which classes there are; one that no label shows is a fault of it.
 
     Raises:
         DataError: the root folder itself is missing, or the card has no case at all.
@@ -45,58 +91,179 @@ def check_card(card: DatasetCard, root: Path | None) -> Iterator[CaseReport]:
             where=folder,
             fix="list the cases of each split under `splits:`",
         )
+    layout = layout_of(card, folder)
+    facts: list[Facts] = []
     geometries: dict[str, Geometry] = {}
-    for split, names in card.splits.items():
-        for name in names:
-            label = folder / card.labels.format(case=name) if card.labels else None
-            case = Case(name, folder / card.images.format(case=name), label)
-            report = CaseReport(split, name)
-            try:
-                geometries[name] = _check_image(case, card, report)
-                _check_label(case, geometries[name], card, report)
-            except UdaError as fault:
-                report.faults.append(fault)
-            yield report
+    for name, splits in layout.cases.items():
+        report = CaseReport(", ".join(splits), name, faults=layout.of_case[name])
+        case = Case(name, image_path(card, folder, name), label_path(card, folder, name))
+        if case.image.is_file() and (geometry := _check_case(case, card, report, pictures)):
+            geometries[name] = geometry
+        if report.facts is not None:
+            facts.append(report.facts)
+        yield report
+        report.picture = None
     if card.tags is not None:
-        yield _check_tags(folder / card.tags, card, geometries)
+        yield _check_tags(folder / card.tags, card, layout, geometries)
+    whole = _whole(card, layout, facts, promised_by, folder)
+    if whole.faults or whole.notes:
+        yield whole
 
 
-def _check_image(case: Case, card: DatasetCard, report: CaseReport) -> Geometry:
-    volume = read_volume(case.image)
-    _, geometry = prepare_image(volume, card.prepare, case.image)
-    report.shape = "×".join(map(str, volume.array.shape))
-    report.spacing = "×".join(f"{s:.3g}" for s in geometry.spacing)
-    report.axes = "".join(nibabel.aff2axcodes(volume.affine))
-    low, middle, high = np.percentile(volume.array, (1, 50, 99))
-    report.intensity = f"{low:.4g} / {middle:.4g} / {high:.4g}"
+def _whole(
+    card: DatasetCard,
+    layout: Layout,
+    facts: Sequence[Facts],
+    promised_by: Path | None,
+    folder: Path,
+) -> CaseReport:
+    """What shows only when the cases are looked at together."""
+    unused = rules.unused_structures(facts, card, promised_by or folder)
+    report = CaseReport(WHOLE_SET, card.name, faults=[*layout.faults], notes=[*layout.notes])
+    (report.faults if promised_by else report.notes).extend(unused)
+    report.notes += rules.data_set_notes(facts, card)
+    return report
+
+
+def _check_case(
+    case: Case, card: DatasetCard, report: CaseReport, pictures: bool
+) -> Geometry | None:
+    """Read, describe and prepare image and label; the image's geometry if it can be prepared."""
+    geometry = labels = None
+    try:
+        volumes = read_images(case, card)
+        volume = volumes[len(volumes) // 2]
+        prepare = _describe(case, volume, card, report)
+        slices, geometry = prepare_image(volume, prepare, case.image)
+        del volumes, volume
+        through, row, column = geometry.prepared_spacing
+        shape = "×".join(map(str, slices.shape))
+        report.prepared = f"{shape} at {through:.3g}×{row:.3g}×{column:.3g}"
+        if case.label is not None and case.label.is_file():
+            labels = _check_label(case, geometry, card, report)
+    except UdaError as fault:
+        report.faults.append(fault)
+    if pictures and geometry is not None:
+        report.picture = _picture(slices, labels, geometry)
     return geometry
 
 
-def _check_label(case: Case, geometry: Geometry, card: DatasetCard, report: CaseReport) -> None:
-    if case.label is None or not case.label.is_file():
-        return
-    label = read_volume(case.label)
-    prepare_label(label, geometry, card, case.label)
-    found = np.unique(map_labels(label.array, card, case.label))
-    report.labels = ", ".join(card.classes[i] for i in found if 0 < i < len(card.classes))
+def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport) -> Prepare:
+    """Fill in what the file says of itself and what the rules say of it; how to prepare it."""
+    prepare, path = card.prepare, case.image
+    affine, codes = volume.affine, "".join(nibabel.aff2axcodes(volume.affine))
+    turn = grids.turn_to(affine, prepare.orientation)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    angle = float(np.degrees(nibabel.affines.obliquity(affine).max()))
+    report.shape = "×".join(map(str, volume.array.shape))
+    report.spacing = "×".join(f"{s:.3g}" for s in sizes)
+    report.axes = f"{codes} {angle:.0f}°" if angle >= OBLIQUE else codes
+    seen = rules.intensities_of(grids.turned(volume.array, turn, prepare.slice_axis))
+    report.intensity = " / ".join(f"{p:.4g}" for p in seen.percentiles)
+    report.facts = Facts(case.name, path, codes, _turned(sizes, turn, prepare.slice_axis), seen)
+    report.stored, placed = _header(path, volume)
+    if not placed:
+        report.notes.append(rules.without_place(path))
+    unscaled = rules.lacks_offset(seen, card, path)
+    window = not isinstance(prepare.normalize, str)
+    upside_down = None if path.suffix == RECORDS else rules.inverted(seen, card, path)
+    report.faults += [fault for fault in (unscaled, upside_down) if fault]
+    if picture := rules.eight_bit(seen, card, path):
+        fatal = window and card.modality == "ct"
+        (report.faults if fatal else report.notes).append(picture)
+    # The window of a CT without its offset is refused; the rest of the case is checked all the same.
+    return prepare.model_copy(update={"normalize": "zscore"}) if unscaled and window else prepare
 
 
-def _check_tags(path: Path, card: DatasetCard, geometries: dict[str, Geometry]) -> CaseReport:
-    """Tags must name known cases and slices, and every slice of the ``adapt`` split."""
+def _turned(sizes: NDArray[np.float64], turn: Any, slice_axis: int) -> tuple[float, float, float]:
+    """Spacing between slices, rows and columns."""
+    spacing = [0.0, 0.0, 0.0]
+    for size, (to, _) in zip(sizes, turn, strict=True):
+        spacing[int(to)] = float(size)
+    through = spacing.pop(slice_axis)
+    return (through, spacing[0], spacing[1])
+
+
+def _header(path: Path, volume: Volume) -> tuple[str, bool]:
+    """Stored type, and whether the header says where the patient lies."""
+    if not path.name.endswith(SUFFIXES):
+        return str(volume.array.dtype), True
+    header: Any = nibabel.load(path).header
+    return str(header.get_data_dtype()), bool(header["sform_code"] or header["qform_code"])
+
+
+def _check_label(
+    case: Case, geometry: Geometry, card: DatasetCard, report: CaseReport
+) -> NDArray[np.uint8]:
+    """Count the label's values and what the crop keeps of them; the prepared label."""
+    path = case.label or case.image
+    label = read_label(case, card)
+    check_same_grid(label, geometry, path)
+    values, counts = np.unique(label.array, return_counts=True)
+    found = dict(zip(map(float, values), map(int, counts), strict=True))
+    names = {float(v): name for name, group in card.label_values.items() for v in group}
+    report.values = ", ".join(f"{v:g} {names.get(v, '?')}: {n}" for v, n in found.items())
+    if broken := [value for value in found if value % 1]:
+        raise rules.not_whole(broken, path)
+    mapped = map_labels(label.array, card, path)
+    kept = _kept(mapped, geometry, card)
+    structures = {
+        name: total
+        for name in card.classes[1:]
+        if (total := sum(n for v, n in found.items() if names[v] == name))
+    }
+    report.labels = ", ".join(f"{name} {n}" for name, n in structures.items())
+    report.kept = ", ".join(f"{name} {100 * share:.3g} %" for name, share in kept.items())
+    if report.facts is not None:
+        report.facts = replace(report.facts, counts=structures, labelled=True)
+    if path.suffix != RECORDS:
+        report.notes += rules.absent_structures(structures, card, path)
+    report.notes += rules.cut_structures(kept, card, path)
+    return prepare_label(label, geometry, card, path)
+
+
+def _kept(mapped: NDArray[np.uint8], geometry: Geometry, card: DatasetCard) -> dict[str, float]:
+    """Share of each structure's voxels whose centres lie inside the crop."""
+    whole = grids.turned(mapped, geometry.turn, geometry.slice_axis)
+    inside = []
+    for axis in (0, 1):
+        full, resized = whole.shape[axis + 1], geometry.resized[axis]
+        place = (np.arange(full) + 0.5) * resized / full - geometry.start[axis]
+        inside.append(np.flatnonzero((place >= 0) & (place < geometry.size[axis])))
+    window = whole[:, inside[0]][:, :, inside[1]]
+    totals, rest = (np.bincount(a.ravel(), minlength=IGNORE + 1) for a in (whole, window))
+    return {n: rest[k] / totals[k] for k, n in enumerate(card.classes) if k and totals[k]}
+
+
+def _picture(
+    slices: NDArray[np.float32], labels: NDArray[np.uint8] | None, geometry: Geometry
+) -> Picture:
+    """The slice with most of the structures, or the middle one, between two others."""
+    last, middle = len(slices) - 1, len(slices) // 2
+    if labels is not None:
+        areas = ((labels > 0) & (labels != IGNORE)).sum((1, 2))
+        middle = int(areas.argmax()) if areas.any() else middle
+    step = max(1, round(SPREAD * len(slices)))
+    chosen = sorted({min(max(middle + k * step, 0), last) for k in (-1, 0, 1)})
+    numbers = tuple(geometry.stored_slice(i) for i in chosen)
+    return Picture(slices[chosen], None if labels is None else labels[chosen], numbers, geometry)
+
+
+def _check_tags(
+    path: Path, card: DatasetCard, layout: Layout, geometries: Mapping[str, Geometry]
+) -> CaseReport:
+    """Tags must name known cases and slices, and every prepared slice of the ``adapt`` split."""
     report = CaseReport("tags", path.name)
     try:
         tags = read_tags(path, card.classes[1:])
     except UdaError as fault:
         report.faults.append(fault)
         return report
-    slices = {
-        name: {g.stored_slice(i) for i in range(g.turned_shape[0])}
-        for name, g in geometries.items()
-    }
-    named = {name for names in card.splits.values() for name in names}
-    readable = {(c, i) for c, i in tags if c in slices or c not in named}
+    slices = {n: set(map(g.own_slice, range(g.turned_shape[0]))) for n, g in geometries.items()}
+    readable = {(c, i) for c, i in tags if c in slices or c not in layout.cases}
     strange = sorted((c, i) for c, i in readable if i not in slices.get(c, ()))
-    wanted = {(c, i) for c in card.splits.get("adapt", ()) if c in slices for i in slices[c]}
+    adapted = {n: geometries[n] for n in layout.members("adapt") if n in geometries}
+    wanted = {(n, g.stored_slice(i)) for n, g in adapted.items() for i in range(g.depth)}
     absent = sorted(wanted - set(tags))
     for what, places in (("name images that are not there", strange), ("miss images", absent)):
         if places:

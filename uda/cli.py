@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from uda.cli_check import check
+from uda.cli_convert import convert, tags
+from uda.cli_import import import_
 from uda.cli_prior import prior
 from uda.cli_runs import (
     Device,
@@ -23,7 +26,7 @@ from uda.cli_runs import (
     run_until,
     seeds_of,
 )
-from uda.cli_tables import print_seeds, print_table, print_wide
+from uda.cli_tables import print_seeds, print_table
 from uda.methods import SOURCE_FREE
 
 app = typer.Typer(
@@ -201,32 +204,10 @@ def report(
     print_table(runs[0], out)
 
 
-@app.command()
-def check(
-    card: Annotated[str, typer.Argument(help="Card: a name of `uda list`, or a .yaml file.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Folder the card's root is relative to.")
-    ] = None,
-) -> None:
-    """Read every case of a card once and list every fault, before any training."""
-    from rich.table import Table
-
-    from uda.check import check_card
-    from uda.recipes import load_card
-
-    columns = ("split", "case", "shape", "spacing mm", "axes", "intensity 1/50/99 %", "labels")
-    table = Table(*columns, title=f"card {card}")
-    faults = []
-    for r in check_card(load_card(card), root):
-        cells = (r.split, r.case, r.shape, r.spacing, r.axes, r.intensity, r.labels)
-        table.add_row(*cells, style="red" if r.faults else "")
-        faults += r.faults
-    print_wide(table)
-    for number, fault in enumerate(faults, 1):
-        typer.echo(f"{number}. {fault}", err=True)
-    typer.echo(f"{len(faults)} fault(s)" if faults else "no faults")
-    if faults:
-        raise typer.Exit(2)
+app.command()(check)
+app.command(name="import")(import_)
+app.command()(convert)
+app.command()(tags)
 
 
 @app.command()

@@ -1,94 +1,16 @@
-"""Recipes and cards: what a YAML file may say, every default, and the loading of both.
-
-A recipe is one benchmark table. A card is one domain. Both are flat files, frozen once read.
-"""
+"""Recipes: what the YAML of one benchmark table may say, and every default. Frozen once read."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from uda.errors import nearest
-from uda.fields import Amount, Count, FileName, Frozen, Orientation, Positive, Rate, RowName, Share
+from uda.fields import Amount, Count, FileName, Frozen, Positive, Rate, RowName, Share
 from uda.methods import METHODS
 from uda.prior_specs import PriorSpec
 from uda.terms import SOURCE_TERMS, AdversarialTerm, Knowledge, SpatialPriorTerm, Term
-
-
-class Prepare(Frozen):
-    """How a file becomes slices. It travels with the model, so that new images are treated alike."""
-
-    orientation: Orientation = "RAS"
-    """Axis code the volume is turned to without interpolation; ``stored`` keeps the file's axes
-    (right for oblique stacks, whose nearest code flips from case to case)."""
-    slice_axis: Literal[0, 1, 2] = 2
-    spacing: Rate | None = None
-    """In-plane pixel size in mm; ``null`` keeps the file's pixels."""
-    size: tuple[Positive, Positive]
-    """Rows and columns of a prepared slice, in pixels."""
-    crop: Literal["center", "foreground"] = "center"
-    """Centre of the region of interest: of the image, or of its voxels brighter than the mean."""
-    clip: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (
-        0.0,
-        100.0,
-    )
-    """Percentiles of the cropped volume to which intensities are clipped."""
-    normalize: Literal["zscore", "minmax"] | tuple[float, float] = "zscore"
-    """Per volume: zero mean and unit sd, or to [-1, 1]; or a fixed window ``[low, high]`` (HU) to [-1, 1]."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Prepare:
-        if not self.clip[0] < self.clip[1]:
-            raise ValueError(f"clip must rise, got {list(self.clip)}")
-        if not isinstance(self.normalize, str) and not self.normalize[0] < self.normalize[1]:
-            raise ValueError(f"normalize window must rise, got {list(self.normalize)}")
-        return self
-
-
-class DatasetCard(Frozen):
-    """One domain: where its files are, how to read them, what the labels mean, who is in which split."""
-
-    name: FileName
-    title: str
-    citation: str = ""
-    root: str = "."
-    """Folder of the files, relative to the recipe's ``data.root`` (or absolute)."""
-    images: str
-    """Path pattern below the root with ``{case}``."""
-    labels: str | None = None
-    tags: str | None = None
-    """CSV ``case,slice,<class>,…`` of 0/1: which structures an image shows. Reading it is supervision."""
-    classes: Annotated[tuple[FileName, ...], Field(min_length=2)]
-    """Names in order of their index; class 0 is background."""
-    label_values: dict[str, tuple[int, ...]]
-    """Raw values of each class in label files; the name ``ignore`` marks values that count for nothing."""
-    distance_unit: Literal["mm", "voxel"] = "mm"
-    prepare: Prepare
-    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-
-    @field_validator("images", "labels")
-    @classmethod
-    def _pattern(cls, value: str | None) -> str | None:
-        if value is not None and "{case}" not in value:
-            raise ValueError("the pattern must contain {case}")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DatasetCard:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"class names repeat: {list(self.classes)}")
-        if unknown := set(self.label_values) - set(self.classes) - {"ignore"}:
-            raise ValueError(f"label_values names {sorted(unknown)}, which are not in classes")
-        if missing := set(self.classes) - set(self.label_values):
-            raise ValueError(f"label_values says nothing about {sorted(missing)}")
-        values = [v for group in self.label_values.values() for v in group]
-        if len(set(values)) != len(values):
-            raise ValueError("label_values gives one raw value to two classes")
-        for split, cases in self.splits.items():
-            if len(set(cases)) != len(cases):
-                raise ValueError(f"split {split!r} names a case twice")
-        return self
 
 
 class Phantom(Frozen):
@@ -107,7 +29,19 @@ class Data(Frozen):
     phantom: Phantom | None = None
 
 
-class Network(Frozen):
+class _AnyNetwork(Frozen):
+    spatial_dims: Literal[2, 3] = 2
+    patch: tuple[Positive, Positive, Positive] | None = None
+    """Slices, rows and columns that a 3-D network sees at once."""
+
+    @model_validator(mode="after")
+    def _patched(self) -> _AnyNetwork:
+        if (self.spatial_dims == 3) != (self.patch is not None):
+            raise ValueError("patch belongs to spatial_dims: 3, and only there")
+        return self
+
+
+class Network(_AnyNetwork):
     """MONAI's residual U-Net."""
 
     kind: Literal["unet"] = "unet"
@@ -115,6 +49,27 @@ class Network(Frozen):
     res_units: Count = 2
     norm: Literal["batch", "instance"] = "batch"
     dropout: Share = 0.0
+
+
+class ForeignNetwork(_AnyNetwork):
+    """A network that is not ours: a registered Python factory, or a program stored with the weights."""
+
+    kind: Literal["registered", "torchscript", "exported"]
+    name: FileName
+    """of the factory (:func:`uda.register_network`), or of the file the program came from"""
+    one_logit: bool = False
+    """It answers with one logit a pixel, that of class 1 of two; read as the logits (0, z)."""
+    output: str | int | None = None
+    """Which of several outputs holds the logits: a key, or a position."""
+
+
+def _ours_unless_said(raw: Any) -> Any:
+    return {"kind": "unet", **raw} if isinstance(raw, dict) else raw
+
+
+AnyNetwork = Annotated[
+    Network | ForeignNetwork, Field(discriminator="kind"), BeforeValidator(_ours_unless_said)
+]
 
 
 class Augment(Frozen):
@@ -151,7 +106,10 @@ class Training(Frozen):
     weight_decay: Amount = 1e-4
     momentum: Share = 0.9
     """of SGD"""
-    schedule: Literal["constant", "cosine", "poly"] = "constant"
+    schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Of ``schedule: step``: lr is multiplied by it every ``decay_every`` steps."""
+    decay_every: Positive = 1000
     warmup: Count = 0
     clip: Amount = 1.0
     """Largest gradient norm; 0 = no clipping."""
@@ -233,9 +191,21 @@ class Evaluate(Frozen):
 
     distances: bool = True
     """HD95 and ASSD beside Dice."""
+    convention: Literal["ours", "sifa"] = "ours"
+    """``sifa``: score the same predictions a second time as PnP-AdaNet and SIFA did, beside our rules."""
     oracle: bool = False
     """Add a row per variant for the snapshot that the test labels like best. It is not a method."""
     save_predictions: bool = False
+
+
+class Published(Frozen):
+    """A row of somebody's paper, printed below ours and never mixed with them."""
+
+    row: str
+    dice: Annotated[float, Field(ge=0, le=100)] | None = None
+    """mean over structures, in points"""
+    source: str
+    """who published it, and where"""
 
 
 class Compute(Frozen):
@@ -255,13 +225,15 @@ class Recipe(Frozen):
     """The score a reader should see, and on what it was seen."""
     seed: Count = 0
     data: Data
-    network: Network = Network()
+    network: AnyNetwork = Network()
     pretrain: Pretrain
     prior: dict[RowName, PriorSpec] = Field(default_factory=dict)
     adapt: dict[RowName, Adapt] = Field(default_factory=dict)
     target_supervised: bool = False
     """Also train on the target's labels with the settings of ``pretrain``: the upper bound."""
     evaluate: Evaluate = Evaluate()
+    published: tuple[Published, ...] = ()
+    """What papers report for this benchmark."""
     compute: Compute = Compute()
 
     @model_validator(mode="after")

@@ -17,11 +17,14 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from uda.cards import DatasetCard
 from uda.checkpoint import write_text
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute, DatasetCard, Evaluate
+from uda.config import Compute, Evaluate
+from uda.conventions import Sifa
 from uda.data.cases import Case
-from uda.data.volumes import check_same_grid, map_labels, read_volume, write_volume
+from uda.data.sources import RECORDS, read_label
+from uda.data.volumes import check_same_grid, map_labels, write_volume
 from uda.errors import DataError
 from uda.metrics import CaseScore, score_case, summarise
 from uda.models import ModelInfo, check_classes, load_model, union
@@ -62,23 +65,31 @@ def read_references(cases: Sequence[Case], card: DatasetCard, info: ModelInfo) -
     """Test images and labels, checked to lie on one grid.
 
     Raises:
-        DataError: a case without label, another grid, a value the card does not name.
+        DataError: a case without label, a file of records, another grid, a value the card does not name.
     """
-    references = []
-    for case in cases:
-        if case.label is None:
-            raise DataError(
-                f"case {case.name!r} has no label, so it cannot be scored",
-                where=case.image,
-                fix="name labels in the card, or leave the case out of the test split",
-            )
-        prepared = read_case(case, info.prepare)
-        volume = read_volume(case.label)
-        check_same_grid(volume, prepared.geometry, case.label)
-        label = map_labels(volume.array, card, case.label)
-        spacing = prepared.geometry.spacing if card.distance_unit == "mm" else (1.0, 1.0, 1.0)
-        references.append(Reference(prepared, label, spacing))
-    return references
+    return [_read_reference(case, card, info) for case in cases]
+
+
+def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference:
+    if case.label is None:
+        raise DataError(
+            f"case {case.name!r} has no label, so it cannot be scored",
+            where=case.image,
+            fix="name labels in the card, or leave the case out of the test split",
+        )
+    if RECORDS in (case.image.suffix, case.label.suffix):
+        raise DataError(
+            f"case {case.name!r} is a file of records: single slices, while distances need volumes",
+            where=case.image,
+            expected="a .nii, .nii.gz or .npz file of the whole volume",
+            fix="name volumes in the card's test split",
+        )
+    prepared = read_case(case, info.prepare, card)
+    volume = read_label(case, card)
+    check_same_grid(volume, prepared.geometry, case.label)
+    label = map_labels(volume.array, card, case.label)
+    spacing = prepared.geometry.spacing if card.distance_unit == "mm" else (1.0, 1.0, 1.0)
+    return Reference(prepared, label, spacing)
 
 
 def evaluate(
@@ -93,11 +104,13 @@ def evaluate(
     """Score every row, write ``cases.csv`` and the overlays, return the rows of ``metrics.json``.
 
     Returns:
-        ``{"rows": [...]}`` in the form the README documents, with ``data`` and ``rules``.
+        ``{"rows": [...]}`` in the form the README documents, with ``data`` and ``rules``; where the settings
+        ask for it ``conventions``, the rows by another paper's rules (:mod:`uda.conventions`).
     """
     with deterministic():
         fabric = make_fabric(compute)
-        _, info = load_model(rows[0].model)
+        # Adapted models, unlike the first row, carry the target's preparation; all rows see the same images.
+        _, info = load_model(rows[-1].model)
         references = read_references(cases, card, info)
         scorer = _Scorer(references, card, settings, fabric, out)
         table: list[dict[str, Any]] = []
@@ -110,7 +123,10 @@ def evaluate(
     adapted = [r for r in table[1:] if "target_labels" not in r["supervision"]] or table
     ranked = max(adapted, key=lambda r: r["dice"]["mean"] or 0.0)["name"]
     scorer.gallery.write(out, ranked, scorer.scores)
-    return {"rows": table, "rules": list(RULES), "data": {"cases": len(cases)}}
+    result = {"rows": table, "rules": list(RULES), "data": {"cases": len(cases)}}
+    if scorer.sifa is not None:
+        result["conventions"] = {"sifa": scorer.sifa.table()}
+    return result
 
 
 class _Scorer:
@@ -128,6 +144,10 @@ class _Scorer:
         self.fabric, self.out = fabric, out
         self.scores: list[CaseScore] = []
         self.gallery = Gallery([r.case for r in references], [r.label for r in references])
+        self.sifa: Sifa | None = None
+        if settings.convention == "sifa":
+            files = [(r.case.name, r.label, r.case.geometry) for r in references]
+            self.sifa = Sifa(files, card.classes, settings.distances)
 
     def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
         predictions, info = self._predict(row.model)
@@ -138,10 +158,13 @@ class _Scorer:
             for reference, labels in zip(self.references, predictions, strict=True):
                 path = self.out / "predictions" / row.name / f"{reference.case.name}.nii.gz"
                 write_volume(path, labels, np.asarray(reference.case.geometry.affine))
+        supervision = list(union(info.supervision, extra))
+        if self.sifa is not None:
+            self.sifa.add(row.name, supervision, predictions)
         return {
             "name": row.name,
             "stage": row.stage,
-            "supervision": list(union(info.supervision, extra)),
+            "supervision": supervision,
             "step": info.step,
             **summarise(scores, self.card.classes[1:]),
         }
@@ -163,7 +186,7 @@ class _Scorer:
         model, info = load_model(path)
         check_classes(info, self.card, path)
         model.to(self.fabric.device)
-        return [predict_case(model, r.case, self.fabric) for r in self.references], info
+        return [predict_case(model, info, r.case, self.fabric) for r in self.references], info
 
     def _score(
         self, row: str, predictions: Sequence[NDArray[np.uint8]], distances: bool

@@ -95,16 +95,20 @@ class RunLog:
         write_text(self.path, text.getvalue())
 
     def images(self, step: int, image: Tensor, logits: Tensor) -> None:
-        """A grid of up to four columns: image, entropy map, prediction."""
+        """A grid of up to four columns: image, entropy map, prediction; of volumes the middle slice."""
         from torchvision.utils import make_grid
 
-        image, logits = image[:4].float().cpu(), logits[:4].float().cpu()
+        if image.dim() == 5:
+            image, logits = (x[:, :, x.shape[2] // 2] for x in (image, logits))
+        middle = image.shape[1] // 2  # of a slab
+        image = image[:4, middle : middle + 1].float().cpu()
+        logits = logits[:4].float().cpu()
         classes = logits.shape[1]
         log_p = logits.log_softmax(1)
         uncertainty = -(log_p.exp() * log_p).sum(1, keepdim=True) / math.log(classes)
         prediction = logits.argmax(1, keepdim=True).float() / max(1, classes - 1)
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
-        shown = (image[:, :1] - low) / (high - low).clamp_min(1e-6)
+        shown = (image - low) / (high - low).clamp_min(1e-6)
         upright = torch.cat([shown, uncertainty, prediction]).rot90(1, (2, 3))
         grid = make_grid(upright, nrow=len(image))
         self._board.add_image("image, entropy, prediction", grid, step)

@@ -1,4 +1,4 @@
-"""Networks: build one, keep it with everything its next user needs, set its BatchNorm policy."""
+"""Networks: build one, keep it with everything its next user needs, find its last layer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from uda.cards import DatasetCard, Prepare
 from uda.checkpoint import load_tensors, save_tensors
-from uda.config import DatasetCard, Network, Prepare
-from uda.errors import ModelError, UdaError
+from uda.config import AnyNetwork, ForeignNetwork, Network
+from uda.errors import ModelError, UdaError, nearest
+from uda.foreign import ForeignModel
+from uda.foreign.adapter import build_foreign
+from uda.norms import estimate_batchnorm as estimate_batchnorm
+from uda.norms import has_batchnorm as has_batchnorm
+from uda.norms import set_mode as set_mode
 from uda.recipes import parse
 from uda.sizes import SizeDistribution
 
 FORMAT = "uda-model-1"
+PROGRAM = "uda.program"
+"""tensor of a model file that holds the bytes of a foreign program"""
+
+_KINDS: dict[str, type[Network] | type[ForeignNetwork]] = {
+    "unet": Network,
+    "registered": ForeignNetwork,
+    "torchscript": ForeignNetwork,
+    "exported": ForeignNetwork,
+}
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What travels with the weights: with this and an image a stranger can predict and adapt."""
 
-    network: Network
+    network: AnyNetwork
     classes: tuple[str, ...]
     prepare: Prepare
     """how the images of its (last) domain are read"""
@@ -68,7 +82,7 @@ class ModelInfo:
                 for key in ("class_ratio", "presence_ratio")
             }
             return cls(
-                network=parse(Network, raw["network"], path),
+                network=_network(raw["network"], path),
                 classes=tuple(raw["classes"]),
                 prepare=parse(Prepare, raw["prepare"], path),
                 supervision=tuple(raw["supervision"]),
@@ -97,13 +111,36 @@ def union(*ledgers: Iterable[str]) -> tuple[str, ...]:
     return tuple(e for e in entries if e != "none") or ("none",)
 
 
-def build(network: Network, classes: int) -> nn.Module:
-    """A freshly initialised network of one input channel and ``classes`` outputs."""
+def _network(raw: Any, path: Path) -> AnyNetwork:
+    kind = dict(raw).get("kind", "unet")
+    if kind not in _KINDS:
+        raise ModelError(
+            f"network.kind: got {kind!r}", where=path, expected=nearest(str(kind), _KINDS)
+        )
+    return parse(_KINDS[kind], raw, path)
+
+
+def build(
+    network: AnyNetwork, classes: int, channels: int = 1, program: bytes | None = None
+) -> nn.Module:
+    """A network of ``channels`` input channels and ``classes`` outputs.
+
+    Ours is freshly initialised; a registered one is as its factory makes it; a stored program has the weights it was
+    stored with.
+
+    Args:
+        program: the bytes of a TorchScript or exported program.
+
+    Raises:
+        ModelError: a foreign network that is not there, or a program that cannot be used.
+    """
+    if isinstance(network, ForeignNetwork):
+        return build_foreign(network, classes, program)
     from monai.networks.nets.unet import UNet
 
     return UNet(
-        spatial_dims=2,
-        in_channels=1,
+        spatial_dims=network.spatial_dims,
+        in_channels=channels,
         out_channels=classes,
         channels=network.channels,
         strides=(2,) * (len(network.channels) - 1),
@@ -113,16 +150,30 @@ def build(network: Network, classes: int) -> nn.Module:
     )
 
 
+def own_network(model: nn.Module) -> nn.Module:
+    """The module whose names stand in files and reports: a foreign network without its adapter."""
+    return model.network if isinstance(model, ForeignModel) else model
+
+
 def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Weights, buffers and description in one safetensors file, whole or not at all."""
-    save_tensors(path, model.state_dict(), {"uda": info.to_json()})
+    """Weights, buffers, description and, where it has one, the program in one safetensors file, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in own_network(model).state_dict().items():
+        shared = tensor.data_ptr() in places  # tied weights: the file holds each by its name
+        places.add(tensor.data_ptr())
+        tensors[name] = tensor.clone() if shared else tensor
+    if isinstance(model, ForeignModel) and model.program is not None:
+        tensors[PROGRAM] = torch.frombuffer(bytearray(model.program), dtype=torch.uint8)
+    save_tensors(path, tensors, {"uda": info.to_json()})
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     """A network with its description; a stage folder stands for the model in it.
 
     Raises:
-        ModelError: no such file, a pickle, without description, or weights of another architecture.
+        ModelError: no such file, a pickle, without description, weights of another architecture, or a
+            network of Python code that this process has not registered.
     """
     path = path / "model.safetensors" if path.is_dir() else path
     tensors, metadata = load_tensors(path)
@@ -131,10 +182,16 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
             "holds weights without a description (classes, network, preprocessing)",
             where=path,
             expected="a model.safetensors that a stage of uda wrote",
+            fix="import a network of your own with `uda import NETWORK --weights FILE`",
         )
     info = ModelInfo.from_json(metadata["uda"], path)
-    model = build(info.network, len(info.classes))
-    load_weights(model, tensors, path)
+    stored = tensors.pop(PROGRAM, None)
+    program = None if stored is None else stored.numpy().tobytes()
+    try:
+        model = build(info.network, len(info.classes), info.prepare.slab, program)
+    except ModelError as error:
+        raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
+    load_weights(own_network(model), tensors, path)
     return model, info
 
 
@@ -176,43 +233,6 @@ def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None
         )
 
 
-def has_batchnorm(model: nn.Module) -> bool:
-    """Whether the network keeps statistics of its domain."""
-    return any(isinstance(m, _BatchNorm) for m in model.modules())
-
-
-def set_mode(model: nn.Module, batchnorm: Literal["train", "frozen", "target", "warmed"]) -> None:
-    """Training mode; BatchNorm layers keep their running statistics unless they may follow the batch."""
-    model.train()
-    if batchnorm in ("frozen", "target"):
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-
-
-@torch.no_grad()
-def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch.device) -> None:
-    """Replace every BatchNorm's running statistics by the mean of those of these image batches (AdaBN).
-
-    Dropout is off and no weight changes. The model's mode returns afterwards.
-
-    Source: Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016.
-    """
-    training = model.training
-    model.eval()
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # cumulative mean over batches
-        layer.train()
-    for batch in images:
-        model(batch.to(device))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    model.train(training)
-
-
 def head(model: nn.Module) -> nn.Module:
     """The last layer: what turns features into logits. Its input are the features.
 
@@ -223,10 +243,19 @@ def head(model: nn.Module) -> nn.Module:
 
     if isinstance(model, UNet) and isinstance(model.model, nn.Sequential):
         return model.model[-1]
+    if isinstance(model, ForeignModel) and (layer := _last_layer(model)) is not None:
+        return layer
     raise ModelError(
-        f"the last layer of a {type(model).__name__} is not known",
+        f"the last layer of a {type(own_network(model)).__name__} is not known",
         fix="use a term that needs no features, and freeze_head: false",
     )
+
+
+def _last_layer(model: ForeignModel) -> nn.Module | None:
+    """The last convolution of a Python network, in order of registration, that has as many outputs as the logits."""
+    outputs = 1 if model.settings.one_logit else model.classes
+    layers = [m for m in model.network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    return next((layer for layer in reversed(layers) if layer.out_channels == outputs), None)
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel import io_orientation
 from numpy.typing import NDArray
 
 from uda.checkpoint import atomic_path, write_json
-from uda.data.geometry import Geometry, to_slices
-from uda.data.volumes import read_volume
+from uda.data.geometry import Geometry, turned
 from uda.metrics import CaseScore
 from uda.prediction import PreparedCase
 from uda.types import IGNORE
@@ -45,14 +45,14 @@ class Gallery:
         entries: list[dict[str, Any]] = []
         for key, (rank, number) in enumerate(picks.items()):
             case, at = self.cases[number], self.at[number]
-            image = _turned(read_volume(case.path).array, case.geometry)[at]
+            image = _turned(case.read_again().array, case.geometry)[at]
             arrays[f"image_{key}"] = _shown(_grey(image), case.geometry)
             arrays[f"reference_{key}"] = self.references[number]
             arrays |= {f"{row}__{key}": slices[number] for row, slices in self.rows.items()}
             entries.append(
                 {
                     "case": case.name,
-                    "slice": case.geometry.stored_slice(at),
+                    "slice": case.geometry.own_slice(at),
                     "rank": rank,
                     "row": ranked,
                     "key": str(key),
@@ -70,11 +70,11 @@ def _mean(scores: Sequence[CaseScore], row: str, case: str) -> float:
 
 
 def _turned(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    return to_slices(array, geometry.turn, geometry.slice_axis)
+    return turned(array, geometry.turn, geometry.slice_axis)
 
 
 def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """The region of interest, what the network saw, first row at the top, patient's right on the left."""
+    """The region of interest, what the network saw, as :func:`_upright` says."""
     spans = []
     for axis in range(2):
         full = geometry.turned_shape[axis + 1]
@@ -82,16 +82,23 @@ def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
         first = max(0, round(geometry.start[axis] * factor))
         last = min(round((geometry.start[axis] + geometry.size[axis]) * factor), full)
         spans.append(slice(first, last))
-    upright = np.rot90(image[spans[0], spans[1]])
-    return np.ascontiguousarray(upright[:, ::-1] if _runs_to_the_right(geometry) else upright)
+    cut = image[spans[0], spans[1]]
+    swap, backwards = _upright(geometry)
+    cut = np.flip(cut, tuple(axis for axis in range(2) if backwards[axis]))
+    return np.ascontiguousarray(cut.T if swap else cut)
 
 
-def _runs_to_the_right(geometry: Geometry) -> bool:
-    """Whether the first in-plane axis runs from the patient's left to the right."""
-    first = min(axis for axis in range(3) if axis != geometry.slice_axis)
-    source = next(i for i, (to, _) in enumerate(geometry.turn) if to == first)
-    direction = np.asarray(geometry.affine)[:3, source] * geometry.turn[source][1]
-    return bool(np.abs(direction).argmax() == 0 and direction[0] > 0)
+def _upright(geometry: Geometry) -> tuple[bool, list[bool]]:
+    """How to draw a slice with the head up (the front in axial slices) and the patient's right on the left
+    (the front in sagittal ones).
+
+    Returns:
+        whether rows and columns change places, and which of the two is first turned round.
+    """
+    directions = io_orientation(np.asarray(geometry.affine))
+    world = {to: directions[axis] * (1, flip) for axis, (to, flip) in enumerate(geometry.turn)}
+    row, column = (world[axis] for axis in range(3) if axis != geometry.slice_axis)
+    return bool(row[0] < column[0]), [bool(row[1] > 0), bool(column[1] > 0)]
 
 
 def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -103,8 +110,6 @@ def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _aspect(geometry: Geometry) -> float:
-    """Height over width of a shown pixel: the turned file's second axis runs upwards."""
-    _, first, second = geometry.prepared_spacing
-    first *= geometry.resized[0] / geometry.turned_shape[1]
-    second *= geometry.resized[1] / geometry.turned_shape[2]
-    return second / first
+    """Height over width of a shown pixel."""
+    _, row, column = geometry.turned_spacing
+    return column / row if _upright(geometry)[0] else row / column

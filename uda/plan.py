@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from uda.cards import DatasetCard
 from uda.checkpoint import fingerprint, write_json
-from uda.config import Adapt, DatasetCard, Recipe
+from uda.config import Adapt, Recipe
 from uda.data.cases import Case, cases_of
 from uda.data.phantom import write_phantom
 from uda.data.store import Store, content_key, open_store
@@ -65,6 +66,13 @@ class Domains:
                 f"{self.target.prepare.size}",
                 where=f"cards {self.source.name!r} and {self.target.name!r}",
                 expected="one prepare.size",
+            )
+        if self.source.prepare.slab != self.target.prepare.slab:
+            raise ConfigError(
+                f"source images have {self.source.prepare.slab} channels, target images "
+                f"{self.target.prepare.slab}",
+                where=f"cards {self.source.name!r} and {self.target.name!r}",
+                expected="one prepare.slab",
             )
         self._keys: dict[tuple[str, str, bool], str] = {}
 
@@ -295,12 +303,17 @@ class _Planner:
                 "data": {**result["data"], "fingerprint": data()["target/test"]},
                 "rules": result["rules"],
             }
+            if "conventions" in result:
+                metrics["conventions"] = result["conventions"]
+            if recipe.published:
+                metrics["published"] = [row.model_dump() for row in recipe.published]
             write_json(folder / "metrics.json", metrics)
             return {"supervision": ["target_labels"]}
 
         settings = {
             "evaluate": recipe.evaluate.model_dump(mode="json"),
             "unit": target.distance_unit,
+            "published": [row.model_dump() for row in recipe.published],
         }
         parents = tuple(dict.fromkeys(stage for _, stage in rows))
         return Stage("evaluate", settings, parents, data, body)

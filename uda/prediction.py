@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +15,65 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from uda.cards import DatasetCard, Prepare
 from uda.checkpoint import read_json, write_json
-from uda.config import Prepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, to_file_grid
-from uda.data.volumes import prepare_image, read_volume, write_volume
+from uda.data.slabs import slab_of
+from uda.data.sources import read_images
+from uda.data.volumes import Volume, prepare_image, read_volume, write_volume
 from uda.errors import DataError, RunError, UdaError
 from uda.models import ModelInfo
+from uda.windows import window_planes
 
 BATCH = 16
+"""Slices that go through a 2-D network at once; fewer where they are large."""
+PIXELS = 2**20
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One volume ready for the network, and the way back."""
+    """One volume ready for the network, and the way back. The file's own voxels are not kept."""
 
-    name: str
-    path: Path
+    case: Case
     slices: NDArray[np.float32]
     geometry: Geometry
+    card: DatasetCard | None = None
+
+    @property
+    def name(self) -> str:
+        return self.case.name
+
+    def read_again(self) -> Volume:
+        """The image as it lies in its file."""
+        return _read(self.case, self.card)
 
 
-def read_case(case: Case, prepare: Prepare) -> PreparedCase:
-    """Read and prepare the image of a case; its label is not touched."""
-    slices, geometry = prepare_image(read_volume(case.image), prepare, case.image)
-    return PreparedCase(case.name, case.image, slices, geometry)
+def read_case(case: Case, prepare: Prepare, card: DatasetCard | None = None) -> PreparedCase:
+    """Read and prepare the image of a case; its label is not touched.
+
+    Args:
+        card: says how files that are not NIfTI are read.
+
+    Raises:
+        DataError: it cannot be read or prepared, or it is no volume but separate records.
+    """
+    slices, geometry = prepare_image(_read(case, card), prepare, case.image)
+    return PreparedCase(case, slices, geometry, card)
+
+
+def _read(case: Case, card: DatasetCard | None) -> Volume:
+    if card is None:
+        return read_volume(case.image)
+    volumes = read_images(case, card)
+    if len(volumes) != 1:
+        raise DataError(
+            "records are single slices, each with its neighbours, and not one volume",
+            where=case.image,
+            expected="a .nii, .nii.gz or .npz file of the whole volume",
+            fix="name the volumes in the card's images",
+        )
+    return volumes[0]
 
 
 @contextmanager
@@ -53,21 +88,38 @@ def inference(model: nn.Module) -> Iterator[nn.Module]:
         model.train(training)
 
 
-def predict_case(model: nn.Module, case: PreparedCase, fabric: Fabric) -> NDArray[np.uint8]:
+def predict_case(
+    model: nn.Module, info: ModelInfo, case: PreparedCase, fabric: Fabric
+) -> NDArray[np.uint8]:
     """Class indices on the file's own grid and axes."""
-    return to_file_grid(predict_slices(model, case.slices, fabric), case.geometry)
+    return to_file_grid(logit_planes(model, info, case.slices, fabric), case.geometry)
 
 
-def predict_slices(model: nn.Module, slices: NDArray[np.float32], fabric: Fabric) -> Tensor:
-    """Logits ``[s, k, h, w]`` (float32, on the device) of prepared slices ``[s, h, w]``."""
+def logit_planes(
+    model: nn.Module, info: ModelInfo, slices: NDArray[np.float32], fabric: Fabric
+) -> Iterator[Tensor]:
+    """Logits of one case as parts ``[n, k, h, w]`` (float32, on the device) in the order of its slices.
+
+    Args:
+        slices: ``[s, h, w]``, or ``[s, c, h, w]`` where each slice is stored with its channels.
+    """
+    forward = partial(_forward, model, fabric)
+    if info.network.patch is not None:
+        yield from window_planes(forward, slices, info.network.patch)
+        return
+    count, slab = len(slices), info.prepare.slab
+    together = max(1, min(BATCH, PIXELS // (slices.shape[-2] * slices.shape[-1])))
+    for first in range(0, count, together):
+        some = np.arange(first, min(first + together, count))
+        image = slices[some] if slices.ndim == 4 else slab_of(slices, some, 0, count, slab)
+        yield forward(torch.from_numpy(image))
+
+
+def _forward(model: nn.Module, fabric: Fabric, image: Tensor) -> Tensor:
+    """The modes hold for the network alone: whoever reads the planes between two calls keeps its own."""
     with inference(model), fabric.autocast():
-        parts = [
-            model(
-                torch.from_numpy(slices[first : first + BATCH])[:, None].to(fabric.device)
-            ).float()
-            for first in range(0, len(slices), BATCH)
-        ]
-    return torch.cat(parts)
+        logits: Tensor = model(image.to(fabric.device)).float()
+    return logits
 
 
 def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
@@ -117,7 +169,7 @@ def predict_cases(
             continue
         try:
             prepared = read_case(case, info.prepare)
-            labels = predict_case(model, prepared, fabric)
+            labels = predict_case(model, info, prepared, fabric)
             write_volume(path, labels, np.asarray(prepared.geometry.affine))
         except RunError:
             raise

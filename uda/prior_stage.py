@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from uda.cards import DatasetCard
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute, DatasetCard
+from uda.config import Compute
 from uda.data.cases import read_tags
-from uda.data.sampling import mix, shuffled_batches
+from uda.data.items import Slices, items_of
+from uda.data.sampling import shuffled_batches
+from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.errors import PriorError
 from uda.models import ModelInfo, estimate_batchnorm, has_batchnorm, load_model
@@ -111,7 +114,8 @@ def _from_model(
     spec: SourceRatioPrior | TagPrior, info: ModelInfo, evidence: Evidence, parent: Path
 ) -> Prior:
     """From the ratios that the model knows of its training labels."""
-    if info.class_ratio is None or info.presence_ratio is None:
+    told = info.presence_ratio if isinstance(spec, TagPrior) else info.class_ratio
+    if told is None:
         raise PriorError(
             "the model does not know the class ratio of its training labels",
             where=parent,
@@ -119,8 +123,8 @@ def _from_model(
         )
     if isinstance(spec, TagPrior):
         tags = _needed(evidence.tags, spec.kind)
-        return from_tags(info.classes, info.presence_ratio, tags, info.sizes)
-    return from_source_labels(info.classes, info.class_ratio, info.sizes)
+        return from_tags(info.classes, told, tags, info.sizes)
+    return from_source_labels(info.classes, told, info.sizes)
 
 
 def _spatial(spec: SpatialPrior, info: ModelInfo, evidence: Evidence) -> Prior:
@@ -140,14 +144,17 @@ def _predicted(
     seed: int,
 ) -> Prior:
     target = _needed(evidence.target, spec.kind)
+    if spec.per_image:
+        _refuse_3d(info, spec.kind)
     with deterministic():
         fabric = make_fabric(compute)
         model.to(fabric.device)
+        items = items_of(target, info.network.patch)
         target_statistics = spec.batchnorm == "target" and has_batchnorm(model)
         if target_statistics:
-            images = shuffled_batches(target.images, BATCHNORM_BATCH, mix(seed, "batchnorm"))
+            images = shuffled_batches(items, BATCHNORM_BATCH, mix(seed, "batchnorm"))
             estimate_batchnorm(model, images, fabric.device)
-        ratios = predicted_ratios(model, target.images, fabric)
+        ratios = predicted_ratios(model, items, fabric)
     return from_predictions(
         info.classes,
         ratios,
@@ -161,14 +168,15 @@ def _image_level(
     spec: ImageLevelPrior, model: nn.Module, info: ModelInfo, evidence: Evidence, compute: Compute
 ) -> Prior:
     source, target = _needed(evidence.source, spec.kind), _needed(evidence.target, spec.kind)
+    _refuse_3d(info, spec.kind)
     table = label_table(source.labels, len(info.classes))
     sizes = size_distribution(table)
     labelled = table.sum(1) > 0
     with deterministic():
         fabric = make_fabric(compute)
         model.to(fabric.device)
-        known = image_features(model, source.images, fabric)
-        asked = image_features(model, target.images, fabric)
+        known = image_features(model, Slices(source), fabric)
+        asked = image_features(model, Slices(target), fabric)
     ratios = image_level_ratios(
         spec.method,
         known[labelled],
@@ -178,6 +186,15 @@ def _image_level(
         l2=spec.l2,
     )
     return from_image_level(info.classes, ratios, target.places(), spec.method, sizes)
+
+
+def _refuse_3d(info: ModelInfo, kind: str) -> None:
+    """A prior of single slices cannot come from a network that sees patches of volumes."""
+    if info.network.spatial_dims == 3:
+        raise PriorError(
+            f"a prior of kind {kind!r} asks the network about single slices, and this one is 3-D",
+            fix="use a prior for the data set as a whole (per_image: false), or a 2-D network",
+        )
 
 
 def _counted(spec: SizeCsvPrior, info: ModelInfo, evidence: Evidence) -> Prior:

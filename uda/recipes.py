@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from uda.config import DatasetCard, Recipe
+from uda.cards import DatasetCard
+from uda.config import Recipe
 from uda.errors import ConfigError, combine, nearest, raise_all
 
 Kind = Literal["recipe", "card"]
@@ -193,11 +194,20 @@ def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Mode
 
 def _explain(model: type[BaseModel], fault: Any, where: str | Path) -> ConfigError:
     location = [str(part) for part in fault["loc"]]
+    if location[:1] == ["network"]:
+        location = location[:1] + location[2:]  # its kind, which pydantic puts into the place
     key = ".".join(location) or "the file as a whole"
     if fault["type"] == "extra_forbidden":
         fields = _fields_at(model, location[:-1])
         return ConfigError(
             f"unknown key {key!r}", where=where, expected=nearest(location[-1], fields)
+        )
+    if fault["type"] == "union_tag_invalid":
+        said = fault["ctx"]
+        return ConfigError(
+            f"{key}.{said['discriminator'].strip(chr(39))}: got {said['tag']!r}",
+            where=where,
+            expected=nearest(said["tag"], said["expected_tags"].replace("'", "").split(", ")),
         )
     if fault["type"] == "missing":
         return ConfigError(f"key {key!r} is missing", where=where, fix="add it")

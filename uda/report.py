@@ -7,12 +7,14 @@ the data. The numbers come from ``evaluate/metrics.json``; the rest is shown whe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from uda.errors import DataError
 from uda.report_files import read_metrics
-from uda.report_table import ordered, points, role, seeds_summary, seeds_table, table
+from uda.report_seeds import seeds_summary, seeds_table
+from uda.report_table import PUBLISHED, ordered, points, role, table
 
 __all__ = ["read_metrics", "seeds_summary", "seeds_table", "table", "write_report"]
 
@@ -27,7 +29,7 @@ def write_report(run: Path, out: Path) -> Path:
         DataError: ``evaluate/metrics.json`` is missing or not what ``uda evaluate`` writes.
         RunError: ``out`` cannot be written to.
     """
-    from uda import report_page
+    from uda import report_html, report_page
     from uda.checkpoint import write_text
 
     metrics = read_metrics(run)
@@ -36,26 +38,38 @@ def write_report(run: Path, out: Path) -> Path:
         try:
             body = build()
         except DataError as fault:
-            body = report_page.absent(fault.what)
+            body = report_html.absent(fault.what)
         sections.append((title, body))
     lead = report_page.headline(metrics)
     path = out / "report.html"
-    write_text(path, report_page.page(metrics["recipe"], _subtitle(metrics), lead, sections))
+    guide = report_page.HOW_TO_READ
+    write_text(path, report_html.page(metrics["recipe"], _subtitle(metrics), lead, guide, sections))
     return path
 
 
 def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
     """Title and maker of each section, in the order of the page."""
     from uda import report_page as page
+    from uda import report_papers as papers
     from uda.report_files import read_stages
+    from uda.report_html import rules_list
 
+    published = metrics.get("published", ())
+    conventions = metrics.get("conventions", {})
     facts = {**metrics["environment"], **{f"data {k}": v for k, v in metrics["data"].items()}}
     yield "Results", lambda: page.results_table(metrics)
+    for name, convention in conventions.items():
+        yield (
+            papers.convention_title(name),
+            partial(papers.convention_section, convention, metrics["classes"], published),
+        )
+    if published and not conventions:
+        yield PUBLISHED, lambda: papers.published_rows(published)
     yield "Structure by structure", lambda: page.structures_table(metrics)
     yield "Before and after", lambda: _overlays(run, metrics)
     yield "Case by case: Dice", lambda: _boxes(run, metrics, None)
     yield "Case by case: HD95", lambda: _boxes(run, metrics, metrics["distance_unit"])
-    yield "Rules of the evaluation", lambda: page.rules_list(metrics["rules"])
+    yield "Rules of the evaluation", lambda: rules_list(metrics["rules"])
     yield "Training", lambda: _curves(run)
     yield "Stages", lambda: page.stages_table(read_stages(run))
     yield "Environment", lambda: page.environment_list(facts)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from uda.errors import DataError
 from uda.metrics import MEASURES, CaseScore, State
@@ -51,6 +52,46 @@ class MetricsRow(TypedDict):
     assd: Summary
 
 
+class ConventionClass(TypedDict):
+    """One structure over the volumes, by a paper's convention."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+    missed: int
+
+
+class ConventionMeasure(TypedDict):
+    """One measure by a paper's convention."""
+
+    mean: float | None
+    per_class: dict[str, ConventionClass]
+
+
+class ConventionRow(TypedDict):
+    """One network by a paper's convention."""
+
+    name: str
+    supervision: list[str]
+    dice: ConventionMeasure
+    assd: ConventionMeasure
+
+
+class Convention(TypedDict):
+    """The same predictions by the rules of a paper."""
+
+    rules: list[str]
+    rows: list[ConventionRow]
+
+
+class PublishedRow(TypedDict):
+    """A number from a paper; Dice in points."""
+
+    row: str
+    dice: float | None
+    source: str
+
+
 class Metrics(TypedDict):
     """What the report relies on in ``metrics.json``; other keys are free."""
 
@@ -61,6 +102,8 @@ class Metrics(TypedDict):
     environment: dict[str, Any]
     data: dict[str, Any]
     rules: list[str]
+    conventions: NotRequired[dict[str, Convention]]
+    published: NotRequired[list[PublishedRow]]
 
 
 class Overlay(TypedDict):
@@ -82,16 +125,22 @@ def read_metrics(run: Path) -> dict[str, Any]:
     """
     path = run / "evaluate" / "metrics.json"
     content = cast("dict[str, Any]", _checked(path, Metrics))
-    holes = [
-        f"row {row['name']} has no {measure} of {name}"
-        for row in content["rows"]
-        for measure in MEASURES
-        for name in content["classes"]
-        if name not in row[measure]["per_class"]
-    ]
+    holes = _holes(content["rows"], content["classes"], MEASURES)
+    for convention in content.get("conventions", {}).values():
+        holes += _holes(convention["rows"], content["classes"], ("dice", "assd"))
     if holes:
         raise _unusable(path, "; ".join(holes[:8]))
     return content
+
+
+def _holes(rows: Any, structures: Sequence[str], measures: Sequence[str]) -> list[str]:
+    return [
+        f"row {row['name']} has no {measure} of {name}"
+        for row in rows
+        for measure in measures
+        for name in structures
+        if name not in row[measure]["per_class"]
+    ]
 
 
 def read_cases(run: Path) -> list[CaseScore]:

@@ -1,12 +1,9 @@
-"""Result tables: what kind of row, in which order, how numbers are worded; terminal and seeds."""
+"""The result table in a terminal: what kind of row, in which order, how numbers are worded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
-
-from uda.errors import DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +18,8 @@ ROLES: dict[Role, str] = {
     "supervised": "trained on target labels",
 }
 DAGGER = "† saw target labels: a bound, not an adaptation result"
+CONVENTIONS = {"sifa": "PnP-AdaNet and SIFA"}
+PUBLISHED = "Published, not run here"
 WIDEST = 8  # structures that fit into a terminal; above, they are in the page alone
 ROLE_STYLES: dict[Role, str] = {
     "baseline": "dim",
@@ -105,90 +104,78 @@ def duration(seconds: float | None) -> str:
 def table(metrics: Mapping[str, Any]) -> Table:
     """The result table for a terminal: source_only and adabn on top, what saw target labels below.
 
-    Dice in points (0-100) as mean ±sd over cases; distances in the run's unit.
+    Dice in points (0-100) as mean ±sd over cases; distances in the run's unit. Rows by the convention of a
+    paper and published rows, where there are any, follow in sections of their own.
 
     Args:
         metrics: the content of ``metrics.json``.
     """
-    from rich.text import Text
-
     structures = metrics["classes"] if len(metrics["classes"]) <= WIDEST else []
-    shown = _frame(metrics, "cases", structures)
+    shown = frame(metrics, "cases", structures)
     for row in ordered(metrics["rows"]):
         per_class = row["dice"]["per_class"]
         cells = [
-            _folded(marked(row)),
+            folded(marked(row)),
             "\n".join(row["supervision"]),
-            _narrow(row["dice"], 100),
+            narrow(row["dice"], 100),
             *(points(per_class[name]["mean"]) for name in structures),
             *(number(row[measure]["mean"]) for measure in ("hd95", "assd")),
             str(missed(row)),
         ]
-        shown.add_row(*map(Text, cells), style=ROLE_STYLES[role(row)])
+        _plain_row(shown, cells, ROLE_STYLES[role(row)])
+    add_papers(
+        shown, metrics, structures, lambda one: points(one["mean"]), lambda row: str(missed(row))
+    )
     return shown
 
 
-def seeds_summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and sd (n-1) over runs of one recipe with different seeds, ready for JSON.
-
-    Averaged are the runs' means over cases; ``n`` is how many runs have the value. Values are on
-    the scale of ``metrics.json`` (Dice 0 to 1). ``same_data`` is false when the runs were scored on
-    different target data, whose means do not belong together.
+def add_papers(
+    shown: Table,
+    metrics: Mapping[str, Any],
+    structures: Sequence[str],
+    of_class: Callable[[Mapping[str, Any]], str],
+    lost: Callable[[Row], str],
+) -> None:
+    """Sections below the rows: the same predictions by a paper's convention, then what papers published.
 
     Args:
-        runs: the contents of the runs' ``metrics.json``.
-
-    Raises:
-        DataError: no run, different recipes, classes, units or supervision, or a seed given twice.
+        structures: those with a column.
+        of_class, lost: how the Dice of a structure and the number of missed ones are worded.
     """
-    _check_seeds(runs)
-    names = {row["name"]: row for run in runs for row in run["rows"]}
-    rows = []
-    for row in ordered(names.values()):
-        found = [r for run in runs for r in run["rows"] if r["name"] == row["name"]]
-        summary: dict[str, Any] = {"name": row["name"], "supervision": list(row["supervision"])}
-        summary["n"] = len(found)
-        for measure in ("dice", "hd95", "assd"):
-            summary[measure] = _over_seeds([r[measure]["mean"] for r in found])
-            summary[measure]["per_class"] = {
-                name: _over_seeds([r[measure]["per_class"][name]["mean"] for r in found])
-                for name in runs[0]["classes"]
-            }
-        summary["missed"] = _over_seeds([float(missed(r)) for r in found])
-        rows.append(summary)
-    return {
-        "recipe": runs[0]["recipe"],
-        "classes": list(runs[0]["classes"]),
-        "distance_unit": runs[0]["distance_unit"],
-        "seeds": [_seed(run) for run in runs],
-        "same_data": len({str(run["data"].get("fingerprint")) for run in runs}) == 1,
-        "rows": rows,
-    }
+    for name, convention in metrics.get("conventions", {}).items():
+        head = f"By the convention of\n{CONVENTIONS.get(name, name)},\nASSD in voxels"
+        _section(shown, head)
+        for row in ordered(convention["rows"]):
+            dice, assd = row["dice"], row["assd"]
+            cells = [
+                folded(marked(row)),
+                "\n".join(row["supervision"]),
+                narrow({"sd": None, **dice}, 100),
+                *(of_class(dice["per_class"][structure]) for structure in structures),
+                "",
+                narrow({"sd": None, **assd}),
+                lost(row),
+            ]
+            _plain_row(shown, cells, ROLE_STYLES[role(row)])
+    if published := metrics.get("published", ()):
+        _section(shown, PUBLISHED)
+        for row in published:
+            _plain_row(shown, [folded(str(row["row"])), "", number(row["dice"])], "")
 
 
-def seeds_table(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Table]:
-    """The summary over seeds and its table for a terminal; see ``seeds_summary``."""
+def _section(shown: Table, head: str) -> None:
+    shown.add_section()
+    _plain_row(shown, [head], "italic")
+
+
+def _plain_row(shown: Table, cells: Sequence[str], style: str) -> None:
+    """A row whose names are no markup; empty where it has fewer cells than there are columns."""
     from rich.text import Text
 
-    summary = seeds_summary(runs)
-    structures = summary["classes"] if len(summary["classes"]) <= WIDEST else []
-    shown = _frame(summary, f"{len(runs)} seed{'s' * (len(runs) > 1)}", structures)
-    shown.add_column("seeds", justify="right", no_wrap=True)
-    for row in summary["rows"]:
-        cells = [
-            _folded(marked(row)),
-            "\n".join(row["supervision"]),
-            _narrow(row["dice"], 100),
-            *(_narrow(row["dice"]["per_class"][name], 100) for name in structures),
-            *(_narrow(row[measure]) for measure in ("hd95", "assd")),
-            number(row["missed"]["mean"]),
-            str(row["n"]),
-        ]
-        shown.add_row(*map(Text, cells), style=ROLE_STYLES[role(row)])
-    return summary, shown
+    shown.add_row(*map(Text, cells), style=style)
 
 
-def _frame(metrics: Mapping[str, Any], over: str, structures: Sequence[str]) -> Table:
+def frame(metrics: Mapping[str, Any], over: str, structures: Sequence[str]) -> Table:
     """The empty table with its title, caption and columns.
 
     rich drops columns that do not fit. Only number columns may shrink, to five characters, so four
@@ -204,6 +191,7 @@ def _frame(metrics: Mapping[str, Any], over: str, structures: Sequence[str]) -> 
     parts += [] if structures else ["single structures: see the report"]
     if not metrics.get("same_data", True):
         parts.insert(0, "the runs were scored on DIFFERENT target data")
+    parts += _sources(metrics.get("published", ()))
     shown = Table(
         title=Text(title), caption=Text("; ".join(parts)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -217,53 +205,19 @@ def _frame(metrics: Mapping[str, Any], over: str, structures: Sequence[str]) -> 
     return shown
 
 
-def _folded(name: str, width: int = 24) -> str:
+def _sources(published: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who published which rows."""
+    named: dict[str, list[str]] = {}
+    for row in published:
+        named.setdefault(str(row["source"]), []).append(str(row["row"]))
+    return [f"{', '.join(rows)}: {source}" for source, rows in named.items()]
+
+
+def folded(name: str, width: int = 24) -> str:
     """A name in lines of ``width`` characters."""
     return "\n".join(name[i : i + width] for i in range(0, len(name), width))
 
 
-def _narrow(measure: Mapping[str, Any], scale: float = 1.0) -> str:
+def narrow(measure: Mapping[str, Any], scale: float = 1.0) -> str:
     """``78.1 ±3.2``, which may break before the sign and nowhere else."""
     return mean_sd(measure, scale).replace("± ", "±")
-
-
-def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
-    return {
-        "mean": fmean(known) if known else None,
-        "sd": stdev(known) if len(known) > 1 else None,
-        "n": len(known),
-    }
-
-
-def _seed(run: Mapping[str, Any]) -> Any:
-    return run["environment"].get("seed")
-
-
-def _check_seeds(runs: Sequence[Mapping[str, Any]]) -> None:
-    if not runs:
-        raise DataError("no run to summarise", fix="name at least one evaluated run folder")
-    for key in ("recipe", "classes", "distance_unit"):
-        found = list(dict.fromkeys(str(run[key]) for run in runs))
-        if len(found) > 1:
-            raise DataError(
-                f"the runs differ in {key}: {', '.join(found)}",
-                expected="runs of one recipe that differ in the seed alone",
-                fix="summarise each recipe on its own",
-            )
-    told: dict[str, list[str]] = {}
-    for row in (row for run in runs for row in run["rows"]):
-        if told.setdefault(row["name"], sorted(row["supervision"])) != sorted(row["supervision"]):
-            raise DataError(
-                f"row {row['name']!r} has a different supervision in different runs",
-                expected="runs of one recipe that differ in the seed alone",
-                fix="run the recipe again with each seed",
-            )
-    seeds = [_seed(run) for run in runs if _seed(run) is not None]
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if twice:
-        raise DataError(
-            f"seed {twice[0]} is given twice",
-            expected="a different seed in every run; copies would shrink the spread",
-            fix="leave one of the two runs out",
-        )

@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from uda.cards import DatasetCard
 from uda.compute import deterministic, make_fabric
-from uda.config import Adapt, Compute, DatasetCard, Network, Training
-from uda.data.sampling import batch_indices, mix, shuffled_batches, source_batch, target_batch
+from uda.config import Adapt, AnyNetwork, Compute, Training
+from uda.data.items import Items, items_of
+from uda.data.sampling import batch_indices, shuffled_batches, source_batch, target_batch
+from uda.data.seeds import mix
 from uda.data.store import Store
-from uda.errors import PriorError
+from uda.errors import ConfigError, PriorError
 from uda.models import (
     ModelInfo,
     build,
@@ -33,13 +37,16 @@ from uda.models import (
 )
 from uda.objective import Objective
 from uda.parts import Known
-from uda.prediction import predict_slices
+from uda.prediction import logit_planes
 from uda.priors import Prior, label_table, mean_ratios, size_distribution
 from uda.trainer import RESUME_FILE, Batches, Run, fit
 from uda.types import Batch
 
 MODEL_FILE = "model.safetensors"
 BATCHNORM_BATCH = 32
+"""slices"""
+SOURCE_AGAIN = ("source_images",)
+"""ledger of a stage that is not source-free"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Workplace:
 
 def train_supervised(
     place: Workplace,
-    network: Network,
+    network: AnyNetwork,
     card: DatasetCard,
     store: Store,
     settings: Training,
@@ -86,15 +93,15 @@ def train_supervised(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(place.seed, "initial weights"))
-        model = build(network, len(card.classes))
+        model = build(network, len(card.classes), card.prepare.slab)
     with deterministic():
         fabric = make_fabric(place.compute)
-        batches = _source_batches(store, settings, place, fabric)
+        batches = _source_batches(items_of(store, network.patch), settings, place, fabric)
         objective = Objective(settings.objective)
         kept = _train(place, fabric, model, info, objective, settings, batches, set_mode_train)
         record: dict[str, Any] = {"supervision": list(info.supervision)}
         if validation is not None:
-            record["validation_dice"] = _validation_dice(kept, validation, card, fabric)
+            record["validation_dice"] = _validation_dice(kept, info, validation, fabric)
     return record
 
 
@@ -112,7 +119,7 @@ def adabn(place: Workplace, parent: Path, store: Store, card: DatasetCard) -> di
         fabric = make_fabric(place.compute)
         model.to(fabric.device)
         if has_batchnorm(model):
-            estimate_batchnorm(model, _all_images(store, place), fabric.device)
+            estimate_batchnorm(model, _all_images(_items(store, info), place), fabric.device)
     save_model(place.folder / MODEL_FILE, model, info)
     return {"supervision": list(info.supervision), "batchnorm": has_batchnorm(model)}
 
@@ -129,11 +136,18 @@ def adapt(
     """Adapt the parent model to unlabelled slices by one variant's objective."""
     model, info = load_model(parent)
     check_classes(info, card, parent)
-    told = prior.supervision if prior else ("none",)
+    told = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
     info = replace(info.told(told), prepare=card.prepare, origin=place.origin)
+    items = _items(store, info)
+    if "maps" in settings.needs() and info.network.spatial_dims == 3:
+        raise ConfigError(
+            "a spatial prior says where a class lies in a slice; a 3-D network sees patches anywhere",
+            expected="terms without maps",
+            fix="leave cbst_sp and spatial_prior_kl out, or use a 2-D network",
+        )
     known = known_of(prior.validate(info.classes), store) if prior else None
     objective = Objective(
-        settings.objective, known, lambda: _all_images(store, place), mix(place.seed, place.stage)
+        settings.objective, known, lambda: _all_images(items, place), mix(place.seed, place.stage)
     )
     if settings.freeze_head:
         head(model).requires_grad_(False)
@@ -141,8 +155,9 @@ def adapt(
         fabric = make_fabric(place.compute)
         if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
-            estimate_batchnorm(model, _all_images(store, place), fabric.device)
-        batches = _target_batches(store, source, settings, place, fabric)
+            estimate_batchnorm(model, _all_images(items, place), fabric.device)
+        labelled = None if source is None else _items(source, info)
+        batches = _target_batches(items, labelled, settings, place, fabric)
 
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
@@ -157,10 +172,10 @@ def known_of(prior: Prior, store: Store) -> Known:
     Raises:
         PriorError: its maps have another size than the images, or it misses some of the images.
     """
-    if prior.maps is not None and prior.maps.shape[1:] != store.images.shape[1:]:
+    if prior.maps is not None and prior.maps.shape[1:] != store.size:
         raise PriorError(
             f"the prior's maps are {tuple(prior.maps.shape[1:])}",
-            expected=f"the size of the prepared target images, {store.images.shape[1:]}",
+            expected=f"the size of the prepared target images, {store.size}",
             fix="make the spatial prior with this model's preparation",
         )
     largest = None
@@ -181,7 +196,8 @@ def _train(
 ) -> nn.Module:
     """Run the loop, keep snapshots on the way and the model at the end, drop the resume file."""
     if place.compute.channels_last:
-        model.to(memory_format=torch.channels_last)
+        solid = info.network.spatial_dims == 3
+        model.to(memory_format=torch.channels_last_3d if solid else torch.channels_last)
 
     def snapshot(kept: nn.Module, step: int) -> None:
         path = place.folder / "snapshots" / f"{step:06d}" / MODEL_FILE
@@ -195,42 +211,61 @@ def _train(
     return kept
 
 
-def _source_batches(store: Store, settings: Training, place: Workplace, fabric: Fabric) -> Batches:
-    draw = _draw(len(store), settings, mix(place.seed, place.stage, "source"), fabric)
-    pin = fabric.device.type == "cuda"
-    return lambda step: Batch(source=source_batch(store, draw(step), pin))
+def _source_batches(items: Items, settings: Training, place: Workplace, fabric: Fabric) -> Batches:
+    seed, pin = mix(place.seed, place.stage, "source"), fabric.device.type == "cuda"
+    draw = _draw(len(items), settings, seed, fabric)
+    return lambda step: Batch(source=source_batch(items, *draw(step), pin))
 
 
 def _target_batches(
-    store: Store, source: Store | None, settings: Training, place: Workplace, fabric: Fabric
+    items: Items, source: Items | None, settings: Training, place: Workplace, fabric: Fabric
 ) -> Batches:
-    draw = _draw(len(store), settings, mix(place.seed, place.stage, "target"), fabric)
-    pin = fabric.device.type == "cuda"
+    seed, pin = mix(place.seed, place.stage, "target"), fabric.device.type == "cuda"
+    draw = _draw(len(items), settings, seed, fabric)
     if source is None:
-        return lambda step: Batch(target=target_batch(store, draw(step), pin))
+        return lambda step: Batch(target=target_batch(items, *draw(step), pin))
     both = _source_batches(source, settings, place, fabric)
-    return lambda step: Batch(both(step).source, target_batch(store, draw(step), pin))
+    return lambda step: Batch(both(step).source, target_batch(items, *draw(step), pin))
 
 
-def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> Callable[[int], Any]:
+def _draw(
+    count: int, settings: Training, seed: int, fabric: Fabric
+) -> Callable[[int], tuple[NDArray[np.int64], int]]:
+    """step → which items stand in the batch, and the seed of where they lie."""
     rank, world = fabric.global_rank, fabric.world_size
-    return lambda step: batch_indices(count, settings.batch, step, seed, rank, world)
+
+    def draw(step: int) -> tuple[NDArray[np.int64], int]:
+        numbers = batch_indices(count, settings.batch, step, seed, rank, world)
+        return numbers, mix(seed, "place", step, rank)
+
+    return draw
 
 
-def _all_images(store: Store, place: Workplace) -> Iterator[Tensor]:
+def _items(store: Store, info: ModelInfo) -> Items:
+    return items_of(store, info.network.patch)
+
+
+def _all_images(items: Items, place: Workplace) -> Iterator[Tensor]:
     """Every image once, in a shuffled order so that each batch mixes cases."""
-    seed = mix(place.seed, place.stage, "batchnorm")
-    return shuffled_batches(store.images, BATCHNORM_BATCH, seed)
+    return shuffled_batches(items, BATCHNORM_BATCH, mix(place.seed, place.stage, "batchnorm"))
 
 
 def _validation_dice(
-    model: nn.Module, store: Store, card: DatasetCard, fabric: Fabric
+    model: nn.Module, info: ModelInfo, store: Store, fabric: Fabric
 ) -> dict[str, float | None]:
     """Dice per structure pooled over all validation slices, on the prepared grid."""
-    predicted = predict_slices(model, np.array(store.images), fabric).argmax(1).cpu().numpy()
-    result: dict[str, float | None] = {}
-    for index, name in enumerate(card.classes[1:], 1):
-        a, b = predicted == index, store.labels == index
-        size = int(a.sum() + b.sum())
-        result[name] = 2 * int((a & b).sum()) / size if size else None
-    return result
+    classes = len(info.classes)
+    table = np.zeros((classes, classes), dtype=np.int64)
+    for case in store.cases:
+        slices = store.images[case.start : case.stop]
+        planes = [p.argmax(1).cpu() for p in logit_planes(model, info, slices, fabric)]
+        label = store.labels[case.start : case.stop]
+        counted = label < classes  # not IGNORE
+        pairs = classes * label[counted].astype(np.int64) + torch.cat(planes).numpy()[counted]
+        table += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    shared, sizes = table.diagonal(), table.sum(0) + table.sum(1)
+    return {
+        name: float(2 * shared[k] / sizes[k]) if sizes[k] else None
+        for k, name in enumerate(info.classes)
+        if k
+    }

@@ -53,8 +53,8 @@ class EntropyTerm(_Term):
 
     term: Literal["entropy"] = "entropy"
     normalized: bool = True
-    class_weights: Literal["uniform", "inverse_ratio"] = "uniform"
-    """``inverse_ratio``: ν_c proportional to 1/τ̄_c of the prior, summing to 1 (AdaEnt, AdaMI)."""
+    class_weights: Literal["uniform", "inverse_ratio"] | tuple[Amount, ...] = "uniform"
+    """One weight a class, or a rule. ``inverse_ratio``: ν_c proportional to 1/τ̄_c of the prior, summing to 1 (AdaEnt, AdaMI)."""
 
     def needs(self) -> frozenset[Knowledge]:
         return frozenset({"ratio"} if self.class_weights == "inverse_ratio" else ())

@@ -29,7 +29,7 @@ from uda.checkpoint import (
 )
 from uda.config import Training
 from uda.data.augment import augment
-from uda.data.sampling import mix
+from uda.data.seeds import mix
 from uda.errors import ModelError, RunError
 from uda.logs import RunLog
 from uda.objective import Objective
@@ -53,10 +53,13 @@ class Run:
 
 
 def learning_rate(settings: Training, step: int) -> float:
-    """Rate of a step: linear warm-up, then constant, cosine to 0, or poly with power 0.9."""
+    """Rate of a step: linear warm-up, then constant, cosine to 0, poly with power 0.9, or falling in steps."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    if settings.schedule == "step":
+        fallen = (step - settings.warmup) // settings.decay_every
+        return settings.lr * math.pow(settings.decay, fallen)
     if settings.schedule == "cosine":
         return settings.lr * (1 + math.cos(math.pi * done)) / 2
     if settings.schedule == "poly":

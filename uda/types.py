@@ -40,12 +40,12 @@ class SourceBatch:
 class TargetBatch:
     """Images alone. There is no label field, so no objective can read one.
 
-    ``index`` numbers the images of the target set in the order of its store; it is how a term finds
-    the prior of an image.
+    ``index`` numbers the slices of the target set in the order of its store, ``[b]`` or in 3-D ``[b, d]``;
+    it is how a term finds the prior of an image.
     """
 
     image: Image
-    index: Int[Tensor, "b"]
+    index: Int[Tensor, "b"] | Int[Tensor, "b d"]
 
     def to(self, device: torch.device) -> TargetBatch:
         return TargetBatch(

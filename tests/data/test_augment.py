@@ -14,6 +14,7 @@ from uda.data.augment import augment
 EVERYTHING = Augment(
     rotate=30, scale=0.2, shift=0.1, flip=True, gamma=0.3, contrast=0.2, brightness=0.2, noise=0.1
 )
+RECORDED = ([25.804914, 55.187164], [[3, 2, 1, 0], [6, 5, 5, 5]])
 GEOMETRY = Augment(rotate=40, scale=0.3, shift=0.1, flip=True)
 
 
@@ -214,3 +215,110 @@ def test_a_constant_image_stays_finite() -> None:
     constant = torch.full((2, 1, 8, 8), 3.0)
     changed, _ = augment(constant, None, EVERYTHING, generator())
     torch.testing.assert_close(changed, constant)
+
+
+def test_in_the_plane_the_draws_and_their_order_are_as_they_were() -> None:
+    """Values recorded before volumes were augmented too: old runs repeat themselves."""
+    image = torch.arange(2 * 6 * 7, dtype=torch.float32).reshape(2, 1, 6, 7)
+    label = torch.arange(2 * 6 * 7).reshape(2, 6, 7) // 9
+    changed, moved = augment(image, label, EVERYTHING, generator(5))
+    assert moved is not None
+    torch.testing.assert_close(changed[:, 0, 2, 3], torch.tensor(RECORDED[0]), atol=1e-4, rtol=0)
+    assert moved[:, 1, ::2].tolist() == RECORDED[1]
+
+
+# volumes
+
+
+def draw_volume(shape: tuple[int, int, int] = (6, 12, 16)) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.randn(8, 1, *shape, generator=generator(1))
+    blocks = torch.randint(4, (8, *(n // 2 for n in shape)), generator=generator(2))
+    for axis in (1, 2, 3):
+        blocks = blocks.repeat_interleave(2, axis)
+    return image, blocks
+
+
+def test_a_volume_keeps_its_shape_its_type_and_its_labels_values() -> None:
+    image, label = draw_volume()
+    changed, moved = augment(image, label, EVERYTHING, generator())
+    assert moved is not None
+    assert changed.shape == image.shape
+    assert changed.dtype == torch.float32
+    assert (moved.shape, moved.dtype) == (label.shape, label.dtype)
+    assert set(moved.unique().tolist()) <= {0, 1, 2, 3}
+    assert not torch.allclose(changed, image, atol=0.1)
+    again = augment(image, label, EVERYTHING, generator())
+    assert torch.equal(again[0], changed)
+
+
+def test_a_volumes_label_moves_with_it_and_so_do_maps() -> None:
+    _, label = draw_volume((8, 16, 16))
+    label = (label == 1).long()
+    changed, moved = augment(label[:, None].float(), label, GEOMETRY, generator(3))
+    assert moved is not None
+    for value in (0, 1):
+        sure = changed[:, 0] == value
+        assert sure.sum() > 100
+        assert bool((moved[sure] == value).all())
+    maps = torch.stack([label.float(), 1 - label.float()], 1)
+    _, both = augment(label[:, None].float(), maps, GEOMETRY, generator(3))
+    assert both is not None
+    torch.testing.assert_close(both[:, 0], moved.float())
+    torch.testing.assert_close(both[:, 1], 1 - moved.float())
+
+
+def test_a_volume_is_mirrored_along_all_three_axes() -> None:
+    image, label = draw_volume()
+    changed, moved = augment(image, label, Augment(flip=True), generator(1))
+    assert moved is not None
+    seen = set()
+    for row in range(len(image)):
+        for axes in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
+            if torch.allclose(changed[row, 0], image[row, 0].flip(axes), atol=1e-4):
+                assert torch.equal(moved[row], label[row].flip(axes))
+                seen |= set(axes)
+                break
+        else:
+            pytest.fail(f"volume {row} is no mirror image of itself")
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.usefixtures("extreme")
+def test_a_volume_turns_about_its_slice_axis_alone_as_its_slices_would() -> None:
+    image, _ = draw_volume()
+    turned, _ = augment(image, None, Augment(rotate=30), generator())
+    for index in range(image.shape[2]):
+        alone, _ = augment(image[:, :, index], None, Augment(rotate=30), generator())
+        torch.testing.assert_close(turned[:, :, index], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("extreme")
+def test_a_volume_is_scaled_and_shifted_along_all_three_axes() -> None:
+    depth, height, width = 21, 31, 41
+    axes = torch.meshgrid(*map(torch.arange, (depth, height, width)), indexing="ij")
+    centre = ((depth - 1) / 2, (height - 1) / 2, (width - 1) / 2)
+    ball = torch.stack([(a - c) ** 2 for a, c in zip(axes, centre, strict=True)]).sum(0).sqrt()
+    image = (6.5 - ball).clamp(0, 1)[None, None]
+
+    def measured(picture: torch.Tensor) -> tuple[list[float], float]:
+        weight = picture[0, 0] / picture.sum()
+        return [float((a * weight).sum()) for a in axes], float(picture.sum())
+
+    where, _ = measured(augment(image, None, Augment(shift=0.1), generator())[0])
+    expected = [c - 0.1 * n for c, n in zip(centre, (depth, height, width), strict=True)]
+    assert where == pytest.approx(expected, abs=0.1)
+    _, mass = measured(augment(image, None, Augment(scale=0.25), generator())[0])
+    assert mass == pytest.approx(float(image.sum()) / 1.25**3, rel=0.05)
+
+
+@pytest.mark.usefixtures("extreme")
+def test_a_volumes_intensities_change_in_units_of_the_whole_volume() -> None:
+    image = 50 + 20 * draw_volume()[0]
+    image[:, :, 0] += 40  # a bright slice is no image of its own
+    brighter, _ = augment(image, None, Augment(brightness=0.5), generator())
+    sd = image.std((1, 2, 3, 4), keepdim=True)
+    torch.testing.assert_close(brighter - image, (0.5 * sd).expand_as(image), atol=1e-3, rtol=0)
+    gamma, _ = augment(image, None, Augment(gamma=0.5), generator())
+    for old, new in zip(image, gamma, strict=True):
+        assert float(new.max()) == pytest.approx(float(old.max()), abs=1e-3)
+        assert float(new.min()) == pytest.approx(float(old.min()), abs=1e-3)

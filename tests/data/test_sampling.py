@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uda.data.sampling import batch_indices, mix, shuffled_batches
+from uda.data.items import Slices
+from uda.data.sampling import batch_indices, shuffled_batches
+from uda.data.seeds import mix
 
 counts = st.integers(1, 40)
 batches = st.integers(1, 9)
@@ -70,10 +73,23 @@ def test_a_seed_is_the_same_in_every_process_and_on_every_machine() -> None:
     assert mix(0, "pretrain", "augment", 3, 0) == 284027164504308865
 
 
+class Row(Slices):
+    """Slices that stand in no store."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, places: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(self.images[places])[:, None]
+
+
 @settings(max_examples=25, deadline=None)
 @given(counts, batches, seeds)
 def test_shuffled_batches_hold_every_image_once(count: int, batch: int, seed: int) -> None:
-    images = np.arange(count, dtype=np.float32)[:, None, None]
+    images = Row(np.arange(count, dtype=np.float32)[:, None, None])
     parts = list(shuffled_batches(images, batch, seed))
     assert sorted(float(image) for part in parts for image in part) == list(range(count))
     assert all(part.shape[1:] == (1, 1, 1) and 0 < len(part) <= 2 * batch for part in parts)
@@ -82,6 +98,6 @@ def test_shuffled_batches_hold_every_image_once(count: int, batch: int, seed: in
 
 
 def test_shuffled_batches_mix_cases() -> None:
-    images = np.repeat(np.arange(4, dtype=np.float32), 32)[:, None, None]
+    images = Row(np.repeat(np.arange(4, dtype=np.float32), 32)[:, None, None])
     for part in shuffled_batches(images, 32, seed=0):
         assert len(part.unique()) == 4

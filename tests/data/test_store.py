@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
 
-from uda.config import DatasetCard
+from uda.cards import DatasetCard
 from uda.data import store as stores
 from uda.data.cases import Case, cases_of
 from uda.data.sampling import source_batch, target_batch

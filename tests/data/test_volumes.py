@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from nibabel import orientations
 from torch import nn
 
+from uda.cards import DatasetCard, Prepare
 from uda.compute import make_fabric
-from uda.config import Compute, DatasetCard, Network, Prepare
+from uda.config import Compute, Network
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, crop, from_slices, to_file_grid, to_slices, turn_to
 from uda.data.volumes import (
@@ -139,7 +140,7 @@ def test_without_resampling_a_label_comes_back_exactly_on_the_files_own_grid(
     image, label = (reorient(volume, turn) for volume in phantom())
     card = make_card()
     _, geometry = prepare_image(image, card.prepare, HERE)
-    back = to_file_grid(one_hot(prepare_label(label, geometry, card, HERE)), geometry)
+    back = to_file_grid([one_hot(prepare_label(label, geometry, card, HERE))], geometry)
     np.testing.assert_array_equal(back, label.array // 10)
 
 
@@ -149,7 +150,7 @@ def test_with_resampling_a_label_comes_back_alike_for_all_48_and_hardly_changed(
     for turn in TURNS:
         image, label = (reorient(volume, turn) for volume in phantom())
         _, geometry = prepare_image(image, card.prepare, HERE)
-        back = to_file_grid(one_hot(prepare_label(label, geometry, card, HERE)), geometry)
+        back = to_file_grid([one_hot(prepare_label(label, geometry, card, HERE))], geometry)
         assert back.shape == label.array.shape
         results.append(put_back(back, turn))
     for result in results[1:]:
@@ -163,7 +164,7 @@ def test_a_chunk_of_slices_at_a_time_gives_the_same_as_all_at_once() -> None:
     _, geometry = prepare_image(image, card.prepare, HERE)
     logits = one_hot(prepare_label(label, geometry, card, HERE))
     np.testing.assert_array_equal(
-        to_file_grid(logits, geometry, chunk=4), to_file_grid(logits, geometry, chunk=100)
+        to_file_grid(logits.split(4), geometry), to_file_grid([logits], geometry)
     )
 
 
@@ -234,7 +235,7 @@ def test_a_crop_smaller_or_larger_than_the_image_finds_its_way_back(
     slices, geometry = prepare_image(image, card.prepare, HERE)
     prepared = prepare_label(label, geometry, card, HERE)
     assert slices.shape == prepared.shape == (SHAPE[2], *size)
-    back = put_back(to_file_grid(one_hot(prepared), geometry), turn)
+    back = put_back(to_file_grid([one_hot(prepared)], geometry), turn)
     expected = phantom()[1].array // 10
     rows, columns = (
         slice(max(0, (full - cut) // 2), max(0, (full - cut) // 2) + min(full, cut))
@@ -249,7 +250,7 @@ def test_a_crop_smaller_or_larger_than_the_image_finds_its_way_back(
 def test_a_resampled_structure_ends_where_the_crop_ends() -> None:
     volume = Volume(np.random.default_rng(0).normal(size=(40, 40, 1)), np.eye(4))
     _, geometry = prepare_image(volume, Prepare(spacing=2.0, size=(10, 10)), HERE)
-    back = to_file_grid(one_hot(np.ones((1, 10, 10), np.uint8)), geometry)
+    back = to_file_grid([one_hot(np.ones((1, 10, 10), np.uint8))], geometry)
     expected = np.zeros((40, 40, 1), np.uint8)
     expected[10:30, 10:30] = 1
     corners = np.ix_([10, 29], [10, 29])  # a quarter of the probability is theirs
@@ -293,6 +294,7 @@ def test_crop_and_paste_round_trip_for_any_size_and_start(
         turn=((0, 1), (1, 1), (2, 1)),
         slice_axis=2,
         resized=full,
+        depth=2,
         start=start,
         size=size,
     )
@@ -306,7 +308,7 @@ def test_crop_and_paste_round_trip_for_any_size_and_start(
             assert (there == whole[:, row, column]).all()
     assert (cut[:, window[0], window[1]] > 0).all()
     assert (cut > 0).sum() == (expected > 0).sum()
-    back = to_file_grid(one_hot(cut), geometry)
+    back = to_file_grid([one_hot(cut)], geometry)
     np.testing.assert_array_equal(np.moveaxis(back, 2, 0), expected)
 
 
@@ -488,18 +490,27 @@ def network() -> Iterator[nn.Module]:
         yield build(Network(channels=(4, 8), res_units=0), 3).eval()
 
 
+def description(prepare: Prepare) -> ModelInfo:
+    return ModelInfo(
+        network=Network(channels=(4, 8), res_units=0),
+        classes=("background", "ellipsoid", "corner"),
+        prepare=prepare,
+        supervision=("source_labels",),
+    )
+
+
 @pytest.mark.parametrize("extra", [{}, {"spacing": 1.7, "size": (30, 28)}], ids=["exact", "spaced"])
 def test_48_orientations_same_dice_and_own_grid(
     tmp_path: Path, network: nn.Module, extra: dict[str, Any]
 ) -> None:
     image, label = phantom()
     prepare = make_card(**extra).prepare
-    fabric = make_fabric(Compute(device="cpu"))
+    info, fabric = description(prepare), make_fabric(Compute(device="cpu"))
     scores, predictions = set(), []
     for name, turn in zip(NAMES, TURNS, strict=True):
         file, truth = reorient(image, turn), reorient(label, turn)
         path = write_nifti(tmp_path / f"{name}.nii", file.array, file.affine)
-        labels = predict_case(network, read_case(Case(name, path), prepare), fabric)
+        labels = predict_case(network, info, read_case(Case(name, path), prepare), fabric)
         assert labels.shape == file.array.shape
         scores.add(tuple(dice(labels * 10, truth.array, value) for value in (10, 20)))
         predictions.append(put_back(labels, turn))
@@ -516,12 +527,7 @@ def test_written_predictions_lie_on_the_grid_of_their_own_file(
     for name, turn in list(zip(NAMES, TURNS, strict=True))[::9]:
         file = reorient(phantom()[0], turn)
         cases.append(Case(name, write_nifti(tmp_path / f"{name}.nii", file.array, file.affine)))
-    info = ModelInfo(
-        network=Network(channels=(4, 8), res_units=0),
-        classes=("background", "ellipsoid", "corner"),
-        prepare=make_card().prepare,
-        supervision=("source_labels",),
-    )
+    info = description(make_card().prepare)
     out = tmp_path / "out"
     outcomes = list(predict_cases(network, info, cases, out, make_fabric(Compute(device="cpu"))))
     assert [o.fault for o in outcomes] == [""] * len(cases)
@@ -537,12 +543,7 @@ def test_a_faulty_case_is_reported_and_the_others_go_on(tmp_path: Path, network:
     good = write_nifti(tmp_path / "good.nii.gz", image.array, image.affine)
     (tmp_path / "bad.nii.gz").write_text("no image")
     cases = [Case("bad", tmp_path / "bad.nii.gz"), Case("good", good)]
-    info = ModelInfo(
-        network=Network(channels=(4, 8), res_units=0),
-        classes=("background", "ellipsoid", "corner"),
-        prepare=make_card().prepare,
-        supervision=("source_labels",),
-    )
+    info = description(make_card().prepare)
     fabric = make_fabric(Compute(device="cpu"))
     bad, fine = predict_cases(network, info, cases, tmp_path / "out", fabric)
     assert "cannot be read as NIfTI" in bad.fault

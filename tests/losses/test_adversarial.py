@@ -331,3 +331,9 @@ def test_in_turns_the_target_comes_to_be_as_sure_as_the_source() -> None:
         discriminator_loss(judge, source, self_information(logits)).backward()
         judge_steps.step()
     assert gap() < before / 3
+
+
+def test_the_slices_of_a_volume_are_judged_one_by_one() -> None:
+    network, volume = make(), torch.rand(2, 3, 4, 40, 48)
+    slices = torch.cat([network(volume[b].transpose(0, 1)) for b in range(2)])
+    torch.testing.assert_close(network(volume), slices)

@@ -17,9 +17,9 @@ def augment(
     """Each image of the batch under its own random change.
 
     Args:
-        image: ``[b, c, h, w]`` float.
-        label: ``[b, h, w]`` or several maps ``[b, m, h, w]``, or None; resampled by the nearest pixel,
-            unchanged where the geometry is.
+        image: ``[b, c, h, w]`` or ``[b, c, d, h, w]`` float.
+        label: without the channel axis, or several maps ``[b, m, *s]``, or None; resampled by the nearest
+            pixel, unchanged where the geometry is.
         generator: on the image's device; the only source of randomness.
     """
     if settings.moves():
@@ -36,20 +36,8 @@ def _uniform(image: Tensor, bound: float, generator: torch.Generator) -> Tensor:
 def _warp(
     image: Tensor, label: Tensor | None, settings: Augment, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    angle = _uniform(image, math.radians(settings.rotate), generator)
-    size = torch.exp(_uniform(image, math.log1p(settings.scale), generator))
-    down, right = (_uniform(image, 2 * settings.shift, generator) for _ in range(2))
-    flips = [_uniform(image, 1.0, generator) for _ in range(2)]
-    mirror_x, mirror_y = (
-        torch.where(f < 0, -1.0, 1.0) if settings.flip else torch.ones_like(f) for f in flips
-    )
-    height, width = image.shape[2:]
-    cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
-    rows = (
-        torch.stack([cos * mirror_x, -sin * mirror_y * height / width, right], 1),
-        torch.stack([sin * mirror_x * width / height, cos * mirror_y, down], 1),
-    )
-    grid = functional.affine_grid(torch.stack(rows, 1), list(image.shape), align_corners=False)
+    affine = _affine(image, settings, generator)
+    grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
     warped = functional.grid_sample(image, grid, "bilinear", "border", align_corners=False)
     if label is None:
         return warped, None
@@ -60,16 +48,43 @@ def _warp(
     return warped, moved.reshape(label.shape).to(label.dtype)
 
 
+def _affine(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
+    """Where each output place is read, ``[b, 2, 3]`` or ``[b, 3, 4]``, in halves of the image.
+
+    In 3-D the rotation is about the slice axis alone: slices are often many times thicker than pixels.
+    """
+    axes = image.dim() - 2
+    angle = _uniform(image, math.radians(settings.rotate), generator)
+    size = torch.exp(_uniform(image, math.log1p(settings.scale), generator))
+    down, right, *through = (_uniform(image, 2 * settings.shift, generator) for _ in range(axes))
+    flips = [_uniform(image, 1.0, generator) for _ in range(axes)]
+    mirror_x, mirror_y, *mirror_z = (
+        torch.where(f < 0, -1.0, 1.0) if settings.flip else torch.ones_like(f) for f in flips
+    )
+    height, width = image.shape[-2:]
+    cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
+    none = [torch.zeros_like(size)] * (axes - 2)
+    rows = [
+        torch.stack([cos * mirror_x, -sin * mirror_y * height / width, *none, right], 1),
+        torch.stack([sin * mirror_x * width / height, cos * mirror_y, *none, down], 1),
+    ]
+    for mirror, shift in zip(mirror_z, through, strict=True):
+        zero = torch.zeros_like(size)
+        rows.append(torch.stack([zero, zero, size * mirror, shift], 1))
+    return torch.stack(rows, 1)
+
+
 def _intensity(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     shape = (-1, *[1] * (image.dim() - 1))
+    each = tuple(range(1, image.dim()))
     if settings.gamma:
         power = torch.exp(_uniform(image, settings.gamma, generator)).view(shape)
-        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        low, high = image.amin(each, keepdim=True), image.amax(each, keepdim=True)
         span = (high - low).clamp_min(torch.finfo(image.dtype).tiny)
         image = ((image - low) / span) ** power * span + low
     if settings.contrast or settings.brightness or settings.noise:
-        mean = image.mean((1, 2, 3), keepdim=True)
-        sd = image.std((1, 2, 3), keepdim=True)
+        mean = image.mean(each, keepdim=True)
+        sd = image.std(each, keepdim=True)
         gain = 1 + _uniform(image, settings.contrast, generator).view(shape)
         offset = _uniform(image, settings.brightness, generator).view(shape)
         image = (image - mean) * gain + mean + offset * sd

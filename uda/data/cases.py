@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uda.config import DatasetCard
+from uda.cards import INSIDE, DatasetCard
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -15,7 +17,8 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Case:
-    """One volume. ``label`` is None wherever labels are not asked for."""
+    """One volume, or one file of slices. ``label`` is None wherever labels are not asked for; it is the
+    image's own path when they lie inside."""
 
     name: str
     image: Path
@@ -38,6 +41,70 @@ def card_root(card: DatasetCard, root: str | Path | None) -> Path:
     return folder
 
 
+def image_path(card: DatasetCard, folder: Path, name: str) -> Path:
+    """The case's image: the first of the card's patterns whose file is there, else what the first one says."""
+    return _first_file(card.images, folder, name)
+
+
+def label_path(card: DatasetCard, folder: Path, name: str) -> Path | None:
+    """Likewise for its label; the image's own file when labels lie inside. None: the card names no labels."""
+    if card.labels is None:
+        return None
+    return _first_file(card.images if card.labels == INSIDE else card.labels, folder, name)
+
+
+def _first_file(patterns: Sequence[str], folder: Path, name: str) -> Path:
+    paths = [folder / pattern.format(case=name) for pattern in patterns]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
+    """The cases of a split; an entry with ``*`` or ``?`` stands for every case whose image is there,
+    in natural order (2 before 10).
+
+    Raises:
+        ConfigError: the card has no such split.
+        DataError: the wildcards match nothing at all.
+    """
+    if split not in card.splits:
+        raise ConfigError(
+            f"card {card.name!r} has no split {split!r}", expected=nearest(split, card.splits)
+        )
+    entries = card.splits[split]
+    names: dict[str, None] = {}
+    for entry in entries:
+        names |= dict.fromkeys(_matches(card, folder, entry) if _is_wild(entry) else [entry])
+    if entries and not names:
+        raise DataError(
+            f"no image of card {card.name!r} matches its split {split!r}: {', '.join(entries)}",
+            where=folder,
+            expected=" or ".join(card.images),
+            fix="correct data.root, or the card's patterns",
+        )
+    return list(names)
+
+
+def _is_wild(entry: str) -> bool:
+    return any(sign in entry for sign in "*?")
+
+
+def _matches(card: DatasetCard, folder: Path, entry: str) -> list[str]:
+    """Case names on disk that an entry with wildcards stands for."""
+    found = set()
+    for pattern in card.images:
+        head, *tails = (re.escape(part) for part in pattern.split("{case}"))
+        reads = re.compile(head + "(?P<case>[^/]+)" + "(?P=case)".join(tails))
+        for path in folder.glob(pattern.format(case=entry)):
+            fit = reads.fullmatch(path.relative_to(folder).as_posix())
+            if fit and path.is_file() and fnmatch.fnmatchcase(fit["case"], entry):
+                found.add(fit["case"])
+    return sorted(found, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
 def cases_of(
     card: DatasetCard, root: str | Path | None, split: str, *, labels: bool = False
 ) -> list[Case]:
@@ -45,13 +112,10 @@ def cases_of(
 
     Raises:
         ConfigError: the card has no such split, or no labels when they are asked for.
-        DataError: lists every missing file.
+        DataError: lists every missing file, and every case that two files claim to be.
     """
     folder = card_root(card, root)
-    if split not in card.splits:
-        raise ConfigError(
-            f"card {card.name!r} has no split {split!r}", expected=nearest(split, card.splits)
-        )
+    names = names_of(card, folder, split)
     if labels and card.labels is None:
         raise ConfigError(
             f"card {card.name!r} names no labels, but they are needed here",
@@ -59,16 +123,32 @@ def cases_of(
         )
     cases: list[Case] = []
     faults: list[UdaError] = []
-    for name in card.splits[split]:
-        image = folder / card.images.format(case=name)
-        label = folder / card.labels.format(case=name) if labels and card.labels else None
-        files = [path for path in (image, label) if path is not None]
+    for name in names:
+        image = image_path(card, folder, name)
+        label = label_path(card, folder, name) if labels else None
+        files = dict.fromkeys(path for path in (image, label) if path is not None)
         faults += [_missing(card, name, path) for path in files if not path.is_file()]
+        faults += doubled(card, folder, name)
         cases.append(Case(name, image, label))
     raise_all(faults, f"split {split!r} of card {card.name!r}")
     if not cases:
         raise DataError(f"split {split!r} of card {card.name!r} is empty", where=folder)
     return cases
+
+
+def doubled(card: DatasetCard, folder: Path, name: str) -> list[UdaError]:
+    """A fault when a case's image is there under several of the card's patterns."""
+    paths = dict.fromkeys(folder / pattern.format(case=name) for pattern in card.images)
+    there = [path for path in paths if path.is_file()]
+    if len(there) < 2:
+        return []
+    return [
+        DataError(
+            f"{len(there)} files claim to be case {name!r} of card {card.name!r}",
+            where=" and ".join(map(str, there)),
+            fix="keep one of them below the root",
+        )
+    ]
 
 
 def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:

@@ -1,10 +1,13 @@
 """The way between a file's own voxel grid and its prepared slices, without loss in either direction.
 
-Turning axes never interpolates. A crop may reach over the edge (padding). Resampling is in the plane only.
+Turning axes never interpolates. A crop may reach over the edge (padding). Resampling is in the plane, and along
+the slice axis where the card asks for a slice distance. Pixels and slices are cells: resampling keeps the outer
+borders of the volume, not the centres of its first and last slice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +35,8 @@ class Geometry:
     """after the turn"""
     resized: tuple[int, int]
     """rows and columns of a whole slice after in-plane resampling, before the crop"""
+    depth: int
+    """prepared slices"""
     start: tuple[int, int]
     """first row and column of the crop (negative: padding)"""
     size: tuple[int, int]
@@ -53,18 +58,28 @@ class Geometry:
         return (float(sizes[0]), float(sizes[1]), float(sizes[2]))
 
     @property
+    def turned_spacing(self) -> tuple[float, float, float]:
+        """Slice distance, row and column pixel size of the turned file, mm."""
+        sizes = [0.0, 0.0, 0.0]
+        for axis, (to, _) in enumerate(self.turn):
+            sizes[to] = self.spacing[axis]
+        through = sizes.pop(self.slice_axis)
+        return (through, sizes[0], sizes[1])
+
+    @property
     def prepared_spacing(self) -> tuple[float, float, float]:
         """Slice distance, row and column pixel size of the prepared slices, mm."""
-        turned = [0.0, 0.0, 0.0]
-        for axis, (to, _) in enumerate(self.turn):
-            turned[to] = self.spacing[axis]
-        through = turned.pop(self.slice_axis)
-        _, rows, columns = self.turned_shape
-        row, column = turned[0] * rows / self.resized[0], turned[1] * columns / self.resized[1]
-        return (through, row, column)
+        through, row, column = self.turned_spacing
+        slices, rows, columns = self.turned_shape
+        height, width = self.resized
+        return (through * slices / self.depth, row * rows / height, column * columns / width)
 
     def stored_slice(self, index: int) -> int:
-        """Index along the file's own slice axis of prepared slice ``index``."""
+        """Index along the file's own slice axis of the file's slice nearest to prepared slice ``index``."""
+        return self.own_slice(int(nearest(self.turned_shape[0], self.depth)[index]))
+
+    def own_slice(self, index: int) -> int:
+        """Index along the file's own slice axis of slice ``index`` of the turned file."""
         for axis, (to, flip) in enumerate(self.turn):
             if to == self.slice_axis:
                 return index if flip > 0 else self.shape[axis] - 1 - index
@@ -81,6 +96,7 @@ class Geometry:
             turn=tuple((int(to), int(flip)) for to, flip in raw["turn"]),
             slice_axis=raw["slice_axis"],
             resized=tuple(raw["resized"]),
+            depth=raw["depth"],
             start=tuple(raw["start"]),
             size=tuple(raw["size"]),
         )
@@ -97,19 +113,45 @@ def turn_to(affine: NDArray[np.float64], orientation: str) -> NDArray[np.float64
     return turn
 
 
+def turned(array: NDArray[Any], turn: Any, slice_axis: int) -> NDArray[Any]:
+    """A view of an array in the file's axes as whole turned slices ``[s, rows, columns]``."""
+    view = orientations.apply_orientation(array, np.asarray(turn, dtype=float))
+    return np.moveaxis(view, slice_axis, 0)
+
+
 def to_slices(array: NDArray[Any], turn: Any, slice_axis: int) -> NDArray[Any]:
-    """An array in the file's axes as whole turned slices ``[s, rows, columns]``."""
-    turned = orientations.apply_orientation(array, np.asarray(turn, dtype=float))
-    return np.ascontiguousarray(np.moveaxis(turned, slice_axis, 0))
+    """A contiguous copy of :func:`turned`."""
+    return np.ascontiguousarray(turned(array, turn, slice_axis))
+
+
+def nearest(full: int, size: int) -> NDArray[np.int64]:
+    """For each of ``size`` equal cells the index of the one of ``full`` cells that holds its centre.
+
+    Whole numbers all the way, so that labels, tags and names of slices agree; a centre on a border counts upwards.
+    """
+    found: NDArray[np.int64] = (2 * np.arange(size) + 1) * full // (2 * size)
+    return found
+
+
+def along(slices: NDArray[np.float32], depth: int) -> NDArray[np.float32]:
+    """``[s, h, w]`` resampled to ``depth`` slices: linear, antialiased when they are fewer."""
+    cells = torch.eye(len(slices))[None, None]
+    size = (depth, len(slices))
+    weights = functional.interpolate(cells, size, mode="bilinear", antialias=True)[0, 0].numpy()
+    out = np.zeros((depth, *slices.shape[1:]), dtype=np.float32)
+    for plane, row in zip(out, weights, strict=True):
+        for index in row.nonzero()[0]:
+            plane += row[index] * slices[index]
+    return out
 
 
 def from_slices(slices: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """Whole turned slices ``[s, rows, columns]`` back to the file's axes."""
-    turned = np.moveaxis(slices, 0, geometry.slice_axis)
+    moved = np.moveaxis(slices, 0, geometry.slice_axis)
     back = np.empty((3, 2))
     for axis, (to, flip) in enumerate(geometry.turn):
         back[to] = (axis, flip)
-    return np.ascontiguousarray(orientations.apply_orientation(turned, back))
+    return np.ascontiguousarray(orientations.apply_orientation(moved, back))
 
 
 def crop(slices: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any], tuple[slice, slice]]:
@@ -144,23 +186,70 @@ def _paste(part: Tensor, geometry: Geometry, background: float) -> Tensor:
     return out
 
 
-def to_file_grid(logits: Tensor, geometry: Geometry, chunk: int = 16) -> NDArray[np.uint8]:
-    """Class indices on the file's own grid and axes from prepared logits ``[s, k, h, w]``.
+def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uint8]:
+    """Class indices on the file's own grid and axes; background outside the crop.
 
-    Probabilities are interpolated back, then the largest wins; outside the crop it is background.
-    Slices are done ``chunk`` at a time, so that a large volume never stands in memory with all classes.
+    Where nothing was resampled the largest logit wins as it is. Else probabilities are interpolated back, in the
+    plane and between slices, and the largest wins. All classes are held for a few planes only.
+
+    Args:
+        planes: logits ``[n, k, h, w]`` of the prepared slices in their order, any number at a time.
+
+    Raises:
+        DataError: more or fewer planes than prepared slices.
     """
     slices, rows, columns = geometry.turned_shape
+    counted = _counted(planes, geometry.depth)
+    if (geometry.depth, geometry.resized) == (slices, (rows, columns)):
+        found = _largest(counted, geometry)
+    else:
+        found = (p.argmax(0, keepdim=True) for p in _between(_whole(counted, geometry), geometry))
     labels = np.empty((slices, rows, columns), dtype=np.uint8)
-    exact = geometry.resized == (rows, columns)
-    for first in range(0, slices, chunk):
-        part = logits[first : first + chunk].float()
-        if exact:
-            found = _paste(part.argmax(1, keepdim=True).to(torch.uint8), geometry, background=0)[
-                :, 0
-            ]
-        else:
-            whole = _paste(part.softmax(1), geometry, background=1.0)
-            found = functional.interpolate(whole, (rows, columns), mode="bilinear").argmax(1)
-        labels[first : first + chunk] = found.to(torch.uint8).cpu().numpy()
+    first = 0
+    for part in found:
+        labels[first : first + len(part)] = part.to(torch.uint8).cpu().numpy()
+        first += len(part)
     return from_slices(labels, geometry)
+
+
+def _counted(planes: Iterable[Tensor], depth: int) -> Iterator[Tensor]:
+    count = 0
+    for part in planes:
+        count += len(part)
+        if count <= depth:
+            yield part
+    if count != depth:
+        raise DataError(f"there are logits of {count} slices", expected=f"of {depth}, as prepared")
+
+
+def _largest(planes: Iterable[Tensor], geometry: Geometry) -> Iterator[Tensor]:
+    """Class indices ``[n, rows, columns]`` of whole slices that were never resampled."""
+    for part in planes:
+        largest = part.argmax(1, keepdim=True).to(torch.uint8)
+        yield _paste(largest, geometry, background=0)[:, 0]
+
+
+def _whole(planes: Iterable[Tensor], geometry: Geometry) -> Iterator[Tensor]:
+    """Probabilities ``[k, rows, columns]`` of each prepared slice on the file's pixels."""
+    size = geometry.turned_shape[1:]
+    for part in planes:
+        for plane in part.split(1):
+            whole = _paste(plane.float().softmax(1), geometry, background=1.0)
+            if geometry.resized != size:
+                whole = functional.interpolate(whole, size, mode="bilinear")
+            yield whole[0]
+
+
+def _between(planes: Iterator[Tensor], geometry: Geometry) -> Iterator[Tensor]:
+    """The file's slices, each linear between the two prepared slices around it, or the only one at the ends."""
+    slices, depth = geometry.turned_shape[0], geometry.depth
+    at = np.clip((np.arange(slices) + 0.5) * depth / slices - 0.5, 0, depth - 1)
+    before, done = next(planes), 0
+    for index, plane in enumerate(planes, 1):
+        while done < slices and at[done] < index:
+            share = float(at[done]) - (index - 1)
+            yield before.lerp(plane, share) if share else before
+            done += 1
+        before = plane
+    for _ in range(done, slices):
+        yield before

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.data.store import Store
+from uda.data.items import Items
+from uda.data.seeds import mix
 from uda.types import SourceBatch, TargetBatch
-
-
-def mix(*parts: int | str) -> int:
-    """A 63-bit seed from any parts; different parts give unrelated seeds."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 @functools.lru_cache(maxsize=8)
@@ -38,22 +31,23 @@ def batch_indices(
     return np.array([_epoch(seed, int(p) // count, count)[p % count] for p in positions])
 
 
-def source_batch(store: Store, indices: NDArray[np.int64], pin: bool) -> SourceBatch:
-    """Images ``[b, 1, h, w]`` with labels ``[b, h, w]``."""
-    image = torch.from_numpy(store.images[indices])[:, None]
-    label = torch.from_numpy(store.labels[indices].astype(np.int64))
+def source_batch(items: Items, numbers: NDArray[np.int64], seed: int, pin: bool) -> SourceBatch:
+    """Images ``[b, c, *s]`` with labels ``[b, *s]``."""
+    places = items.places(numbers, seed)
+    image, label = items.image(places), items.label(places)
     return SourceBatch(image.pin_memory(), label.pin_memory()) if pin else SourceBatch(image, label)
 
 
-def target_batch(store: Store, indices: NDArray[np.int64], pin: bool) -> TargetBatch:
-    """Images ``[b, 1, h, w]`` and their number in the store."""
-    image = torch.from_numpy(store.images[indices])[:, None]
-    index = torch.from_numpy(indices)
+def target_batch(items: Items, numbers: NDArray[np.int64], seed: int, pin: bool) -> TargetBatch:
+    """Images ``[b, c, *s]`` and the numbers of their slices in the store."""
+    places = items.places(numbers, seed)
+    image, index = items.image(places), items.index(places)
     return TargetBatch(image.pin_memory(), index.pin_memory()) if pin else TargetBatch(image, index)
 
 
-def shuffled_batches(images: NDArray[np.float32], batch: int, seed: int) -> Iterator[Tensor]:
-    """Every image once as ``[b, 1, h, w]``, in an order that mixes cases; about ``batch`` at a time."""
-    order = np.random.default_rng(seed).permutation(len(images))
-    for part in np.array_split(order, max(1, round(len(order) / batch))):
-        yield torch.from_numpy(images[part])[:, None]
+def shuffled_batches(items: Items, batch: int, seed: int) -> Iterator[Tensor]:
+    """Every item once as ``[b, c, *s]``, in an order that mixes cases; about ``batch`` slices at a time."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    parts = max(1, round(len(order) * items.depth / batch))
+    for part in np.array_split(order, min(parts, len(order))):
+        yield items.image(items.places(part))

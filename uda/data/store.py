@@ -21,14 +21,16 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from uda.cards import DatasetCard
 from uda.checkpoint import fingerprint, write_json
-from uda.config import DatasetCard
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
-from uda.data.volumes import prepare_image, prepare_label, read_volume
+from uda.data.slabs import slab_of
+from uda.data.sources import holds_both, image_fingerprint, read_images, read_label
+from uda.data.volumes import prepare_image, prepare_label
 from uda.errors import DataError, RunError, UdaError, raise_all
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a stored array changes, so that older stores are prepared again."""
 
 
@@ -40,27 +42,50 @@ class StoredCase:
     start: int
     stop: int
     geometry: Geometry
+    low: float
+    """its smallest intensity, that of padding"""
 
 
 class Store:
-    """Read access to prepared slices. Indexing touches only the pages of the slices asked for."""
+    """Read access to prepared slices. Indexing touches only the pages of the slices asked for.
+
+    ``images`` is ``[n, h, w]``, or ``[n, c, h, w]`` where the files hold each slice with its neighbours.
+    """
 
     def __init__(self, folder: Path) -> None:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self.folder = folder
         self.key: str = index["key"]
         self.cases = [
-            StoredCase(c["name"], c["start"], c["stop"], Geometry.from_json(c["geometry"]))
+            StoredCase(
+                c["name"], c["start"], c["stop"], Geometry.from_json(c["geometry"]), c["low"]
+            )
             for c in index["cases"]
         ]
+        self.slab: int = index["slab"]
         self.images: NDArray[np.float32] = np.load(folder / "images.npy", mmap_mode="r")
         labels = folder / "labels.npy"
         self._labels: NDArray[np.uint8] | None = (
             np.load(labels, mmap_mode="r") if labels.is_file() else None
         )
 
+        lengths = [case.stop - case.start for case in self.cases]
+        self._first = np.repeat([case.start for case in self.cases], lengths)
+        self._stop = np.repeat([case.stop for case in self.cases], lengths)
+
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+        return int(self.images.shape[-2]), int(self.images.shape[-1])
+
+    def stacks(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Images ``[b, c, h, w]`` of a 2-D network: stored with their channels, or a slice with its neighbours."""
+        if self.images.ndim == 4:
+            return np.asarray(self.images[indices])
+        return slab_of(self.images, indices, self._first[indices], self._stop[indices], self.slab)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -86,13 +111,17 @@ def content_key(card: DatasetCard, cases: Sequence[Case]) -> str:
     """Hash of everything a store depends on: the files' bytes, the preprocessing, the label map."""
     files = []
     for case in cases:
-        paths = [case.image] + ([case.label] if case.label else [])
-        files.append([case.name, *(sha256_of(path) for path in paths)])
+        if case.label is None and holds_both(case.image):
+            files.append([case.name, image_fingerprint(case.image)])
+        else:
+            paths = dict.fromkeys(path for path in (case.image, case.label) if path is not None)
+            files.append([case.name, *(sha256_of(path) for path in paths)])
     labelled = any(case.label for case in cases)
     return fingerprint(
         {
             "format": FORMAT,
             "prepare": card.prepare.model_dump(mode="json"),
+            "axes": sorted(card.axes.items()),
             "classes": [card.classes, card.label_values] if labelled else None,
             "files": files,
         }
@@ -173,29 +202,49 @@ def _write_arrays(card: DatasetCard, cases: Sequence[Case], work: Path) -> dict[
     entries: list[dict[str, Any]] = []
     faults: list[UdaError] = []
     raw_images, raw_labels = work / "images.raw", work / "labels.raw"
-    count = 0
+    count, shape = 0, card.prepare.size
     with raw_images.open("wb") as images, raw_labels.open("wb") as labels:
         for case in cases:
             try:
-                image, geometry = prepare_image(read_volume(case.image), card.prepare, case.image)
+                image, geometry = prepared_stack(case, card)
+                if entries and image.shape[1:] != shape:
+                    raise DataError(
+                        f"its slices are {image.shape[1:]}",
+                        where=case.image,
+                        expected=f"{shape}, as those of the first case of the split",
+                        fix="do not mix kinds of files in one split",
+                    )
                 if case.label is not None:
-                    label = prepare_label(read_volume(case.label), geometry, card, case.label)
-                    label.tofile(labels)
+                    raw = read_label(case, card)
+                    prepare_label(raw, geometry, card, case.label).tofile(labels)
             except DataError as fault:
                 faults.append(fault)
                 continue
             image.tofile(images)
             entry = {"name": case.name, "start": count, "stop": count + len(image)}
-            entries.append({**entry, "geometry": geometry.as_json()})
-            count += len(image)
+            entries.append({**entry, "geometry": geometry.as_json(), "low": float(image.min())})
+            count, shape = count + len(image), image.shape[1:]
     raise_all(faults, f"the data of card {card.name!r}")
-    shape = (count, *card.prepare.size)
-    crc = {"images.npy": _add_header(raw_images, work / "images.npy", shape, np.float32)}
+    crc = {"images.npy": _add_header(raw_images, work / "images.npy", (count, *shape), np.float32)}
     if any(case.label for case in cases):
-        crc["labels.npy"] = _add_header(raw_labels, work / "labels.npy", shape, np.uint8)
+        whole = (count, *card.prepare.size)
+        crc["labels.npy"] = _add_header(raw_labels, work / "labels.npy", whole, np.uint8)
     raw_images.unlink()
     raw_labels.unlink()
-    return {"cases": entries, "crc32": crc}
+    return {"cases": entries, "slab": card.prepare.slab, "crc32": crc}
+
+
+def prepared_stack(case: Case, card: DatasetCard) -> tuple[NDArray[np.float32], Geometry]:
+    """A case's prepared slices ``[s, h, w]``, or ``[s, c, h, w]`` where its file holds their neighbours too.
+
+    Raises:
+        DataError: the image cannot be read or prepared.
+    """
+    volumes = read_images(case, card)
+    prepared = [prepare_image(volume, card.prepare, case.image) for volume in volumes]
+    if len(prepared) == 1:
+        return prepared[0]
+    return np.stack([slices for slices, _ in prepared], axis=1), prepared[0][1]
 
 
 def _add_header(raw: Path, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> int:

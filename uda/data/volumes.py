@@ -1,13 +1,16 @@
 """Volumes: from a NIfTI file of any orientation to prepared slices, and back to the file's own grid.
 
 The way there is exact wherever it can be: axes are turned without interpolation, the crop is integral.
-Only a card that asks for a pixel size interpolates, in the plane and with antialiasing.
+Only a card that asks for a pixel size (or a slice distance) interpolates, in the plane (or between slices)
+and with antialiasing. A few slices are worked on at a time; besides the file's own array only the prepared
+slices stand in memory.
 """
 
 from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +18,25 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from monai.transforms.utils import generate_spatial_bounding_box
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from uda.cards import DatasetCard, Prepare
 from uda.checkpoint import atomic_path
-from uda.config import DatasetCard, Prepare
 from uda.data import geometry as grids
 from uda.data.geometry import Geometry
+from uda.data.intensity import check_units, foreground, normalize
 from uda.errors import DataError
 from uda.types import IGNORE
 
 GRID_TOLERANCE = 1e-3
 """Largest difference between two affines, in mm, that still counts as the same grid."""
 
+CHUNK = 16
+"""Slices that are turned and resampled at a time."""
 
 _UNREADABLE = (
     ImageFileError,
@@ -141,32 +146,61 @@ def prepare_image(
         float32 slices ``[s, h, w]`` and the way back.
 
     Raises:
-        DataError: the image is constant inside the region of interest.
+        DataError: the image is constant inside the region of interest, or a CT without its offset.
     """
+    check_units(volume.array, prepare, path)
+    geometry = _geometry(volume, prepare)
+    geometry = replace(geometry, start=_crop_start(volume, geometry, prepare))
+    slices = np.empty((geometry.turned_shape[0], *prepare.size), dtype=np.float32)
+    first = 0
+    for part in _planes(volume, geometry, prepare.offset):
+        slices[first : first + len(part)], window = grids.crop(part, geometry)
+        first += len(part)
+    if geometry.depth != len(slices):
+        slices = grids.along(slices, geometry.depth)
+    return normalize(slices, window, prepare, path), geometry
+
+
+def _geometry(volume: Volume, prepare: Prepare) -> Geometry:
+    """The grid of the prepared slices, their crop not yet placed."""
     turn = grids.turn_to(volume.affine, prepare.orientation)
-    slices = grids.to_slices(np.asarray(volume.array, dtype=np.float32), turn, prepare.slice_axis)
-    rows, columns = slices.shape[1:]
     shape = volume.array.shape
+    slices, rows, columns = grids.turned(volume.array, turn, prepare.slice_axis).shape
     geometry = Geometry(
         affine=tuple(tuple(float(x) for x in row) for row in volume.affine),
         shape=(shape[0], shape[1], shape[2]),
         turn=tuple((int(to), int(flip)) for to, flip in turn),
         slice_axis=prepare.slice_axis,
         resized=(rows, columns),
+        depth=slices,
         start=(0, 0),
         size=prepare.size,
     )
+    through, row, column = geometry.prepared_spacing
     if prepare.spacing is not None:
-        _, row, column = geometry.prepared_spacing
-        resized = (
-            max(1, round(rows * row / prepare.spacing)),
-            max(1, round(columns * column / prepare.spacing)),
-        )
-        slices = _resize(slices, resized, "bilinear")
+        resized = _cells(rows * row, prepare.spacing), _cells(columns * column, prepare.spacing)
         geometry = replace(geometry, resized=resized)
-    geometry = replace(geometry, start=_crop_start(slices, prepare))
-    cropped, window = grids.crop(slices, geometry)
-    return _normalize(cropped, window, prepare, path), geometry
+    if prepare.slice_spacing is not None:
+        geometry = replace(geometry, depth=_cells(slices * through, prepare.slice_spacing))
+    return geometry
+
+
+def _cells(length: float, spacing: float) -> int:
+    return max(1, round(length / spacing))
+
+
+def _planes(volume: Volume, geometry: Geometry, offset: float) -> Iterator[NDArray[np.float32]]:
+    """The file's slices ``[n, rows, columns]``, a few at a time, turned and resampled in their plane."""
+    turned = grids.turned(volume.array, geometry.turn, geometry.slice_axis)
+    for first in range(0, len(turned), CHUNK):
+        part = np.array(turned[first : first + CHUNK], dtype=np.float32, order="C")
+        part += np.float32(offset)
+        if geometry.resized != part.shape[1:]:
+            batch = torch.from_numpy(part)[:, None]
+            part = functional.interpolate(batch, geometry.resized, mode="bilinear", antialias=True)[
+                :, 0
+            ].numpy()
+        yield part
 
 
 def prepare_label(
@@ -178,13 +212,12 @@ def prepare_label(
         DataError: the label lies on another grid than its image, or holds a value the card does not name.
     """
     check_same_grid(volume, geometry, path)
-    mapped = map_labels(volume.array, card, path)
-    slices = grids.to_slices(mapped, geometry.turn, geometry.slice_axis)
-    if geometry.resized != slices.shape[1:]:
-        slices = _resize(slices.astype(np.float32), geometry.resized, "nearest-exact").astype(
-            np.uint8
-        )
-    return grids.crop(slices, geometry)[0]
+    whole = grids.turned(map_labels(volume.array, card, path), geometry.turn, geometry.slice_axis)
+    sizes = (geometry.depth, *geometry.resized)
+    for axis, size in enumerate(sizes):
+        if whole.shape[axis] != size:
+            whole = whole.take(grids.nearest(whole.shape[axis], size), axis)
+    return grids.crop(whole, geometry)[0]
 
 
 def check_same_grid(volume: Volume, geometry: Geometry, path: Path) -> None:
@@ -212,7 +245,7 @@ def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.u
     Raises:
         DataError: lists every value the card does not name, with its voxel count.
     """
-    values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
+    values, counts = np.unique(raw, return_counts=True)
     index = {
         float(value): IGNORE if name == "ignore" else card.classes.index(name)
         for name, group in card.label_values.items()
@@ -227,8 +260,10 @@ def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.u
             expected=f"one of {sorted(int(v) for v in index)}",
             fix="give each value a class in the card's label_values, e.g. under background or ignore",
         )
-    table = np.array([index[float(v)] for v in values], dtype=np.uint8)
-    return table[inverse].reshape(raw.shape)
+    mapped = np.zeros(raw.shape, dtype=np.uint8)
+    for value in values:
+        mapped[raw == value] = index[float(value)]
+    return mapped
 
 
 def write_volume(path: Path, array: NDArray[Any], affine: Any) -> None:
@@ -238,45 +273,12 @@ def write_volume(path: Path, array: NDArray[Any], affine: Any) -> None:
         nibabel.save(image, temporary)
 
 
-def _resize(slices: NDArray[np.float32], size: tuple[int, int], mode: str) -> NDArray[np.float32]:
-    antialias = {"antialias": True} if mode == "bilinear" else {}
-    batch = torch.from_numpy(slices)[:, None]
-    return functional.interpolate(batch, size, mode=mode, **antialias)[:, 0].numpy()
-
-
-def _crop_start(slices: NDArray[np.float32], prepare: Prepare) -> tuple[int, int]:
+def _crop_start(volume: Volume, geometry: Geometry, prepare: Prepare) -> tuple[int, int]:
     """First row and column of the region of interest."""
-    low, high = [0, 0], list(slices.shape[1:])
+    low, high = (0, 0), geometry.resized
     if prepare.crop == "foreground":
-        mean = slices.mean()
-        box = generate_spatial_bounding_box(slices[None], select_fn=lambda x: x > mean)
-        low, high = list(box[0][1:]), list(box[1][1:])
+        low, high = foreground(_planes(volume, geometry, prepare.offset)) or (low, high)
     rows, columns = (
         (a + b - size) // 2 for a, b, size in zip(low, high, prepare.size, strict=True)
     )
-    return int(rows), int(columns)
-
-
-def _normalize(
-    slices: NDArray[np.float32], window: tuple[slice, slice], prepare: Prepare, path: Path
-) -> NDArray[np.float32]:
-    """Clip and scale by the statistics of the image inside the crop; padding becomes its minimum."""
-    image: NDArray[Any] = slices[:, window[0], window[1]]
-    low, high = np.percentile(image, prepare.clip) if image.size else (0.0, 0.0)
-    if not low < high:
-        raise DataError(
-            f"the region of interest is constant ({low:g})",
-            where=path,
-            expected="an image with contrast",
-            fix="look at the file; widen prepare.clip or prepare.size in the card",
-        )
-    image = np.clip(image, low, high).astype(np.float64)
-    if prepare.normalize == "zscore":
-        image = (image - image.mean()) / image.std()
-    else:
-        if prepare.normalize != "minmax":
-            low, high = prepare.normalize
-        image = np.clip((image - low) / (high - low), 0, 1) * 2 - 1
-    out = np.full(slices.shape, image.min(), dtype=np.float32)
-    out[:, window[0], window[1]] = image
-    return out
+    return rows, columns

@@ -72,13 +72,14 @@ class Discriminator(nn.Module):
         LeakyReLU 0.2 between, no normalisation
     Source: Vu et al., ADVENT, CVPR 2019, after Radford et al., DCGAN, ICLR 2016
 
+    A volume ``[b, k, d, h, w]`` is judged slice by slice, as ``b·d`` images.
+
     Args:
         classes: number of classes K, the channels of :func:`self_information`.
         width: channels after the first convolution.
 
     Raises:
-        DataError: when called with maps of another number of classes, that are not 2-D images, or with a side below
-            32 pixels.
+        DataError: when called with maps of another number of classes, or with a side of a slice below 32 pixels.
 
     Example:
         >>> import torch
@@ -95,7 +96,9 @@ class Discriminator(nn.Module):
             for before, after in itertools.pairwise(widths)
         )
 
-    def forward(self, maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1 rows columns"]:
+    def forward(self, maps: Float[Tensor, "b k *s"]) -> Float[Tensor, "b_or_bd 1 rows columns"]:
+        if maps.dim() == 5:
+            maps = maps.transpose(1, 2).flatten(0, 1)
         if maps.dim() != 4 or maps.shape[1] != self.classes or min(maps.shape[2:]) < MIN_SIDE:
             raise DataError(
                 f"the discriminator was given maps of shape {tuple(maps.shape)}",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from uda import losses
 from uda.checkpoint import grouped, load_optimizer, optimizer_tensors, prefixed
-from uda.data.sampling import mix
+from uda.data.seeds import mix
 from uda.losses import Discriminator
 from uda.parts.part import Ground, Part, View, present
 from uda.terms import AdversarialTerm

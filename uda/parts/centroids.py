@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from uda import losses
 from uda.checkpoint import grouped, prefixed
-from uda.data.sampling import mix
+from uda.data.seeds import mix
 from uda.losses import Prediction
 from uda.models import features_of
 from uda.parts.part import Ground, Part, View, present
@@ -50,7 +50,7 @@ class CentroidLabels(Part):
         self.centroids = losses.class_centroids(features, p)
 
     def _predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[b, d, *s]`` and logits ``[b, k, h, w]`` of the round's network."""
+        """Features ``[b, d, *s]`` and logits ``[b, k, *s]`` of the round's network."""
         with features_of(self.teacher) as seen, self.ground.fabric.autocast():
             logits: Tensor = self.teacher(image)
         return seen[0].float(), logits
@@ -58,9 +58,11 @@ class CentroidLabels(Part):
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[n, d]`` and probabilities ``[n, k]`` of every pixel of the features' grid."""
         features, logits = self._predict(image)
-        p = functional.adaptive_avg_pool2d(
-            Prediction(logits).p, (features.shape[2], features.shape[3])
-        )
+        p, space = Prediction(logits).p, features.shape[2:]
+        if len(space) == 2:
+            p = functional.adaptive_avg_pool2d(p, (space[0], space[1]))
+        else:
+            p = functional.adaptive_avg_pool3d(p, (space[0], space[1], space[2]))
         return features.movedim(1, -1).flatten(0, -2), p.movedim(1, -1).flatten(0, -2)
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from uda.types import Batch, SourceBatch
 T = TypeVar("T")
 
 Images = Callable[[], Iterable[Tensor]]
-"""every target image once, in batches ``[b, 1, h, w]`` on the host"""
+"""every target image once, in batches ``[b, c, *s]`` on the host"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Known:
     """What a prior tells the terms, as tensors. A validated recipe has what its terms need."""
 
     ratio: Tensor | None = None
-    """``[n, k]``, a row for each target image in the order of its store"""
+    """``[n, k]``, a row for each target slice in the order of its store"""
     maps: Tensor | None = None
     """``[k, h, w]``: how often each class is at a pixel; sums to 1 over classes"""
     largest: Tensor | None = None
@@ -68,8 +68,9 @@ class View:
         return present(self.source), present(self.batch.source)
 
     def ratio(self, known: Known) -> Tensor:
-        """The prior's rows ``[b, k]`` of this batch's target images."""
-        return present(known.ratio)[present(self.batch.target).index]
+        """The prior's rows ``[b, k]`` of this batch's target images; of a patch the mean over its slices."""
+        rows = present(known.ratio)[present(self.batch.target).index]
+        return rows if rows.dim() == 2 else rows.mean(1)
 
 
 class Part:
@@ -86,7 +87,7 @@ class Part:
         """Before a step: a new round, where the part has rounds."""
 
     def annotate(self, image: Tensor) -> Tensor | None:
-        """Notes ``[b, m, h, w]`` on target images ``[b, 1, h, w]`` as they are before augmentation."""
+        """Notes ``[b, m, *s]`` on target images ``[b, c, *s]`` as they are before augmentation."""
         return None
 
     def value(self, view: View) -> Tensor:

@@ -33,9 +33,13 @@ def _dice(term: terms.DiceTerm, known: Known, view: View) -> Tensor:
 
 
 def _entropy(term: terms.EntropyTerm, known: Known, view: View) -> Tensor:
-    weighted = term.class_weights == "inverse_ratio"
-    weights = _inverse_ratio(present(known.ratio)) if weighted else None
-    return losses.entropy(view.unlabelled, weights, term.normalized)
+    prediction = view.unlabelled
+    weights: Tensor | None = None
+    if term.class_weights == "inverse_ratio":
+        weights = _inverse_ratio(present(known.ratio))
+    elif term.class_weights != "uniform":
+        weights = torch.tensor(term.class_weights, device=prediction.p.device)
+    return losses.entropy(prediction, weights, term.normalized)
 
 
 def _min_entropy(term: terms.MinEntropyTerm, known: Known, view: View) -> Tensor:

@@ -60,7 +60,7 @@ class PseudoLabels(Part):
 
     @torch.no_grad()
     def annotate(self, image: Tensor) -> Tensor:
-        """Weight, then label or the classes' soft labels: ``[b, 1 + (1 or k), h, w]``."""
+        """Weight, then label or the classes' soft labels: ``[b, 1 + (1 or k), *s]``."""
         prediction = Prediction(self._predict(image))
         labeler = PseudoLabeler(present(self.log_thresholds), self.maps)
         if self.term.soft:

@@ -113,7 +113,7 @@ def from_sizes_ml(
         PriorError: an unknown or missing structure, a negative size, or sizes larger than the images.
     """
     images_ml = [
-        g.turned_shape[0] * g.size[0] * g.size[1] * float(np.prod(g.prepared_spacing)) / 1000
+        g.depth * g.size[0] * g.size[1] * float(np.prod(g.prepared_spacing)) / 1000
         for g in geometries
     ]
     shares = _shares(classes, sizes_ml, images_ml, None, ("sizes_ml", "ml", "mm³"))
@@ -141,7 +141,7 @@ def from_areas_mm2(
     images_mm2 = [
         g.size[0] * g.size[1] * g.prepared_spacing[1] * g.prepared_spacing[2] for g in geometries
     ]
-    slices = [g.turned_shape[0] for g in geometries]
+    slices = [g.depth for g in geometries]
     shares = _shares(classes, areas_mm2, images_mm2, slices, ("areas_mm2", "mm²", "cm² or pixels"))
     how = (
         "mean area in mm² over all slices, over the area of a prepared target slice: "

@@ -1,0 +1,116 @@
+"""The tutorials run as printed, on few people, small slices and a few training steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from uda.cli import app
+from uda.recipes import load_card
+
+TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+SHORT = [
+    "pretrain.steps=2",
+    "pretrain.batch=2",
+    "adapt.*.steps=2",
+    "adapt.*.batch=2",
+    "network.channels=[4,8,16]",
+    "evaluate.distances=false",
+]
+SHORT_3D = [*SHORT, "network.patch=[8,32,32]"]
+PEOPLE = "range(1001, 1021)"
+FEW = {
+    "mr": {"train": ["1001", "1002"], "validate": ["1010"]},
+    "ct": {"adapt": ["1001", "1002"], "test": ["1003"]},
+}
+
+
+def blocks(name: str) -> list[tuple[str, str]]:
+    """The tutorial's code in order: language and text."""
+    text = (TUTORIALS / f"{name}.md").read_text()
+    return re.findall(r"```(sh|python)\n(.*?)```", text, re.DOTALL)
+
+
+def follow(name: str, replace: dict[str, str], short: dict[str, list[str]]) -> list[str]:
+    """Run a tutorial; returns its verbs."""
+    verbs, names = [], dict[str, Any]()
+    assert all(any(old in text for _, text in blocks(name)) for old in replace)
+    for language, text in blocks(name):
+        for old, new in replace.items():
+            text = text.replace(old, new)
+        if language == "python":
+            exec(compile(text, f"{name}.md", "exec"), names)  # noqa: S102
+            continue
+        for line in text.splitlines():
+            words = shlex.split(line)
+            assert words[0] == "uda", line
+            extra = short.get(words[2], []) if words[1] in ("run", "adapt") else []
+            result = CliRunner().invoke(app, [*words[1:], *extra], catch_exceptions=False)
+            assert result.exit_code == 0, (line, result.output)
+            verbs.append(words[1])
+    return verbs
+
+
+@pytest.fixture
+def few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose own cards are small; cards there go before the shipped ones."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets").mkdir()
+    for name in ("mmwhs_mr", "mmwhs_ct", "phantom_mr", "phantom_ct"):
+        card = load_card(name).model_dump(mode="json")
+        card["prepare"] |= {"size": [64, 64], "spacing": 3.2, "slice_spacing": 10.0}
+        card["splits"] = FEW[name[-2:]]
+        (tmp_path / "datasets" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("few_people")
+def test_mr_to_ct() -> None:
+    assert sum(PEOPLE in text for _, text in blocks("mr_to_ct")) == 1
+    recipes = {
+        line.split()[2]
+        for _, text in blocks("mr_to_ct")
+        for line in text.splitlines()
+        if line.startswith("uda run")
+    }
+    short = {name: SHORT_3D if name.endswith("_3d") else SHORT for name in recipes}
+    verbs = follow("mr_to_ct", {PEOPLE: "[1001, 1002, 1003, 1010]"}, short)
+    assert set(verbs) == {"check", "run", "tags", "convert"}
+    assert (Path("checks/ct/index.html")).is_file()
+
+
+@pytest.mark.usefixtures("few_people")
+def test_which_prior() -> None:
+    verbs = follow("which_prior", {}, {"cardiac_phantom": SHORT})
+    assert verbs.count("prior") == 6
+    assert Path("checkpoints/with-tags/model.safetensors").is_file()
+
+
+def test_my_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    verbs = follow(
+        "my_model",
+        {PEOPLE: "[1001, 1002]", "STEPS = 600": "STEPS = 3", "--set steps=50": "--set steps=2"},
+        {},
+    )
+    assert set(verbs) == {"import", "adapt", "predict", "evaluate"}
+
+
+def test_every_tutorial_is_run_and_linked() -> None:
+    names = {path.stem for path in TUTORIALS.glob("*.md")}
+    tested = {n.removeprefix("test_") for n in globals() if n.startswith("test_")}
+    assert names <= tested
+    readme = (TUTORIALS.parents[1] / "README.md").read_text()
+    assert all(f"docs/tutorials/{name}.md" in readme for name in names)
+    links = [
+        (path, link)
+        for path in TUTORIALS.glob("*.md")
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    ]
+    assert [(p, link) for p, link in links if not (p.parent / link).exists()] == []

@@ -1,0 +1,115 @@
+"""Dataset cards: one flat YAML says where a domain's files are, how they are read and what labels mean."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from uda.fields import FileName, Frozen, Orientation, Positive, Rate
+
+
+class Prepare(Frozen):
+    """How a file becomes slices. It travels with the model, so that new images are treated alike."""
+
+    orientation: Orientation = "RAS"
+    """Axis code the volume is turned to without interpolation; ``stored`` keeps the file's axes
+    (right for oblique stacks, whose nearest code flips from case to case)."""
+    slice_axis: Literal[0, 1, 2] = 2
+    spacing: Rate | None = None
+    """In-plane pixel size in mm; ``null`` keeps the file's pixels."""
+    slice_spacing: Rate | None = None
+    """Distance between prepared slices in mm; ``null`` keeps the file's slices."""
+    size: tuple[Positive, Positive]
+    """Rows and columns of a prepared slice, in pixels."""
+    crop: Literal["center", "foreground"] = "center"
+    """Centre of the region of interest: of the image, or of its voxels brighter than the mean."""
+    offset: float = 0.0
+    """Added to the file's values first: -1024 for a CT stored as 0…4095."""
+    clip: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (
+        0.0,
+        100.0,
+    )
+    """Percentiles of the cropped volume to which intensities are clipped."""
+    normalize: Literal["zscore", "minmax", "none"] | tuple[float, float] = "zscore"
+    """Per volume: zero mean and unit sd, or to [-1, 1]; or a fixed window ``[low, high]`` (HU) to [-1, 1];
+    ``none`` leaves values as they are (files that were normalised already)."""
+    slab: Literal[1, 3] = 1
+    """Channels of a 2-D network's image: the slice, or the slice between its two neighbours."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Prepare:
+        if not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip must rise, got {list(self.clip)}")
+        if not isinstance(self.normalize, str) and not self.normalize[0] < self.normalize[1]:
+            raise ValueError(f"normalize window must rise, got {list(self.normalize)}")
+        return self
+
+
+Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
+INSIDE = ("inside",)
+"""a card's ``labels`` that lie in the image's own file"""
+
+
+class DatasetCard(Frozen):
+    """One domain: where its files are, how to read them, what the labels mean, who is in which split."""
+
+    name: FileName
+    title: str
+    citation: str = ""
+    root: str = "."
+    """Folder of the files, relative to the recipe's ``data.root`` (or absolute)."""
+    images: Patterns
+    """Path pattern below the root with ``{case}``; of several, the first whose file is there. The name's
+    ending says how it is read: ``.nii``, ``.nii.gz``, ``.tfrecords``, ``.npz``."""
+    labels: Patterns | None = None
+    """Likewise; ``inside`` when they lie in the image's own file (``.tfrecords``, ``.npz``)."""
+    modality: Literal["ct", "mr"] | None = None
+    """What `uda check` may expect of intensities."""
+    axes: dict[Literal["tfrecords", "npz"], Orientation] = Field(default_factory=dict)
+    """Axis code of the arrays in files that do not say so themselves: rows, columns, slices."""
+    tags: str | None = None
+    """CSV ``case,slice,<class>,…`` of 0/1: which structures an image shows. Reading it is supervision."""
+    classes: Annotated[tuple[FileName, ...], Field(min_length=2)]
+    """Names in order of their index; class 0 is background."""
+    label_values: dict[str, tuple[int, ...]]
+    """Raw values of each class in label files; the name ``ignore`` marks values that count for nothing."""
+    distance_unit: Literal["mm", "voxel"] = "mm"
+    prepare: Prepare
+    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Case names; ``*`` and ``?`` stand for every case whose image is there."""
+
+    @field_validator("images", "labels", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("images", "labels")
+    @classmethod
+    def _pattern(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value not in (None, INSIDE) and any("{case}" not in pattern for pattern in value or ()):
+            raise ValueError("the pattern must contain {case}")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _outside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == INSIDE:
+            raise ValueError("the pattern must contain {case}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetCard:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"class names repeat: {list(self.classes)}")
+        if unknown := set(self.label_values) - set(self.classes) - {"ignore"}:
+            raise ValueError(f"label_values names {sorted(unknown)}, which are not in classes")
+        if missing := set(self.classes) - set(self.label_values):
+            raise ValueError(f"label_values says nothing about {sorted(missing)}")
+        values = [v for group in self.label_values.values() for v in group]
+        if len(set(values)) != len(values):
+            raise ValueError("label_values gives one raw value to two classes")
+        for split, cases in self.splits.items():
+            if len(set(cases)) != len(cases):
+                raise ValueError(f"split {split!r} names a case twice")
+        return self

@@ -1,0 +1,285 @@
+"""What a check calls a fault and what a note: pure rules on a few numbers of each case.
+
+fault
+    CT without its offset   modality ct; after `prepare.offset` the minimum is ≥ 0 and the 99th percentile > 1000
+    inverted                modality set; over 20 % of the corners are bright, over 2.5 times as many as are
+                            dark, and more than in the middle (files of single slices are exempt)
+    picture (ct, window)    as below, where the card has a fixed window of HU
+    not whole numbers       label values with a fraction
+note
+    picture                 modality set; whole numbers, minimum ≥ 0, 128 ≤ maximum ≤ 255
+    left and right unknown  a NIfTI header with sform and qform code 0
+    structure absent        a labelled volume without a structure (files of single slices are exempt)
+    cut by the crop         over 1 % of a structure's voxels lie outside the crop
+    spacing                 along an axis over 2 times more or less than the median of at least 3 cases
+    intensities             the 1st, 50th or 99th percentile lies over 3 usual ranges from the median of at least
+                            5 cases, or the range is below a tenth of the usual (range: 1st to 99th percentile)
+    several orientations    `orientation: stored`, and the files' axis codes differ
+    structure nowhere       a structure in no label at all (a fault where a dataset.json promised it)
+
+Bright and dark are the upper and the lower fifth between the 1st and the 99th percentile; corners are the
+eighths of rows and columns in the four corners of every slice, the middle is their inner half. Air is the
+darkest in CT and MR, and corners show air, lungs or darker tissue even in images cut tightly round a heart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uda.cards import DatasetCard
+from uda.errors import DataError
+
+CT_HIGH = 1000.0
+CORNER_BRIGHT, CORNER_FACTOR = 0.2, 2.5
+EIGHT_BIT = (128, 255)
+CUT = 0.01
+SPACING_FACTOR, SPACING_CASES = 2.0, 3
+FAR, FLAT, INTENSITY_CASES = 3.0, 0.1, 5
+SHOWN = 5  # values in a message
+SAMPLED = 1_000_000  # voxels of a volume that shares are counted on
+
+AXES = ("distance between slices", "height of a pixel", "width of a pixel")
+PERCENTILES = (1, 50, 99)
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """What the rules need to know of one image's values, as the file has them."""
+
+    low: float
+    high: float
+    percentiles: tuple[float, float, float]
+    whole: bool
+    """nothing but whole numbers"""
+    corners_bright: float
+    """share in the upper fifth"""
+    corners_dark: float
+    middle_bright: float
+
+    @property
+    def range(self) -> float:
+        return self.percentiles[2] - self.percentiles[0]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The few numbers of a case that outlive its voxels."""
+
+    case: str
+    path: Path
+    codes: str
+    """axis code of the file"""
+    spacing: tuple[float, float, float]
+    """mm between slices, rows, columns as the card turns them"""
+    intensities: Intensities
+    labelled: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """voxels of each structure in its label"""
+
+
+def intensities_of(slices: NDArray[Any]) -> Intensities:
+    """Statistics of whole slices ``[s, rows, columns]``; shares are counted on a regular sample."""
+    low, median, high = (float(p) for p in np.percentile(slices, PERCENTILES))
+    step = max(1, round((slices.size / SAMPLED) ** 0.5))
+    sample = slices[:, ::step, ::step].astype(np.float64)
+    scaled = (sample - low) / max(high - low, 1e-12)
+    rows, columns = scaled.shape[1:]
+    ends = (slice(None, max(1, columns // 8)), slice(-max(1, columns // 8), None))
+    strips = (scaled[:, : max(1, rows // 8)], scaled[:, -max(1, rows // 8) :])
+    corners = np.concatenate([strip[..., end].ravel() for strip in strips for end in ends])
+    middle = scaled[:, rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
+    return Intensities(
+        low=float(slices.min()),
+        high=float(slices.max()),
+        percentiles=(low, median, high),
+        whole=bool(np.equal(np.rint(sample), sample).all()),
+        corners_bright=float((corners > 0.8).mean()),
+        corners_dark=float((corners < 0.2).mean()),
+        middle_bright=float((middle > 0.8).mean()),
+    )
+
+
+def lacks_offset(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
+    """A CT stored as 0…4095 that nothing brings to HU."""
+    offset = card.prepare.offset
+    top = seen.percentiles[2] + offset
+    if card.modality != "ct" or seen.low + offset < 0 or top <= CT_HIGH:
+        return None
+    return DataError(
+        f"a CT whose values run from {seen.low + offset:g} to {seen.high + offset:g} "
+        f"(99 % below {top:.4g}): the HU offset is missing",
+        where=path,
+        expected="HU: air at -1000, water at 0",
+        fix=f"set prepare.offset: {offset - 1024:g} in the card; if only some files are so, convert those",
+    )
+
+
+def inverted(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
+    """An image whose air is bright."""
+    least = max(CORNER_BRIGHT, CORNER_FACTOR * seen.corners_dark, seen.middle_bright)
+    if card.modality is None or seen.corners_bright <= least:
+        return None
+    return DataError(
+        f"looks inverted: {seen.corners_bright:.0%} of its corners are bright, {seen.corners_dark:.0%} dark",
+        where=path,
+        expected="air darker than the body, as CT and MR have it",
+        fix="invert the file's values (maximum + minimum - value); leave `modality` out of the card "
+        "when this image is right as it is",
+    )
+
+
+def eight_bit(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
+    """An image that looks like an exported picture."""
+    least, most = EIGHT_BIT
+    if card.modality is None or not seen.whole or seen.low < 0 or not least <= seen.high <= most:
+        return None
+    return DataError(
+        f"values are whole numbers from {seen.low:g} to {seen.high:g}, as in an 8-bit picture",
+        where=path,
+        expected="HU" if card.modality == "ct" else "the scanner's own values",
+        fix="convert the scanner's files (DICOM) again without a display window; if the picture is all "
+        "there is, keep `normalize: zscore` or `minmax`",
+    )
+
+
+def without_place(path: Path) -> DataError:
+    """A NIfTI header that does not say where the patient lies."""
+    return DataError(
+        "its header has sform and qform code 0: left and right are a guess",
+        where=path,
+        expected="a code above 0 with an affine",
+        fix="compare with the original scan, then set the code (or use `orientation: stored`)",
+    )
+
+
+def not_whole(values: Sequence[float], path: Path) -> DataError:
+    """A label whose values were interpolated."""
+    listed = ", ".join(f"{value:g}" for value in values[:SHOWN])
+    return DataError(
+        f"{len(values)} label values are not whole numbers, e.g. {listed}",
+        where=path,
+        expected="one whole number a class",
+        fix="the label was resampled like an image; resample the original with nearest neighbour",
+    )
+
+
+def absent_structures(counts: Mapping[str, int], card: DatasetCard, path: Path) -> list[DataError]:
+    """A label without some of the card's structures."""
+    absent = [name for name in card.classes[1:] if not counts.get(name)]
+    if not absent:
+        return []
+    return [
+        DataError(
+            f"the label has no voxel of {', '.join(absent)}",
+            where=path,
+            fix="look whether they lie outside this image; a structure that was left unlabelled "
+            "teaches the network that it is background",
+        )
+    ]
+
+
+def cut_structures(kept: Mapping[str, float], card: DatasetCard, path: Path) -> list[DataError]:
+    """Structures of which the card's crop cuts off more than a trace."""
+    cut = {name: share for name, share in kept.items() if share < 1 - CUT}
+    if not cut:
+        return []
+    listed = ", ".join(f"{name} {_cut_share(share)}" for name, share in cut.items())
+    rows, columns = card.prepare.size
+    other = "center" if card.prepare.crop == "foreground" else "foreground"
+    return [
+        DataError(
+            f"the crop cuts off labelled voxels: {listed}",
+            where=path,
+            expected=f"at most {CUT:.0%} of a structure outside the {rows}×{columns} pixels",
+            fix=f"enlarge prepare.size, choose a coarser prepare.spacing, or try prepare.crop: {other}",
+        )
+    ]
+
+
+def _cut_share(kept: float) -> str:
+    return f"{100 * (1 - kept):.3g} %"
+
+
+def data_set_notes(cases: Sequence[Facts], card: DatasetCard) -> list[DataError]:
+    """What only shows when cases are compared with one another."""
+    notes = [*_odd_spacings(cases), *_odd_intensities(cases)]
+    codes = Counter(case.codes for case in cases)
+    if card.prepare.orientation == "stored" and len(codes) > 1:
+        listed = ", ".join(f"{code} ({number})" for code, number in codes.most_common())
+        rare = min(codes, key=lambda code: codes[code])
+        odd = next(case.path for case in cases if case.codes == rare)
+        notes.append(
+            DataError(
+                f"files are stored in several orientations: {listed}",
+                where=f"{odd} is {rare}",
+                expected="one axis code, because the card keeps the axes as they are stored",
+                fix="look at the overlays (--out); give prepare.orientation a code such as RAS "
+                "unless the stacks are oblique and look alike",
+            )
+        )
+    return notes
+
+
+def unused_structures(cases: Sequence[Facts], card: DatasetCard, where: Path) -> list[DataError]:
+    """Structures that no label of the data set shows."""
+    labelled = [case.counts for case in cases if case.labelled]
+    return [
+        DataError(
+            f"class {name!r} occurs in none of the {len(labelled)} labels",
+            where=where,
+            expected=f"voxels of the value {' or '.join(map(str, card.label_values[name]))} somewhere",
+            fix="take the class out, or correct its value",
+        )
+        for name in card.classes[1:]
+        if labelled and not any(counts.get(name) for counts in labelled)
+    ]
+
+
+def _odd_spacings(cases: Sequence[Facts]) -> list[DataError]:
+    if len(cases) < SPACING_CASES:
+        return []
+    median = np.median([case.spacing for case in cases], axis=0)
+    return [
+        DataError(
+            f"the {axis} is {value:.3g} mm",
+            where=case.path,
+            expected=f"near the median of the {len(cases)} cases, {usual:.3g} mm",
+            fix="correct the header if it is wrong; if it is right, give the card prepare.spacing and "
+            "prepare.slice_spacing, so that all cases get the same pixels",
+        )
+        for case in cases
+        for axis, value, usual in zip(AXES, case.spacing, median, strict=True)
+        if max(value / usual, usual / value) > SPACING_FACTOR
+    ]
+
+
+def _odd_intensities(cases: Sequence[Facts]) -> list[DataError]:
+    if len(cases) < INTENSITY_CASES:
+        return []
+    usual = np.median([case.intensities.percentiles for case in cases], axis=0)
+    spread = float(np.median([case.intensities.range for case in cases]))
+    notes = []
+    for case in cases:
+        seen = case.intensities
+        distance = float(np.abs(np.subtract(seen.percentiles, usual)).max())
+        if distance > FAR * spread or seen.range < FLAT * spread:
+            notes.append(
+                DataError(
+                    f"intensities unlike the others': 1/50/99 % are {_listed(seen.percentiles)}",
+                    where=case.path,
+                    expected=f"near the medians of the {len(cases)} cases, {_listed(usual)}",
+                    fix="look at the file: another unit or scale, a single bright voxel, an empty scan?",
+                )
+            )
+    return notes
+
+
+def _listed(values: Sequence[float] | NDArray[np.float64]) -> str:
+    return " / ".join(f"{value:.4g}" for value in values)

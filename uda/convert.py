@@ -1,0 +1,178 @@
+"""Writing a card's data in another form: the records of the cardiac literature, and image-level tags.
+
+Both read labels, of targets too, and belong to the preparation of a benchmark: no stage calls them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from uda.cards import DatasetCard
+from uda.checkpoint import write_text
+from uda.data.cases import Case, card_root, cases_of
+from uda.data.records import write_npz, write_records
+from uda.data.slabs import slab_of
+from uda.data.sources import read_label
+from uda.data.store import prepared_stack
+from uda.data.volumes import prepare_label
+from uda.errors import ConfigError, DataError
+from uda.types import IGNORE
+
+CHANNELS = 3
+_OPPOSITE = str.maketrans("RLAPSI", "LRPAIS")
+_FOLDERS = {"train": "training", "validate": "validation", "adapt": "training", "test": "test"}
+_INFIX = {"train": "train_", "validate": "val_", "adapt": "train_", "test": ""}
+
+
+def convert_to_records(
+    card: DatasetCard,
+    root: str | Path | None,
+    out: Path,
+    announce: Callable[[Path], object] = lambda path: None,
+) -> Path:
+    """Write a card's prepared slices as PnP-AdaNet and SIFA released theirs, with a card that reads them.
+
+    Training and validation cases become ``training_x/x_train_CASE.tfrecords`` (a record a slice, with its two
+    neighbours), test cases ``test_x/x_CASE.npz`` (``arr_0`` image, ``arr_1`` label, rows × columns × slices, both
+    flipped on the first two axes as in the release). Labels are class indices. ``x`` is the card's modality or name.
+
+    Returns:
+        the written card, ``out/<name>_records.yaml``.
+
+    Raises:
+        DataError: a case that cannot be read, or has no label.
+    """
+    label = card.modality or card.name
+    splits: dict[str, list[str]] = {}
+    written: dict[str, str] = {}
+    for split in sorted(card.splits, key=_rank):
+        if split not in _FOLDERS:
+            raise ConfigError(
+                f"records have no place for a split {split!r}", expected=", ".join(_FOLDERS)
+            )
+        for case in cases_of(card, root, split, labels=True):
+            if case.name not in written:
+                written[case.name] = f"{label}_{_INFIX[split]}{case.name}"
+                folder = out / f"{_FOLDERS[split]}_{label}"
+                announce(_write_case(case, card, folder / written[case.name], split == "test"))
+            splits.setdefault(split, []).append(written[case.name])
+    path = out / f"{card.name}_records.yaml"
+    write_text(path, _card_text(card, label, splits))
+    return path
+
+
+def _rank(split: str) -> int:
+    """Order in which splits claim a case that stands in several: one that validates does not train."""
+    return ("test", "validate", "train", "adapt").index(split) if split in _FOLDERS else 9
+
+
+def _write_case(case: Case, card: DatasetCard, stem: Path, whole: bool) -> Path:
+    slices, geometry = prepared_stack(case, card)
+    if case.label is None:
+        raise DataError(f"case {case.name!r} has no label", where=case.image)
+    labels = prepare_label(read_label(case, card), geometry, card, case.label).astype(np.float32)
+    if (labels == IGNORE).any():
+        raise DataError(
+            "has voxels that count for nothing, and records cannot say so",
+            where=case.label,
+            fix="give them a class in the card's label_values",
+        )
+    if whole:
+        image = slices if slices.ndim == 3 else slices[:, slices.shape[1] // 2]
+        path = stem.with_name(f"{stem.name}.npz")
+        flipped = [np.moveaxis(stack, 0, -1)[::-1, ::-1] for stack in (image, labels)]
+        write_npz(path, flipped[0], flipped[1])
+        return path
+    path = stem.with_name(f"{stem.name}.tfrecords")
+    write_records(path, _records(slices, labels))
+    return path
+
+
+def _records(
+    slices: NDArray[np.float32], labels: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Image and label ``[rows, columns, 3]`` of each slice; the label repeats."""
+    alone = slices.ndim == 3
+    for number, label in enumerate(labels):
+        image = slab_of(slices, [number], 0, len(slices), CHANNELS)[0] if alone else slices[number]
+        yield np.moveaxis(image, 0, -1), np.repeat(label[..., None], image.shape[0], axis=-1)
+
+
+def _card_text(card: DatasetCard, label: str, splits: dict[str, list[str]]) -> str:
+    code = _code(card)
+    raw: dict[str, Any] = {
+        "name": f"{card.name}_records",
+        "title": f"{card.title}, as records",
+        "citation": card.citation,
+        "images": [
+            f"training_{label}/{{case}}.tfrecords",
+            f"validation_{label}/{{case}}.tfrecords",
+            f"test_{label}/{{case}}.npz",
+        ],
+        "labels": "inside",
+        "axes": {"tfrecords": code, "npz": code[:2].translate(_OPPOSITE) + code[2]},
+        "classes": list(card.classes),
+        "label_values": {name: [index] for index, name in enumerate(card.classes)},
+        "distance_unit": "voxel",
+        "prepare": {
+            "orientation": code,
+            "slice_axis": 2,
+            "size": list(card.prepare.size),
+            "normalize": "none",
+            "slab": card.prepare.slab,
+        },
+        "splits": splits,
+    }
+    if card.modality is not None:
+        raw["modality"] = card.modality
+    head = f"# Written by `uda convert {card.name}`: prepared slices, labels are class indices.\n"
+    return head + yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _code(card: DatasetCard) -> str:
+    """Axis code of a prepared case as rows, columns, slices; ``RAS`` where the card leaves axes as they are."""
+    prepare = card.prepare
+    code = "RAS" if prepare.orientation == "stored" else prepare.orientation
+    through = prepare.slice_axis
+    return code[:through] + code[through + 1 :] + code[through]
+
+
+def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Path | None) -> Path:
+    """Write which structures each slice of a split shows, read off its labels: supervision, and the ledger says so.
+
+    Args:
+        path: of the CSV ``case,slice,<structures>``; default: where the card expects its tags.
+
+    Raises:
+        ConfigError: the card names no tags and no path is given.
+        DataError: a case that cannot be read, or has no label.
+    """
+    if path is None:
+        if card.tags is None:
+            raise ConfigError(
+                f"card {card.name!r} names no tags file", fix="give one with --out, or add `tags:`"
+            )
+        path = card_root(card, root) / card.tags
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "slice", *card.classes[1:]])
+    for case in cases_of(card, root, split, labels=True):
+        _, geometry = prepared_stack(case, card)
+        labels = prepare_label(read_label(case, card), geometry, card, case.label or case.image)
+        shown: dict[int, NDArray[np.bool_]] = {}
+        for number, label in enumerate(labels):
+            found = np.isin(np.arange(1, len(card.classes)), label)
+            stored = geometry.stored_slice(number)
+            shown[stored] = found | shown.get(stored, False)
+        for stored in sorted(shown):
+            writer.writerow([case.name, stored, *shown[stored].astype(int)])
+    write_text(path, text.getvalue())
+    return path

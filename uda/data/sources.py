@@ -1,0 +1,109 @@
+"""Reading a case, whatever kind of file it lies in; the file's ending says which.
+
+NIfTI files say how their axes run. TFRecords and npz do not, so the card does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import axcodes2ornt
+from numpy.typing import NDArray
+
+from uda.cards import DatasetCard
+from uda.data.cases import Case
+from uda.data.records import fingerprint_images, read_npz, read_records
+from uda.data.volumes import Volume, read_volume
+from uda.errors import ConfigError, DataError
+
+RECORDS, ARRAYS = ".tfrecords", ".npz"
+
+
+def holds_both(path: Path) -> bool:
+    """Whether this kind of file holds image and label together."""
+    return path.suffix in (RECORDS, ARRAYS)
+
+
+def read_images(case: Case, card: DatasetCard) -> tuple[Volume, ...]:
+    """The case's image; one volume for each stored channel, which is one but for records.
+
+    Records give their middle slice, or with ``prepare.slab`` 3 the slice between its two neighbours.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: the card does not say how the axes of such a file run.
+    """
+    if case.image.suffix == RECORDS:
+        return _record_images(case.image, card)
+    if case.image.suffix == ARRAYS:
+        return (_placed(read_npz(case.image)[0], case.image, card),)
+    return (read_volume(case.image),)
+
+
+def read_label(case: Case, card: DatasetCard) -> Volume:
+    """The case's label, raw values in the file's axes.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+        ConfigError: the card does not say how the axes of such a file run.
+    """
+    path = case.label
+    if path is None:
+        raise DataError(f"case {case.name!r} has no label", where=case.image)
+    if path.suffix == RECORDS:
+        slices = [record.label[..., record.label.shape[2] // 2] for record in read_records(path)]
+        return _placed(_stacked(slices, path), path, card)
+    if path.suffix == ARRAYS:
+        label = read_npz(path)[1]
+        if label is None:
+            raise DataError("holds no label", where=path, expected="an array arr_1 beside arr_0")
+        return _placed(label, path, card)
+    return read_volume(path)
+
+
+def image_fingerprint(path: Path) -> str:
+    """Hash of the image bytes of a file that :func:`holds_both`, whatever its labels are."""
+    return fingerprint_images(path)
+
+
+def _record_images(path: Path, card: DatasetCard) -> tuple[Volume, ...]:
+    slab = card.prepare.slab
+    channels: list[list[NDArray[np.float32]]] = [[] for _ in range(slab)]
+    for record in read_records(path):
+        depth = record.image.shape[2]
+        if depth < slab:
+            raise DataError(
+                f"a record has {depth} channels",
+                where=f"{path}, byte {record.offset}",
+                expected=f"the {slab} of the card's prepare.slab",
+            )
+        first = (depth - slab) // 2
+        for channel, slices in enumerate(channels):
+            slices.append(record.image[..., first + channel])
+    return tuple(_placed(_stacked(slices, path), path, card) for slices in channels)
+
+
+def _stacked(slices: list[NDArray[np.float32]], path: Path) -> NDArray[np.float32]:
+    shapes = {array.shape for array in slices}
+    if len(shapes) != 1:
+        raise DataError(f"its records have several sizes: {sorted(shapes)}", where=path)
+    return np.stack(slices, axis=-1)
+
+
+def _placed(array: NDArray[Any], path: Path, card: DatasetCard) -> Volume:
+    """An array with the affine that its axis code stands for, one unit a voxel."""
+    kind = path.suffix.removeprefix(".")
+    axes = {str(key): code for key, code in card.axes.items()}.get(kind)
+    if axes is None:
+        raise ConfigError(
+            f"card {card.name!r} does not say how the axes of a {path.suffix} file run",
+            where=path,
+            fix=f"add for example `axes: {{{kind}: RSP}}` (rows to the right, columns to the head)",
+        )
+    affine = np.zeros((4, 4))
+    for axis, (to, sign) in enumerate(axcodes2ornt(tuple(axes))):
+        affine[int(to), axis] = sign
+    affine[3, 3] = 1
+    return Volume(array, affine)

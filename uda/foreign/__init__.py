@@ -1,0 +1,17 @@
+"""Networks that are not ours: registered factories, stored programs, and state dicts that fit them."""
+
+from uda.foreign.adapter import ForeignModel
+from uda.foreign.matching import Matches, match_state, read_state
+from uda.foreign.programs import kind_of, load_program
+from uda.foreign.registry import register_network, registered
+
+__all__ = [
+    "ForeignModel",
+    "Matches",
+    "kind_of",
+    "load_program",
+    "match_state",
+    "read_state",
+    "register_network",
+    "registered",
+]

@@ -1,0 +1,229 @@
+"""An exported program as a network that trains: modes work again, and its BatchNorm layers are layers again.
+
+An export writes the mode of the network into its graph. Here every BatchNorm becomes a call of a real layer that owns
+the same tensors under the same names, and every dropout follows the mode, so that the network behaves as the Python
+module it came from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from uda.errors import ModelError
+
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+_COUNTER = "num_batches_tracked"
+_ADVICE = (
+    "export it as it is, in evaluation mode and without decompositions: "
+    "torch.export.export(model.eval(), (torch.zeros(2, 1, 192, 192),), "
+    'dynamic_shapes=({0: torch.export.Dim("batch")},))'
+)
+
+
+def trainable(program: Any, name: str) -> fx.GraphModule:
+    """A module of an ``ExportedProgram`` with its own names in the state dict; training mode and device may change.
+
+    Raises:
+        ModelError: random draws, or batch statistics that cannot be told from the graph.
+    """
+    unlift = program.module
+    guards = "check_guards" in inspect.signature(unlift).parameters  # torch ≥ 2.9
+    module: fx.GraphModule = unlift(check_guards=True) if guards else unlift()
+    graph = module.graph
+    _layers_again(module, name)
+    _dropouts_again(module)
+    _portable(graph)
+    _refuse_remains(module, name)
+    graph.lint()
+    result = fx.GraphModule(module, graph)
+    _own_constants(result, program.constants)
+    return result
+
+
+def _named(node: fx.Node) -> str:
+    """Name of an aten operator, without overload; else empty."""
+    target = node.target
+    if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
+        space, _, name = target._schema.name.partition("::")
+        return name if space == "aten" else ""
+    return ""
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of an operator by the names of its schema."""
+    target: Any = node.target
+    names = [argument.name for argument in target._schema.arguments]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr"
+
+
+def _norms(graph: fx.Graph) -> Iterator[tuple[fx.Node, dict[str, Any]]]:
+    """Batch normalisations that keep running statistics."""
+    for node in list(graph.nodes):
+        if "batch_norm" in _named(node):
+            arguments = _arguments(node)
+            if arguments.get("running_mean") is not None:
+                yield node, arguments
+
+
+def _layers_again(module: fx.GraphModule, name: str) -> None:
+    graph, made = module.graph, dict[str, nn.Module]()
+    for node, arguments in list(_norms(graph)):
+        if not (_is_tensor(arguments["running_mean"]) and _is_tensor(arguments["running_var"])):
+            raise _unknown(f"the statistics of {node.name} are computed", name)
+        owner = str(arguments["running_mean"].target).rpartition(".")[0]
+        if not owner:
+            raise _unknown("the network itself keeps the statistics", name)
+        if owner not in made:
+            made[owner] = _layer(module, owner, arguments, name)
+        with graph.inserting_before(node):
+            call = graph.call_module(owner, (arguments["input"],))
+        call.meta = dict(node.meta)
+        _replace(node, call)
+    for owner, layer in made.items():
+        module.set_submodule(owner, layer)
+        for node in list(graph.nodes):
+            if _is_tensor(node) and str(node.target).rpartition(".")[0] == owner:
+                _erase(node, name)
+
+
+def _layer(module: fx.GraphModule, owner: str, arguments: dict[str, Any], name: str) -> nn.Module:
+    """A BatchNorm layer of the owner's own tensors."""
+    old = module.get_submodule(owner)
+    tensors = dict(old.named_parameters()) | dict(old.named_buffers())
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        node = arguments.get(key)
+        if node is not None and str(node.target) != f"{owner}.{key}":
+            raise _unknown(f"{owner} keeps its {key} as {node.target}", name)
+    if others := set(tensors) - {"weight", "bias", "running_mean", "running_var", _COUNTER}:
+        raise _unknown(f"{owner} also has {', '.join(sorted(others))}", name)
+    dims = arguments["input"].meta["val"].dim()
+    kind = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(dims, nn.BatchNorm1d)
+    momentum = arguments.get("momentum", arguments.get("exponential_average_factor", 0.1))
+    layer = kind(
+        len(tensors["running_mean"]),
+        eps=arguments.get("eps", arguments.get("epsilon", 1e-5)),
+        momentum=momentum or None,  # a layer with momentum None is exported with 0
+    )
+    layer.register_parameter("weight", tensors.get("weight"))  # type: ignore[arg-type]
+    layer.register_parameter("bias", tensors.get("bias"))  # type: ignore[arg-type]
+    for key in ("running_mean", "running_var", _COUNTER):
+        if key in tensors:
+            setattr(layer, key, tensors[key])
+    return layer
+
+
+def _replace(node: fx.Node, call: fx.Node) -> None:
+    """Put the layer's result where the operator's first one was; what else it returned goes with it."""
+    target: Any = node.target
+    if len(target._schema.returns) == 1:
+        node.replace_all_uses_with(call)
+    for user in list(node.users):
+        if user.target is operator.getitem and user.args[1] == 0:
+            user.replace_all_uses_with(call)
+    _erase_users(node)
+    node.graph.erase_node(node)
+
+
+def _erase_users(node: fx.Node) -> None:
+    """Erase the statistics' own way through the graph: copies into buffers, counters."""
+    for user in list(node.users):
+        if user.op == "output" or user not in node.users:
+            continue
+        _erase_users(user)
+        if not user.users:
+            user.graph.erase_node(user)
+
+
+def _erase(node: fx.Node, name: str) -> None:
+    _erase_users(node)
+    if node.users:
+        raise _unknown(f"{node.target} is used outside its BatchNorm layer", name)
+    node.graph.erase_node(node)
+
+
+def _unknown(what: str, name: str) -> ModelError:
+    return ModelError(
+        f"its batch normalisation cannot be made a layer again: {what}",
+        where=name,
+        fix=f"{_ADVICE}; or give the network as a Python factory",
+    )
+
+
+class _Dropout(nn.Module):
+    """A dropout operator that follows the mode."""
+
+    def __init__(self, function: Any, p: float) -> None:
+        super().__init__()
+        self.function, self.p = function, p
+
+    def forward(self, image: Tensor) -> Tensor:
+        dropped: Tensor = self.function(image, self.p, self.training)
+        return dropped
+
+
+def _dropouts_again(module: fx.GraphModule) -> None:
+    graph = module.graph
+    functions = {name: getattr(torch, name) for name in _DROPOUTS}
+    for number, node in enumerate([n for n in graph.nodes if _named(n) in functions]):
+        arguments = _arguments(node)
+        target = f"_dropout_{number}"
+        module.add_submodule(target, _Dropout(functions[_named(node)], float(arguments["p"])))
+        with graph.inserting_before(node):
+            call = graph.call_module(target, (arguments["input"],))
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+
+
+def _portable(graph: fx.Graph) -> None:
+    """What an export takes from its example: the device, and that images lie in memory row by row."""
+    image = graph.find_nodes(op="placeholder")[0]
+    with graph.inserting_after(image):
+        device = graph.call_function(getattr, (image, "device"))
+    for node in list(graph.nodes):
+        if _named(node) == "_assert_tensor_metadata":
+            graph.erase_node(node)
+        elif _named(node) == "view" and node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+        elif isinstance(node.kwargs.get("device"), torch.device):
+            node.update_kwarg("device", device)
+    if not device.users:
+        graph.erase_node(device)
+
+
+def _refuse_remains(module: fx.GraphModule, name: str) -> None:
+    """Draws at random in every prediction, or statistics in a branch that is not seen here."""
+    for part in module.modules():
+        if not isinstance(part, fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            tags = getattr(node.target, "tags", ())
+            if torch.Tag.nondeterministic_seeded in tags:
+                raise ModelError(
+                    f"the program draws at random in every prediction ({node.name})",
+                    where=name,
+                    fix=_ADVICE,
+                )
+        if next(_norms(part.graph), None) is not None:
+            raise _unknown("it lies in a branch of the program", name)
+
+
+def _own_constants(module: fx.GraphModule, names: Iterable[str]) -> None:
+    """Make constant tensors buffers that move to a device with the weights and are none of them."""
+    for name in names:
+        place, _, key = name.rpartition(".")
+        owner = module.get_submodule(place)
+        value = getattr(owner, key, None)
+        if isinstance(value, Tensor):
+            delattr(owner, key)
+            owner.register_buffer(key, value, persistent=False)

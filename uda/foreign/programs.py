@@ -1,0 +1,171 @@
+"""Programs in a file: TorchScript and ``torch.export``, read without ever opening a pickle of Python objects."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from uda.errors import ModelError
+from uda.foreign.expressions import check_expressions
+
+Kind = Literal["torchscript", "exported"]
+
+
+def kind_of(data: bytes, name: str) -> Kind:
+    """What a file's bytes are.
+
+    Raises:
+        ModelError: weights without a program, a file cut short, or something else.
+    """
+    expected = "a program of torch.jit.save or torch.export.save"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if min((member.header_offset for member in archive.infolist()), default=1):
+                raise zipfile.BadZipFile("it does not begin where its first part does")
+            damaged = archive.testzip()
+            names = [member.partition("/")[2] for member in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"cannot be read as a network: {error}",
+            where=name,
+            expected=expected,
+            fix="copy or save the file again; a state dict is given as weights (--weights), not as "
+            "the network",
+        ) from error
+    if damaged is not None:
+        raise ModelError(
+            f"its part {damaged!r} is damaged", where=name, fix="copy or save the file again"
+        )
+    if any(member.startswith("models/") for member in names):
+        return "exported"
+    if "constants.pkl" in names:
+        return "torchscript"
+    raise ModelError(
+        "holds weights or other objects, and no program",
+        where=name,
+        expected=expected,
+        fix="export the network with torch.export.export and torch.export.save, and give this file "
+        "as weights (--weights)",
+    )
+
+
+def load_program(kind: Kind, data: bytes, name: str) -> Any:
+    """The network of a TorchScript file (a ``ScriptModule``), or the ``ExportedProgram`` of the other kind.
+
+    A program is code of its author: it computes what it wants from the images. It is not Python, and no
+    pickled object, script object or expression outside arithmetic is accepted.
+
+    Raises:
+        ModelError: damaged, of the other kind, or with parts that are not opened.
+    """
+    found = kind_of(data, name)
+    if found != kind:
+        raise ModelError(
+            f"is a {found} program", where=name, expected=kind, fix="import the file again"
+        )
+    return _torchscript(data, name) if kind == "torchscript" else _exported(data, name)
+
+
+def _unreadable(error: Exception, name: str) -> ModelError:
+    reason = str(error).strip().splitlines()
+    return ModelError(
+        f"cannot be loaded: {reason[0][:200] if reason else type(error).__name__}",
+        where=name,
+        expected=f"a program that torch {torch.__version__} can read",
+        fix="save the program again with this version of torch",
+    )
+
+
+def _torchscript(data: bytes, name: str) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.* is deprecated")
+            module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+            _refuse_baked(module, name)
+    except RuntimeError as error:
+        raise _unreadable(error, name) from error
+    if not list(module.parameters()):
+        raise ModelError(
+            "has no weights that could be adapted: the program was frozen",
+            where=name,
+            fix="save it without torch.jit.freeze, or export it with torch.export.export",
+        )
+    return module
+
+
+_MODE_INPUTS = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2}
+"""operator → position of the input that says whether it trains"""
+
+
+def _refuse_baked(module: nn.Module, name: str) -> None:
+    """A network traced in training mode never predicts alike twice."""
+    graph: Any = module.inlined_graph
+    for kind, position in _MODE_INPUTS.items():
+        for node in graph.findAllNodes(kind, recurse=True):
+            inputs = [value.node() for value in node.inputs()]
+            stateless = kind == "aten::batch_norm" and inputs[3].mustBeNone()
+            mode = inputs[position]
+            if mode.kind() == "prim::Constant" and mode.output().toIValue() and not stateless:
+                raise ModelError(
+                    "was traced in training mode: it would use the statistics of each batch, or draw "
+                    "at random, in every prediction",
+                    where=name,
+                    fix="call model.eval() before torch.jit.trace, or better export it with "
+                    "torch.export.export",
+                )
+
+
+def _exported(data: bytes, name: str) -> Any:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.namelist():
+            file = member.rpartition("/")[2]
+            if file.startswith(("custom_obj", "opaque_obj")):
+                raise ModelError(
+                    f"holds a script object or a pickle ({file}), which could run code when opened",
+                    where=name,
+                    fix="export a network whose state is tensors alone",
+                )
+            if "/models/" in member and file.endswith(".json"):
+                check_expressions(archive.read(member), name)
+    try:
+        with _only_tensors(), _silent("torch.export"):
+            return torch.export.load(io.BytesIO(data))
+    except (
+        Exception
+    ) as error:  # whatever its schema, decoder and operators raise for a strange file
+        raise _unreadable(error, name) from error
+
+
+@contextlib.contextmanager
+def _only_tensors() -> Iterator[None]:
+    """Within the block no ``torch.load``, not even torch's own, opens more than tensors."""
+    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Within the block a logger is quiet; the error it reports is raised all the same."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -1,0 +1,244 @@
+"""A dataset card from what a ``dataset.json`` says and from the images' headers."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import yaml
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+from uda.cards import DatasetCard
+from uda.checkpoint import write_text
+from uda.data.geometry import turn_to
+from uda.errors import DataError, UdaError, raise_all
+from uda.nnunet.listing import Listing
+from uda.recipes import parse
+
+ORIENTATION, SLICE_AXIS = "RAS", 2
+VALIDATE_EVERY = 5
+SIZE_STEP = 32
+SIZE_PERCENTILE = 95
+CLIP = (0.5, 99.5)
+SMALLEST = 1e-9  # mm³ of a voxel
+UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A card, where it is, and what was decided on the way."""
+
+    path: Path
+    card: DatasetCard
+    remarks: tuple[str, ...]
+
+
+def write_card(listing: Listing, path: Path | None = None) -> Written:
+    """Write the card of a data set.
+
+    Args:
+        path: of the card; default: the folder's name in the current folder.
+
+    Raises:
+        DataError: an image's header cannot be used, the files follow no pattern, or another card is there.
+    """
+    name = _file_name(listing.folder.resolve().name, "dataset")
+    path = path or Path(f"{name}.yaml")
+    spacing, size = _pixels(listing)
+    names = _class_names(listing.labels)
+    raw = _raw(listing, _file_name(path.stem, name), names, spacing, size)
+    remarks = _remarks(listing, names, raw["splits"], spacing)
+    card = parse(DatasetCard, raw, path)
+    head = "".join(f"# {line}\n" for line in (f"Made from {listing.source.resolve()}.", *remarks))
+    body = yaml.safe_dump(
+        raw, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    _write_new(path, head + body)
+    return Written(path, card, remarks)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a card where there is none, or the same one."""
+    if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
+        raise DataError(
+            "there is a file of that name already, and it is not this card",
+            where=path,
+            fix="give another name with --out, or move it away",
+        )
+    if not path.exists():
+        write_text(path, text)
+
+
+def _raw(
+    listing: Listing,
+    name: str,
+    names: Mapping[int, str],
+    spacing: float,
+    size: tuple[int, int],
+) -> dict[str, Any]:
+    """The card as YAML holds it."""
+    labelled, unlabelled = list(listing.training), list(listing.unlabelled)
+    validate = labelled[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
+    values = {label: [number] for number, label in names.items()}
+    if listing.ignore is not None:
+        values["ignore"] = [listing.ignore]
+    pairs = [*listing.training.items(), *listing.unlabelled.items()]
+    splits = {"train": [case for case in labelled if case not in validate]}
+    if validate:
+        splits["validate"] = validate
+    splits["adapt"] = unlabelled or labelled
+    return {
+        "name": name,
+        "title": listing.title,
+        "root": str(listing.folder.resolve()),
+        "images": _patterns([(case, pair.image) for case, pair in pairs], listing.source),
+        "labels": _patterns([(c, p.label) for c, p in pairs if p.label], listing.source),
+        **({"modality": listing.modality} if listing.modality else {}),
+        "classes": list(names.values()),
+        "label_values": values,
+        "prepare": {
+            "orientation": ORIENTATION,
+            "slice_axis": SLICE_AXIS,
+            "spacing": spacing,
+            "size": list(size),
+            "clip": list(CLIP),
+            "normalize": "zscore",
+        },
+        "splits": splits,
+    }
+
+
+def _remarks(
+    listing: Listing,
+    names: Mapping[int, str],
+    splits: Mapping[str, Sequence[str]],
+    spacing: float,
+) -> tuple[str, ...]:
+    """What was decided, for the head of the card and for the reader at the terminal."""
+    count = len(listing.training) + len(listing.unlabelled)
+    renamed = [(listing.labels[i], name) for i, name in names.items() if listing.labels[i] != name]
+    held = (
+        f"validate: every {VALIDATE_EVERY}th labelled case, chosen by position; train: the others."
+        if "validate" in splits
+        else f"train: all labelled cases; fewer than {VALIDATE_EVERY}, so none validate."
+    )
+    adapt = (
+        "adapt: the cases of imagesTs, without labels."
+        if listing.unlabelled
+        else "adapt: the labelled cases, their images alone; there is no imagesTs."
+    )
+    return (
+        *(f"class {old!r} is called {new} here." for old, new in renamed),
+        held,
+        adapt,
+        f"spacing {spacing:g} mm: median pixel of {count} images; size: the {SIZE_PERCENTILE}th percentile "
+        f"of their extents, up to a multiple of {SIZE_STEP}.",
+        *(
+            ()
+            if listing.modality
+            else (f"modality: not clear from the channel's name {listing.channel!r}; ct or mr?",)
+        ),
+    )
+
+
+def _class_names(labels: Mapping[int, str]) -> dict[int, str]:
+    """Ids to names that a card may use, each once."""
+    names: dict[int, str] = {}
+    for number, label in labels.items():
+        name = "background" if number == 0 else _file_name(label, f"class_{number}")
+        taken = {*names.values(), "ignore"}
+        names[number] = f"{name}_{number}" if name in taken else name
+    return names
+
+
+def _file_name(text: str, otherwise: str) -> str:
+    """Letters, digits, ``_ . -``, beginning with a letter or a digit."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-") or otherwise
+
+
+def _patterns(files: Iterable[tuple[str, str]], source: Path) -> list[str]:
+    """Path patterns with ``{case}`` that give each case its file, the fewest of two readings.
+
+    A case's name may also stand in the folders above its file, or be part of them by chance.
+    """
+    files = list(files)
+    everywhere = dict.fromkeys(path.replace(case, "{case}") for case, path in files)
+    in_file = dict.fromkeys(_named_last(case, path) for case, path in files)
+    patterns = min((everywhere, in_file), key=len)
+    if strange := [pattern for pattern in patterns if "{case}" not in pattern]:
+        raise DataError(
+            f"the path {strange[0]} does not hold its case's name",
+            where=source,
+            expected="paths such as imagesTr/CASE_0000.nii.gz",
+            fix="rename the files after their cases",
+        )
+    return list(patterns)
+
+
+def _named_last(case: str, path: str) -> str:
+    head, found, tail = path.rpartition(case)
+    return f"{head}{{case}}{tail}" if found else path
+
+
+def _pixels(listing: Listing) -> tuple[float, tuple[int, int]]:
+    """Pixel size in mm, rows and columns that fit nearly every image; from the headers alone."""
+    pixels, extents = [], []
+    faults: list[UdaError] = []
+    for pair in [*listing.training.values(), *listing.unlabelled.values()]:
+        try:
+            shape, affine = _read_grid(listing.folder / pair.image)
+        except DataError as fault:
+            faults.append(fault)
+            continue
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        to = turn_to(affine, ORIENTATION)[:, 0].astype(int)
+        plane = [axis for axis in np.argsort(to) if to[axis] != SLICE_AXIS]
+        pixels.append(float(sizes[plane].mean()))
+        extents.append([float(shape[axis] * sizes[axis]) for axis in plane])
+    raise_all(faults, str(listing.source))
+    spacing = max(round(float(np.median(pixels)), 2), 0.01)
+    most = np.percentile(np.array(extents) / spacing, SIZE_PERCENTILE, axis=0)
+    rows, columns = (max(1, int(np.ceil(round(n, 3) / SIZE_STEP))) * SIZE_STEP for n in most)
+    return spacing, (rows, columns)
+
+
+def _read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape and affine of a NIfTI file; no voxel is read."""
+    try:
+        file: Any = nibabel.load(path)
+        shape, affine = tuple(file.shape), np.asarray(file.affine, dtype=np.float64)
+    except UNREADABLE as error:
+        raise DataError(
+            f"its header cannot be read: {' '.join(str(error).split()) or type(error).__name__}",
+            where=path,
+            expected="a complete .nii or .nii.gz file",
+            fix="copy or download it again",
+        ) from error
+    if len(shape) == 4 and shape[3] == 1:
+        shape = shape[:3]
+    if len(shape) != 3 or not abs(np.linalg.det(affine[:3, :3])) > SMALLEST:
+        raise DataError(
+            f"has shape {shape} and affine {affine[:3].round(3).tolist()}",
+            where=path,
+            expected="three axes and an affine that can be inverted",
+            fix="split channels or time frames; set a valid sform or qform",
+        )
+    return shape, affine

@@ -1,0 +1,150 @@
+"""The BatchNorm policy: which layers keep statistics of a domain, when they follow, how they are estimated.
+
+A layer is PyTorch's own, or one inside a TorchScript program, which is reached through its buffers alone. A *traced*
+program has its mode written into the graph, so its statistics can be kept and not estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from uda.errors import ModelError
+
+Policy = Literal["train", "frozen", "target", "warmed"]
+
+
+def _is_program(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether a layer of a TorchScript program is a BatchNorm; its class is a name there."""
+    buffers = {name for name, _ in module.named_buffers(recurse=False)}
+    name = str(getattr(module, "original_name", ""))
+    return {"running_mean", "running_var"} <= buffers and "InstanceNorm" not in name
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """Every BatchNorm layer, those of TorchScript programs included."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) or (_is_program(module) and _keeps_statistics(module))
+    ]
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether the network keeps statistics of its domain."""
+    return bool(layers(model))
+
+
+def _refuse_traced(found: Iterable[nn.Module]) -> None:
+    """Raise for layers whose mode is part of a traced graph; a scripted layer knows its momentum."""
+    traced = [layer for layer in found if _is_program(layer) and not hasattr(layer, "momentum")]
+    if traced:
+        raise ModelError(
+            f"the statistics of {len(traced)} BatchNorm layers cannot follow other images: "
+            "the network was traced, which writes its mode into the program",
+            expected="a program whose BatchNorm layers can be switched",
+            fix="export it with torch.export.export or script it with torch.jit.script and import "
+            "that; or keep its statistics: batchnorm: frozen",
+        )
+
+
+def set_mode(model: nn.Module, batchnorm: Policy) -> None:
+    """Training mode; BatchNorm layers keep their running statistics unless they may follow the batch.
+
+    Raises:
+        ModelError: they may, in a traced program, which cannot.
+    """
+    model.train()
+    found = layers(model)
+    if batchnorm in ("frozen", "target"):
+        for layer in found:
+            layer.eval()
+    else:
+        _refuse_traced(found)
+
+
+@torch.no_grad()
+def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch.device) -> None:
+    """Replace every BatchNorm's running statistics by the mean of those of these image batches (AdaBN).
+
+    Dropout is off and no weight changes. The model's mode returns afterwards.
+
+    Raises:
+        ModelError: a traced program, or a scripted one that uses a layer several times in a pass.
+
+    Source: Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016.
+    """
+    found = layers(model)
+    _refuse_traced(found)
+    training = model.training
+    model.eval()
+    scripted = [_Scripted(layer) for layer in found if _is_program(layer)]
+    plain = [layer for layer in found if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in plain]
+    for layer in plain:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative mean over batches
+        layer.train()
+    for batch in images:
+        for one in scripted:
+            one.forget()
+        model(batch.to(device))
+        for one in scripted:
+            one.collect()
+    for one in scripted:
+        one.write()
+    for layer, momentum in zip(plain, momenta, strict=True):
+        layer.momentum = momentum
+    model.train(training)
+
+
+class _Scripted:
+    """The cumulative mean of a scripted layer, whose momentum m is a constant of the program.
+
+    From zero, one pass leaves m times the batch's statistics in the running ones.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer.train()
+        buffers = dict(layer.named_buffers(recurse=False))
+        self.running = (buffers["running_mean"], buffers["running_var"])
+        self.tracked = buffers["num_batches_tracked"]
+        self.momentum = 1.0 if layer.momentum is None else float(layer.momentum)  # type: ignore[arg-type]
+        if self.momentum == 0:
+            raise ModelError(
+                "a scripted BatchNorm layer has momentum 0, so its statistics cannot be estimated",
+                fix="script the network with a momentum above 0",
+            )
+        self.mean, self.batches = [torch.zeros_like(r) for r in self.running], 0
+
+    def forget(self) -> None:
+        for tensor in (*self.running, self.tracked):
+            tensor.zero_()
+
+    def collect(self) -> None:
+        used = int(self.tracked)
+        if used > 1:
+            raise ModelError(
+                f"a BatchNorm layer of the scripted network runs {used} times in one pass, so the "
+                "statistics of each cannot be told apart",
+                fix="export the network with torch.export.export and import that",
+            )
+        if used:
+            self.batches += 1
+            for mean, running in zip(self.mean, self.running, strict=True):
+                mean.lerp_(running / self.momentum, 1 / self.batches)
+
+    def write(self) -> None:
+        for running, mean in zip(self.running, self.mean, strict=True):
+            running.copy_(mean)
+        if not self.batches:
+            self.running[1].fill_(1.0)  # as a layer that never ran
+        self.tracked.fill_(self.batches)

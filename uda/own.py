@@ -1,0 +1,175 @@
+"""One's own model on one's own images: adapt, predict, score, without any recipe."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from uda import prediction as predictions
+from uda.cards import DatasetCard
+from uda.checkpoint import StageFolder, fingerprint, lock, write_json
+from uda.compute import make_fabric
+from uda.config import Adapt, Compute, Evaluate
+from uda.data.cases import cases_in, cases_of
+from uda.data.store import Store, content_key, open_store, sha256_of
+from uda.environment import environment
+from uda.evaluation import Row
+from uda.evaluation import evaluate as score
+from uda.models import ModelInfo, load_model
+from uda.presets import preset
+from uda.prior_specs import SourceRatioPrior
+from uda.prior_stage import Evidence, make_prior
+from uda.priors import PRIOR_FILE, Prior
+from uda.recipes import load_card
+from uda.stages import MODEL_FILE, Workplace
+from uda.stages import adabn as adabn_stage
+from uda.stages import adapt as adapt_stage
+
+DEFAULT_COMPUTE = Compute()
+PathLike = str | Path
+
+
+def adapt(
+    model: PathLike,
+    target: PathLike,
+    out: PathLike,
+    *,
+    method: str | Adapt = "adabn",
+    overrides: Sequence[str] = (),
+    prior: Prior | None = None,
+    seed: int = 0,
+    compute: Compute = DEFAULT_COMPUTE,
+    restart: bool = False,
+    quiet: bool = True,
+) -> Path:
+    """Adapt a trained model to a folder of unlabelled images, without its source data.
+
+    Args:
+        model: ``model.safetensors`` (or the folder that holds it).
+        target: folder of NIfTI images, or a pattern such as ``scans/*_image.nii.gz``.
+        out: folder of the result; complete or absent, a killed call goes on.
+        method: a name of :data:`uda.methods.SOURCE_FREE`, or settings of your own.
+        overrides: ``key=value`` changes of the method's settings.
+        prior: defaults to the class ratio of the model's training labels.
+
+    Returns:
+        the path of the adapted ``model.safetensors``.
+
+    Raises:
+        UdaError: a bad model, image, prior or setting; nothing is left half-written.
+    """
+    model, target, out = Path(model), Path(target), Path(out)
+    settings = preset(method, list(overrides)) if isinstance(method, str) else method
+    _, info = load_model(model)
+    if settings is not None and settings.prior is not None:
+        prior = (prior or _own_prior(model)).validate(info.classes)
+    cases, card = cases_in(target), card_of(info)
+    make_fabric(compute)  # a device that is not there is refused before anything is written
+    record: dict[str, Any] = {
+        "stage": "adapt",
+        "settings": settings.model_dump(mode="json") if settings else "adabn",
+        "seed": seed,
+        "compute": compute.model_dump(mode="json", exclude={"device"}),
+        "parents": {
+            "model": _file_hash(model),
+            "prior": prior.fingerprint() if prior else fingerprint(None),
+        },
+        "data": {"target": content_key(card, cases)},
+    }
+    folder = StageFolder(out, fingerprint(record))
+    with lock(out.parent, f".{out.name}.lock"):
+        recorded = folder.recorded()
+        if recorded is not None and recorded.get("hash") == folder.hash and not restart:
+            return out / MODEL_FILE
+        started, work = time.monotonic(), folder.begin(restart)
+        store = open_store(card, cases, work / "store", record["data"]["target"])
+        origin = {"method": method if isinstance(method, str) else "settings of the caller"}
+        place = Workplace(work, "adapt", seed, compute, origin, quiet)
+        said = _adapt_in(place, model, store, card, settings, prior)
+        record |= {"hash": folder.hash, "seconds": round(time.monotonic() - started, 2)}
+        folder.commit({**record, **said, "environment": environment(compute)})
+    return out / MODEL_FILE
+
+
+def _adapt_in(
+    place: Workplace,
+    model: Path,
+    store: Store,
+    card: DatasetCard,
+    settings: Adapt | None,
+    prior: Prior | None,
+) -> dict[str, Any]:
+    """Do the work of :func:`adapt` in its folder, which ends with model and prior, without the store."""
+    if settings is None:
+        said = adabn_stage(place, model, store, card)
+    else:
+        said = adapt_stage(place, model, store, card, settings, prior)
+    if prior is not None:
+        prior.save(place.folder / PRIOR_FILE)
+    shutil.rmtree(place.folder / "store")
+    return said
+
+
+def _file_hash(model: Path) -> str:
+    return sha256_of(model / MODEL_FILE if model.is_dir() else model)
+
+
+def _own_prior(model: Path) -> Prior:
+    """The class ratio of the model's training labels."""
+    return make_prior(SourceRatioPrior(), model, Evidence(), DEFAULT_COMPUTE, seed=0)
+
+
+def card_of(info: ModelInfo) -> DatasetCard:
+    """A card for images that are read as the model's own were."""
+    return DatasetCard(
+        name="target",
+        title="images of a folder",
+        images="{case}",
+        classes=info.classes,
+        label_values={name: (index,) for index, name in enumerate(info.classes)},
+        prepare=info.prepare,
+    )
+
+
+def predict(
+    model: PathLike, images: PathLike, out: PathLike, *, compute: Compute = DEFAULT_COMPUTE
+) -> Iterator[predictions.Outcome]:
+    """Segment every image of a folder onto its own grid; yields one outcome per case as it is done.
+
+    Raises:
+        ModelError, DataError, RunError: no model, no images, or a disk that refuses.
+    """
+    network, info = load_model(Path(model))
+    cases = cases_in(Path(images))
+    return predictions.predict_cases(network, info, cases, Path(out), make_fabric(compute))
+
+
+def evaluate_model(
+    model: Path,
+    card: str,
+    root: Path | None,
+    out: Path,
+    *,
+    split: str = "test",
+    compute: Compute = DEFAULT_COMPUTE,
+) -> dict[str, Any]:
+    """Score one model on a labelled split of a card; writes ``out/evaluate`` and returns its metrics."""
+    domain = load_card(card)
+    cases = cases_of(domain, root, split, labels=True)
+    folder = out / "evaluate"
+    rows = [Row("model", "given", model / MODEL_FILE if model.is_dir() else model)]
+    result = score(rows, cases, domain, Evaluate(), compute, folder)
+    metrics = {
+        "recipe": f"{model.stem} on {domain.name}/{split}",
+        "classes": list(domain.classes[1:]),
+        "distance_unit": domain.distance_unit,
+        "rows": result["rows"],
+        "environment": environment(compute),
+        "data": {**result["data"], "fingerprint": content_key(domain, cases)},
+        "rules": result["rules"],
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics

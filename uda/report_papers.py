@@ -1,0 +1,66 @@
+"""Sections of the page that stand beside papers: rows by their convention, and the numbers they published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from uda.report_html import chip, grid, name_cell, rules_list, spread
+from uda.report_table import CONVENTIONS, PUBLISHED, number, ordered, points, role
+
+PUBLISHED_NOTE = (
+    "Published numbers are not ranked with ours: they come from other networks, other splits of the slices and other "
+    "rules for choosing a checkpoint."
+)
+
+
+def published_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What papers report, in the order of the recipe."""
+    lines = [
+        (
+            "published",
+            [escape(str(row["row"])), number(row["dice"]), escape(str(row["source"]))],
+        )
+        for row in rows
+    ]
+    table = grid(["row", "Dice", "source"], lines)
+    return f"{table}<p class=note>{PUBLISHED_NOTE}</p>"
+
+
+def convention_section(
+    table: Mapping[str, Any], structures: Iterable[str], published: Sequence[Mapping[str, Any]]
+) -> str:
+    """Rules, our rows by them, and the published rows under those."""
+    names = list(structures)
+    head = ["row", "Dice", *(escape(name) for name in names), "ASSD, voxel", "used"]
+    lines = []
+    for row in ordered(table["rows"]):
+        dice, assd = row["dice"], row["assd"]
+        cells = [
+            name_cell(row),
+            f"<b>{points(dice['mean'])}</b>",
+            *(_structure(dice["per_class"][name], assd["per_class"][name]) for name in names),
+            number(assd["mean"]),
+            "<br>".join(chip(word) for word in row["supervision"]),
+        ]
+        lines.append((role(row), cells))
+    note = (
+        "± is the population standard deviation over the volumes; below it the ASSD of the structure, in voxels. "
+        "A missed structure has no distance here, so an ASSD beside missed ones flatters."
+    )
+    ours = f"{rules_list(table['rules'])}{grid(head, lines)}<p class=note>{note}</p>"
+    return f"{ours}<h3>{PUBLISHED}</h3>{published_rows(published)}" if published else ours
+
+
+def convention_title(name: str) -> str:
+    """Whose rules these are."""
+    return f"By the convention of {CONVENTIONS.get(name, name)}"
+
+
+def _structure(dice: Mapping[str, Any], assd: Mapping[str, Any]) -> str:
+    lost = f" · {dice['missed']} missed" if dice["missed"] else ""
+    return (
+        f"<b>{points(dice['mean'])}</b>{spread(dice, 100)}"
+        f"<small>ASSD {number(assd['mean'])}{spread(assd, 1)}{lost}</small>"
+    )

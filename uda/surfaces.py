@@ -1,0 +1,111 @@
+"""Distances between the surfaces of two masks, by whichever exact way is cheaper.
+
+A tree of the points is fast where the surfaces lie close together, however far apart the stray pixels. A distance
+transform costs the same wherever they lie. On 256³ voxels the wrong choice costs 40 s instead of 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+# Costs in microseconds, as measured on one core; only their ratios matter, and only for speed.
+PER_VOXEL = 0.12  # of a transform
+PER_POINT = 0.3  # of building a tree
+PER_QUERY = 0.5  # of a point whose neighbour is next to it
+PER_REACH = (
+    2e-5  # more for each point in the tree and each pixel of distance: the shell that is searched
+)
+REACH = 50.0  # pixels of distance beyond which a search grows no further
+SAMPLE = 256  # points that say how far the surfaces are apart
+
+
+def bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """Smallest box that holds the mask; an empty one for an empty mask."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        filled = np.flatnonzero(mask.any(axis=others))
+        span = slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0)
+        box.append(span)
+        mask = mask[tuple(span if other == axis else slice(None) for other in range(mask.ndim))]
+    return tuple(box)
+
+
+def surface(mask: Mask) -> Mask:
+    """Pixels of the mask with one of their 6 (2-D: 4) neighbours outside; outside the array is outside."""
+    inner: Mask = mask.copy()
+    for axis in range(mask.ndim):
+        here, there = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        here[1:] &= there[:-1]
+        here[:-1] &= there[1:]
+        here[[0, -1]] = False
+    np.logical_not(inner, out=inner)
+    inner &= mask
+    return inner
+
+
+def surface_distances(a: Mask, b: Mask, spacing: Sequence[float]) -> tuple[Floats, Floats]:
+    """Distance of each surface pixel of ``a`` to the surface of ``b``, and the other way round.
+
+    The masks have one shape and are not empty. Each result lists the pixels that lie on the other surface last.
+    """
+    edges = []
+    for mask in (a, b):
+        edge, box = np.zeros_like(mask), bounding_box(mask)
+        edge[box] = surface(mask[box])
+        edges.append(edge)
+    return _directed(edges[0], edges[1], spacing), _directed(edges[1], edges[0], spacing)
+
+
+def _directed(queries: Mask, target: Mask, spacing: Sequence[float]) -> Floats:
+    apart = queries & ~target
+    shared = np.count_nonzero(queries) - np.count_nonzero(apart)
+    found = by_tree(apart, target, spacing, PER_VOXEL * target.size)
+    if found is None:
+        found = by_transform(apart, target, spacing)
+    return np.concatenate([found, np.zeros(shared)])
+
+
+def by_tree(
+    queries: Mask, target: Mask, spacing: Sequence[float], limit: float = np.inf
+) -> Floats | None:
+    """Distances of ``queries`` by nearest neighbours among the points of ``target``, which is not empty.
+
+    ``None`` where that would cost more than ``limit`` microseconds.
+    """
+    from scipy.spatial import KDTree
+
+    asked, known = np.count_nonzero(queries), np.count_nonzero(target)
+    if asked == 0:
+        return np.empty(0)
+    if PER_POINT * known + PER_QUERY * asked > limit:
+        return None
+    tree = KDTree(np.argwhere(target) * np.asarray(spacing), leafsize=32, balanced_tree=False)
+    points = np.argwhere(queries) * np.asarray(spacing)
+    if np.isfinite(limit):
+        sample = tree.query(points[:: -(-asked // SAMPLE)])[0]
+        pixels = float(sample.mean()) / float(np.prod(spacing)) ** (1 / len(spacing))
+        if (PER_QUERY + PER_REACH * known * min(pixels, REACH)) * asked > limit:
+            return None
+    return np.asarray(tree.query(points)[0], dtype=np.float64)
+
+
+def by_transform(queries: Mask, target: Mask, spacing: Sequence[float]) -> Floats:
+    """The same by the nearest pixel of ``target`` for every pixel of the array."""
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(
+        ~target, sampling=spacing, return_distances=False, return_indices=True
+    )
+    squared = np.zeros(np.count_nonzero(queries))
+    for axis, step in enumerate(spacing):
+        own = np.arange(target.shape[axis], dtype=nearest.dtype)
+        nearest[axis] -= own.reshape([-1 if a == axis else 1 for a in range(target.ndim)])
+        squared += (nearest[axis][queries] * float(step)) ** 2
+    return np.sqrt(squared)
