@@ -27,6 +27,7 @@ from torch import nn
 from uda.compute import deterministic, make_fabric
 from uda.config import Compute, Network, Pretrain
 from uda.data.cases import cases_of
+from uda.data.items import Slices
 from uda.data.phantom import write_phantom
 from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
@@ -131,9 +132,11 @@ def loop_lines(store: Store, batch: int, blocks: int) -> list[str]:
         steps=steps, batch=batch, lr=1e-3, objective=OBJECTIVE, save_every=10**6, log_every=BLOCK
     )
 
+    items = Slices(store)
+
     def from_store(step: int) -> Batch:
         indices = batch_indices(len(store), batch, step, 0)
-        return Batch(source=source_batch(store, indices, torch.cuda.is_available()))
+        return Batch(source=source_batch(items, indices, step, torch.cuda.is_available()))
 
     own, theirs = step_times([from_store(step) for step in range(8)], settings)
     first, second = (
@@ -180,7 +183,7 @@ def network_share(batches: Callable[[int], Batch]) -> float:
 
 def store_line(store: Store, paths: dict[str, tuple[Path, Path]], batch: int) -> str:
     """Batches from the store against the same slices read from NIfTI one by one."""
-    places = store.places()
+    places, items = store.places(), Slices(store)
 
     def from_files(step: int) -> None:
         for index in batch_indices(len(store), batch, step, 0):
@@ -190,7 +193,7 @@ def store_line(store: Store, paths: dict[str, tuple[Path, Path]], batch: int) ->
                 np.take(np.asanyarray(nibabel.load(path).dataobj), at, axis=axis)
 
     def from_store(step: int) -> None:
-        source_batch(store, batch_indices(len(store), batch, step, 0), pin=False)
+        source_batch(items, batch_indices(len(store), batch, step, 0), step, pin=False)
 
     ratios, times = [], []
     for step in range(6):

@@ -31,6 +31,9 @@ VERBS = [
     "predict",
     "report",
     "check",
+    "import",
+    "convert",
+    "tags",
     "show",
     "list",
 ]

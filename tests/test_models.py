@@ -24,16 +24,14 @@ from uda.models import (
     ModelInfo,
     build,
     check_classes,
-    estimate_batchnorm,
     features_of,
-    has_batchnorm,
     head,
     load_model,
     load_weights,
     save_model,
-    set_mode,
     union,
 )
+from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 
 NETWORK = Network(channels=(4, 8), res_units=1, dropout=0.1)
 CLASSES = ("background", "disk", "ring")

@@ -17,7 +17,7 @@ from uda.cards import DatasetCard
 from uda.check import WHOLE_SET, CaseReport, Picture
 from uda.checkpoint import atomic_path, write_text
 from uda.errors import UdaError
-from uda.overlays import _upright
+from uda.overlays import upright
 from uda.report_figures import overlay, structure_style
 from uda.report_html import STYLE, grid, image
 from uda.report_page import structure_legend
@@ -132,7 +132,7 @@ def _kind(report: CaseReport) -> str:
 
 def _strip(picture: Picture, structures: int) -> NDArray[Any]:
     """The slices of a picture side by side ``[h, w, rgb]``, upright, with outlines of the structures."""
-    swap, backwards = _upright(picture.geometry)
+    swap, backwards = upright(picture.geometry)
     _, row, column = picture.geometry.prepared_spacing
     aspect = column / row if swap else row / column
     low, high = np.percentile(picture.image, (1, 99))

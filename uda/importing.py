@@ -77,7 +77,7 @@ def import_model(
         },
         given.where,
     )
-    _check(settings, names, prepared)
+    _check(settings, names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what no weight fills is the same every time
         model = build(settings, len(names), prepared.slab, given.program)
@@ -156,16 +156,11 @@ def _domain(
     return tuple(classes), prepare, "none"
 
 
-def _check(settings: ForeignNetwork, classes: Sequence[str], prepare: Prepare) -> None:
+def _check(settings: ForeignNetwork, classes: Sequence[str]) -> None:
     if settings.one_logit and len(classes) != 2:
         raise ConfigError(
             f"a network of one logit has two classes, and {len(classes)} are named: {list(classes)}",
             fix="use a card with background and one structure, or leave one_logit (--one-logit) out",
-        )
-    if settings.spatial_dims == 3 and prepare.slab != 1:
-        raise ConfigError(
-            f"a 3-D network sees whole volumes, and prepare.slab is {prepare.slab}",
-            expected="slab: 1",
         )
 
 

@@ -18,9 +18,6 @@ from uda.config import AnyNetwork, ForeignNetwork, Network
 from uda.errors import ModelError, UdaError, nearest
 from uda.foreign import ForeignModel
 from uda.foreign.adapter import build_foreign
-from uda.norms import estimate_batchnorm as estimate_batchnorm
-from uda.norms import has_batchnorm as has_batchnorm
-from uda.norms import set_mode as set_mode
 from uda.recipes import parse
 from uda.sizes import SizeDistribution
 
@@ -123,7 +120,7 @@ def _network(raw: Any, path: Path) -> AnyNetwork:
 def build(
     network: AnyNetwork, classes: int, channels: int = 1, program: bytes | None = None
 ) -> nn.Module:
-    """A network of ``channels`` input channels and ``classes`` outputs.
+    """A network of ``channels`` input channels (in 3-D always one) and ``classes`` outputs.
 
     Ours is freshly initialised; a registered one is as its factory makes it; a stored program has the weights it was
     stored with.
@@ -140,7 +137,7 @@ def build(
 
     return UNet(
         spatial_dims=network.spatial_dims,
-        in_channels=channels,
+        in_channels=channels if network.spatial_dims == 2 else 1,
         out_channels=classes,
         channels=network.channels,
         strides=(2,) * (len(network.channels) - 1),

@@ -74,7 +74,7 @@ def _turned(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 
 def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """The region of interest, what the network saw, as :func:`_upright` says."""
+    """The region of interest, what the network saw, as :func:`upright` says."""
     spans = []
     for axis in range(2):
         full = geometry.turned_shape[axis + 1]
@@ -83,12 +83,12 @@ def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
         last = min(round((geometry.start[axis] + geometry.size[axis]) * factor), full)
         spans.append(slice(first, last))
     cut = image[spans[0], spans[1]]
-    swap, backwards = _upright(geometry)
+    swap, backwards = upright(geometry)
     cut = np.flip(cut, tuple(axis for axis in range(2) if backwards[axis]))
     return np.ascontiguousarray(cut.T if swap else cut)
 
 
-def _upright(geometry: Geometry) -> tuple[bool, list[bool]]:
+def upright(geometry: Geometry) -> tuple[bool, list[bool]]:
     """How to draw a slice with the head up (the front in axial slices) and the patient's right on the left
     (the front in sagittal ones).
 
@@ -112,4 +112,4 @@ def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
 def _aspect(geometry: Geometry) -> float:
     """Height over width of a shown pixel."""
     _, row, column = geometry.turned_spacing
-    return column / row if _upright(geometry)[0] else row / column
+    return column / row if upright(geometry)[0] else row / column

@@ -19,7 +19,8 @@ from uda.data.sampling import shuffled_batches
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.errors import PriorError
-from uda.models import ModelInfo, estimate_batchnorm, has_batchnorm, load_model
+from uda.models import ModelInfo, load_model
+from uda.norms import estimate_batchnorm, has_batchnorm
 from uda.prior_specs import (
     AreaPrior,
     ImageLevelPrior,

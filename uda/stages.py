@@ -28,13 +28,11 @@ from uda.models import (
     ModelInfo,
     build,
     check_classes,
-    estimate_batchnorm,
-    has_batchnorm,
     head,
     load_model,
     save_model,
-    set_mode,
 )
+from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
 from uda.parts import Known
 from uda.prediction import logit_planes

@@ -54,7 +54,8 @@ class EntropyTerm(_Term):
     term: Literal["entropy"] = "entropy"
     normalized: bool = True
     class_weights: Literal["uniform", "inverse_ratio"] | tuple[Amount, ...] = "uniform"
-    """One weight a class, or a rule. ``inverse_ratio``: ν_c proportional to 1/τ̄_c of the prior, summing to 1 (AdaEnt, AdaMI)."""
+    """One weight a class, or a rule. ``inverse_ratio``: ν_c proportional to 1/τ̄_c of the prior, summing to 1
+    (AdaEnt, AdaMI)."""
 
     def needs(self) -> frozenset[Knowledge]:
         return frozenset({"ratio"} if self.class_weights == "inverse_ratio" else ())

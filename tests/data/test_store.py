@@ -13,8 +13,9 @@ import torch
 from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
 
 from uda.cards import DatasetCard
-from uda.data import store as stores
+from uda.data import sources
 from uda.data.cases import Case, cases_of
+from uda.data.items import Slices
 from uda.data.sampling import source_batch, target_batch
 from uda.data.store import Store, content_key, open_store
 from uda.data.volumes import prepare_image, prepare_label, read_volume
@@ -151,7 +152,7 @@ def test_second_opening_reads_no_volume(
     def refuse(path: Path) -> Any:
         raise DataError("a volume was read", where=path)
 
-    monkeypatch.setattr(stores, "read_volume", refuse)
+    monkeypatch.setattr(sources, "read_volume", refuse)
     np.testing.assert_array_equal(open_store(card, cases, tmp_path / "store").images, first)
     with pytest.raises(DataError, match="a volume was read"):
         open_store(card, cases, tmp_path / "another")
@@ -256,8 +257,8 @@ def test_batches_hold_the_stored_slices_in_the_order_asked_for(
     store = open_store(card, cases, tmp_path / "store")
     indices = np.array([6, 0, 6, 3])
     source, target = (
-        source_batch(store, indices, pin=False),
-        target_batch(store, indices, pin=False),
+        source_batch(Slices(store), indices, 0, pin=False),
+        target_batch(Slices(store), indices, 0, pin=False),
     )
     assert source.image.shape == (4, 1, SIZE, SIZE)
     assert source.image.dtype == torch.float32

@@ -210,7 +210,7 @@ def test_of_a_key_given_twice_the_last_counts() -> None:
     [
         (b"\x0a", "ends within a number"),
         (b"\x8a", "ends within a number"),
-        (b"\x0a\x05ab", "field 1 promises 5 bytes and 2 are left"),
+        (b"\x0a\x03ab", "field 1 promises 3 bytes and 2 are left"),
         (b"\x0a" + b"\xff" * 9 + b"\x01", "promises 18446744073709551615 bytes"),
         (b"\x0a" + b"\xff" * 10, "more than 64 bits"),
         (b"\x0a" + b"\xff" * 9 + b"\x02", "more than 64 bits"),

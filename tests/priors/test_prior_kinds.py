@@ -19,6 +19,7 @@ from conftest import SIZE, SLICES, Tiny, write_nifti
 from uda import api, pipeline
 from uda.compute import make_fabric
 from uda.config import Recipe
+from uda.data.items import Slices
 from uda.data.store import Store
 from uda.errors import ConfigError, DataError, ModelError, PriorError
 from uda.models import load_model, save_model
@@ -187,7 +188,7 @@ def test_a_source_slice_without_a_labelled_pixel_counts_for_nothing(made: Made) 
         np.testing.assert_allclose(made.prior(name).ratio, table[labelled].mean(0))
     model, fabric = load_model(made.run / "pretrain")[0], make_fabric(made.recipe().compute)
     source, target = made.store("source", labels=False), made.store("target", labels=False)
-    known, asked = (image_features(model, domain.images, fabric) for domain in (source, target))
+    known, asked = (image_features(model, Slices(domain), fabric) for domain in (source, target))
     expected = nearest_ratios(known[labelled], table[labelled], asked)
     found = made.prior("nearest").table(target.places())
     np.testing.assert_allclose(found, expected, atol=1e-6)
