@@ -112,6 +112,13 @@ def test_a_label_on_another_grid_is_a_fault(tiny: Tiny) -> None:
     assert str(path) in text
 
 
+def test_tags_that_are_not_there_are_a_note(tiny: Tiny) -> None:
+    (tiny.root / "t/tags.csv").unlink()
+    report = check(tiny)["tags.csv"]
+    assert report.faults == []
+    assert "uda tags" in str(report.notes[0])
+
+
 def test_tags_count_slices_along_the_files_own_axis(tiny: Tiny) -> None:
     """Slices of a file that is stored from head to foot have the same numbers as any other's."""
     image = np.random.default_rng(0).integers(0, 100, (SIZE, SIZE, SLICES)).astype(np.int16)
@@ -131,11 +138,6 @@ def test_tags_count_slices_along_the_files_own_axis(tiny: Tiny) -> None:
 def test_tags_that_cannot_be_read_are_a_fault(tiny: Tiny, content: str, expected: str) -> None:
     (tiny.root / "t/tags.csv").write_text(content)
     assert expected in texts(check(tiny)["tags.csv"])
-
-
-def test_tags_that_are_not_there_are_a_fault(tiny: Tiny) -> None:
-    (tiny.root / "t/tags.csv").unlink()
-    assert "tags cannot be read" in texts(check(tiny)["tags.csv"])
 
 
 def test_a_missing_root_is_refused(tiny: Tiny) -> None:

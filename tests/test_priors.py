@@ -119,6 +119,14 @@ def test_images_the_prior_does_not_know_are_listed() -> None:
         known.table([("a", 0), ("a", 1), ("b", 0)])
 
 
+def test_a_prior_may_name_slices_that_preparation_leaves_out_and_no_others() -> None:
+    each = prior(images={"a": {i: (1.0, 0.0, 0.0) for i in range(4)}})
+    whole = [("a", i) for i in range(4)]
+    assert each.table([("a", 0), ("a", 2)], known=whole).shape == (2, 3)
+    with pytest.raises(PriorError, match="names 1 images that the target does not have: a slice 3"):
+        each.table([("a", 0), ("a", 2)], known=whole[:3])
+
+
 # from labels
 
 

@@ -254,6 +254,15 @@ def _check_tags(
 ) -> CaseReport:
     """Tags must name known cases and slices, and every prepared slice of the ``adapt`` split."""
     report = CaseReport("tags", path.name)
+    if not path.is_file():
+        report.notes.append(
+            DataError(
+                "the card's tags are not there, which matters to a tag prior alone",
+                where=path,
+                fix="write them, read them off labels with `uda tags`, or take `tags:` out of the card",
+            )
+        )
+        return report
     try:
         tags = read_tags(path, card.classes[1:])
     except UdaError as fault:

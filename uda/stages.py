@@ -179,7 +179,7 @@ def known_of(prior: Prior, store: Store) -> Known:
     largest = None
     if prior.sizes is not None:
         largest = torch.tensor([1.0, *(row[-1] for row in prior.sizes.quantiles[1:])])
-    return Known(prior.table(store.places()), prior.maps, largest)
+    return Known(prior.table(store.places(), store.file_places()), prior.maps, largest)
 
 
 def _train(

@@ -56,16 +56,17 @@ def window_planes(
         ):
             if not len(sums):
                 gauss = gaussian(patch).to(logits.device)
-                sums = logits.new_zeros(logits.shape[1], patch[0], *whole.shape[1:])
-                weight = torch.zeros_like(sums[0])
+                sums = logits.new_zeros(patch[0], logits.shape[1], *whole.shape[1:])
+                weight = torch.zeros_like(sums[:, :1])
             for (row, column), part in zip(corners, logits, strict=True):
                 there = ..., slice(row, row + patch[1]), slice(column, column + patch[2])
-                sums[there] += part * gauss
-                weight[there] += gauss
+                sums[there] += (part * gauss).movedim(1, 0)
+                weight[there] += gauss[:, None]
         done = after - down
-        mean = sums[:, :done, :height, :width] / weight[:done, :height, :width]
-        yield mean.movedim(1, 0)[: slices - down]
-        sums, weight = _rolled(sums, done, 1), _rolled(weight, done, 0)
+        near = slice(min(done, slices - down)), ..., slice(height), slice(width)
+        yield sums[near] / weight[near]
+        _roll(sums, done)
+        _roll(weight, done)
 
 
 def gaussian(patch: Patch) -> Tensor:
@@ -106,7 +107,9 @@ def _starts(extent: int, patch: int, overlap: float) -> list[int]:
     return [*range(0, extent - patch, step), extent - patch]
 
 
-def _rolled(held: Tensor, by: int, axis: int) -> Tensor:
-    """The first ``by`` slices gone, as many empty ones at the end."""
-    kept = held.narrow(axis, by, held.shape[axis] - by)
-    return torch.cat([kept, torch.zeros_like(held.narrow(axis, 0, by))], axis)
+def _roll(held: Tensor, by: int) -> None:
+    """In place: the first ``by`` slices gone, as many empty ones at the end."""
+    kept = len(held) - by
+    for index in range(kept):
+        held[index] = held[index + by]
+    held[kept:] = 0

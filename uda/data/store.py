@@ -106,6 +106,14 @@ class Store:
             for i in range(case.stop - case.start)
         ]
 
+    def file_places(self) -> list[tuple[str, int]]:
+        """Each slice of the cases' files, whether or not preparation kept it."""
+        return [
+            (case.name, index)
+            for case in self.cases
+            for index in range(case.geometry.turned_shape[0])
+        ]
+
 
 def content_key(card: DatasetCard, cases: Sequence[Case]) -> str:
     """Hash of everything a store depends on: the files' bytes, the preprocessing, the label map."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,14 @@ class Prior:
         raise_all(faults[:10], str(where))
         return self
 
-    def table(self, places: Sequence[tuple[str, int]]) -> Tensor:
+    def table(
+        self, places: Sequence[tuple[str, int]], known: Collection[tuple[str, int]] = ()
+    ) -> Tensor:
         """Ratios ``[n, k]`` of all target images, given as (case, index along the file's own slice axis).
+
+        Args:
+            known: slices of the target's files beyond these, where preparation leaves some out; the prior
+                may name them too.
 
         Raises:
             PriorError: the prior knows single images but not all of these, or others beside them.
@@ -105,9 +111,9 @@ class Prior:
                 expected="a row for each target image",
                 fix="add their tags, or use a prior for the whole data set",
             )
-        asked = set(places)
-        known = ((case, index) for case, rows in self.images.items() for index in rows)
-        if unknown := [place for place in known if place not in asked]:
+        there = {*places, *known}
+        named = ((case, index) for case, rows in self.images.items() for index in rows)
+        if unknown := [place for place in named if place not in there]:
             raise PriorError(
                 f"the prior names {len(unknown)} images that the target does not have: "
                 f"{listed(unknown)}",
