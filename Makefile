@@ -42,9 +42,10 @@ lock: setup  ## resolve the dependencies of pyproject.toml again
 docs: setup  ## write docs/losses.md from the losses' docstrings
 	$(PY) docs/make_losses.py
 
-benchmark: setup  ## speed and memory of the loop, the store and the losses, ratios from one run
+benchmark: setup  ## speed and memory of the loop, the store, the losses and the record reader, ratios from one run
 	$(PY) benchmarks/loop.py
 	$(PY) benchmarks/losses.py
+	$(PY) benchmarks/records.py
 
 clean:
 	rm -rf dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

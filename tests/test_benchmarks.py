@@ -122,3 +122,11 @@ def test_a_value_past_its_limit_is_marked(losses: ModuleType) -> None:
     assert losses.judged("9%", 0.09, 0.1, "10%") == "9% | ≤ 10%"
     assert losses.judged("11%", 0.11, 0.1, "10%") == "11% | over 10%"
     assert losses.judged("11%", 0.11, None, "") == "11% | –"
+
+
+def test_a_large_volume_is_predicted_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "--shape 24 24 12 --patch 4 16 16 --channels 4 8 --networks 3-D"
+    load("volume", monkeypatch).main(small.split())
+    assert "| 3-D U-Net" in capsys.readouterr().out

@@ -40,6 +40,7 @@ LAYERS = (
     ("report",),
     ("stages", "environment"),
     ("prior_stage",),
+    ("domains",),
     ("plan",),
     ("pipeline",),
     ("check_rules", "check_layout"),

@@ -120,7 +120,7 @@ def test_images_the_prior_does_not_know_are_listed() -> None:
 
 
 def test_a_prior_may_name_slices_that_preparation_leaves_out_and_no_others() -> None:
-    each = prior(images={"a": {i: (1.0, 0.0, 0.0) for i in range(4)}})
+    each = prior(images={"a": dict.fromkeys(range(4), (1.0, 0.0, 0.0))})
     whole = [("a", i) for i in range(4)]
     assert each.table([("a", 0), ("a", 2)], known=whole).shape == (2, 3)
     with pytest.raises(PriorError, match="names 1 images that the target does not have: a slice 3"):

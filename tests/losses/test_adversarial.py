@@ -158,7 +158,7 @@ def test_a_patch_is_32_pixels_wide(side: int, patches: int) -> None:
 
 @pytest.mark.usefixtures("as_users_see")
 @pytest.mark.parametrize(
-    "shape", [(1, 3, 31, 64), (1, 3, 64, 16), (1, 2, 64, 64), (1, 3, 64), (1, 3, 32, 32, 32)]
+    "shape", [(1, 3, 31, 64), (1, 3, 64, 16), (1, 2, 64, 64), (1, 3, 64), (1, 3, 4, 32, 32, 32)]
 )
 def test_maps_that_are_too_small_or_of_other_classes_or_no_images_are_refused(
     shape: tuple[int, ...],

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uda import pipeline
+from uda.domains import Domains
 from uda.errors import PriorError
-from uda.plan import Domains
 from uda.priors import (
     Prior,
     from_image_level,

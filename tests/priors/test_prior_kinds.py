@@ -21,9 +21,9 @@ from uda.compute import make_fabric
 from uda.config import Recipe
 from uda.data.items import Slices
 from uda.data.store import Store
+from uda.domains import Domains
 from uda.errors import ConfigError, DataError, ModelError, PriorError
 from uda.models import load_model, save_model
-from uda.plan import Domains
 from uda.prior_specs import KINDS
 from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
 from uda.recipes import load_recipe
