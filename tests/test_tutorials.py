@@ -96,7 +96,7 @@ def test_my_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     verbs = follow(
         "my_model",
-        {PEOPLE: "[1001, 1002]", "STEPS = 600": "STEPS = 3", "--set steps=50": "--set steps=2"},
+        {PEOPLE: "[1001, 1002]", "STEPS = 300": "STEPS = 3", "--set steps=50": "--set steps=2"},
         {},
     )
     assert set(verbs) == {"import", "adapt", "predict", "evaluate"}

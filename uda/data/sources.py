@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from uda.cards import DatasetCard
 from uda.data.cases import Case
 from uda.data.records import fingerprint_images, read_npz, read_records
+from uda.data.records import read_images as record_images
 from uda.data.volumes import Volume, read_volume
 from uda.errors import ConfigError, DataError
 
@@ -38,7 +39,7 @@ def read_images(case: Case, card: DatasetCard) -> tuple[Volume, ...]:
     if case.image.suffix == RECORDS:
         return _record_images(case.image, card)
     if case.image.suffix == ARRAYS:
-        return (_placed(read_npz(case.image)[0], case.image, card),)
+        return (_placed(read_npz(case.image, labels=False)[0], case.image, card),)
     return (read_volume(case.image),)
 
 
@@ -71,17 +72,17 @@ def image_fingerprint(path: Path) -> str:
 def _record_images(path: Path, card: DatasetCard) -> tuple[Volume, ...]:
     slab = card.prepare.slab
     channels: list[list[NDArray[np.float32]]] = [[] for _ in range(slab)]
-    for record in read_records(path):
-        depth = record.image.shape[2]
+    for image in record_images(path):
+        depth = image.shape[2]
         if depth < slab:
             raise DataError(
                 f"a record has {depth} channels",
-                where=f"{path}, byte {record.offset}",
+                where=path,
                 expected=f"the {slab} of the card's prepare.slab",
             )
         first = (depth - slab) // 2
         for channel, slices in enumerate(channels):
-            slices.append(record.image[..., first + channel])
+            slices.append(image[..., first + channel])
     return tuple(_placed(_stacked(slices, path), path, card) for slices in channels)
 
 
