@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from uda.cards import DatasetCard, Prepare
-from uda.conventions import Sifa, prepared, summarise
-from uda.data.geometry import Geometry
+from uda.conventions import Sifa, summarise
+from uda.data.geometry import Geometry, label_slices
 from uda.data.volumes import Volume, prepare_image, prepare_label
 from uda.metrics import CaseScore
 
@@ -151,7 +151,9 @@ def test_predictions_reach_the_prepared_grid_as_labels_do(
         prepare=Prepare(size=(9, 7)),
     )
     volume = Volume(labels, np.asarray(geometry.affine))
-    assert (prepared(labels, geometry) == prepare_label(volume, geometry, card, Path("l"))).all()
+    assert (
+        label_slices(labels, geometry) == prepare_label(volume, geometry, card, Path("l"))
+    ).all()
 
 
 def test_what_lies_outside_the_crop_is_not_scored() -> None:

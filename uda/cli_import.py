@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from uda.cli_runs import amounts_of
 
 
 def import_(
@@ -35,7 +36,7 @@ def import_(
     ] = "",
 ) -> None:
     """Turn a trained PyTorch network into a model that adapt, predict, evaluate and prior take."""
-    size, shares = _patch(patch), _shares(ratio)
+    size, shares = _patch(patch), amounts_of(ratio, "--ratio", "share, e.g. lv=0.04")
     from uda.importing import import_model
     from uda.models import load_model
 
@@ -60,18 +61,3 @@ def _patch(text: str) -> tuple[int, ...] | None:
     if parts and (len(parts) != 3 or not all(part.strip().isdecimal() for part in parts)):
         raise typer.BadParameter(f"--patch is {text!r}; expected three numbers such as 32,96,96")
     return tuple(int(part) for part in parts) or None
-
-
-def _shares(values: Sequence[str] | None) -> dict[str, float] | None:
-    shares = {}
-    for value in values or ():
-        name, equals, number = value.partition("=")
-        try:
-            shares[name] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise typer.BadParameter(
-                f"--ratio is {value!r}; expected structure=share, e.g. lv=0.04"
-            )
-    return shares or None

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uda.cli_runs import Device, Overrides, Quiet, Restart, compute_on, recipe_of, run_until
+from uda.cli_runs import (
+    Device,
+    Overrides,
+    Quiet,
+    Restart,
+    amounts_of,
+    compute_on,
+    recipe_of,
+    run_until,
+)
 
 if TYPE_CHECKING:
     from uda.priors import Prior
@@ -94,7 +103,7 @@ def prior(
     if not asked and (source or target):
         raise typer.BadParameter(f"say what to make of them: one of {', '.join(flags)}")
     image_level = {"--nearest": "nearest", "--logistic": "logistic", "--ridge": "ridge"}
-    volumes, areas = _amounts(ml, "--ml", "millilitres"), _amounts(mm2, "--mm2", "mm²")
+    volumes, areas = amounts_of(ml, "--ml", "millilitres"), amounts_of(mm2, "--mm2", "mm²")
     from uda.api import estimate_prior
     from uda.priors import PRIOR_FILE
 
@@ -144,16 +153,3 @@ def _recipes_priors(
 def _print(path: Path, made: Prior) -> None:
     shares = ", ".join(f"{n} {r:.4g}" for n, r in zip(made.classes, made.ratio, strict=True))
     typer.echo(f"{path}: {shares} ({', '.join(made.supervision)})")
-
-
-def _amounts(values: Sequence[str] | None, flag: str, unit: str) -> dict[str, float] | None:
-    amounts = {}
-    for value in values or ():
-        name, equals, number = value.partition("=")
-        try:
-            amounts[name] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise typer.BadParameter(f"{flag} is {value!r}; expected structure={unit}")
-    return amounts or None

@@ -74,3 +74,17 @@ def seeds_of(text: str) -> list[int]:
     if not all(part.strip().isdecimal() for part in parts):
         raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
     return [int(part) for part in parts]
+
+
+def amounts_of(values: Sequence[str] | None, flag: str, unit: str) -> dict[str, float] | None:
+    """The numbers of a repeated ``structure=number`` option; None when it is not given."""
+    amounts = {}
+    for value in values or ():
+        name, equals, number = value.partition("=")
+        try:
+            amounts[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise typer.BadParameter(f"{flag} is {value!r}; expected structure={unit}")
+    return amounts or None

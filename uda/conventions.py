@@ -12,8 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.data import geometry as grids
-from uda.data.geometry import Geometry
+from uda.data.geometry import Geometry, label_slices
 from uda.metrics import CaseScore, score_case
 
 SIFA_RULES = (
@@ -47,7 +46,7 @@ class Sifa:
         classes: Sequence[str],
         distances: bool = True,
     ) -> None:
-        self.cases = [(name, prepared(label, way), way) for name, label, way in cases]
+        self.cases = [(name, label_slices(label, way), way) for name, label, way in cases]
         self.classes, self.distances = classes, distances
         self.rows: list[dict[str, Any]] = []
 
@@ -55,7 +54,7 @@ class Sifa:
         """Score label maps in the files' axes, one a case."""
         scores: list[CaseScore] = []
         for labels, (name, reference, way) in zip(predictions, self.cases, strict=True):
-            found = prepared(labels, way)
+            found = label_slices(labels, way)
             voxels = (1.0,) * reference.ndim
             scores += score_case(found, reference, self.classes, voxels, row, name, self.distances)
         measures = summarise(scores, self.classes[1:])
@@ -64,15 +63,6 @@ class Sifa:
     def table(self) -> dict[str, Any]:
         """Rules and rows, ready for JSON."""
         return {"rules": list(SIFA_RULES), "rows": self.rows}
-
-
-def prepared(labels: Labels, geometry: Geometry) -> Labels:
-    """Class indices in a file's axes on the prepared grid ``[s, h, w]``, by the nearest pixel."""
-    whole = grids.turned(labels, geometry.turn, geometry.slice_axis)
-    for axis, size in enumerate((geometry.depth, *geometry.resized)):
-        if whole.shape[axis] != size:
-            whole = whole.take(grids.nearest(whole.shape[axis], size), axis)
-    return grids.crop(whole, geometry)[0]
 
 
 def summarise(scores: Sequence[CaseScore], structures: Sequence[str]) -> dict[str, Any]:

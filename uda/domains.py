@@ -25,20 +25,14 @@ class Domains:
                 where=f"cards {self.source.name!r} and {self.target.name!r}",
                 expected="the same names in the same order",
             )
-        if self.source.prepare.size != self.target.prepare.size:
-            raise ConfigError(
-                f"source slices are {self.source.prepare.size}, target slices "
-                f"{self.target.prepare.size}",
-                where=f"cards {self.source.name!r} and {self.target.name!r}",
-                expected="one prepare.size",
-            )
-        if self.source.prepare.slab != self.target.prepare.slab:
-            raise ConfigError(
-                f"source images have {self.source.prepare.slab} channels, target images "
-                f"{self.target.prepare.slab}",
-                where=f"cards {self.source.name!r} and {self.target.name!r}",
-                expected="one prepare.slab",
-            )
+        for setting in ("size", "slab"):
+            values = [getattr(card.prepare, setting) for card in (self.source, self.target)]
+            if values[0] != values[1]:
+                raise ConfigError(
+                    f"source slices are {values[0]}, target slices {values[1]}",
+                    where=f"cards {self.source.name!r} and {self.target.name!r}",
+                    expected=f"one prepare.{setting}",
+                )
         self._keys: dict[tuple[str, str, bool], str] = {}
 
     @property

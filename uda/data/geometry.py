@@ -186,6 +186,15 @@ def _paste(part: Tensor, geometry: Geometry, background: float) -> Tensor:
     return out
 
 
+def label_slices(labels: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Class indices in a file's axes on the prepared grid ``[s, h, w]``, by the nearest pixel."""
+    whole = turned(labels, geometry.turn, geometry.slice_axis)
+    for axis, size in enumerate((geometry.depth, *geometry.resized)):
+        if whole.shape[axis] != size:
+            whole = whole.take(nearest(whole.shape[axis], size), axis)
+    return crop(whole, geometry)[0]
+
+
 def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uint8]:
     """Class indices on the file's own grid and axes; background outside the crop.
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
 from uda.data.cases import Case
-from uda.data.records import fingerprint_images, read_npz, read_records
 from uda.data.records import read_images as record_images
+from uda.data.records import read_npz, read_records
 from uda.data.volumes import Volume, read_volume
 from uda.errors import ConfigError, DataError
 
@@ -62,11 +62,6 @@ def read_label(case: Case, card: DatasetCard) -> Volume:
             raise DataError("holds no label", where=path, expected="an array arr_1 beside arr_0")
         return _placed(label, path, card)
     return read_volume(path)
-
-
-def image_fingerprint(path: Path) -> str:
-    """Hash of the image bytes of a file that :func:`holds_both`, whatever its labels are."""
-    return fingerprint_images(path)
 
 
 def _record_images(path: Path, card: DatasetCard) -> tuple[Volume, ...]:

@@ -25,8 +25,9 @@ from uda.cards import DatasetCard
 from uda.checkpoint import fingerprint, write_json
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
+from uda.data.records import fingerprint_images
 from uda.data.slabs import slab_of
-from uda.data.sources import holds_both, image_fingerprint, read_images, read_label
+from uda.data.sources import holds_both, read_images, read_label
 from uda.data.volumes import prepare_image, prepare_label
 from uda.errors import DataError, RunError, UdaError, raise_all
 
@@ -120,7 +121,7 @@ def content_key(card: DatasetCard, cases: Sequence[Case]) -> str:
     files = []
     for case in cases:
         if case.label is None and holds_both(case.image):
-            files.append([case.name, image_fingerprint(case.image)])
+            files.append([case.name, fingerprint_images(case.image)])
         else:
             paths = dict.fromkeys(path for path in (case.image, case.label) if path is not None)
             files.append([case.name, *(sha256_of(path) for path in paths)])

@@ -38,7 +38,7 @@ GRID_TOLERANCE = 1e-3
 CHUNK = 16
 """Slices that are turned and resampled at a time."""
 
-_UNREADABLE = (
+UNREADABLE = (
     ImageFileError,
     HeaderDataError,
     WrapStructError,
@@ -73,7 +73,7 @@ def read_volume(path: Path) -> Volume:
     try:
         file = _open(path)
         array = np.asanyarray(file.dataobj)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"cannot be read as NIfTI: {reason}",
@@ -212,12 +212,7 @@ def prepare_label(
         DataError: the label lies on another grid than its image, or holds a value the card does not name.
     """
     check_same_grid(volume, geometry, path)
-    whole = grids.turned(map_labels(volume.array, card, path), geometry.turn, geometry.slice_axis)
-    sizes = (geometry.depth, *geometry.resized)
-    for axis, size in enumerate(sizes):
-        if whole.shape[axis] != size:
-            whole = whole.take(grids.nearest(whole.shape[axis], size), axis)
-    return grids.crop(whole, geometry)[0]
+    return grids.label_slices(map_labels(volume.array, card, path), geometry)
 
 
 def check_same_grid(volume: Volume, geometry: Geometry, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import yaml
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
 from uda.checkpoint import write_text
 from uda.data.geometry import turn_to
+from uda.data.volumes import UNREADABLE
 from uda.errors import DataError, UdaError, raise_all
 from uda.nnunet.listing import Listing
 from uda.recipes import parse
@@ -30,16 +27,6 @@ SIZE_STEP = 32
 SIZE_PERCENTILE = 95
 CLIP = (0.5, 99.5)
 SMALLEST = 1e-9  # mm³ of a voxel
-UNREADABLE = (
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-    EOFError,
-    OSError,
-    OverflowError,
-    ValueError,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
