@@ -136,7 +136,7 @@ def loop_lines(store: Store, batch: int, blocks: int) -> list[str]:
 
     def from_store(step: int) -> Batch:
         indices = batch_indices(len(store), batch, step, 0)
-        return Batch(source=source_batch(items, indices, step, torch.cuda.is_available()))
+        return Batch(source=source_batch(items, indices, [step] * len(indices), torch.cuda.is_available()))
 
     own, theirs = step_times([from_store(step) for step in range(8)], settings)
     first, second = (
@@ -193,7 +193,7 @@ def store_line(store: Store, paths: dict[str, tuple[Path, Path]], batch: int) ->
                 np.take(np.asanyarray(nibabel.load(path).dataobj), at, axis=axis)
 
     def from_store(step: int) -> None:
-        source_batch(items, batch_indices(len(store), batch, step, 0), step, pin=False)
+        source_batch(items, batch_indices(len(store), batch, step, 0), [step] * batch, pin=False)
 
     ratios, times = [], []
     for step in range(6):

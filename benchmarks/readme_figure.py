@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from uda import report_figures
-from uda.report_files import case_dice, read_metrics, read_overlays
+from uda.report_files import case_means, read_metrics, read_overlays
 
 
 def main(run: Path, out: Path) -> None:
-    structures, dice = read_metrics(run)["classes"], case_dice(run)
-    entry, arrays = next(o for o in read_overlays(run) if o[0]["rank"] == "median")
+    structures, dice = read_metrics(run)["classes"], case_means(run)
+    entry, arrays, *_ = next(o for o in read_overlays(run) if o.entry["rank"] == "median")
     panes = {
         "image": "image",
         "source_only": "before",

@@ -26,6 +26,7 @@ ORDER = (
     "class_ratio",
     "dual",
     "spatial_prior",
+    "landmarks",
     "mutual_information",
     "constraints",
     "sorted_area",

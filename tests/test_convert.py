@@ -70,8 +70,8 @@ def test_both_readers_give_the_same_training_batches(
     assert len(ours) == len(theirs) > 20
     for step in range(4):
         numbers = batch_indices(len(ours), 8, step, seed=5)
-        batch = source_batch(items_of(ours, None), numbers, step, pin=False)
-        other = source_batch(items_of(theirs, None), numbers, step, pin=False)
+        batch = source_batch(items_of(ours, None), numbers, [step] * len(numbers), pin=False)
+        other = source_batch(items_of(theirs, None), numbers, [step] * len(numbers), pin=False)
         assert batch.image.shape == (8, slab, 64, 64)
         np.testing.assert_allclose(other.image, batch.image, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(other.label, batch.label)

@@ -24,18 +24,27 @@ LAYERS = (
     ("data",),
     ("norms",),
     ("foreign",),
+    ("networks",),
     ("models",),
     ("losses", "priors", "twin"),
     ("parts",),
     ("objective",),
-    ("logs", "compute"),
+    ("world",),
+    ("syncnorm",),
+    ("logs", "compute", "gather"),
     ("trainer",),
     ("windows", "surfaces"),
-    ("prediction", "metrics"),
-    ("overlays", "summaries", "conventions"),
+    ("prediction", "metrics", "overlap"),
+    ("overlays", "summaries", "conventions", "photos"),
+    ("prediction_folder",),
+    ("scoring",),
+    ("evaluation_photos", "evaluation_volumes"),
     ("evaluation",),
-    ("report_table", "report_files"),
-    ("report_html", "report_seeds"),
+    ("report_shapes",),
+    ("report_files",),
+    ("report_classes",),
+    ("report_table",),
+    ("report_html", "report_seeds", "report_pictures"),
     ("report_figures", "report_page", "report_papers"),
     ("report",),
     ("stages", "environment"),
@@ -43,7 +52,9 @@ LAYERS = (
     ("domains",),
     ("plan",),
     ("pipeline",),
-    ("check_rules", "check_layout"),
+    ("check_report",),
+    ("check_rules", "check_layout", "check_photo_rules"),
+    ("check_photos",),
     ("presets", "check", "importing", "convert"),
     ("check_page", "nnunet"),
     ("own",),
@@ -136,10 +147,15 @@ def test_a_target_batch_has_no_room_for_labels() -> None:
 READERS = {
     "data.volumes",
     "data.sources",
+    "data.photo_labels",
     "data.store",
+    "data.writing",
     "evaluation",
+    "evaluation_photos",
+    "evaluation_volumes",
     "conventions",
     "check",
+    "check_photos",
     "convert",
 }
 """Who may open a label file: the store for labelled splits, what scores, checks or converts data."""
@@ -150,10 +166,11 @@ def test_only_who_scores_checks_or_converts_opens_labels_outside_the_store() -> 
         dotted(path)
         for path in FILES
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Name) and node.id in {"map_labels", "prepare_label", "read_label"}
+        if isinstance(node, ast.Name)
+        and node.id in {"map_labels", "prepare_label", "read_label", "read_classes"}
     }
     assert users <= READERS
-    assert {"data.store", "evaluation", "check", "convert"} <= users
+    assert {"data.sources", "evaluation_volumes", "check", "convert"} <= users
 
 
 def test_no_stage_knows_who_may_open_labels() -> None:
@@ -168,7 +185,7 @@ def test_no_stage_knows_who_may_open_labels() -> None:
 
 
 STORES = ("store", "self.store", "target", "source", "validation")
-READ_FROM = {("label", "items"), *(("labels", store) for store in STORES)}
+READ_FROM = {("labelled", "items"), *(("labels", store) for store in STORES)}
 
 
 def test_only_source_training_and_validation_read_the_labels_of_a_store() -> None:
@@ -182,9 +199,9 @@ def test_only_source_training_and_validation_read_the_labels_of_a_store() -> Non
     }
     assert readers == {
         ("data.sampling", "source_batch"),
-        ("data.items", "label"),
+        ("data.items", "labelled"),
         ("stages", "train_supervised"),
-        ("stages", "_validation_dice"),
+        ("stages", "_validation"),
         ("prior_stage", "_spatial"),
         ("prior_stage", "_image_level"),
     }

@@ -18,9 +18,11 @@ from uda.config import Compute, Evaluate, Network
 from uda.data.cases import Case, cases_of
 from uda.data.records import write_npz, write_records
 from uda.errors import ConfigError, DataError
-from uda.evaluation import Row, evaluate, read_references
+from uda.evaluation import evaluate
+from uda.evaluation_volumes import read_references
 from uda.models import ModelInfo, build, load_model, save_model
 from uda.recipes import load_card, override
+from uda.scoring import Row
 
 CPU = Compute(device="cpu")
 
@@ -164,7 +166,7 @@ def test_every_row_sees_the_images_as_the_adapted_models_do(
         seen.append(case.slices)
         return np.zeros(case.geometry.shape, np.uint8)
 
-    monkeypatch.setattr("uda.evaluation.predict_case", remember)
+    monkeypatch.setattr("uda.evaluation_volumes.predict_case", remember)
     evaluate(rows, cases, card, Evaluate(), CPU, tmp_path / "out")
     assert len(seen) == 2
     assert all(abs(float(slices.mean())) < 1e-5 for slices in seen)  # z-scores, not a window
@@ -202,7 +204,7 @@ def test_the_convention_measures_in_voxels_where_we_measure_in_mm(
     assert cases[0].label is not None
     write_nifti(cases[0].label, label)
     found = np.roll(label, 1, axis=2) // 10
-    monkeypatch.setattr("uda.evaluation.predict_case", lambda *_: found)
+    monkeypatch.setattr("uda.evaluation_volumes.predict_case", lambda *_: found)
     rows = [model_of(tmp_path, "source_only", card.prepare)]
     result = evaluate(rows, cases, card, Evaluate(convention="sifa"), CPU, tmp_path / "out")
     (sifa,) = result["conventions"]["sifa"]["rows"]

@@ -25,7 +25,8 @@ from uda.data.cases import Case
 from uda.data.slabs import slab_of
 from uda.errors import DataError
 from uda.models import ModelInfo
-from uda.prediction import BATCH, logit_planes, predict_case, predict_cases, read_case
+from uda.prediction import BATCH, logit_planes, predict_case, read_case
+from uda.prediction_folder import predict_cases
 
 SHAPE = (26, 22, 18)
 SPACING = (1.5, 2.0, 2.0)

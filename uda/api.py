@@ -108,7 +108,8 @@ def _target_store(
             f"a prior of kind {spec.kind!r} needs the target images",
             fix="give their folder: target=FOLDER (--target FOLDER)",
         )
-    return open_store(card_of(info), cases_in(Path(target)), folder)
+    card = card_of(info)
+    return open_store(card, cases_in(Path(target), card.photos), folder, workers=0)
 
 
 def _source_store(

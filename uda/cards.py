@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from uda.fields import FileName, Frozen, Orientation, Positive, Rate
 
 
 class Prepare(Frozen):
-    """How a file becomes slices. It travels with the model, so that new images are treated alike."""
+    """How a volume becomes slices. It travels with the model, so that new images are treated alike."""
 
+    kind: Literal["volume"] = "volume"
     orientation: Orientation = "RAS"
     """Axis code the volume is turned to without interpolation; ``stored`` keeps the file's axes
     (right for oblique stacks, whose nearest code flips from case to case)."""
@@ -45,7 +46,41 @@ class Prepare(Frozen):
             raise ValueError(f"normalize window must rise, got {list(self.normalize)}")
         return self
 
+    @property
+    def channels(self) -> int:
+        """of a 2-D network's image"""
+        return self.slab
 
+
+Triple = tuple[float, float, float]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class PhotoPrepare(Frozen):
+    """How a photograph becomes a network's image: the whole picture resized, 8 bits a colour, then normalised."""
+
+    kind: Literal["photo"]
+    size: tuple[Positive, Positive]
+    """Rows and columns of a prepared image, in pixels."""
+    mean: Triple = (0.485, 0.456, 0.406)
+    """of red, green and blue in [0, 1]; ImageNet's, as the backbones of torchvision expect"""
+    sd: tuple[Rate, Rate, Rate] = (0.229, 0.224, 0.225)
+
+    @property
+    def channels(self) -> int:
+        """of a network's image"""
+        return 3
+
+
+def _volume_unless_said(raw: Any) -> Any:
+    return {"kind": "volume", **raw} if isinstance(raw, dict) else raw
+
+
+AnyPrepare = Annotated[
+    Prepare | PhotoPrepare, Field(discriminator="kind"), BeforeValidator(_volume_unless_said)
+]
+
+Colour = tuple[Byte, Byte, Byte]
 Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 INSIDE = ("inside",)
 """a card's ``labels`` that lie in the image's own file"""
@@ -60,10 +95,21 @@ class DatasetCard(Frozen):
     root: str = "."
     """Folder of the files, relative to the recipe's ``data.root`` (or absolute)."""
     images: Patterns
-    """Path pattern below the root with ``{case}``; of several, the first whose file is there. The name's
-    ending says how it is read: ``.nii``, ``.nii.gz``, ``.tfrecords``, ``.npz``."""
+    """Path pattern below the root with ``{case}``; of several, the first whose file is there. ``{folder}`` is
+    what stands before the last ``/`` of a split's entry, a folder ``*`` is any one. The name's ending says how a
+    file is read: ``.nii``, ``.nii.gz``, ``.tfrecords``, ``.npz``; ``.png``, ``.jpg``, ``.jpeg`` in photo cards."""
     labels: Patterns | None = None
     """Likewise; ``inside`` when they lie in the image's own file (``.tfrecords``, ``.npz``)."""
+    label_bits: Literal[8, 16] = 8
+    """16: the class is the first channel of a PNG of 16 bits (SYNTHIA)."""
+    indexed: Annotated[str, Field(min_length=1)] | None = None
+    """Label files whose name ends so hold class indices (and 255), not raw values: ``_labelTrainIds.png``."""
+    colors: dict[str, Colour] = Field(default_factory=dict)
+    """Red, green and blue of each class: for label files in colour, and for pictures."""
+    ignore_colors: tuple[Colour, ...] = ()
+    """Colours of label files that count for nothing."""
+    skip: tuple[Literal["unreadable", "mismatched"], ...] = ()
+    """Faults for which a training image is left out, listed and counted, instead of ending the run."""
     modality: Literal["ct", "mr"] | None = None
     """What `uda check` may expect of intensities."""
     axes: dict[Literal["tfrecords", "npz"], Orientation] = Field(default_factory=dict)
@@ -71,13 +117,24 @@ class DatasetCard(Frozen):
     tags: str | None = None
     """CSV ``case,slice,<class>,…`` of 0/1: which structures an image shows. Reading it is supervision."""
     classes: Annotated[tuple[FileName, ...], Field(min_length=2)]
-    """Names in order of their index; class 0 is background."""
+    """Names in order of their index; class 0 is background, but in photo cards."""
     label_values: dict[str, tuple[int, ...]]
     """Raw values of each class in label files; the name ``ignore`` marks values that count for nothing."""
     distance_unit: Literal["mm", "voxel"] = "mm"
-    prepare: Prepare
+    prepare: AnyPrepare
     splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Case names; ``*`` and ``?`` stand for every case whose image is there."""
+    """Case names, in ``{folder}`` before the last ``/`` if there is one; ``*`` and ``?`` stand for every case
+    whose image is there."""
+
+    @property
+    def photos(self) -> bool:
+        """Whether its images are photographs, all of whose classes count."""
+        return isinstance(self.prepare, PhotoPrepare)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The classes that are scored: all but the background, where there is one."""
+        return self.classes if self.photos else self.classes[1:]
 
     @field_validator("images", "labels", mode="before")
     @classmethod
@@ -104,6 +161,11 @@ class DatasetCard(Frozen):
             raise ValueError(f"class names repeat: {list(self.classes)}")
         if unknown := set(self.label_values) - set(self.classes) - {"ignore"}:
             raise ValueError(f"label_values names {sorted(unknown)}, which are not in classes")
+        if unknown := set(self.colors) - set(self.classes):
+            raise ValueError(f"colors names {sorted(unknown)}, which are not in classes")
+        shades = [*self.colors.values(), *self.ignore_colors]
+        if len(set(shades)) != len(shades):
+            raise ValueError("colors and ignore_colors give one colour to two classes")
         if missing := set(self.classes) - set(self.label_values):
             raise ValueError(f"label_values says nothing about {sorted(missing)}")
         values = [v for group in self.label_values.values() for v in group]

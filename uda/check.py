@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +14,27 @@ from numpy.typing import NDArray
 from uda import check_rules as rules
 from uda.cards import DatasetCard, Prepare
 from uda.check_layout import Layout, layout_of
+from uda.check_photos import PhotoCheck
+from uda.check_report import WHOLE_SET, CaseReport, Picture
 from uda.check_rules import Facts
 from uda.data import geometry as grids
 from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path, read_tags
 from uda.data.geometry import Geometry
+from uda.data.images import photo_geometry
 from uda.data.sources import RECORDS, read_images, read_label
-from uda.data.volumes import Volume, check_same_grid, map_labels, prepare_image, prepare_label
+from uda.data.volumes import (
+    Volume,
+    check_same_grid,
+    map_labels,
+    prepare_image,
+    prepare_label,
+    volume_prepare,
+)
 from uda.errors import DataError, UdaError
 from uda.types import IGNORE
 
 SPREAD = 0.15  # of the depth, between the slices of a picture
 OBLIQUE = 0.5  # degrees below which axes count as straight
-WHOLE_SET = "data set"
-"""``CaseReport.split`` of what concerns no single case"""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A few prepared slices to look at, before they are turned upright."""
-
-    image: NDArray[np.float32]
-    """``[n, h, w]``"""
-    labels: NDArray[np.uint8] | None
-    slices: tuple[int, ...]
-    """their numbers along the file's own axis"""
-    geometry: Geometry
-
-
-@dataclass
-class CaseReport:
-    """What one case is, what the card makes of it, and what is wrong with it."""
-
-    split: str
-    case: str
-    stored: str = ""
-    shape: str = ""
-    spacing: str = ""
-    axes: str = ""
-    intensity: str = ""
-    labels: str = ""
-    values: str = ""
-    """raw label values, their class and voxels"""
-    prepared: str = ""
-    kept: str = ""
-    """share of each structure's voxels inside the crop"""
-    faults: list[UdaError] = field(default_factory=list)
-    notes: list[UdaError] = field(default_factory=list)
-    facts: Facts | None = None
-    picture: Picture | None = None
 
 
 def check_card(
@@ -74,8 +47,8 @@ def check_card(
     """Read every case of every split as training would; yields one report per case, then one for the tags
     and, if there is anything to say of it, one for the data set as a whole.
 
-    A label file that is not there is no fault in the ``adapt`` split, nor in one without any label; one that
-    is there must be right.
+    A label file that is not there is no fault in the ``adapt`` split, nor in one without any label but ``train``
+    and ``validate``; one that is there must be right. Labels of photographs to adapt to are not opened at all.
 
     Args:
         pictures: with slices to look at; a report holds them until the next one is asked for.
@@ -92,6 +65,9 @@ def check_card(
             fix="list the cases of each split under `splits:`",
         )
     layout = layout_of(card, folder)
+    if card.photos:
+        yield from _check_photos(card, folder, layout, pictures)
+        return
     facts: list[Facts] = []
     geometries: dict[str, Geometry] = {}
     for name, splits in layout.cases.items():
@@ -108,6 +84,18 @@ def check_card(
     whole = _whole(card, layout, facts, promised_by, folder)
     if whole.faults or whole.notes:
         yield whole
+
+
+def _check_photos(
+    card: DatasetCard, folder: Path, layout: Layout, pictures: bool
+) -> Iterator[CaseReport]:
+    check = PhotoCheck(card, folder, layout, pictures)
+    yield from check.reports()
+    if card.tags is not None:
+        size = card.prepare.size
+        geometries = {name: photo_geometry(shape, size) for name, shape in check.shapes.items()}
+        yield _check_tags(folder / card.tags, card, layout, geometries)
+    yield check.whole()
 
 
 def _whole(
@@ -150,7 +138,7 @@ def _check_case(
 
 def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport) -> Prepare:
     """Fill in what the file says of itself and what the rules say of it; how to prepare it."""
-    prepare, path = card.prepare, case.image
+    prepare, path = volume_prepare(card), case.image
     affine, codes = volume.affine, "".join(nibabel.aff2axcodes(volume.affine))
     turn = grids.turn_to(affine, prepare.orientation)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -264,7 +252,7 @@ def _check_tags(
         )
         return report
     try:
-        tags = read_tags(path, card.classes[1:])
+        tags = read_tags(path, card.structures)
     except UdaError as fault:
         report.faults.append(fault)
         return report

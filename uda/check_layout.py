@@ -16,6 +16,8 @@ APART = {("train", "validate"), ("train", "test")}
 BETTER_APART = {("validate", "test"), ("adapt", "test")}
 UNLABELLED = "adapt"
 """The split that needs no labels."""
+LABELLED = ("train", "validate")
+"""Splits that are of no use without labels."""
 SHOWN = 5  # names in a message
 
 
@@ -38,8 +40,11 @@ def layout_of(card: DatasetCard, folder: Path) -> Layout:
     """Expand the splits and compare them with the files of the folder."""
     layout = Layout()
     for split in card.splits:
+        if not card.splits[split]:
+            layout.faults.append(_empty(card, split))
         for name in _expanded(card, folder, split, layout):
             layout.cases.setdefault(name, []).append(split)
+        layout.faults += _named_alike(card, split, layout.members(split))
     _check_overlaps(card, layout)
     for name in layout.cases:
         faults = [*doubled(card, folder, name), *_doubled_labels(card, folder, name)]
@@ -51,6 +56,31 @@ def layout_of(card: DatasetCard, folder: Path) -> Layout:
             _check_pairs(card, folder, split, layout)
         layout.notes += _strays(card, folder)
     return layout
+
+
+def _empty(card: DatasetCard, split: str) -> DataError:
+    return DataError(
+        f"split {split!r} is empty",
+        where=f"card {card.name!r}, splits",
+        expected="the name of a case, or a wildcard such as '*'",
+        fix="list its cases, or take the split out of the card",
+    )
+
+
+def _named_alike(card: DatasetCard, split: str, names: Sequence[str]) -> list[UdaError]:
+    """A fault for each name that two folders of a split have in common: results go by it."""
+    by_name: dict[str, list[str]] = {}
+    for name in names:
+        by_name.setdefault(name.rpartition("/")[2], []).append(name)
+    return [
+        DataError(
+            f"two images of split {split!r} are called {alone!r}: {_some(same)}",
+            where=f"card {card.name!r}, splits",
+            fix="rename one of the files, or name one of the folders alone",
+        )
+        for alone, same in by_name.items()
+        if len(same) > 1
+    ]
 
 
 def layout_splits(card: DatasetCard) -> list[str]:
@@ -98,7 +128,7 @@ def _no_image(card: DatasetCard, name: str, path: Path) -> DataError:
 
 
 def _doubled_labels(card: DatasetCard, folder: Path, name: str) -> Sequence[UdaError]:
-    if card.labels in (None, INSIDE):
+    if card.labels in (None, INSIDE) or card.photos:  # a photograph's label comes in several forms
         return []
     return doubled(card.model_copy(update={"images": card.labels}), folder, name)
 
@@ -109,14 +139,13 @@ def _check_pairs(card: DatasetCard, folder: Path, split: str, layout: Layout) ->
     labels = {name: label_path(card, folder, name) for name in there}
     absent = {name: path for name, path in labels.items() if path and not path.is_file()}
     if absent and len(absent) == len(labels):
-        layout.notes.append(
-            DataError(
-                f"no case of split {split!r} has a label, so it can be predicted but not "
-                f"{'scored' if split == 'test' else 'used'}",
-                where=next(iter(absent.values())),
-                fix="correct the pattern in `labels:` if there are labels",
-            )
+        finding = DataError(
+            f"no case of split {split!r} has a label, so it can be predicted but not "
+            f"{'scored' if split == 'test' else 'used'}",
+            where=next(iter(absent.values())),
+            fix="correct the pattern in `labels:` if there are labels",
         )
+        (layout.faults if split in LABELLED else layout.notes).append(finding)
         return
     for name, path in absent.items():
         layout.of_case[name].append(
@@ -134,24 +163,30 @@ def _strays(card: DatasetCard, folder: Path) -> list[DataError]:
     patterns = (*card.images, *(card.labels or ()))
     if any(Path(pattern).is_absolute() for pattern in patterns):
         return []
-    labels = _on_disk(card.model_copy(update={"images": card.labels}), folder)
     images = _on_disk(card, folder)
     taken = set(images.values())
-    strays = [path for name, path in labels.items() if name not in images and path not in taken]
+    strays: dict[Path, None] = {}
+    for pattern in card.labels or ():
+        labels = _on_disk(card.model_copy(update={"images": (pattern,)}), folder)
+        taken |= {path for name, path in labels.items() if name in images}
+        strays |= dict.fromkeys(labels.values())
+    strays = {path: None for path in strays if path not in taken}
     if not strays:
         return []
     return [
         DataError(
             f"{len(strays)} labels have no image: {_some([path.name for path in strays])}",
-            where=strays[0],
+            where=next(iter(strays)),
             fix="add the images, or move the labels away",
         )
     ]
 
 
 def _on_disk(card: DatasetCard, folder: Path) -> Mapping[str, Path]:
-    """Every case that fits the card's image patterns."""
-    every = card.model_copy(update={"splits": {"all": ("*",)}})
+    """Every case that fits the card's image patterns, in the folders that its splits name."""
+    folders = {entry.rpartition("/")[0] for entries in card.splits.values() for entry in entries}
+    entries = tuple(f"{inside}/*" if inside else "*" for inside in sorted(folders))
+    every = card.model_copy(update={"splits": {"all": entries}})
     try:
         names = names_of(every, folder, "all")
     except DataError:  # nothing at all

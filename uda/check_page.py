@@ -14,18 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
-from uda.check import WHOLE_SET, CaseReport, Picture
+from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
 from uda.checkpoint import atomic_path, write_text
 from uda.errors import UdaError
+from uda.evaluation_photos import palette
 from uda.overlays import upright
 from uda.report_figures import overlay, structure_style
-from uda.report_html import STYLE, grid, image
+from uda.report_html import STYLE, grid, image, legend
 from uda.report_page import structure_legend
+from uda.types import IGNORE
 
 PAGE = "index.html"
 DRAWN = 60  # cases a split that are drawn, besides those with a finding
 SHOWN = 60  # cases whose pictures are on the page
 GAP = 8  # pixels between the slices of a picture
+OPAQUE = 0.65  # share of a class's colour over a photograph
+SLICE_NOTE = (
+    "Prepared slices: the one with most of the structures (or the middle one) between two others. "
+    "Head up, in axial slices the front; the patient's right is on the left. "
+)
+PHOTO_NOTE = "Each photograph as it is and, where its label was opened and fits, under the colours of its classes. "
 COLUMNS = {
     "case": "case",
     "split": "split",
@@ -77,10 +85,14 @@ class Album:
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", report.case)
         taken = {file for file, _ in self.files.values()}
         file = f"{name}.png" if f"{name}.png" not in taken else f"{name}_{number}.png"
-        pixels = _strip(report.picture, len(self.card.classes) - 1)
+        picture, slices = report.picture, tuple[int, ...]()
+        if isinstance(picture, PhotoPicture):
+            pixels = _pair(picture, self.card)
+        else:
+            pixels, slices = _strip(picture, len(self.card.classes) - 1), picture.slices
         with atomic_path(self.folder / file) as path:
             path.write_bytes(_encoded(pixels, "png"))
-        self.files[number] = file, report.picture.slices
+        self.files[number] = file, slices
 
     def write(self) -> Path:
         """Write the page; it is one file that needs no other."""
@@ -97,32 +109,36 @@ class Album:
         room = min(SHOWN - len(told), len(rest))
         even = [rest[i * len(rest) // room] for i in range(room)]
         figures = "".join(self._figure(number) for number in [*told, *even])
-        styles = [structure_style(k) for k in range(len(self.card.classes) - 1)]
-        legend = structure_legend(
-            (name, *style) for name, style in zip(self.card.classes[1:], styles, strict=True)
-        )
-        cases = sum(report.facts is not None for report in self.reports)
+        cases = sum(bool(report.prepared) for report in self.reports)
         shown = len(told) + len(even)
         left = f"{cases - shown} of {cases} cases are left out here" if shown < cases else ""
         more = (
             f"; {len(self.files)} pictures lie beside this page" if shown < len(self.files) else ""
         )
-        note = (
-            "Prepared slices: the one with most of the structures (or the middle one) between two others. "
-            "Head up, in axial slices the front; the patient's right is on the left. "
-        )
+        note = PHOTO_NOTE if self.card.photos else SLICE_NOTE
         return (
-            f"{legend}<div class=cases>{figures}</div><p class=note>{note}{escape(left + more)}</p>"
+            f"{self._legend()}<div class=cases>{figures}</div>"
+            f"<p class=note>{note}{escape(left + more)}</p>"
+        )
+
+    def _legend(self) -> str:
+        names = self.card.classes
+        if self.card.photos:
+            shades = [f"background:rgb{color}" for color in palette(self.card)]
+            return legend([*zip(names, shades, strict=True), ("ignored", "background:#000")])
+        styles = [structure_style(k) for k in range(len(names) - 1)]
+        return structure_legend(
+            (name, *style) for name, style in zip(names[1:], styles, strict=True)
         )
 
     def _figure(self, number: int) -> str:
         report, (file, slices) = self.reports[number], self.files[number]
         uri = _small(self.folder / file)
-        named = ", ".join(map(str, slices))
-        alt = f"case {report.case}, slices {named}"
+        named = f"slices {', '.join(map(str, slices))}" if slices else report.shape
+        alt = f"case {report.case}, {named}"
         return (
             f"<figure class='{_kind(report)}'>{image(uri, alt)}<figcaption>"
-            f"<b>{escape(report.case)}</b> {escape(report.split)} · slices {named}</figcaption></figure>"
+            f"<b>{escape(report.case)}</b> {escape(report.split)} · {named}</figcaption></figure>"
         )
 
 
@@ -144,6 +160,17 @@ def _strip(picture: Picture, structures: int) -> NDArray[Any]:
         panes.append(_pixels(uri))
     gap = np.zeros((panes[0].shape[0], GAP, 3), np.uint8)
     return np.concatenate([part for pane in panes for part in (gap, pane)][1:], axis=1)
+
+
+def _pair(picture: PhotoPicture, card: DatasetCard) -> NDArray[np.uint8]:
+    """A photograph ``[h, w, rgb]``, and beside it the same under the colours of its classes."""
+    if picture.classes is None:
+        return picture.image
+    table = np.zeros((IGNORE + 1, 3), np.float32)
+    table[: len(card.classes)] = palette(card)
+    mixed = (1 - OPAQUE) * picture.image + OPAQUE * table[picture.classes]
+    gap = np.full((picture.image.shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([picture.image, gap, mixed.round().astype(np.uint8)], axis=1)
 
 
 def _turned(plane: NDArray[Any], swap: bool, backwards: Sequence[bool]) -> NDArray[Any]:
@@ -193,8 +220,7 @@ def _page(card: DatasetCard, reports: Sequence[CaseReport], gallery: str) -> str
         ("Faults", _findings(faults, "No faults.")),
         ("Notes", _findings(notes, "No notes.")),
         ("To look at", gallery),
-        ("Cases", _table(reports)),
-        ("Label values", _values(reports)),
+        *_details(reports),
     ]
     body = "".join(f"<section><h2>{head}</h2>{html}</section>" for head, html in sections)
     title = escape(f"card {card.name}")
@@ -205,6 +231,18 @@ def _page(card: DatasetCard, reports: Sequence[CaseReport], gallery: str) -> str
         f"<header><h1>{title}</h1><p class=sub>{escape(card.title)}</p>"
         f"<p class=headline>{lead}</p></header>{body}</main></body></html>\n"
     )
+
+
+def _details(reports: Sequence[CaseReport]) -> list[tuple[str, str]]:
+    """Every case of volumes; of photographs, which are too many, the sums."""
+    summary = next((report.summary for report in reports if report.summary), None)
+    if summary is None:
+        return [("Cases", _table(reports)), ("Label values", _values(reports))]
+    return [(table.title, _sums(table)) for table in summary.tables()]
+
+
+def _sums(table: Table) -> str:
+    return grid(table.head, [("", list(map(_cell, row))) for row in table.rows])
 
 
 def _findings(found: Sequence[UdaError], none: str) -> str:

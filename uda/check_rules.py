@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
+from uda.data.volumes import volume_prepare
 from uda.errors import DataError
 
 CT_HIGH = 1000.0
@@ -108,7 +109,7 @@ def intensities_of(slices: NDArray[Any]) -> Intensities:
 
 def lacks_offset(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
     """A CT stored as 0…4095 that nothing brings to HU."""
-    offset = card.prepare.offset
+    offset = volume_prepare(card).offset
     top = seen.percentiles[2] + offset
     if card.modality != "ct" or seen.low + offset < 0 or top <= CT_HIGH:
         return None
@@ -191,8 +192,9 @@ def cut_structures(kept: Mapping[str, float], card: DatasetCard, path: Path) -> 
     if not cut:
         return []
     listed = ", ".join(f"{name} {_cut_share(share)}" for name, share in cut.items())
-    rows, columns = card.prepare.size
-    other = "center" if card.prepare.crop == "foreground" else "foreground"
+    prepare = volume_prepare(card)
+    rows, columns = prepare.size
+    other = "center" if prepare.crop == "foreground" else "foreground"
     return [
         DataError(
             f"the crop cuts off labelled voxels: {listed}",
@@ -211,7 +213,7 @@ def data_set_notes(cases: Sequence[Facts], card: DatasetCard) -> list[DataError]
     """What only shows when cases are compared with one another."""
     notes = [*_odd_spacings(cases), *_odd_intensities(cases)]
     codes = Counter(case.codes for case in cases)
-    if card.prepare.orientation == "stored" and len(codes) > 1:
+    if volume_prepare(card).orientation == "stored" and len(codes) > 1:
         listed = ", ".join(f"{code} ({number})" for code, number in codes.most_common())
         rare = min(codes, key=lambda code: codes[code])
         odd = next(case.path for case in cases if case.codes == rare)

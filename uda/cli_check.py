@@ -12,7 +12,7 @@ from uda.cli_tables import print_wide
 
 if TYPE_CHECKING:
     from uda.cards import DatasetCard
-    from uda.check import CaseReport
+    from uda.check_report import CaseReport, PhotoSummary
     from uda.errors import UdaError
 
 ROWS = 50  # cases above which the terminal shows splits and faulty cases alone
@@ -91,7 +91,11 @@ def _report(
         for report in found:
             album.add(report)
         reports, page = album.reports, album.write()
-    _print_cases(card.name, reports)
+    summary = next((report.summary for report in reports if report.summary), None)
+    if summary is None:
+        _print_cases(card.name, reports)
+    else:
+        _print_summary(card.name, summary)
     faults = [fault for report in reports for fault in report.faults]
     notes = [note for report in reports for note in report.notes]
     _print_findings(notes, "note")
@@ -109,7 +113,7 @@ def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from uda.check import WHOLE_SET
+    from uda.check_report import WHOLE_SET
 
     cases = [report for report in reports if report.split != WHOLE_SET]
     if len(cases) > ROWS:
@@ -124,6 +128,20 @@ def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
             style = "red" if report.faults else "yellow" if report.notes else ""
             cells = [Text(getattr(report, column)) for column in COLUMNS]
             table.add_row(*cells, style=style)
+        print_wide(table)
+
+
+def _print_summary(name: str, summary: PhotoSummary) -> None:
+    """Of photographs there are too many for a line each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for told in summary.tables():
+        table = Table(title=f"card {name} · {told.title}")
+        for column in told.head:
+            table.add_column(column, justify="right" if column in told.numbers else "left")
+        for row in told.rows:
+            table.add_row(*map(Text, row))
         print_wide(table)
 
 

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 def print_table(folder: Path, out: Path | None = None) -> None:
     """Print a run's table and where its page is."""
-    from uda.report import table
+    from uda.report import class_tables, table
     from uda.report_files import read_metrics
 
-    print_wide(table(read_metrics(folder)))
+    metrics = read_metrics(folder)
+    print_wide(table(metrics))
+    for block in class_tables(metrics, _width()):
+        print_wide(block)
     page = (out or folder / "report") / "report.html"
     if page.is_file():
         typer.echo(f"report: {page}")
@@ -36,11 +39,19 @@ def print_wide(table: Table) -> None:
 def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     """Print mean ± sd over seeds, and keep it in a file."""
     from uda.checkpoint import write_json
-    from uda.report import seeds_table
+    from uda.report import seeds_class_tables, seeds_table
     from uda.report_files import read_metrics
 
     summary, table = seeds_table([read_metrics(folder) for folder in folders])
     print_wide(table)
+    for block in seeds_class_tables(summary, _width()):
+        print_wide(block)
     if path is not None:
         write_json(path, summary)
         typer.echo(f"over seeds: {path}")
+
+
+def _width() -> int:
+    from rich.console import Console
+
+    return Console().width

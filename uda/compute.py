@@ -1,31 +1,93 @@
-"""The device and precision of a run, and arithmetic that repeats itself bit for bit."""
+"""The devices and precision of a run, and arithmetic that repeats itself bit for bit."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from uda.config import Compute
 from uda.errors import ConfigError
+from uda.world import ALONE, World, world
+
+_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
+"""DDP's word for sending the first process's buffers before each pass; newer torch has another."""
 
 
-def make_fabric(compute: Compute) -> Fabric:
-    """The device and precision of a run.
+def make_fabric(compute: Compute, alone: bool = False) -> Fabric:
+    """The device and precision of a run, and how its processes keep one network.
+
+    Args:
+        alone: this process's work is its own, though there may be others.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device asked for is not there, or not as many processes as asked for.
     """
+    device = _device_of(compute)
+    here = ALONE if alone else world()
+    if here.size == 1:
+        return Fabric(accelerator=device, devices=1, precision=compute.precision)
+    if device == "mps":
+        raise ConfigError(
+            f"{here.size} processes were started, and device 'mps' serves one",
+            fix="start one process, or use --device cpu",
+        )
+    # Statistics are made of the whole batch and so the same everywhere.
+    buffers: dict[str, Any] = {_BUFFERS: False}
+    strategy = DDPStrategy(
+        parallel_devices=[_place(device, rank) for rank in range(here.local_rank + 1)],
+        cluster_environment=_Joined(here),
+        **buffers,
+    )
+    fabric = Fabric(accelerator=device, strategy=strategy, precision=compute.precision)
+    fabric.launch()
+    return fabric
+
+
+def check_processes(compute: Compute) -> None:
+    """Refuse to do in one process what was asked of several.
+
+    Raises:
+        ConfigError: ``devices`` and ``num_nodes`` ask for processes that nobody started, or there are others.
+    """
+    here = world()
+    if compute.devices == "auto":
+        return
+    asked = compute.devices * compute.num_nodes
+    if asked in (1, here.size):
+        return
+    start = f"torchrun --nproc-per-node {compute.devices} -m uda run …"
+    if compute.num_nodes > 1:
+        start = f"torchrun --nnodes {compute.num_nodes} " + start.removeprefix("torchrun ")
+    raise ConfigError(
+        f"{asked} processes were asked for ({compute.num_nodes} × {compute.devices}), and there "
+        f"{'is 1' if here.size == 1 else f'are {here.size}'}",
+        where="compute.devices, compute.num_nodes",
+        expected="a launcher that starts them",
+        fix=f"start it with `{start}` or with srun under SLURM; "
+        "or leave both settings out and take what is there",
+    )
+
+
+def _device_of(compute: Compute) -> str:
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    device = compute.device
+    device: str = compute.device
     if device == "auto":
         device = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
     if not present[device]:
@@ -34,7 +96,66 @@ def make_fabric(compute: Compute) -> Fabric:
             expected=", ".join(name for name, there in present.items() if there),
             fix="use --device auto",
         )
-    return Fabric(accelerator=device, devices=1, precision=compute.precision)
+    return device
+
+
+def _place(device: str, local_rank: int) -> torch.device:
+    """The device of a process; under SLURM each may see its own alone.
+
+    Raises:
+        ConfigError: there are more processes than devices.
+    """
+    if device == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count and count != 1:
+        raise ConfigError(
+            f"process {local_rank} of this machine has no GPU of its own; there are {count}",
+            fix=f"start {count} processes a machine: torchrun --nproc-per-node {count} …",
+        )
+    return torch.device("cuda", min(local_rank, count - 1))
+
+
+class _Joined(ClusterEnvironment):
+    """What :mod:`uda.world` knows, in Fabric's words: the processes are there and have met."""
+
+    def __init__(self, here: World) -> None:
+        super().__init__()
+        self.here = here
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return os.environ.get("MASTER_ADDR", "")
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ.get("MASTER_PORT", "0"))
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.here.size
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing to do: it is known."""
+
+    def global_rank(self) -> int:
+        return self.here.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Nothing to do: it is known."""
+
+    def local_rank(self) -> int:
+        return self.here.local_rank
+
+    def node_rank(self) -> int:
+        return 0
 
 
 @contextlib.contextmanager

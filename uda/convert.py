@@ -15,14 +15,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard
+from uda.cards import DatasetCard, Prepare
 from uda.checkpoint import write_text
 from uda.data.cases import Case, card_root, cases_of
 from uda.data.records import write_npz, write_records
 from uda.data.slabs import slab_of
-from uda.data.sources import read_label
-from uda.data.store import prepared_stack
-from uda.data.volumes import prepare_label
+from uda.data.sources import prepared_stack, read_label
+from uda.data.volumes import prepare_label, volume_prepare
 from uda.errors import ConfigError, DataError
 from uda.types import IGNORE
 
@@ -48,8 +47,10 @@ def convert_to_records(
         the written card, ``out/<name>_records.yaml``.
 
     Raises:
+        ConfigError: the card's images are photographs.
         DataError: a case that cannot be read, or has no label.
     """
+    volume_prepare(card)
     label = card.modality or card.name
     splits: dict[str, list[str]] = {}
     written: dict[str, str] = {}
@@ -107,7 +108,8 @@ def _records(
 
 
 def _card_text(card: DatasetCard, label: str, splits: dict[str, list[str]]) -> str:
-    code = _code(card)
+    prepare = volume_prepare(card)
+    code = _code(prepare)
     raw: dict[str, Any] = {
         "name": f"{card.name}_records",
         "title": f"{card.title}, as records",
@@ -125,9 +127,9 @@ def _card_text(card: DatasetCard, label: str, splits: dict[str, list[str]]) -> s
         "prepare": {
             "orientation": code,
             "slice_axis": 2,
-            "size": list(card.prepare.size),
+            "size": list(prepare.size),
             "normalize": "none",
-            "slab": card.prepare.slab,
+            "slab": prepare.slab,
         },
         "splits": splits,
     }
@@ -137,9 +139,8 @@ def _card_text(card: DatasetCard, label: str, splits: dict[str, list[str]]) -> s
     return head + yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _code(card: DatasetCard) -> str:
+def _code(prepare: Prepare) -> str:
     """Axis code of a prepared case as rows, columns, slices; ``RAS`` where the card leaves axes as they are."""
-    prepare = card.prepare
     code = "RAS" if prepare.orientation == "stored" else prepare.orientation
     through = prepare.slice_axis
     return code[:through] + code[through + 1 :] + code[through]
@@ -152,9 +153,10 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
         path: of the CSV ``case,slice,<structures>``; default: where the card expects its tags.
 
     Raises:
-        ConfigError: the card names no tags and no path is given.
+        ConfigError: the card names no tags and no path is given, or its images are photographs.
         DataError: a case that cannot be read, or has no label.
     """
+    volume_prepare(card)
     if path is None:
         if card.tags is None:
             raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from uda.cards import DatasetCard
-from uda.config import Recipe
+from uda.config import Data, Recipe
 from uda.data.cases import Case, cases_of
 from uda.data.store import Store, content_key, open_store
 from uda.errors import ConfigError, DataError
@@ -17,7 +17,14 @@ class Domains:
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out = recipe, out
-        self.source, self.target = load_card(recipe.data.source), load_card(recipe.data.target)
+        self.source, self.target = (
+            sized(load_card(name), recipe.data) for name in (recipe.data.source, recipe.data.target)
+        )
+        if self.source.photos != self.target.photos:
+            raise ConfigError(
+                "one domain has photographs, the other volumes",
+                where=f"cards {self.source.name!r} and {self.target.name!r}",
+            )
         if self.source.classes != self.target.classes:
             raise ConfigError(
                 f"source and target name other classes: {list(self.source.classes)} and "
@@ -25,7 +32,8 @@ class Domains:
                 where=f"cards {self.source.name!r} and {self.target.name!r}",
                 expected="the same names in the same order",
             )
-        for setting in ("size", "slab"):
+        # Photographs of two cameras may differ in size: they never stand in one tensor.
+        for setting in () if self.source.photos else ("size", "slab"):
             values = [getattr(card.prepare, setting) for card in (self.source, self.target)]
             if values[0] != values[1]:
                 raise ConfigError(
@@ -39,6 +47,8 @@ class Domains:
     def root(self) -> Path:
         if self.recipe.data.phantom is not None:
             return self.out / "phantom"
+        if self.recipe.data.streets is not None:
+            return self.out / "streets"
         if self.recipe.data.root is None:
             raise DataError(
                 f"recipe {self.recipe.name!r} does not know where the data are",
@@ -57,4 +67,22 @@ class Domains:
 
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:
         key = self.key(card, split, labels)
-        return open_store(card, self.cases(card, split, labels), self.out / "store", key)
+        cases, root = self.cases(card, split, labels), self.out / "store"
+        return open_store(card, cases, root, key, self.recipe.compute.workers)
+
+
+def sized(card: DatasetCard, data: Data) -> DatasetCard:
+    """The card with the recipe's size of photographs.
+
+    Raises:
+        ConfigError: the recipe names one, and the card has volumes.
+    """
+    if data.size is None:
+        return card
+    if not card.photos:
+        raise ConfigError(
+            f"data.size is for photographs, and card {card.name!r} has volumes",
+            fix="set prepare.size in a card of your own",
+        )
+    prepare = card.prepare.model_copy(update={"size": data.size})
+    return card.model_copy(update={"prepare": prepare})

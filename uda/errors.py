@@ -43,6 +43,14 @@ class DataError(UdaError):
     """A data file or folder that cannot be used."""
 
 
+class UnreadableError(DataError):
+    """A file that cannot be decoded: cut short, damaged, or of another kind than its name says."""
+
+
+class MismatchError(DataError):
+    """A label whose size is not its image's."""
+
+
 class PriorError(UdaError):
     """A prior that contradicts itself, the classes or the loss that wants it."""
 

@@ -80,7 +80,7 @@ def import_model(
     _check(settings, names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what no weight fills is the same every time
-        model = build(settings, len(names), prepared.slab, given.program)
+        model = build(settings, len(names), prepared.channels, given.program)
     report = _fill(model, given, weights)
     info = ModelInfo(
         network=settings,
@@ -211,7 +211,7 @@ def dry_run(model: nn.Module, info: ModelInfo) -> None:
         ModelError: it cannot be run, answers with another shape, with probabilities, or not with finite
             numbers.
     """
-    size: tuple[int, ...] = (info.prepare.slab, *info.prepare.size)
+    size: tuple[int, ...] = (info.prepare.channels, *info.prepare.size)
     if info.network.patch is not None:
         size = (1, *info.network.patch)
     generator = torch.Generator().manual_seed(0)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from uda.checkpoint import write_text
 from uda.errors import RunError
+from uda.world import world
 
 
 class RunLog:
@@ -112,6 +113,41 @@ class RunLog:
         upright = torch.cat([shown, uncertainty, prediction]).rot90(1, (2, 3))
         grid = make_grid(upright, nrow=len(image))
         self._board.add_image("image, entropy, prediction", grid, step)
+
+
+class NoLog(RunLog):
+    """The log of every process but the first: nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.csv"
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is open."""
+
+    def advance(self, step: int) -> None:
+        """Nothing moves."""
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing is noted."""
+
+    def save(self) -> None:
+        """Nothing is written."""
+
+    def images(self, step: int, image: Tensor, logits: Tensor) -> None:
+        """Nothing is shown."""
+
+
+def open_log(folder: Path, title: str, steps: int, first_step: int, quiet: bool) -> RunLog:
+    """The log of a run on its first process; on the others :class:`NoLog`."""
+    return RunLog(folder, title, steps, first_step, quiet) if world().first else NoLog(folder)
 
 
 def _rows_until(path: Path, step: int) -> tuple[list[str], list[list[str]]]:

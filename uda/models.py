@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uda.cards import DatasetCard, Prepare
+from uda.cards import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
 from uda.checkpoint import load_tensors, save_tensors
-from uda.config import AnyNetwork, ForeignNetwork, Network
+from uda.config import AnyNetwork, DeepLab, ForeignNetwork, Network
 from uda.errors import ModelError, UdaError, nearest
 from uda.foreign import ForeignModel
 from uda.foreign.adapter import build_foreign
@@ -25,8 +25,10 @@ FORMAT = "uda-model-1"
 PROGRAM = "uda.program"
 """tensor of a model file that holds the bytes of a foreign program"""
 
-_KINDS: dict[str, type[Network] | type[ForeignNetwork]] = {
+_KINDS: dict[str, type[Network] | type[DeepLab] | type[ForeignNetwork]] = {
     "unet": Network,
+    "deeplab_v2": DeepLab,
+    "deeplab_v3": DeepLab,
     "registered": ForeignNetwork,
     "torchscript": ForeignNetwork,
     "exported": ForeignNetwork,
@@ -39,7 +41,7 @@ class ModelInfo:
 
     network: AnyNetwork
     classes: tuple[str, ...]
-    prepare: Prepare
+    prepare: AnyPrepare
     """how the images of its (last) domain are read"""
     supervision: tuple[str, ...]
     """everything that any stage on the way to these weights was told"""
@@ -81,7 +83,7 @@ class ModelInfo:
             return cls(
                 network=_network(raw["network"], path),
                 classes=tuple(raw["classes"]),
-                prepare=parse(Prepare, raw["prepare"], path),
+                prepare=_prepare(raw["prepare"], path),
                 supervision=tuple(raw["supervision"]),
                 step=int(raw["step"]),
                 origin=dict(raw["origin"]),
@@ -117,6 +119,10 @@ def _network(raw: Any, path: Path) -> AnyNetwork:
     return parse(_KINDS[kind], raw, path)
 
 
+def _prepare(raw: Any, path: Path) -> AnyPrepare:
+    return parse(PhotoPrepare if dict(raw).get("kind") == "photo" else Prepare, raw, path)
+
+
 def build(
     network: AnyNetwork, classes: int, channels: int = 1, program: bytes | None = None
 ) -> nn.Module:
@@ -133,6 +139,10 @@ def build(
     """
     if isinstance(network, ForeignNetwork):
         return build_foreign(network, classes, program)
+    if isinstance(network, DeepLab):
+        from uda.networks import build_deeplab
+
+        return build_deeplab(network, classes, channels)
     from monai.networks.nets.unet import UNet
 
     return UNet(
@@ -185,7 +195,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     stored = tensors.pop(PROGRAM, None)
     program = None if stored is None else stored.numpy().tobytes()
     try:
-        model = build(info.network, len(info.classes), info.prepare.slab, program)
+        model = build(info.network, len(info.classes), info.prepare.channels, program)
     except ModelError as error:
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
@@ -242,10 +252,51 @@ def head(model: nn.Module) -> nn.Module:
         return model.model[-1]
     if isinstance(model, ForeignModel) and (layer := _last_layer(model)) is not None:
         return layer
+    if isinstance(own := getattr(model, "head", None), nn.Module):
+        return own
     raise ModelError(
         f"the last layer of a {type(own_network(model)).__name__} is not known",
         fix="use a term that needs no features, and freeze_head: false",
     )
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Weights of the classifiers: of every head of a network of several, else of the last layer.
+
+    Raises:
+        ModelError: a network whose last layer is not known.
+    """
+    heads = model.heads() if callable(getattr(model, "heads", None)) else [head(model)]
+    return [parameter for one in heads for parameter in one.parameters()]
+
+
+def load_backbone(model: nn.Module, network: AnyNetwork) -> None:
+    """Fill a fresh network's backbone with the weights its settings name, if any.
+
+    Raises:
+        ModelError: they cannot be had, or do not fit.
+    """
+    if isinstance(network, DeepLab) and network.weights != "none":
+        from uda.networks import load_backbone_weights
+
+        load_backbone_weights(model, network)
+
+
+def use_auxiliary(model: nn.Module, wanted: bool) -> None:
+    """Whether training also asks the network's auxiliary head; its weights rest where it does not.
+
+    Raises:
+        ModelError: wanted, and the network has none.
+    """
+    head = getattr(model, "aux_classifier", None)
+    if wanted and head is None:
+        raise ModelError(
+            "a term has a weight on the auxiliary head (aux), and the network has one head",
+            fix="set network.auxiliary: true (DeepLab), or leave aux out",
+        )
+    if isinstance(head, nn.Module):
+        model.aux_head = wanted  # type: ignore[assignment]
+        head.requires_grad_(wanted)
 
 
 def _last_layer(model: ForeignModel) -> nn.Module | None:

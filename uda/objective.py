@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from lightning_fabric import Fabric
@@ -18,20 +19,31 @@ from uda.terms import Term
 from uda.types import Batch
 
 
-def ramp(term: Term, step: int) -> float:
-    """Weight of a term at a step: rises from 0 over ``ramp_steps``, then constant.
+def ramp(term: Term, step: int, weight: float | None = None) -> float:
+    """Weight of a term (or ``weight``) at a step: rises from 0 over ``ramp_steps``, then constant.
 
     ``sigmoid`` is the exp(−5 (1 − t)²) of Laine & Aila, Temporal Ensembling, ICLR 2017.
     """
+    weight = term.weight if weight is None else weight
     if term.ramp == "constant" or step >= term.ramp_steps:
-        return term.weight
+        return weight
     t = step / term.ramp_steps
     shape = {
         "linear": t,
         "cosine": (1 - math.cos(math.pi * t)) / 2,
         "sigmoid": math.exp(-5 * (1 - t) ** 2),
     }
-    return term.weight * shape[term.ramp]
+    return weight * shape[term.ramp]
+
+
+Heads = Tensor | tuple[Tensor, Tensor]
+"""logits of the network's head, or of its main and its auxiliary head"""
+
+
+def _prediction(logits: Heads | None, auxiliary: bool) -> Prediction | None:
+    if isinstance(logits, tuple):
+        return Prediction(logits[int(auxiliary)])
+    return None if logits is None or auxiliary else Prediction(logits)
 
 
 class Objective:
@@ -80,26 +92,42 @@ class Objective:
         """What each term notes on the target images ``[b, m, h, w]`` before they are augmented."""
         if batch.target is None:
             return [None] * len(self.parts)
-        return [part.annotate(batch.target.image) for part in self.parts]
+        return [part.annotate(batch.target) for part in self.parts]
+
+    def mix(
+        self, batch: Batch, notes: list[Tensor | None], generator: torch.Generator
+    ) -> tuple[Batch, list[Tensor | None]]:
+        """The batch that the student sees where a term pastes images together, its notes with it."""
+        for number, part in enumerate(self.parts):
+            batch, notes[number] = part.mix(batch, notes[number], generator)
+        return batch, notes
 
     def __call__(
         self,
         batch: Batch,
-        source: Tensor | None,
-        target: Tensor | None,
+        source: Heads | None,
+        target: Heads | None,
         step: int,
         notes: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the logits of the batch's source and target images."""
-        labelled = None if source is None else Prediction(source)
-        unlabelled = None if target is None else Prediction(target)
+        """Loss of the logits of the batch's source and target images, of one head or of a main and an auxiliary one.
+
+        The values are those of the main head.
+        """
+        views = [
+            View(batch, _prediction(source, head), _prediction(target, head), step, auxiliary=head)
+            for head in (False, True)
+        ]
         values: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         for number, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
-            note = notes[number] if notes else None
-            value = part.value(View(batch, labelled, unlabelled, step, note))
+            term, note = self.terms[number], notes[number] if notes else None
+            value = part.value(replace(views[0], notes=note))
             values[name] = value.detach()
-            weighted.append(ramp(self.terms[number], step) * value)
+            weighted.append(ramp(term, step) * value)
+            if term.aux:
+                value = part.value(replace(views[1], notes=note))
+                weighted.append(ramp(term, step, term.aux) * value)
         return torch.stack(weighted).sum(), values
 
     def after(self, step: int) -> None:

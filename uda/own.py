@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda import prediction as predictions
+from uda import prediction_folder as predictions
 from uda.cards import DatasetCard
 from uda.checkpoint import StageFolder, fingerprint, lock, write_json
 from uda.compute import make_fabric
-from uda.config import Adapt, Compute, Evaluate
+from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store, sha256_of
 from uda.environment import environment
-from uda.evaluation import Row
+from uda.scoring import Row
 from uda.evaluation import evaluate as score
 from uda.models import ModelInfo, load_model
 from uda.presets import preset
@@ -66,13 +66,14 @@ def adapt(
     _, info = load_model(model)
     if settings is not None and settings.prior is not None:
         prior = (prior or _own_prior(model)).validate(info.classes)
-    cases, card = cases_in(target), card_of(info)
+    card = card_of(info)
+    cases = cases_in(target, card.photos)
     make_fabric(compute)  # a device that is not there is refused before anything is written
     record: dict[str, Any] = {
         "stage": "adapt",
         "settings": settings.model_dump(mode="json") if settings else "adabn",
         "seed": seed,
-        "compute": compute.model_dump(mode="json", exclude={"device"}),
+        "compute": compute.model_dump(mode="json", exclude=set(PLACE)),
         "parents": {
             "model": _file_hash(model),
             "prior": prior.fingerprint() if prior else fingerprint(None),
@@ -85,7 +86,9 @@ def adapt(
         if recorded is not None and recorded.get("hash") == folder.hash and not restart:
             return out / MODEL_FILE
         started, work = time.monotonic(), folder.begin(restart)
-        store = open_store(card, cases, work / "store", record["data"]["target"])
+        store = open_store(
+            card, cases, work / "store", record["data"]["target"], compute.workers
+        )
         origin = {"method": method if isinstance(method, str) else "settings of the caller"}
         place = Workplace(work, "adapt", seed, compute, origin, quiet)
         said = _adapt_in(place, model, store, card, settings, prior)
@@ -143,7 +146,7 @@ def predict(
         ModelError, DataError, RunError: no model, no images, or a disk that refuses.
     """
     network, info = load_model(Path(model))
-    cases = cases_in(Path(images))
+    cases = cases_in(Path(images), card_of(info).photos)
     return predictions.predict_cases(network, info, cases, Path(out), make_fabric(compute))
 
 
@@ -164,7 +167,7 @@ def evaluate_model(
     result = score(rows, cases, domain, Evaluate(), compute, folder)
     metrics = {
         "recipe": f"{model.stem} on {domain.name}/{split}",
-        "classes": list(domain.classes[1:]),
+        "classes": list(domain.structures),
         "distance_unit": domain.distance_unit,
         "rows": result["rows"],
         "environment": environment(compute),

@@ -6,6 +6,7 @@ parents' hashes, so a change reruns exactly what hangs on it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from uda.checkpoint import StageFolder, fingerprint, lock
-from uda.compute import make_fabric
+from uda.compute import check_processes, make_fabric
 from uda.config import Recipe
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
+from uda.gather import rows_of
 from uda.plan import Stage, plan
+from uda.world import on_first, world
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,30 @@ def run(
     out = default_out(recipe) if out is None else Path(out)
     stages = plan(recipe, out, quiet)
     wanted = _needed(stages, until)
+    _check_shared(recipe)
     make_fabric(recipe.compute)  # a device that is not there is refused before anything is written
     hashes: dict[str, str] = {}
     done = []
-    with lock(out):
+    with contextlib.ExitStack() as held:
+        on_first(lambda: held.enter_context(lock(out)))
         for stage in stages:
             if stage.name in wanted:
                 fresh = restart and stage.name in _selected(stages, until)
                 done.append(_execute(stage, out, hashes, recipe, fresh, announce))
     return done
+
+
+def _check_shared(recipe: Recipe) -> None:
+    """Refuse what the processes that are there cannot share.
+
+    Raises:
+        ConfigError: other processes were asked for, or a batch that they cannot share evenly.
+    """
+    check_processes(recipe.compute)
+    trainings = {"pretrain": recipe.pretrain.batch}
+    trainings |= {f"adapt.{name}": variant.batch for name, variant in recipe.adapt.items()}
+    for name, batch in trainings.items():
+        rows_of(batch, f"{name}.batch")
 
 
 def _selected(stages: Sequence[Stage], until: str | None) -> list[str]:
@@ -99,6 +117,37 @@ def _execute(
 ) -> Done:
     parents = {name: hashes[name] for name in stage.parents}
     base = {"stage": stage.name, "settings": stage.settings, "parents": parents}
+    data, work = on_first(lambda: _begin(stage, out, base, restart))
+    hashes[stage.name] = hash_ = fingerprint({**base, "data": data})
+    folder = StageFolder(out / stage.name, hash_)
+    here = world()
+    if here.first:
+        announce(stage.name, "skip" if work is None else "run")
+    if work is None:
+        return Done(stage.name, folder.path, False, 0.0)
+    started = time.monotonic()
+    record = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
+    seconds = time.monotonic() - started
+    processes = {} if here.size == 1 else {"processes": here.size}
+    on_first(
+        lambda: folder.commit(
+            {
+                **base,
+                "hash": hash_,
+                "data": data,
+                **record,
+                "seconds": round(seconds, 2),
+                "environment": {**environment(recipe.compute), **processes},
+            }
+        )
+    )
+    return Done(stage.name, folder.path, True, seconds)
+
+
+def _begin(
+    stage: Stage, out: Path, base: dict[str, Any], restart: bool
+) -> tuple[dict[str, str], Path | None]:
+    """The hashes of a stage's files, and the folder to work in; none where the stage is complete."""
     recorded = StageFolder(out / stage.name, "").recorded()
     try:
         data = stage.data()
@@ -106,27 +155,12 @@ def _execute(
         if restart or recorded is None or {k: recorded.get(k) for k in base} != _plain(base):
             raise
         data = recorded["data"]  # the files are gone, but this stage was complete with them
-    hashes[stage.name] = hash_ = fingerprint({**base, "data": data})
+    hash_ = fingerprint({**base, "data": data})
     folder = StageFolder(out / stage.name, hash_)
     recorded = folder.recorded()
     if recorded is not None and recorded.get("hash") == hash_ and not restart:
-        announce(stage.name, "skip")
-        return Done(stage.name, folder.path, False, 0.0)
-    announce(stage.name, "run")
-    started = time.monotonic()
-    record = stage.body(folder.begin(restart))
-    seconds = time.monotonic() - started
-    folder.commit(
-        {
-            **base,
-            "hash": hash_,
-            "data": data,
-            **record,
-            "seconds": round(seconds, 2),
-            "environment": environment(recipe.compute),
-        }
-    )
-    return Done(stage.name, folder.path, True, seconds)
+        return data, None
+    return data, folder.begin(restart)
 
 
 def _plain(value: Any) -> Any:

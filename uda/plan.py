@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from uda.checkpoint import fingerprint, write_json
-from uda.config import Adapt, Recipe
+from uda.config import PLACE, Adapt, Recipe, Streets
 from uda.data.phantom import write_phantom
+from uda.data.streets import write_streets
 from uda.domains import Domains
 from uda.environment import environment
-from uda.evaluation import Row, evaluate
+from uda.evaluation import evaluate
+from uda.scoring import Row
 from uda.prior_specs import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
@@ -54,19 +56,21 @@ class _Planner:
     def __init__(self, recipe: Recipe, out: Path, quiet: bool) -> None:
         self.recipe, self.out, self.quiet = recipe, out, quiet
         self.domains = Domains(recipe, out)
-        self.ground = ("phantom",) if recipe.data.phantom is not None else ()
+        data = recipe.data
+        made = [self._phantom()] if data.phantom else [self._streets()] if data.streets else []
+        self.made = made
+        self.ground = tuple(stage.name for stage in made)
 
     @cached_property
     def common(self) -> dict[str, Any]:
         """Settings that every training stage depends on; the device is not one of them."""
-        compute = self.recipe.compute.model_dump(mode="json", exclude={"device"})
+        compute = self.recipe.compute.model_dump(mode="json", exclude=set(PLACE))
         network = self.recipe.network.model_dump(mode="json")
         return {"seed": self.recipe.seed, "compute": compute, "network": network}
 
     def stages(self) -> list[Stage]:
         recipe = self.recipe
-        stages = [self._phantom()] if recipe.data.phantom is not None else []
-        stages.append(self._pretrain())
+        stages = [*self.made, self._pretrain()]
         stages += [self._prior(name) for name in recipe.prior]
         stages.append(self._adabn())
         stages += [self._adapt(name, variant) for name, variant in recipe.adapt.items()]
@@ -94,6 +98,23 @@ class _Planner:
             return {"supervision": ["none"]}
 
         return Stage("phantom", {"seed": seed, **subjects}, (), dict, body)
+
+    def _streets(self) -> Stage:
+        made = self.recipe.data.streets or Streets()
+
+        def body(folder: Path) -> dict[str, Any]:
+            write_streets(
+                folder,
+                game=made.source,
+                camera_train=made.target,
+                camera_val=made.test,
+                size=made.size,
+                camera_size=made.size,
+                seed=made.seed,
+            )
+            return {"supervision": ["none"]}
+
+        return Stage("streets", made.model_dump(mode="json"), (), dict, body)
 
     def _pretrain(self) -> Stage:
         domains, recipe = self.domains, self.recipe
@@ -238,7 +259,7 @@ class _Planner:
             result = evaluate(models, cases, target, recipe.evaluate, recipe.compute, folder)
             metrics = {
                 "recipe": recipe.name,
-                "classes": list(target.classes[1:]),
+                "classes": list(target.structures),
                 "distance_unit": target.distance_unit,
                 "rows": result["rows"],
                 "environment": {**environment(recipe.compute), "seed": recipe.seed},

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uda.cards import DatasetCard, Prepare
-from uda.checkpoint import read_json, write_json
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, to_file_grid
 from uda.data.slabs import slab_of
 from uda.data.sources import read_images
-from uda.data.volumes import Volume, prepare_image, read_volume, write_volume
-from uda.errors import DataError, RunError, UdaError
+from uda.data.volumes import Volume, prepare_image, read_volume
+from uda.errors import DataError
 from uda.models import ModelInfo
 from uda.windows import window_planes
 
@@ -107,7 +104,7 @@ def logit_planes(
     if info.network.patch is not None:
         yield from window_planes(forward, slices, info.network.patch)
         return
-    count, slab = len(slices), info.prepare.slab
+    count, slab = len(slices), info.prepare.channels
     together = max(1, min(BATCH, PIXELS // (slices.shape[-2] * slices.shape[-1])))
     for first in range(0, count, together):
         some = np.arange(first, min(first + together, count))
@@ -120,60 +117,3 @@ def _forward(model: nn.Module, fabric: Fabric, image: Tensor) -> Tensor:
     with inference(model), fabric.autocast():
         logits: Tensor = model(image.to(fabric.device)).float()
     return logits
-
-
-def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Say what the folder holds, or refuse a folder that holds something else."""
-    digest = hashlib.sha256(info.to_json().encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    said = {"model": digest.hexdigest(), "classes": list(info.classes)}
-    if path.is_file() and read_json(path) != said:
-        raise DataError(
-            "the folder holds predictions of another model",
-            where=path.parent,
-            fix="choose another --out, or delete the folder",
-        )
-    write_json(path, said)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one case."""
-
-    case: str
-    file: Path | None
-    fault: str = ""
-    skipped: bool = False
-
-
-def predict_cases(
-    model: nn.Module, info: ModelInfo, cases: Sequence[Case], out: Path, fabric: Fabric
-) -> Iterator[Outcome]:
-    """Write ``out/<case>.nii.gz`` for each case, uint8 class indices on the input's own grid.
-
-    A case that fails is reported and the others go on; one whose file exists is skipped, so a stopped
-    prediction goes on where it was. ``out/prediction.json`` says what the indices mean and which model
-    they are from.
-
-    Raises:
-        DataError: the folder holds the predictions of another model.
-        RunError: the disk refuses.
-    """
-    _sign(out / "prediction.json", model, info)
-    model.to(fabric.device)
-    for case in cases:
-        path = out / f"{case.name}.nii.gz"
-        if path.is_file():
-            yield Outcome(case.name, path, skipped=True)
-            continue
-        try:
-            prepared = read_case(case, info.prepare)
-            labels = predict_case(model, info, prepared, fabric)
-            write_volume(path, labels, np.asarray(prepared.geometry.affine))
-        except RunError:
-            raise
-        except UdaError as fault:
-            yield Outcome(case.name, None, str(fault))
-        else:
-            yield Outcome(case.name, path)

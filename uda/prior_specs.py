@@ -72,6 +72,23 @@ class ImageLevelPrior(Frozen):
     """weight decay of ``logistic`` and ``ridge``"""
 
 
+class LandmarkPrior(Frozen):
+    """Per image: label distribution as ``image_level`` knows it, and the classes of its surest superpixels
+    (the curriculum's second term)."""
+
+    kind: Literal["landmarks"] = "landmarks"
+    method: Literal["nearest", "logistic", "ridge"] = "logistic"
+    """of the label distributions, as in ``image_level``"""
+    neighbours: Positive = 5
+    l2: Rate = 0.01
+    segments: Positive = 100
+    """superpixels of an image"""
+    kept: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """share of the superpixels whose class is surest, over the whole data set"""
+    stride: Positive = 4
+    """Pixels of the prepared image a pixel of the stored superpixel maps."""
+
+
 class SizeCsvPrior(Frozen):
     """Per image: pixel counts from a CSV with a column ``val_ids`` and one of bracketed lists."""
 
@@ -94,6 +111,7 @@ AnyPrior = (
     | AreaPrior
     | PredictedPrior
     | ImageLevelPrior
+    | LandmarkPrior
     | SizeCsvPrior
 )
 PriorSpec = Annotated[AnyPrior, Field(discriminator="kind")]
@@ -106,11 +124,12 @@ KINDS: dict[str, type[AnyPrior]] = {
     "areas_mm2": AreaPrior,
     "predicted": PredictedPrior,
     "image_level": ImageLevelPrior,
+    "landmarks": LandmarkPrior,
     "size_csv": SizeCsvPrior,
 }
-NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior)
+NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior, LandmarkPrior)
 """made from the labelled source images, not from the model alone"""
-NEEDS_TARGET = (SizePrior, AreaPrior, PredictedPrior, ImageLevelPrior, SizeCsvPrior)
+NEEDS_TARGET = (SizePrior, AreaPrior, PredictedPrior, ImageLevelPrior, LandmarkPrior, SizeCsvPrior)
 """made from the target images"""
-RUNS_NETWORK = (PredictedPrior, ImageLevelPrior)
+RUNS_NETWORK = (PredictedPrior, ImageLevelPrior, LandmarkPrior)
 """depend on how numbers are computed"""

@@ -194,7 +194,7 @@ def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Mode
 
 def _explain(model: type[BaseModel], fault: Any, where: str | Path) -> ConfigError:
     location = [str(part) for part in fault["loc"]]
-    if location[:1] == ["network"]:
+    if location[:1] in (["network"], ["prepare"]):
         location = location[:1] + location[2:]  # its kind, which pydantic puts into the place
     key = ".".join(location) or "the file as a whole"
     if fault["type"] == "extra_forbidden":

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from uda.metrics import CaseScore
-from uda.report_table import Role
+from uda.report_shapes import Scored
+from uda.report_words import Role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,39 +58,42 @@ def structure_style(index: int) -> tuple[str, str]:
 
 def box_plot(
     title: str,
-    scores: Mapping[str, Sequence[CaseScore]],
+    scores: Mapping[str, Sequence[Scored]],
     roles: Mapping[str, Role],
-    distance_unit: str | None = None,
+    measure: str,
+    label: str,
 ) -> str:
     """One structure: a box per row from top to bottom, the cases as points over it.
 
-    Dice in points, or HD95 when ``distance_unit`` is given. A cross at Dice 0 is a missed or
-    spurious case. HD95 of missed cases is the image diagonal, which would flatten the rest: it is
-    written as a count. The box spans the quartiles, the whiskers 1.5 times their distance.
+    Overlap is drawn in points. A cross at 0 is a missed or spurious case. HD95 of missed cases is
+    the image diagonal, which would flatten the rest: it is written as a count. The box spans the
+    quartiles, the whiskers 1.5 times their distance.
 
     Args:
         scores: by row name, top row first; of one structure.
         roles: of the same rows.
+        measure: of the scores: ``dice``, ``iou`` or ``hd95``.
+        label: of the axis, with its unit.
     """
-    with _figure(4.8, 1.0 + 0.31 * max(len(scores), 2)) as figure:
+    distances = measure == "hd95"
+    with figure_of(4.8, 1.0 + 0.31 * max(len(scores), 2)) as figure:
         axes = figure.add_subplot()
         for line, (name, of_row) in enumerate(scores.items()):
-            _box(axes, line, of_row, ROLE_COLOURS[roles[name]], distance_unit is not None)
-        axes.set_yticks(range(len(scores)), [_shorten(name) for name in scores])
+            _box(axes, line, of_row, ROLE_COLOURS[roles[name]], measure)
+        axes.set_yticks(range(len(scores)), [shorten(name) for name in scores])
         axes.set_ylim(len(scores) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="#e3e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
-        if distance_unit is None:
-            axes.set_xlim(-3, 103)
-            axes.set_xlabel("Dice, points")
-        else:
+        axes.set_xlabel(label)
+        if distances:
             # Room at the right for the counts of missed cases.
             lost = any(s.state == "missed" for of_row in scores.values() for s in of_row)
             axes.set_xlim(0, axes.get_xlim()[1] * (1.45 if lost else 1))
-            axes.set_xlabel(f"HD95, {distance_unit}")
-        figure.suptitle(_shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)
-        return _svg(figure)
+        else:
+            axes.set_xlim(-3, 103)
+        figure.suptitle(shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)
+        return svg(figure)
 
 
 def curve(title: str, columns: Mapping[str, Floats]) -> str:
@@ -104,23 +107,23 @@ def curve(title: str, columns: Mapping[str, Floats]) -> str:
     """
     names = [name for name in columns if name not in ("step", "loss", "lr")]
     terms = names if len(names) > 1 else []
-    with _figure(4.8, 2.7 + 0.2 * math.ceil((len(terms) + 1) / 3)) as figure:
+    with figure_of(4.8, 2.7 + 0.2 * math.ceil((len(terms) + 1) / 3)) as figure:
         axes = figure.add_subplot()
         step, loss = _means(columns["step"]), _stretches(columns["loss"])
         for i, name in enumerate(terms):
             mean = _means(columns[name])
             colour = TERM_COLOURS[i % len(TERM_COLOURS)]
             line = LINES[i // len(TERM_COLOURS) % len(LINES)]
-            axes.plot(step, mean, color=colour, linestyle=line, linewidth=1, label=_shorten(name))
+            axes.plot(step, mean, color=colour, linestyle=line, linewidth=1, label=shorten(name))
         least, most = ([float(end(stretch)) for stretch in loss] for end in (np.min, np.max))
         axes.fill_between(step, least, most, color=INK, alpha=0.12, lw=0)
         axes.plot(step, _means(columns["loss"]), color=INK, linewidth=1.8, label="loss")
         axes.set_xlabel("step")
         axes.grid(color="#e3e7eb", linewidth=0.8)
-        figure.suptitle(_shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)
+        figure.suptitle(shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)
         if terms:
             figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def overlay(
@@ -140,7 +143,7 @@ def overlay(
 
     height, width = image.shape[:2]
     tall = height * aspect / width
-    with _figure(3.2 / max(1.0, tall), 3.2 * min(1.0, tall), layout="none") as figure:
+    with figure_of(3.2 / max(1.0, tall), 3.2 * min(1.0, tall), layout="none") as figure:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect="auto")
@@ -157,14 +160,15 @@ def overlay(
             drawn = axes.contour(x, y, framed, [0.5], colors=[colour], linestyles=line)
             drawn.set(linewidth=1.6, path_effects=[withStroke(linewidth=2.8, foreground="#000a")])
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        return _encoded(figure, "png", "image/png", dpi=160)
+        return encoded(figure, "png", "image/png", dpi=160)
 
 
-def _box(axes: Axes, line: int, scores: Sequence[CaseScore], colour: str, distances: bool) -> None:
+def _box(axes: Axes, line: int, scores: Sequence[Scored], colour: str, measure: str) -> None:
     """The box and the points of one row at height ``line``."""
+    distances = measure == "hd95"
     counted = [s for s in scores if s.state == "ok" or (s.state != "n/a" and not distances)]
     missed = sum(s.state == "missed" for s in scores) if distances else 0
-    values = np.array([s.hd95 if distances else 100 * s.dice for s in counted])
+    values = np.array([s.values[measure] * (1 if distances else 100) for s in counted])
     if counted:
         _quartiles(axes, line, values, colour)
     elif not missed:
@@ -211,7 +215,7 @@ def _means(values: Floats) -> Floats:
     return np.array([stretch.mean() for stretch in _stretches(values)])
 
 
-def _shorten(name: str, longest: int = LONGEST) -> str:
+def shorten(name: str, longest: int = LONGEST) -> str:
     """Both ends of a name that is too long; variants tend to differ at the end."""
     if len(name) <= longest:
         return name
@@ -225,7 +229,7 @@ def _rgba(colour: str, alpha: float) -> tuple[float, float, float, float]:
 
 
 @contextmanager
-def _figure(width: float, height: float, layout: str = "constrained") -> Iterator[Figure]:
+def figure_of(width: float, height: float, layout: str = "constrained") -> Iterator[Figure]:
     """A figure of ``width`` by ``height`` inches in our style, whatever the user's settings."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -236,11 +240,18 @@ def _figure(width: float, height: float, layout: str = "constrained") -> Iterato
         yield Figure(figsize=(width, height), layout=layout)  # type: ignore[arg-type]
 
 
-def _svg(figure: Figure) -> str:
-    return _encoded(figure, "svg", "image/svg+xml", dpi=160, metadata={"Date": None})
+def svg(figure: Figure) -> str:
+    """The figure as a ``data:`` URI, the same bytes each time."""
+    return encoded(figure, "svg", "image/svg+xml", dpi=160, metadata={"Date": None})
 
 
-def _encoded(figure: Figure, form: str, mime: str, **options: Any) -> str:
+def encoded(figure: Figure, form: str, mime: str, **options: Any) -> str:
+    """The figure as a ``data:`` URI of another format."""
     stream = io.BytesIO()
     figure.savefig(stream, format=form, **options)
-    return f"data:{mime};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    return data_uri(mime, stream.getvalue())
+
+
+def data_uri(mime: str, content: bytes) -> str:
+    """A file that lies in the page."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"

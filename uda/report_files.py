@@ -10,111 +10,39 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import NotRequired, TypedDict
 
-from uda.errors import DataError
-from uda.metrics import MEASURES, CaseScore, State
+from uda.errors import DataError, UdaError
+from uda.metrics import MEASURES, State
+from uda.report_shapes import Metrics, Overlay, PhotoMetrics, Scored
+
+Bytes = npt.NDArray[np.uint8]
 
 REMEDY = "run `uda evaluate` on this run"
 ORDER = ("phantom", "pretrain", "adabn", "prior", "adapt", "target_supervised", "evaluate")
 
 
-class PerClass(TypedDict):
-    """One structure over the cases that count."""
+class Gallery(NamedTuple):
+    """The pictures of one image, by what they show: ``image``, ``reference``, names of rows."""
 
-    mean: float | None
-    sd: float | None
-    n: int
-    missed: int
-    spurious: int
-
-
-class Summary(TypedDict):
-    """One measure over structures and cases."""
-
-    mean: float | None
-    sd: float | None
-    ci95: tuple[float, float] | None
-    per_class: dict[str, PerClass]
+    entry: Overlay
+    panes: dict[str, Bytes]
+    """the image, source_only, the ranked row and the reference, in this order"""
+    entropy: dict[str, Bytes]
+    """by row; 255 is the largest possible"""
+    others: dict[str, Bytes]
+    """the predictions of all other rows"""
 
 
-class MetricsRow(TypedDict):
-    """One network."""
+class PriorMaps(NamedTuple):
+    """The spatial maps of one prior, ``[k, h, w]``."""
 
     name: str
-    supervision: list[str]
-    dice: Summary
-    hd95: Summary
-    assd: Summary
-
-
-class ConventionClass(TypedDict):
-    """One structure over the volumes, by a paper's convention."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-    missed: int
-
-
-class ConventionMeasure(TypedDict):
-    """One measure by a paper's convention."""
-
-    mean: float | None
-    per_class: dict[str, ConventionClass]
-
-
-class ConventionRow(TypedDict):
-    """One network by a paper's convention."""
-
-    name: str
-    supervision: list[str]
-    dice: ConventionMeasure
-    assd: ConventionMeasure
-
-
-class Convention(TypedDict):
-    """The same predictions by the rules of a paper."""
-
-    rules: list[str]
-    rows: list[ConventionRow]
-
-
-class PublishedRow(TypedDict):
-    """A number from a paper; Dice in points."""
-
-    row: str
-    dice: float | None
-    source: str
-
-
-class Metrics(TypedDict):
-    """What the report relies on in ``metrics.json``; other keys are free."""
-
-    recipe: str
-    classes: list[str]
-    distance_unit: Literal["mm", "voxel"]
-    rows: list[MetricsRow]
-    environment: dict[str, Any]
-    data: dict[str, Any]
-    rules: list[str]
-    conventions: NotRequired[dict[str, Convention]]
-    published: NotRequired[list[PublishedRow]]
-
-
-class Overlay(TypedDict):
-    """One slice of ``overlays.json``; ``aspect`` is the height of a pixel over its width."""
-
-    case: str
-    slice: int
-    rank: str
-    row: str
-    aspect: float
-    key: str
+    classes: tuple[str, ...]
+    maps: npt.NDArray[np.float32]
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -124,13 +52,20 @@ def read_metrics(run: Path) -> dict[str, Any]:
         DataError: the file is missing, or not what ``uda evaluate`` writes; problems are listed.
     """
     path = run / "evaluate" / "metrics.json"
-    content = cast("dict[str, Any]", _checked(path, Metrics))
-    holes = _holes(content["rows"], content["classes"], MEASURES)
+    photos = _of_photos(_json(path))
+    content = cast("dict[str, Any]", _checked(path, PhotoMetrics if photos else Metrics))
+    ours, papers = (("iou",), ("iou",)) if photos else (MEASURES, ("dice", "assd"))
+    holes = _holes(content["rows"], content["classes"], ours)
     for convention in content.get("conventions", {}).values():
-        holes += _holes(convention["rows"], content["classes"], ("dice", "assd"))
+        holes += _holes(convention["rows"], content["classes"], papers)
     if holes:
         raise _unusable(path, "; ".join(holes[:8]))
     return content
+
+
+def _of_photos(content: Any) -> bool:
+    rows = content.get("rows") if isinstance(content, dict) else None
+    return isinstance(rows, list) and any(isinstance(r, dict) and "iou" in r for r in rows)
 
 
 def _holes(rows: Any, structures: Sequence[str], measures: Sequence[str]) -> list[str]:
@@ -143,30 +78,30 @@ def _holes(rows: Any, structures: Sequence[str], measures: Sequence[str]) -> lis
     ]
 
 
-def read_cases(run: Path) -> list[CaseScore]:
+def read_cases(run: Path, measures: Sequence[str] = MEASURES) -> list[Scored]:
     """The scores in ``evaluate/cases.csv``; an empty field is NaN."""
     path = run / "evaluate" / "cases.csv"
     scores = []
     for line, record in enumerate(_records(path), 2):
         try:
             row, case, structure, state = (record[k] for k in ("row", "case", "structure", "state"))
-            dice, hd95, assd = (float(record[measure] or "nan") for measure in MEASURES)
+            values = {measure: float(record[measure] or "nan") for measure in measures}
             if state not in get_args(State):
                 raise ValueError(f"state {state!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise _unusable(path, f"line {line}: {error}") from None
-        scores.append(CaseScore(row, case, structure, dice, hd95, assd, cast("State", state)))
+        scores.append(Scored(row, case, structure, cast("State", state), values))
     return scores
 
 
-def case_dice(run: Path) -> dict[tuple[str, str], float]:
-    """Mean Dice over the structures that count, by (row, case); empty without ``cases.csv``."""
+def case_means(run: Path, measure: str = "dice") -> dict[tuple[str, str], float]:
+    """Mean over the structures that count, by (row, case); empty without ``cases.csv``."""
     if not (run / "evaluate" / "cases.csv").exists():
         return {}
     found: dict[tuple[str, str], list[float]] = {}
-    for score in read_cases(run):
+    for score in read_cases(run, (measure,)):
         if score.state != "n/a":
-            found.setdefault((score.row, score.case), []).append(score.dice)
+            found.setdefault((score.row, score.case), []).append(score.values[measure])
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 
@@ -202,29 +137,62 @@ def read_stages(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def read_overlays(run: Path) -> list[tuple[Overlay, dict[str, npt.NDArray[np.uint8]]]]:
-    """Each chosen slice with its image, source_only, the ranked row and the reference.
-
-    The keys of the arrays are ``image``, ``source_only``, the name of the row, ``reference``.
-    """
+def read_overlays(run: Path) -> list[Gallery]:
+    """The pictures of each chosen slice or photograph."""
     folder = run / "evaluate"
     entries = cast("list[Overlay]", _checked(folder / "overlays.json", list[Overlay]))
-    path, found = folder / "overlays.npz", []
+    path = folder / "overlays.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            for entry in entries:
-                key, row = entry["key"], entry["row"]
-                names = {"image": f"image_{key}", "source_only": f"source_only__{key}"}
-                names |= {row: f"{row}__{key}", "reference": f"reference_{key}"}
-                found.append((entry, {name: arrays[place] for name, place in names.items()}))
+            found = [_gallery(entry, arrays) for entry in entries]
     except FileNotFoundError:
         raise _missing(path) from None
     except (KeyError, OSError, ValueError) as error:
         raise _unusable(path, str(error)) from None
-    for entry, panes in found:
-        if len({pane.shape[:2] for pane in panes.values()}) > 1 or entry["aspect"] <= 0:
-            raise _unusable(path, f"the arrays of case {entry['case']} do not fit each other")
+    for one in found:
+        shapes = {a.shape[:2] for part in one[1:] for a in part.values()}  # type: ignore[attr-defined]
+        if len(shapes) > 1 or one.entry["aspect"] <= 0:
+            raise _unusable(path, f"the arrays of case {one.entry['case']} do not fit each other")
     return found
+
+
+def _gallery(entry: Overlay, arrays: Any) -> Gallery:
+    key, row = entry["key"], entry["row"]
+    shown = {"image": f"image_{key}", "source_only": f"source_only__{key}"}
+    shown |= {row: f"{row}__{key}", "reference": f"reference_{key}"}
+    predicted = {name.removesuffix(f"__{key}"): name for name in arrays if name.endswith(f"__{key}")}
+    entropy = {name: f"{name}__entropy__{key}" for name in ("source_only", row)}
+    entropy = {name: place for name, place in entropy.items() if place in arrays}
+    others = {
+        name: place
+        for name, place in predicted.items()
+        if name not in shown and not name.endswith("__entropy")
+    }
+    parts = ({n: arrays[place] for n, place in part.items()} for part in (shown, entropy, others))
+    return Gallery(entry, *parts)
+
+
+def map_folders(run: Path) -> list[Path]:
+    """Stages of priors that know where classes lie."""
+    return sorted(path.parent for path in run.glob("prior-*/prior.safetensors"))
+
+
+def read_maps(folder: Path) -> PriorMaps:
+    """The spatial maps of a prior's stage.
+
+    Raises:
+        DataError: the files of the prior are damaged or do not belong together.
+    """
+    from uda.priors import Prior
+
+    try:
+        prior = Prior.load(folder)
+    except UdaError as error:
+        raise DataError(f"{folder.name}: {error.what}", where=folder) from None
+    if prior.maps is None:
+        raise DataError(f"{folder.name}/prior.json speaks of no maps", where=folder)
+    name = folder.name.removeprefix("prior-")
+    return PriorMaps(name, prior.classes, prior.maps.numpy())
 
 
 def _stage_folders(run: Path, name: str) -> list[str]:
@@ -241,17 +209,22 @@ def _checked(path: Path, kind: Any) -> Any:
     """JSON that has the type ``kind``; numbers are finite."""
     from pydantic import TypeAdapter, ValidationError
 
+    content = _json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
         TypeAdapter(kind).validate_python(content)
-    except FileNotFoundError:
-        raise _missing(path) from None
     except ValidationError as error:
         listed = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise _unusable(path, "; ".join(listed[:8])) from None
+    return content
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
+    except FileNotFoundError:
+        raise _missing(path) from None
     except (OSError, ValueError) as error:
         raise _unusable(path, str(error)) from None
-    return content
 
 
 def _not_finite(word: str) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from uda.report_table import ROLES, Row, marked, number, role
+from uda.report_words import ROLES, Row, marked, number, role
 
 
 def page(
@@ -59,7 +59,7 @@ def name_cell(row: Row) -> str:
 
 def spread(measure: Mapping[str, Any], scale: float) -> str:
     """`` ± 3.2``; nothing when the spread is unknown."""
-    sd = measure["sd"]
+    sd = measure.get("sd")
     return "" if sd is None else f"<span class=sd> ± {number(scale * sd)}</span>"
 
 
@@ -78,6 +78,13 @@ def legend(entries: Iterable[tuple[str, str]]) -> str:
     """``entries``: (name, CSS of its key)."""
     keys = "".join(f"<span><i style='{css}'></i>{escape(name)}</span>" for name, css in entries)
     return f"<p class=legend>{keys}</p>"
+
+
+def ramp(colours: Iterable[tuple[int, int, int]], low: str, high: str) -> str:
+    """A scale of colours with words at both ends."""
+    stops = ",".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in colours)
+    bar = f"<i class=ramp style='background:linear-gradient(90deg,{stops})'></i>"
+    return f"<p class=note>{escape(low)}{bar}{escape(high)}</p>"
 
 
 def image(uri: str, alt: str) -> str:
@@ -118,8 +125,18 @@ figure{margin:0;min-width:0}img{display:block;width:100%;height:auto}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:20px}
 .panes{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(46%,230px),1fr));gap:10px}
 .panes img{background:#000;max-height:420px;object-fit:contain}
+.panes.three{grid-template-columns:repeat(3,1fr)}.panes.three figcaption{overflow-wrap:anywhere}
+details{margin:10px 0}summary{cursor:pointer;font-size:.88rem;color:var(--soft);margin-bottom:8px}
+.heat{margin-top:18px}.heat table{font-size:.82rem}.heat td{padding:0;border-left:1px solid #fff}
+.heat td span{display:block;padding:7px 4px;min-height:2.9em;text-align:center}
+.heat thead th{vertical-align:bottom;text-align:center;padding:7px 2px}
+.heat thead th:first-child{text-align:left;padding-left:10px}
+.up{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}
+.swatch{display:block;width:14px;height:14px;margin:6px auto 0;border-radius:3px;border:1px solid #0002}
+.ramp{display:inline-block;width:130px;height:12px;margin:0 8px;vertical-align:-1px}
 .legend span{display:inline-flex;align-items:center;margin-right:18px;font-size:.88rem}
 .legend i{width:14px;height:14px;margin-right:6px;border-radius:3px;flex:none}
 code{font-size:.88em}ul{padding-left:1.2em;max-width:90ch}
+@media(max-width:560px){.panes.three{grid-template-columns:1fr}}
 @media print{.scroll{overflow:visible}main{max-width:none}figure{break-inside:avoid}}
 """

@@ -11,18 +11,23 @@ from html import escape
 from typing import Any
 
 from uda.report_html import chip, count, grid, image, legend, name_cell, spread
-from uda.report_table import (
+from uda.report_words import (
+    PHOTOS,
     ROLES,
     Role,
     Row,
     best,
     duration,
     gain,
+    kind_of,
     missed,
     number,
     ordered,
     points,
     role,
+    score,
+    subset_names,
+    tops,
 )
 
 SUPERVISION = {
@@ -34,15 +39,29 @@ SUPERVISION = {
     "anatomical": "general knowledge of the anatomy or the scene",
     "target_labels": "labels of the target: a bound, not an adaptation result",
 }
+MEASURED = {
+    "dice": "Dice is overlap in points from 0 to 100, more is better; HD95 and ASSD are surface distances, "
+    "less is better.",
+    "iou": "mIoU is the mean over the classes of their IoU, overlap in points from 0 to 100, more is better; "
+    "accuracy is the share of the labelled pixels that are right.",
+}
 HOW_TO_READ = (
-    "Every row is one network, scored on the same labelled target cases. Compare a row with "
+    "Every row is one network, scored on the same labelled target {case}s. Compare a row with "
     "<b>source_only</b> (the network as it came from the source domain) and with <b>adabn</b> (the "
-    "same, with BatchNorm statistics of the target and nothing else). Dice is overlap in points "
-    "from 0 to 100, more is better; HD95 and ASSD are surface distances, less is better. The "
-    "interval says how far the mean could move with other cases of the same kind; it says nothing "
+    "same, with BatchNorm statistics of the target and nothing else). {measured} The "
+    "interval says how far the mean could move with other {case}s of the same kind; it says nothing "
     "about another random seed. <i>Used</i> lists what a row was told beyond target images. Rows "
     "marked † saw target labels and show what is possible, not what adaptation gives."
 )
+ENDS = (255, 255, 255), (8, 69, 148)
+"""colours of IoU 0 and 1"""
+LIGHT_INK_ABOVE = 0.72  # where white letters begin to stand out better than black ones
+
+
+def how_to_read(metrics: Mapping[str, Any]) -> str:
+    """What a row, a number and an interval are."""
+    kind = kind_of(metrics)
+    return HOW_TO_READ.format(case=kind.case, measured=MEASURED[kind.main])
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
@@ -50,44 +69,65 @@ def headline(metrics: Mapping[str, Any]) -> str:
     row = best(metrics["rows"])
     if row is None:
         return "<p class=headline>No row without target labels has a score.</p>"
-    interval = row["dice"]["ci95"]
+    interval, name = score(row)["ci95"], kind_of(metrics).mean
     spread = f", 95 % interval {points(interval[0])}–{points(interval[1])}" if interval else ""
     change = gain(row, metrics["rows"])
     known = change is not None and row["name"] != "source_only"
     moved = f", {points(change, sign=True)} points on source_only" if known else ""
     moved += "; no adaptation improves on it" if role(row) == "baseline" else ""
+    mean = f"{'mean ' if name == 'Dice' else ''}{name}"
     return (
-        f"<p class=headline><b>{escape(str(row['name']))}</b> has the highest mean Dice without "
-        f"target labels: <b>{points(row['dice']['mean'])}</b>{spread}{moved}.</p>"
+        f"<p class=headline><b>{escape(str(row['name']))}</b> has the highest {mean} without "
+        f"target labels: <b>{points(score(row)['mean'])}</b>{spread}{moved}.</p>"
     )
 
 
 def results_table(metrics: Mapping[str, Any]) -> str:
     """Means, intervals, the difference to source_only and the supervision ledger."""
-    unit, rows = escape(metrics["distance_unit"]), ordered(metrics["rows"])
+    rows, kind = ordered(metrics["rows"]), kind_of(metrics)
     top = best(rows)
-    head = ["row", "Dice", "Δ source_only", "95&nbsp;%&nbsp;interval", "used"]
-    head += [f"HD95, {unit}", f"ASSD, {unit}", "missed", "spurious"]
+    heads, note = _photo_heads(metrics) if kind is PHOTOS else _volume_heads(metrics)
     lines = []
     for row in rows:
-        change = None if row["name"] == "source_only" else gain(row, rows)
+        change, mean = None if row["name"] == "source_only" else gain(row, rows), score(row)
         cells = [
             name_cell(row),
-            f"<b>{points(row['dice']['mean'])}</b>{spread(row['dice'], 100)}",
+            f"<b>{points(mean['mean'])}</b>{spread(mean, 100)}",
             points(change, sign=True),
             _interval(row),
             "<br>".join(chip(word) for word in row["supervision"]),
-            *(f"{number(row[m]['mean'])}{spread(row[m], 1)}" for m in ("hd95", "assd")),
-            count(missed(row)),
-            count(missed(row, "spurious")),
+            *(_photo_cells(row) if kind is PHOTOS else _volume_cells(row)),
         ]
         lines.append((f"{role(row)}{' best' if row is top else ''}", cells))
-    note = (
-        "Mean over structures of the mean over cases; ± is the standard deviation over cases; the "
-        "bar of the interval runs from 0 to 100. "
-        "Shaded: highest mean Dice without target labels. † saw target labels."
+    shared = ["row", kind.mean, "Δ source_only", "95&nbsp;%&nbsp;interval", "used"]
+    note += (
+        "the bar of the interval runs from 0 to 100. "
+        f"Shaded: highest {'mean Dice' if kind.mean == 'Dice' else kind.mean} without target labels. "
+        "† saw target labels."
     )
-    return f"{grid(head, lines)}<p class=note>{note}</p>{_ledger(rows)}"
+    return f"{grid([*shared, *heads], lines)}<p class=note>{note}</p>{_ledger(rows)}"
+
+
+def _volume_heads(metrics: Mapping[str, Any]) -> tuple[list[str], str]:
+    unit = escape(metrics["distance_unit"])
+    note = (
+        "Mean over structures of the mean over cases; ± is the standard deviation over cases; "
+    )
+    return [f"HD95, {unit}", f"ASSD, {unit}", "missed", "spurious"], note
+
+
+def _volume_cells(row: Row) -> list[str]:
+    distances = (f"{number(row[m]['mean'])}{spread(row[m], 1)}" for m in ("hd95", "assd"))
+    return [*distances, count(missed(row)), count(missed(row, "spurious"))]
+
+
+def _photo_heads(metrics: Mapping[str, Any]) -> tuple[list[str], str]:
+    note = "IoU of a class from all images together, mean over the classes; "
+    return ["accuracy", *(f"mIoU, {escape(name)}" for name in subset_names(metrics))], note
+
+
+def _photo_cells(row: Row) -> list[str]:
+    return [points(row["accuracy"]), *(points(mean) for mean in row["subsets"].values())]
 
 
 def structures_table(metrics: Mapping[str, Any]) -> str:
@@ -105,6 +145,57 @@ def structures_table(metrics: Mapping[str, Any]) -> str:
             )
         lines.append((role(row), cells))
     return grid(["row", *(escape(name) for name in metrics["classes"])], lines)
+
+
+def heat_table(metrics: Mapping[str, Any], colours: Sequence[tuple[int, int, int]]) -> str:
+    """IoU of every class in every row, darker where it is higher; below, how much there is of each class.
+
+    Args:
+        colours: of the classes in the pictures.
+    """
+    rows, names = ordered(metrics["rows"]), list(metrics["classes"])
+    source = next((score(row)["per_class"] for row in rows if row["name"] == "source_only"), {})
+    highest = tops(rows, names)
+    lines = []
+    for row in rows:
+        scored = score(row)
+        cells = [name_cell(row), f"<span><b>{points(scored['mean'])}</b></span>"]
+        for name, top in zip(names, highest, strict=True):
+            wins = scored["per_class"][name]["mean"] == top
+            cells.append(_heat_cell(name, scored["per_class"][name], source.get(name), wins))
+        lines.append((role(row), cells))
+    if rows:
+        known = [score(rows[0])["per_class"][name] for name in names]
+        shares = [f"<span>{points(one['share'])}</span>" for one in known]
+        lines.append(("", ["share of labelled pixels, %", "", *shares]))
+        lines.append(("", ["images that show it", "", *(f"<span>{o['n']}</span>" for o in known)]))
+    swatches = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours]
+    heads = [
+        f"<span class=up>{escape(name)}</span><i class=swatch style='background:{swatch}'></i>"
+        for name, swatch in zip(names, swatches, strict=True)
+    ]
+    note = (
+        "IoU in points; bold: the highest of the class without target labels. Pointing at a cell tells the "
+        "difference to source_only and in how many images a class was missed or is spurious."
+    )
+    table = grid(["row", "<span class=up>mIoU</span>", *heads], lines)
+    return f"<div class=heat>{table}</div><p class=note>{note}</p>"
+
+
+def _heat_cell(
+    name: str, one: Mapping[str, Any], source: Mapping[str, Any] | None, wins: bool
+) -> str:
+    mean = one["mean"]
+    if mean is None:
+        return "<span title='counts in no image'>–</span>"
+    change = "" if source is None or source["mean"] is None else mean - source["mean"]
+    moved = f"{points(change, sign=True)} on source_only; " if change != "" else ""
+    said = f"{name}: {moved}missed in {one['missed']} of {one['n']} images, spurious in {one['spurious']}"
+    shade = [round(low + mean * (high - low)) for low, high in zip(*ENDS, strict=True)]
+    ink = "#fff" if mean > LIGHT_INK_ABOVE else "#1b1f24"
+    style = f"background:rgb({','.join(map(str, shade))});color:{ink}"
+    shown = f"<b>{points(mean)}</b>" if wins else points(mean)
+    return f"<span style='{style}' title='{escape(said)}'>{shown}</span>"
 
 
 def panels(figures: Iterable[tuple[str, str]], note: str) -> str:
@@ -125,15 +216,19 @@ def structure_legend(styles: Iterable[tuple[str, str, str]]) -> str:
     )
 
 
-def overlay_case(entry: Mapping[str, Any], panes: Iterable[tuple[str, str, str]]) -> str:
-    """One slice in several panes. ``panes``: (title, remark, data URI)."""
-    title = f"{entry['rank']}: case {entry['case']}, slice {entry['slice']}"
+def overlay_case(title: str, panes: Iterable[tuple[str, str, str]], layout: str = "") -> str:
+    """One image in several panes. ``panes``: (title, remark, data URI); ``layout``: a further CSS class."""
+    return f"<h3>{escape(title)}</h3>{pane_row(title, panes, layout)}"
+
+
+def pane_row(title: str, panes: Iterable[tuple[str, str, str]], layout: str = "") -> str:
+    """The panes of :func:`overlay_case` without its head."""
     drawn = "".join(
         f"<figure>{image(uri, f'{title}, {name}')}<figcaption><b>{escape(name)}</b> "
         f"{escape(remark)}</figcaption></figure>"
         for name, remark, uri in panes
     )
-    return f"<h3>{escape(title)}</h3><div class=panes>{drawn}</div>"
+    return f"<div class='panes {layout}'>{drawn}</div>"
 
 
 def stages_table(stages: Sequence[Mapping[str, Any]]) -> str:
@@ -178,7 +273,7 @@ def _hashes(parents: Any) -> str:
 
 def _interval(row: Row) -> str:
     """The interval in figures and as a bar on a scale of 0 to 100 with the mean as a dot."""
-    interval, mean = row["dice"]["ci95"], row["dice"]["mean"]
+    interval, mean = score(row)["ci95"], score(row)["mean"]
     if interval is None or mean is None:
         return "–"
     low, high = (100 * end for end in interval)

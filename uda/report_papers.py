@@ -7,31 +7,29 @@ from html import escape
 from typing import Any
 
 from uda.report_html import chip, grid, name_cell, rules_list, spread
-from uda.report_table import CONVENTIONS, PUBLISHED, number, ordered, points, role
+from uda.report_words import Kind, number, ordered, points, published_score, role
 
 PUBLISHED_NOTE = (
-    "Published numbers are not ranked with ours: they come from other networks, other splits of the slices and other "
+    "Published numbers are not ranked with ours: they come from other networks, other splits of the data and other "
     "rules for choosing a checkpoint."
 )
 
 
-def published_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What papers report, in the order of the recipe."""
+def published_rows(rows: Sequence[Mapping[str, Any]], kind: Kind) -> str:
+    """What papers report of our main measure, in the order of the recipe."""
     lines = [
         (
             "published",
-            [escape(str(row["row"])), number(row["dice"]), escape(str(row["source"]))],
+            [escape(str(row["row"])), published_score(row, kind), escape(str(row["source"]))],
         )
         for row in rows
     ]
-    table = grid(["row", "Dice", "source"], lines)
+    table = grid(["row", kind.mean, "source"], lines)
     return f"{table}<p class=note>{PUBLISHED_NOTE}</p>"
 
 
-def convention_section(
-    table: Mapping[str, Any], structures: Iterable[str], published: Sequence[Mapping[str, Any]]
-) -> str:
-    """Rules, our rows by them, and the published rows under those."""
+def convention_section(table: Mapping[str, Any], structures: Iterable[str]) -> str:
+    """Rules, and our rows of volumes by them."""
     names = list(structures)
     head = ["row", "Dice", *(escape(name) for name in names), "ASSD, voxel", "used"]
     lines = []
@@ -49,13 +47,7 @@ def convention_section(
         "± is the population standard deviation over the volumes; below it the ASSD of the structure, in voxels. "
         "A missed structure has no distance here, so an ASSD beside missed ones flatters."
     )
-    ours = f"{rules_list(table['rules'])}{grid(head, lines)}<p class=note>{note}</p>"
-    return f"{ours}<h3>{PUBLISHED}</h3>{published_rows(published)}" if published else ours
-
-
-def convention_title(name: str) -> str:
-    """Whose rules these are."""
-    return f"By the convention of {CONVENTIONS.get(name, name)}"
+    return f"{rules_list(table['rules'])}{grid(head, lines)}<p class=note>{note}</p>"
 
 
 def _structure(dice: Mapping[str, Any], assd: Mapping[str, Any]) -> str:

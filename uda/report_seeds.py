@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from uda.errors import DataError
 from uda.metrics import MEASURES
+from uda.report_classes import class_tables
 from uda.report_table import (
-    ROLE_STYLES,
-    WIDEST,
-    Row,
     add_papers,
-    folded,
+    add_rows,
+    dice_title,
     frame,
-    marked,
+    listed_structures,
+    volume_heads,
+)
+from uda.report_words import (
+    PHOTOS,
+    Row,
+    kind_of,
     missed,
     narrow,
     number,
     ordered,
-    role,
+    subset_names,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ def seeds_summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and sd (n-1) over runs of one recipe with different seeds, ready for JSON.
 
     Averaged are the runs' means over cases; ``n`` is how many runs have the value. Values are on
-    the scale of ``metrics.json`` (Dice 0 to 1). ``same_data`` is false when the runs were scored on
+    the scale of ``metrics.json`` (Dice and IoU 0 to 1). ``same_data`` is false when the runs were scored on
     different target data, whose means do not belong together.
 
     Args:
@@ -41,22 +46,24 @@ def seeds_summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         DataError: no run, different recipes, classes, units or supervision, or a seed given twice.
     """
     _check_seeds(runs)
-    structures = list(runs[0]["classes"])
+    structures, photos = list(runs[0]["classes"]), kind_of(runs[0]) is PHOTOS
+    measures: Sequence[str] = ("iou",) if photos else MEASURES
     summary: dict[str, Any] = {
         "recipe": runs[0]["recipe"],
         "classes": structures,
-        "distance_unit": runs[0]["distance_unit"],
+        "distance_unit": runs[0].get("distance_unit"),
         "seeds": [_seed(run) for run in runs],
         "same_data": len({str(run["data"].get("fingerprint")) for run in runs}) == 1,
-        "rows": _rows([run["rows"] for run in runs], structures, MEASURES),
+        "rows": _rows([run["rows"] for run in runs], structures, measures),
     }
     asked = [run["conventions"] for run in runs if "conventions" in run]
     if len(asked) == len(runs):
+        by_papers = measures if photos else ("dice", "assd")
         shared = [name for name in asked[0] if all(name in one for one in asked)]
         summary["conventions"] = {
             name: {
                 "rules": asked[0][name]["rules"],
-                "rows": _rows([one[name]["rows"] for one in asked], structures, ("dice", "assd")),
+                "rows": _rows([one[name]["rows"] for one in asked], structures, by_papers),
             }
             for name in shared
         }
@@ -81,6 +88,12 @@ def _rows(
                 name: _over_seeds([r[measure]["per_class"][name]["mean"] for r in found])
                 for name in structures
             }
+        if "accuracy" in row:
+            summary["accuracy"] = _over_seeds([r["accuracy"] for r in found])
+            summary["subsets"] = {
+                label: _over_seeds([r["subsets"].get(label) for r in found])
+                for label in row["subsets"]
+            }
         summary["missed"] = _over_seeds([float(missed(r)) for r in found])
         rows.append(summary)
     return rows
@@ -88,31 +101,44 @@ def _rows(
 
 def seeds_table(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Table]:
     """The summary over seeds and its table for a terminal; see ``seeds_summary``."""
-    from rich.text import Text
-
     summary = seeds_summary(runs)
-    structures = summary["classes"] if len(summary["classes"]) <= WIDEST else []
-    shown = frame(summary, f"{len(runs)} seed{'s' * (len(runs) > 1)}", structures)
-    shown.add_column("seeds", justify="right", no_wrap=True)
-    for row in summary["rows"]:
-        cells = [
-            folded(marked(row)),
-            "\n".join(row["supervision"]),
+    over = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+    structures = listed_structures(summary)
+
+    def of_volumes(row: Row) -> list[str]:
+        return [*by_sifa(row, narrow(row["hd95"])), str(row["n"])]
+
+    def by_sifa(row: Row, hd95: str = "") -> list[str]:
+        return [
             narrow(row["dice"], 100),
             *(narrow(row["dice"]["per_class"][name], 100) for name in structures),
-            *(narrow(row[measure]) for measure in ("hd95", "assd")),
+            hd95,
+            narrow(row["assd"]),
             number(row["missed"]["mean"]),
-            str(row["n"]),
         ]
-        shown.add_row(*map(Text, cells), style=ROLE_STYLES[role(row)])
-    add_papers(
-        shown,
-        summary,
-        structures,
-        lambda one: narrow(one, 100),
-        lambda row: number(row["missed"]["mean"]),
-    )
+
+    if kind_of(summary) is PHOTOS:
+        heads = ["mIoU", "accuracy", *subset_names(summary), "seeds"]
+        title = f"{summary['recipe']}: IoU in points (0–100), mean ±sd over {over}"
+        shown = frame(summary, title, heads, ("mIoU", "seeds"))
+        add_rows(shown, summary["rows"], lambda row: [*_of_photos(row), str(row["n"])])
+        add_papers(shown, summary, _of_photos)
+    else:
+        heads = [*volume_heads(summary), "seeds"]
+        shown = frame(summary, dice_title(summary, over), heads, ("missed", "seeds"))
+        add_rows(shown, summary["rows"], of_volumes)
+        add_papers(shown, summary, by_sifa)
     return summary, shown
+
+
+def seeds_class_tables(summary: Mapping[str, Any], width: int) -> list[Table]:
+    """Mean ±sd over seeds of every class, for a terminal of that width; see ``class_tables``."""
+    return class_tables(summary, width, lambda one: narrow(one, 100))
+
+
+def _of_photos(row: Row) -> list[str]:
+    measures = [row["iou"], row["accuracy"], *row["subsets"].values()]
+    return [narrow(measure, 100) for measure in measures]
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
@@ -131,8 +157,9 @@ def _seed(run: Mapping[str, Any]) -> Any:
 def _check_seeds(runs: Sequence[Mapping[str, Any]]) -> None:
     if not runs:
         raise DataError("no run to summarise", fix="name at least one evaluated run folder")
-    for key in ("recipe", "classes", "distance_unit"):
-        found = list(dict.fromkeys(str(run[key]) for run in runs))
+    for key in ("recipe", "classes", "distance_unit", "measure"):
+        said = (kind_of(run).mean if key == "measure" else run.get(key) for run in runs)
+        found = list(dict.fromkeys(map(str, said)))
         if len(found) > 1:
             raise DataError(
                 f"the runs differ in {key}: {', '.join(found)}",

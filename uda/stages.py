@@ -20,7 +20,13 @@ from uda.cards import DatasetCard
 from uda.compute import deterministic, make_fabric
 from uda.config import Adapt, AnyNetwork, Compute, Training
 from uda.data.items import Items, items_of
-from uda.data.sampling import batch_indices, shuffled_batches, source_batch, target_batch
+from uda.data.sampling import (
+    batch_indices,
+    positions_of,
+    shuffled_batches,
+    source_batch,
+    target_batch,
+)
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.errors import ConfigError, PriorError
@@ -29,8 +35,11 @@ from uda.models import (
     build,
     check_classes,
     head,
+    head_parameters,
+    load_backbone,
     load_model,
     save_model,
+    use_auxiliary,
 )
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
@@ -91,16 +100,22 @@ def train_supervised(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(place.seed, "initial weights"))
-        model = build(network, len(card.classes), card.prepare.slab)
+        model = build(network, len(card.classes), card.prepare.channels)
+        load_backbone(model, network)
     with deterministic():
         fabric = make_fabric(place.compute)
-        batches = _source_batches(items_of(store, network.patch), settings, place, fabric)
+        batches = _source_batches(store, network, settings, place, fabric)
         objective = Objective(settings.objective)
+        use_auxiliary(model, any(term.aux for term in settings.objective))
         kept = _train(place, fabric, model, info, objective, settings, batches, set_mode_train)
-        record: dict[str, Any] = {"supervision": list(info.supervision)}
+        record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
-            record["validation_dice"] = _validation_dice(kept, info, validation, fabric)
+            record |= _validation(kept, info, card, validation, fabric)
     return record
+
+
+def _left_out(store: Store) -> dict[str, Any]:
+    return {"skipped": store.skipped} if store.skipped else {}
 
 
 def set_mode_train(model: nn.Module) -> None:
@@ -149,19 +164,20 @@ def adapt(
     )
     if settings.freeze_head:
         head(model).requires_grad_(False)
+    use_auxiliary(model, any(term.aux for term in settings.objective))
     with deterministic():
         fabric = make_fabric(place.compute)
         if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
             estimate_batchnorm(model, _all_images(items, place), fabric.device)
-        labelled = None if source is None else _items(source, info)
-        batches = _target_batches(items, labelled, settings, place, fabric)
+        batches = _target_batches(store, source, info.network, settings, place, fabric)
 
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
 
         _train(place, fabric, model, info, objective, settings, batches, mode)
-    return {"supervision": list(info.supervision), "source_free": settings.source_free}
+    said = {"supervision": list(info.supervision), "source_free": settings.source_free}
+    return {**said, **_left_out(store)}
 
 
 def known_of(prior: Prior, store: Store) -> Known:
@@ -201,42 +217,62 @@ def _train(
         path = place.folder / "snapshots" / f"{step:06d}" / MODEL_FILE
         save_model(path, kept, replace(info, step=step))
 
+    heads = head_parameters(model) if settings.head_lr != 1 else []
     kept = fit(
-        fabric, model, objective, settings, batches, place.run, set_mode=mode, snapshot=snapshot
+        fabric,
+        model,
+        objective,
+        settings,
+        batches,
+        place.run,
+        set_mode=mode,
+        snapshot=snapshot,
+        heads=heads,
     )
     save_model(place.folder / MODEL_FILE, kept, replace(info, step=settings.steps))
     (place.folder / RESUME_FILE).unlink(missing_ok=True)
     return kept
 
 
-def _source_batches(items: Items, settings: Training, place: Workplace, fabric: Fabric) -> Batches:
-    seed, pin = mix(place.seed, place.stage, "source"), fabric.device.type == "cuda"
-    draw = _draw(len(items), settings, seed, fabric)
+def _source_batches(
+    store: Store, network: AnyNetwork, settings: Training, place: Workplace, fabric: Fabric
+) -> Batches:
+    items = items_of(store, network.patch, settings.photo, place.compute.workers)
+    draw, pin = _draw(len(items), settings, mix(place.seed, place.stage, "source"), fabric)
     return lambda step: Batch(source=source_batch(items, *draw(step), pin))
 
 
 def _target_batches(
-    items: Items, source: Items | None, settings: Training, place: Workplace, fabric: Fabric
+    store: Store,
+    source: Store | None,
+    network: AnyNetwork,
+    settings: Training,
+    place: Workplace,
+    fabric: Fabric,
 ) -> Batches:
-    seed, pin = mix(place.seed, place.stage, "target"), fabric.device.type == "cuda"
-    draw = _draw(len(items), settings, seed, fabric)
+    items = items_of(store, network.patch, settings.photo, place.compute.workers)
+    draw, pin = _draw(len(items), settings, mix(place.seed, place.stage, "target"), fabric)
     if source is None:
         return lambda step: Batch(target=target_batch(items, *draw(step), pin))
-    both = _source_batches(source, settings, place, fabric)
+    both = _source_batches(source, network, settings, place, fabric)
     return lambda step: Batch(both(step).source, target_batch(items, *draw(step), pin))
 
 
-def _draw(
-    count: int, settings: Training, seed: int, fabric: Fabric
-) -> Callable[[int], tuple[NDArray[np.int64], int]]:
-    """step → which items stand in the batch, and the seed of where they lie."""
+Draw = Callable[[int], tuple[NDArray[np.int64], list[int]]]
+"""step → which items stand in this process's share of the batch, and a seed for each"""
+
+
+def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> tuple[Draw, bool]:
+    """How batches are drawn, and whether their memory is to be pinned."""
     rank, world = fabric.global_rank, fabric.world_size
+    batch = settings.batch // world
 
-    def draw(step: int) -> tuple[NDArray[np.int64], int]:
-        numbers = batch_indices(count, settings.batch, step, seed, rank, world)
-        return numbers, mix(seed, "place", step, rank)
+    def draw(step: int) -> tuple[NDArray[np.int64], list[int]]:
+        positions = positions_of(batch, step, rank, world)
+        numbers = batch_indices(count, batch, step, seed, rank, world)
+        return numbers, [mix(seed, "place", int(position)) for position in positions]
 
-    return draw
+    return draw, fabric.device.type == "cuda"
 
 
 def _items(store: Store, info: ModelInfo) -> Items:
@@ -248,22 +284,26 @@ def _all_images(items: Items, place: Workplace) -> Iterator[Tensor]:
     return shuffled_batches(items, BATCHNORM_BATCH, mix(place.seed, place.stage, "batchnorm"))
 
 
-def _validation_dice(
-    model: nn.Module, info: ModelInfo, store: Store, fabric: Fabric
-) -> dict[str, float | None]:
-    """Dice per structure pooled over all validation slices, on the prepared grid."""
+def _validation(
+    model: nn.Module, info: ModelInfo, card: DatasetCard, store: Store, fabric: Fabric
+) -> dict[str, dict[str, float | None]]:
+    """Dice (of photographs IoU) per structure pooled over all validation images, on the prepared grid."""
     classes = len(info.classes)
     table = np.zeros((classes, classes), dtype=np.int64)
+    items = _items(store, info)
     for case in store.cases:
-        slices = store.images[case.start : case.stop]
-        planes = [p.argmax(1).cpu() for p in logit_planes(model, info, slices, fabric)]
+        if card.photos:
+            image = items.image(np.arange(case.start, case.stop)).numpy()
+        else:
+            image = store.images[case.start : case.stop]
+        planes = [p.argmax(1).cpu() for p in logit_planes(model, info, image, fabric)]
         label = store.labels[case.start : case.stop]
         counted = label < classes  # not IGNORE
         pairs = classes * label[counted].astype(np.int64) + torch.cat(planes).numpy()[counted]
         table += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     shared, sizes = table.diagonal(), table.sum(0) + table.sum(1)
-    return {
-        name: float(2 * shared[k] / sizes[k]) if sizes[k] else None
-        for k, name in enumerate(info.classes)
-        if k
-    }
+    if card.photos:
+        scores = [float(n / (s - n)) if s else None for n, s in zip(shared, sizes, strict=True)]
+        return {"validation_iou": dict(zip(info.classes, scores, strict=True))}
+    scores = [float(2 * n / s) if s else None for n, s in zip(shared, sizes, strict=True)]
+    return {"validation_dice": dict(list(zip(info.classes, scores, strict=True))[1:])}

@@ -8,14 +8,16 @@ from pydantic import Field
 
 from uda.fields import Amount, Count, Frozen, Positive, Rate, Share
 
-Knowledge = Literal["ratio", "maps", "sizes"]
-"""what a prior may know: class ratios, where each class lies, how its size varies"""
+Knowledge = Literal["ratio", "maps", "sizes", "landmarks"]
+"""what a prior may know: class ratios, where each class lies, how its size varies, the class of some superpixels"""
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Term(Frozen):
     weight: Amount = 1.0
+    aux: Amount = 0.0
+    """Weight of the same term on the logits of an auxiliary head."""
     ramp: Literal["constant", "linear", "cosine", "sigmoid"] = "constant"
     ramp_steps: Count = 0
     """Steps over which the weight rises from 0; 0 = at once."""
@@ -111,6 +113,15 @@ class SizeCrossEntropyTerm(_RatioTerm):
     power: Rate = 1.0
 
 
+class LandmarksTerm(_Term):
+    """The curriculum's second loss: the mean prediction of some superpixels against the class each was given."""
+
+    term: Literal["landmarks"] = "landmarks"
+
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"landmarks"})
+
+
 class DualClassRatioTerm(_RatioTerm):
     """Divergence of the data set's class ratio from the prior, by primal–dual updates (PaNN)."""
 
@@ -199,6 +210,9 @@ class PseudoLabelTerm(_Term):
     """Weight of CRST's model regularisation towards the uniform prediction."""
     confidence: Literal["none", "pixel", "image"] = "none"
     """Weigh a label by the teacher's probability, or an image's labels by its share of sure pixels."""
+    classmix: Literal["none", "source", "target"] = "none"
+    """Paste half the classes of a source image (DACS), or of another target image by its pseudo-labels
+    (ClassMix), onto each target image before the student sees it."""
 
     def needs(self) -> frozenset[Knowledge]:
         return frozenset({"maps"} if self.spatial else ())
@@ -235,6 +249,7 @@ Term = Annotated[
     | ClassRatioTerm
     | ClassRatioHingeTerm
     | SizeCrossEntropyTerm
+    | LandmarksTerm
     | DualClassRatioTerm
     | SizeBoundsTerm
     | LogBarrierTerm

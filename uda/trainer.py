@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,8 @@ def learning_rate(settings: Training, step: int) -> float:
     """Rate of a step: linear warm-up, then constant, cosine to 0, poly with power 0.9, or falling in steps."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    horizon = settings.horizon or settings.steps
+    done = (step - settings.warmup) / max(1, horizon - settings.warmup)
     if settings.schedule == "step":
         fallen = (step - settings.warmup) // settings.decay_every
         return settings.lr * math.pow(settings.decay, fallen)
@@ -67,17 +68,33 @@ def learning_rate(settings: Training, step: int) -> float:
     return settings.lr
 
 
-def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The recipe's optimiser in its fused form."""
+def make_optimizer(
+    model: nn.Module, settings: Training, heads: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser in its fused form; each group of weights has its factor ``times`` of the rate.
+
+    Args:
+        heads: the weights whose factor is ``settings.head_lr``.
+    """
     common: dict[str, Any] = {
         "lr": settings.lr,
         "weight_decay": settings.weight_decay,
         "fused": True,
     }
+    groups = _weights(model, heads, settings.head_lr)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **common)
+        return torch.optim.SGD(groups, momentum=settings.momentum, **common)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), **common)
+    return kind(groups, **common)
+
+
+def _weights(
+    model: nn.Module, heads: Sequence[nn.Parameter], times: float
+) -> list[dict[str, Any]]:
+    own = {id(parameter) for parameter in heads}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    groups = [{"params": rest, "times": 1.0}, {"params": list(heads), "times": times}]
+    return groups if heads else groups[:1]
 
 
 def fit(
@@ -90,17 +107,20 @@ def fit(
     *,
     set_mode: Callable[[nn.Module], object],
     snapshot: Callable[[nn.Module, int], object],
+    heads: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
     """Train ``model`` and return the one to keep: its weighted average if ``settings.ema``, else itself.
 
     Args:
         set_mode: puts a model into its training mode, with the stage's BatchNorm policy.
         snapshot: called with the model to keep and the step, every ``settings.snapshot_every`` steps.
+        heads: the classifiers' weights, which learn ``settings.head_lr`` times as fast.
 
     Raises:
         RunError: the loss is not finite, or the disk refuses a checkpoint. The last checkpoint stays.
     """
-    state = _State(fabric, model, settings, objective, run.folder / RESUME_FILE)
+    optimizer = make_optimizer(model, settings, heads)
+    state = _State(fabric, model, optimizer, settings, objective, run.folder / RESUME_FILE)
     set_mode(state.model)
     pending: list[Tensor] = []
     with (
@@ -145,9 +165,10 @@ def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
     generator = torch.Generator(fabric.device)
     generator.manual_seed(mix(run.seed, run.stage, "augment", state.step, rank))
     objective.begin(state.step)
-    batch, notes = _augmented(batch, objective.annotate(batch), settings, generator)
+    batch, notes = objective.mix(batch, objective.annotate(batch), generator)
+    batch, notes = _augmented(batch, notes, settings, generator)
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(settings, state.step)
+        group["lr"] = group["times"] * learning_rate(settings, state.step)
     source = state.forward(batch.source.image) if batch.source else None
     target = state.forward(batch.target.image) if batch.target else None
     loss, values = objective(batch, source, target, state.step, notes)
@@ -235,10 +256,16 @@ class _State:
     """What a checkpoint holds: weights, buffers, their average, the optimiser, the terms' own, the step."""
 
     def __init__(
-        self, fabric: Fabric, model: nn.Module, settings: Training, objective: Objective, path: Path
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: Training,
+        objective: Objective,
+        path: Path,
     ) -> None:
         self.fabric, self.objective, self.path, self.step = fabric, objective, path, 0
-        self.forward, self.optimizer = fabric.setup(model, make_optimizer(model, settings))
+        self.forward, self.optimizer = fabric.setup(model, optimizer)
         self.model: nn.Module = self.forward.module
         self.ema = twin_of(self.model) if settings.ema else None
         objective.setup(fabric, self.model)

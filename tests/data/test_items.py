@@ -48,9 +48,11 @@ def test_a_slab_is_the_slice_between_its_neighbours_and_stays_in_its_case(
 
 def test_a_slice_comes_with_its_own_label_and_number(store: Store) -> None:
     items, numbers = Slices(store), np.array([5, 2])
-    places = items.places(numbers, seed=3)
+    places = items.places(numbers, [3, 4])
     np.testing.assert_array_equal(items.image(places)[:, 0].numpy(), store.images[numbers])
-    np.testing.assert_array_equal(items.label(places).numpy(), store.labels[numbers])
+    image, label = items.labelled(places, [3, 4])
+    np.testing.assert_array_equal(image.numpy(), items.seen(places, [3, 4]).numpy())
+    np.testing.assert_array_equal(label.numpy(), store.labels[numbers])
     assert items.index(places).tolist() == [5, 2]
 
 
@@ -80,8 +82,11 @@ def test_a_drawn_patch_lies_inside_its_case_and_repeats_with_its_seed(
     store_once: Store, patch: tuple[int, int, int], seed: int
 ) -> None:
     items = Patches(store_once, patch)
-    places = items.places(np.arange(len(items)), seed)
-    np.testing.assert_array_equal(places, items.places(np.arange(len(items)), seed))
+    seeds = [seed + number for number in range(len(items))]
+    places = items.places(np.arange(len(items)), seeds)
+    np.testing.assert_array_equal(places, items.places(np.arange(len(items)), seeds))
+    alone = [items.places(np.array([n]), [s])[0] for n, s in enumerate(seeds)]
+    np.testing.assert_array_equal(places, alone)
     np.testing.assert_array_equal(places[:, 0], every_place(items)[:, 0])
     room = np.maximum(np.array([SLICES, SIZE, SIZE]) - patch, 0)
     assert (places[:, 1:] >= 0).all()
@@ -103,14 +108,14 @@ def store_once(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_patches_move_between_draws(store_once: Store) -> None:
     items = Patches(store_once, (2, 8, 8))
-    draws = {tuple(items.places(np.array([5]), seed)[0]) for seed in range(40)}
+    draws = {tuple(items.places(np.array([5]), [seed])[0]) for seed in range(40)}
     assert len(draws) > 20
 
 
 def test_a_patch_holds_image_label_and_slice_numbers_of_its_place(store_once: Store) -> None:
     items = Patches(store_once, (2, 8, 10))
     place = np.array([[1, 1, 20, 3]])
-    found, label = items.image(place), items.label(place)
+    found, label = items.labelled(place, [0])
     first = SLICES + 1
     np.testing.assert_array_equal(found[0, 0], store_once.images[first : first + 2, 20:28, 3:13])
     np.testing.assert_array_equal(label[0], store_once.labels[first : first + 2, 20:28, 3:13])
@@ -123,8 +128,9 @@ def test_a_volume_smaller_than_the_patch_is_continued_and_counts_for_nothing_the
 ) -> None:
     items = Patches(store_once, (SLICES + 2, SIZE, SIZE + 4))
     assert len(items) == 2
-    place = items.places(np.array([1]), seed=9)
-    image, label = items.image(place)[0, 0], items.label(place)[0]
+    place = items.places(np.array([1]), [9])
+    images, labels = items.labelled(place, [9])
+    image, label = images[0, 0], labels[0]
     inside = store_once.images[SLICES:]
     np.testing.assert_array_equal(image[:SLICES, :, :SIZE], inside)
     assert (image[SLICES:] == float(inside.min())).all()

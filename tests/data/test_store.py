@@ -257,8 +257,8 @@ def test_batches_hold_the_stored_slices_in_the_order_asked_for(
     store = open_store(card, cases, tmp_path / "store")
     indices = np.array([6, 0, 6, 3])
     source, target = (
-        source_batch(Slices(store), indices, 0, pin=False),
-        target_batch(Slices(store), indices, 0, pin=False),
+        source_batch(Slices(store), indices, [0] * len(indices), pin=False),
+        target_batch(Slices(store), indices, [0] * len(indices), pin=False),
     )
     assert source.image.shape == (4, 1, SIZE, SIZE)
     assert source.image.dtype == torch.float32

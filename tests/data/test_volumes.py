@@ -35,7 +35,8 @@ from uda.data.volumes import (
 )
 from uda.errors import DataError
 from uda.models import ModelInfo, build
-from uda.prediction import predict_case, predict_cases, read_case
+from uda.prediction import predict_case, read_case
+from uda.prediction_folder import predict_cases
 from uda.types import IGNORE
 
 HERE = Path("case.nii.gz")

@@ -18,6 +18,7 @@ from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross
 from uda.losses.constraints import log_barrier, size_bounds
 from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
+from uda.losses.landmarks import landmark_cross_entropy
 from uda.losses.mutual_information import mutual_information
 from uda.losses.potts import potts
 from uda.losses.prediction import Predicted, predicted
@@ -102,6 +103,20 @@ def class_maps(shape: Shape) -> tuple[Tensor, ...]:
     return (torch.randn(shape, generator=generator).softmax(1),)
 
 
+def superpixels(shape: Shape) -> tuple[Tensor, ...]:
+    """Random superpixels 0 to 4; a tenth of the pixels is in none."""
+    generator = torch.Generator().manual_seed(19)
+    space = (shape[0], *shape[2:])
+    drawn = torch.randint(5, space, generator=generator)
+    return (drawn.masked_fill(torch.rand(space, generator=generator) < 0.1, -1),)
+
+
+def landmarks(logits: Predicted) -> Tensor:
+    """Class of each superpixel; one of the five has none."""
+    row = torch.tensor([0, 1, IGNORE, logits.shape[1] - 1, 0])
+    return row.expand(logits.shape[0], -1)
+
+
 def discriminator(logits: Predicted) -> Discriminator:
     """A small one with weights large enough to be sure of something, in the dtype that the logits need."""
     with torch.random.fork_rng(devices=[]):
@@ -180,6 +195,10 @@ CASES: dict[str, Case] = {
     ),
     "spatial_prior_kl reverse, over image": Case(
         lambda z, m: spatial_prior_kl(z, m, "prediction_to_prior", "image"), class_maps
+    ),
+    # as many superpixels have a class in each image, so that batches may be split
+    "landmark_cross_entropy": Case(
+        lambda z, s: landmark_cross_entropy(z, s, landmarks(z)), superpixels
     ),
     # adversarial
     "adversarial_loss": Case(

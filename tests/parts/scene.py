@@ -31,7 +31,14 @@ def term(name: str, **settings: Any) -> Term:
 def known() -> Known:
     ratio = torch.tensor([[0.7, 0.2, 0.1]]).expand(IMAGES, -1).contiguous()
     maps = torch.rand(CLASSES, SIZE, SIZE, generator=torch.Generator().manual_seed(3)) + 0.1
-    return Known(ratio, maps / maps.sum(0), torch.tensor([1.0, 0.4, 0.2]))
+    segments = torch.arange(SIZE * SIZE // 16).view(SIZE // 4, SIZE // 4) // 8
+    return Known(
+        ratio,
+        maps / maps.sum(0),
+        torch.tensor([1.0, 0.4, 0.2]),
+        segments.to(torch.int16).expand(IMAGES, -1, -1).contiguous(),
+        (torch.arange(int(segments.max()) + 1) % CLASSES).to(torch.uint8).expand(IMAGES, -1),
+    )
 
 
 def network() -> nn.Module:

@@ -33,14 +33,14 @@ def test_the_networks_loss_leaves_no_gradient_in_the_discriminator_and_the_rever
     source, target = student(batch.source.image), student(batch.target.image)
     loss, _ = objective(batch, source, target, 0)
     loss.backward()
-    assert all(weight.grad is None for weight in part.network.parameters())
+    assert all(weight.grad is None for weight in part.sides["main"].network.parameters())
     felt = [weight.grad.clone() for weight in student.parameters() if weight.grad is not None]
     assert any(bool((gradient != 0).any()) for gradient in felt)
-    before = [weight.detach().clone() for weight in part.network.parameters()]
+    before = [weight.detach().clone() for weight in part.sides["main"].network.parameters()]
     objective.after(0)
     now = [weight.grad for weight in student.parameters() if weight.grad is not None]
     assert all(map(torch.equal, felt, now))
-    assert not all(map(torch.equal, before, part.network.parameters()))
+    assert not all(map(torch.equal, before, part.sides["main"].network.parameters()))
 
 
 def test_the_value_is_the_published_loss_of_the_target_maps() -> None:
@@ -52,7 +52,7 @@ def test_the_value_is_the_published_loss_of_the_target_maps() -> None:
     source, target = student(batch.source.image), student(batch.target.image)
     _, values = objective(batch, source, target, 0)
     assert float(values["adversarial"]) == float(
-        losses.adversarial_loss(part.network, target).detach()
+        losses.adversarial_loss(part.sides["main"].network, target).detach()
     )
 
 
@@ -66,7 +66,7 @@ def test_it_starts_from_the_seed_and_leaves_the_global_generator_alone() -> None
     torch.manual_seed(77)
     _, second = set_up(student)
     assert torch.equal(torch.rand(1), expected)
-    pairs = zip(first.network.parameters(), second.network.parameters(), strict=True)
+    pairs = zip(first.sides["main"].network.parameters(), second.sides["main"].network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -92,4 +92,4 @@ def test_against_a_network_that_stands_still_the_discriminator_wins(tmp_path: Pa
             losses.self_information(student.train()(image))
             for image in (batch.source.image, batch.target.image)
         ]
-        assert float(losses.discriminator_loss(part.network, *maps)) < 0.1
+        assert float(losses.discriminator_loss(part.sides["main"].network, *maps)) < 0.1

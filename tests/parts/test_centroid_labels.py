@@ -11,6 +11,7 @@ from uda import losses
 from uda.compute import make_fabric
 from uda.models import features_of
 from uda.parts.centroids import CentroidLabels
+from uda.types import TargetBatch
 
 
 def test_labels_are_the_nearest_centroids_of_the_rounds_network_on_the_features_grid() -> None:
@@ -24,7 +25,7 @@ def test_labels_are_the_nearest_centroids_of_the_rounds_network_on_the_features_
     assert part.centroids.shape == (3, 12)
     torch.testing.assert_close(part.centroids.norm(dim=1), torch.ones(3))
     image = target_images()[:2]
-    notes = part.annotate(image)
+    notes = part.annotate(TargetBatch(image, torch.arange(len(image))))
     with torch.no_grad(), features_of(part.teacher) as seen:
         part.teacher(image)
     assert seen[0].shape == (2, 12, 16, 16)
@@ -61,7 +62,7 @@ def test_the_network_learns_its_centroid_labels(tmp_path: Path) -> None:
         steps=150,
         save_every=150,
     )
-    labels = objective.parts[0].annotate(target_images())
+    labels = objective.parts[0].annotate(TargetBatch(target_images(), torch.arange(len(target_images()))))
     assert labels is not None
     with torch.no_grad():
         found = kept.train()(target_images()).argmax(1)

@@ -18,7 +18,7 @@ from uda.losses import ConfidenceHistogram, PseudoLabeler
 from uda.objective import Objective
 from uda.parts.teacher import PseudoLabels
 from uda.priors import relative_maps
-from uda.types import IGNORE
+from uda.types import IGNORE, TargetBatch
 
 
 def set_up(objective: Objective, student: nn.Module) -> PseudoLabels:
@@ -92,7 +92,7 @@ def test_labels_are_the_labelers_and_weights_the_teachers_confidence() -> None:
     part = set_up(objective_of(term("pseudo_labels", confidence="pixel", spatial=True)), student)
     part.begin(0)
     image = target_images()[:2]
-    notes = part.annotate(image)
+    notes = part.annotate(TargetBatch(image, torch.arange(len(image))))
     with torch.no_grad():
         logits = part.teacher(image)
     assert part.log_thresholds is not None

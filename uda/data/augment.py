@@ -58,8 +58,10 @@ def _affine(image: Tensor, settings: Augment, generator: torch.Generator) -> Ten
     size = torch.exp(_uniform(image, math.log1p(settings.scale), generator))
     down, right, *through = (_uniform(image, 2 * settings.shift, generator) for _ in range(axes))
     flips = [_uniform(image, 1.0, generator) for _ in range(axes)]
+    either = [settings.flip or settings.mirror, *[settings.flip] * (axes - 1)]
     mirror_x, mirror_y, *mirror_z = (
-        torch.where(f < 0, -1.0, 1.0) if settings.flip else torch.ones_like(f) for f in flips
+        torch.where(f < 0, -1.0, 1.0) if on else torch.ones_like(f)
+        for f, on in zip(flips, either, strict=True)
     )
     height, width = image.shape[-2:]
     cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
@@ -77,19 +79,42 @@ def _affine(image: Tensor, settings: Augment, generator: torch.Generator) -> Ten
 def _intensity(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     shape = (-1, *[1] * (image.dim() - 1))
     each = tuple(range(1, image.dim()))
+    if settings.color:
+        gains = torch.rand(image.shape[:2], device=image.device, generator=generator)
+        image = image * (1 + (2 * gains - 1) * settings.color).view(*gains.shape, *shape[2:])
     if settings.gamma:
         power = torch.exp(_uniform(image, settings.gamma, generator)).view(shape)
         low, high = image.amin(each, keepdim=True), image.amax(each, keepdim=True)
         span = (high - low).clamp_min(torch.finfo(image.dtype).tiny)
         image = ((image - low) / span) ** power * span + low
-    if settings.contrast or settings.brightness or settings.noise:
+    if settings.contrast or settings.brightness or settings.noise or settings.blur:
         mean = image.mean(each, keepdim=True)
         sd = image.std(each, keepdim=True)
         gain = 1 + _uniform(image, settings.contrast, generator).view(shape)
         offset = _uniform(image, settings.brightness, generator).view(shape)
         image = (image - mean) * gain + mean + offset * sd
+        if settings.blur:
+            sd = _uniform(image, settings.blur, generator).abs()
+            image = _blurred(image, sd, math.ceil(3 * settings.blur))
         if settings.noise:
             strength = _uniform(image, settings.noise, generator).abs().view(shape)
             normal = torch.randn(image.shape, device=image.device, generator=generator)
             image = image + normal * strength * sd
     return image
+
+
+def _blurred(image: Tensor, sd: Tensor, radius: int) -> Tensor:
+    """Each image under a Gaussian of its own ``sd`` ``[b]``, in pixels, along rows and columns."""
+    at = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    weights = torch.exp(-((at / sd.clamp_min(1e-3)[:, None]) ** 2) / 2)
+    weights = weights / weights.sum(1, keepdim=True)
+    count = math.prod(image.shape[1:-2])
+    planes = image.reshape(1, -1, *image.shape[-2:])
+    each = weights.repeat_interleave(count, 0)[:, None]
+    for kernel, pad in (
+        (each[..., None, :], (radius, radius, 0, 0)),
+        (each[..., None], (0, 0, radius, radius)),
+    ):
+        wide = functional.pad(planes, pad, mode="replicate")
+        planes = functional.conv2d(wide, kernel, groups=planes.shape[1])
+    return planes.reshape(image.shape)

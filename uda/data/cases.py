@@ -13,6 +13,7 @@ from uda.cards import INSIDE, DatasetCard
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
 SUFFIXES = (".nii.gz", ".nii")
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ def card_root(card: DatasetCard, root: str | Path | None) -> Path:
 
 
 def image_path(card: DatasetCard, folder: Path, name: str) -> Path:
-    """The case's image: the first of the card's patterns whose file is there, else what the first one says."""
+    """The case's image: the first of the card's patterns whose file is there, else what the first one says.
+
+    Args:
+        name: as :func:`names_of` gives it, with what stands for ``{folder}``.
+    """
     return _first_file(card.images, folder, name)
 
 
@@ -54,13 +59,28 @@ def label_path(card: DatasetCard, folder: Path, name: str) -> Path | None:
 
 
 def _first_file(patterns: Sequence[str], folder: Path, name: str) -> Path:
-    paths = [folder / pattern.format(case=name) for pattern in patterns]
+    paths = [path for pattern in patterns for path in _candidates(folder, pattern, name)]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def _candidates(folder: Path, pattern: str, name: str) -> list[Path]:
+    """What a pattern may mean for a case: one path, or every file that fits its ``*``."""
+    inside, _, case = name.rpartition("/")
+    said = pattern.format(folder=inside, case=case)
+    if "*" not in said:
+        return [folder / said]
+    fixed = pattern.format(folder=_literal(inside), case=_literal(case))
+    return sorted(folder.glob(fixed)) or [folder / said]
+
+
+def _literal(text: str) -> str:
+    """A text that a glob takes as it is."""
+    return re.sub(r"([\[*?])", r"[\1]", text)
+
+
 def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
-    """The cases of a split; an entry with ``*`` or ``?`` stands for every case whose image is there,
-    in natural order (2 before 10).
+    """The cases of a split, each after its folder and ``/`` if the split names one; an entry with ``*`` or
+    ``?`` stands for every case whose image is there, in natural order (2 before 10).
 
     Raises:
         ConfigError: the card has no such split.
@@ -90,14 +110,18 @@ def _is_wild(entry: str) -> bool:
 
 def _matches(card: DatasetCard, folder: Path, entry: str) -> list[str]:
     """Case names on disk that an entry with wildcards stands for."""
+    inside, slash, wanted = entry.rpartition("/")
     found = set()
     for pattern in card.images:
-        head, *tails = (re.escape(part) for part in pattern.split("{case}"))
+        begun = pattern.replace("{folder}", inside)
+        head, *tails = (
+            re.escape(part).replace(r"\*", "[^/]+") for part in begun.split("{case}")
+        )
         reads = re.compile(head + "(?P<case>[^/]+)" + "(?P=case)".join(tails))
-        for path in folder.glob(pattern.format(case=entry)):
+        for path in folder.glob(begun.format(case=wanted)):
             fit = reads.fullmatch(path.relative_to(folder).as_posix())
-            if fit and path.is_file() and fnmatch.fnmatchcase(fit["case"], entry):
-                found.add(fit["case"])
+            if fit and path.is_file() and fnmatch.fnmatchcase(fit["case"], wanted):
+                found.add(inside + slash + fit["case"])
     return sorted(found, key=_natural)
 
 
@@ -129,7 +153,8 @@ def cases_of(
         files = dict.fromkeys(path for path in (image, label) if path is not None)
         faults += [_missing(card, name, path) for path in files if not path.is_file()]
         faults += doubled(card, folder, name)
-        cases.append(Case(name, image, label))
+        cases.append(Case(name.rpartition("/")[2], image, label))
+    faults += _named_twice(cases)
     raise_all(faults, f"split {split!r} of card {card.name!r}")
     if not cases:
         raise DataError(f"split {split!r} of card {card.name!r} is empty", where=folder)
@@ -138,7 +163,7 @@ def cases_of(
 
 def doubled(card: DatasetCard, folder: Path, name: str) -> list[UdaError]:
     """A fault when a case's image is there under several of the card's patterns."""
-    paths = dict.fromkeys(folder / pattern.format(case=name) for pattern in card.images)
+    paths = dict.fromkeys(path for p in card.images for path in _candidates(folder, p, name))
     there = [path for path in paths if path.is_file()]
     if len(there) < 2:
         return []
@@ -151,6 +176,18 @@ def doubled(card: DatasetCard, folder: Path, name: str) -> list[UdaError]:
     ]
 
 
+def _named_twice(cases: Sequence[Case]) -> list[UdaError]:
+    """A fault for each name that two folders of a split have in common."""
+    seen: dict[str, Path] = {}
+    faults: list[UdaError] = []
+    for case in cases:
+        if case.name in seen:
+            files = f"{seen[case.name]} and {case.image}"
+            faults.append(DataError(f"two images are called {case.name!r}", where=files))
+        seen[case.name] = case.image
+    return faults
+
+
 def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
     return DataError(
         f"case {name!r} of card {card.name!r}: there is no such file",
@@ -159,29 +196,35 @@ def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
     )
 
 
-def cases_in(images: Path) -> list[Case]:
-    """Every NIfTI image of a folder, or of a pattern such as ``scans/*_image.nii.gz``, in order of name.
+def cases_in(images: Path, photos: bool = False) -> list[Case]:
+    """Every NIfTI image (or photograph) of a folder, or of a pattern such as ``scans/*_image.nii.gz``, in order
+    of name.
 
     Raises:
         DataError: no such folder, no image in it, or two files of one case name.
     """
+    suffixes = PHOTO_SUFFIXES if photos else SUFFIXES
     folder, pattern = (images.parent, images.name) if "*" in images.name else (images, "*")
     if not folder.is_dir():
         raise DataError("there is no such folder of images", where=folder)
     cases: dict[str, Case] = {}
     for path in sorted(folder.glob(pattern)):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+        suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
         if suffix is None or path.name.startswith("."):
             continue
-        name = path.name.removesuffix(suffix)
+        name = path.name[: -len(suffix)]
         if name in cases:
             raise DataError(
-                f"two files of the case {name!r}", where=folder, fix="keep one of .nii and .nii.gz"
+                f"two files of the case {name!r}",
+                where=folder,
+                fix=f"keep one of {' and '.join(suffixes)}",
             )
         cases[name] = Case(name, path)
     if not cases:
         raise DataError(
-            "the folder holds no image", where=images, expected="files ending in .nii.gz or .nii"
+            "the folder holds no image",
+            where=images,
+            expected=f"files ending in {' or '.join(suffixes)}",
         )
     return list(cases.values())
 

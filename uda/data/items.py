@@ -1,19 +1,20 @@
-"""What a network sees of a store at once: a slice in 2-D, a patch of a volume in 3-D.
+"""What a network sees of a store at once: a slice or a photograph in 2-D, a patch of a volume in 3-D.
 
-Both are numbered, so that sampling, AdaBN and priors need not know which it is.
+All are numbered, so that sampling, AdaBN and priors need not know which it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.data.seeds import mix
+from uda.config import PhotoAugment
+from uda.data.photo_augment import changed
 from uda.data.store import Store, StoredCase
 from uda.errors import DataError
 from uda.types import IGNORE
@@ -29,41 +30,68 @@ class Items(Protocol):
 
     def __len__(self) -> int: ...
 
-    def places(self, numbers: Numbers, seed: int | None = None) -> Numbers:
-        """Where these items lie; with a seed, where they lie in this draw."""
+    def places(self, numbers: Numbers, seeds: Sequence[int] | None = None) -> Numbers:
+        """Where these items lie; with a seed for each, where they lie in this draw."""
 
     def image(self, places: Numbers) -> Tensor:
         """``[b, c, *s]`` float32."""
 
-    def label(self, places: Numbers) -> Tensor:
-        """``[b, *s]`` int64; ``IGNORE`` beyond the volume."""
+    def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
+        """``[b, c, *s]`` float32 as training sees it in this draw."""
+
+    def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Image as training sees it in this draw, and label ``[b, *s]`` int64; ``IGNORE`` beyond the image."""
 
     def index(self, places: Numbers) -> Tensor:
         """Numbers in the store of the slices of each item: ``[b]``, or ``[b, d]`` in 3-D."""
 
 
 class Slices:
-    """Each slice of a store; a place is the slice's number."""
+    """Each slice of a store; a place is the slice's number.
+
+    Args:
+        photo: random changes of photographs in training.
+        workers: threads that make them; 0 = as many as the processors.
+    """
 
     depth = 1
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, photo: PhotoAugment = PhotoAugment(), workers: int = 1) -> None:
+        self.store, self.photo, self.workers = store, photo, workers
+        mean, sd = store.scale or ((0.0,) * store.channels, (1.0,) * store.channels)
+        self.mean, self.sd = (torch.tensor(v)[:, None, None] for v in (mean, sd))
+        self.fill = tuple(round(255 * value) for value in mean)
 
     def __len__(self) -> int:
         return len(self.store)
 
-    def places(self, numbers: Numbers, seed: int | None = None) -> Numbers:
+    def places(self, numbers: Numbers, seeds: Sequence[int] | None = None) -> Numbers:
         return numbers
 
     def image(self, places: Numbers) -> Tensor:
-        return torch.from_numpy(self.store.stacks(places))
+        return self._scaled(self.store.stacks(places))
 
-    def label(self, places: Numbers) -> Tensor:
-        return torch.from_numpy(self.store.labels[places].astype(np.int64))
+    def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
+        return self._scaled(self._changed(self.store.stacks(places), None, seeds)[0])
+
+    def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        stacks, labels = self.store.stacks(places), self.store.labels[places]
+        stacks, labels = self._changed(stacks, labels, seeds)
+        return self._scaled(stacks), torch.from_numpy(labels.astype(np.int64))
 
     def index(self, places: Numbers) -> Tensor:
         return torch.from_numpy(places)
+
+    def _changed(self, stacks: NDArray[Any], labels: Any, seeds: Sequence[int]) -> tuple[Any, Any]:
+        if self.store.scale is None or self.photo == PhotoAugment():
+            return stacks, labels
+        return changed(stacks, labels, self.photo, seeds, self.fill, self.workers)
+
+    def _scaled(self, stacks: NDArray[Any]) -> Tensor:
+        """Eight bits as the network sees them; anything else is so already."""
+        if self.store.scale is None:
+            return torch.from_numpy(stacks)
+        return torch.from_numpy(stacks).float().div_(255).sub_(self.mean).div_(self.sd)
 
 
 class Patches:
@@ -100,14 +128,14 @@ class Patches:
     def __len__(self) -> int:
         return len(self.corners)
 
-    def places(self, numbers: Numbers, seed: int | None = None) -> Numbers:
+    def places(self, numbers: Numbers, seeds: Sequence[int] | None = None) -> Numbers:
         places = self.corners[numbers]
-        if seed is None:
+        if seeds is None:
             return places
-        rng = np.random.default_rng(mix(seed, "patches"))
+        draws = np.stack([np.random.default_rng(seed).random(3) for seed in seeds])
         shape = np.array([self._shape(self.store.cases[case]) for case in places[:, 0]])
         room = np.maximum(shape - self.patch, 0)
-        shift = (rng.random(room.shape) - 0.5) * self.patch
+        shift = (draws - 0.5) * self.patch
         moved = np.clip(np.rint(places[:, 1:] + shift), 0, room).astype(np.int64)
         return np.concatenate([places[:, :1], moved], axis=1)
 
@@ -116,10 +144,13 @@ class Patches:
         lows = [self.store.cases[place[0]].low for place in places]
         return torch.from_numpy(np.stack(self._filled(parts, lows)))[:, None]
 
-    def label(self, places: Numbers) -> Tensor:
+    def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
+        return self.image(places)
+
+    def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         parts = [self._cut(self.store.labels, place) for place in places]
         filled = self._filled(parts, [IGNORE] * len(parts))
-        return torch.from_numpy(np.stack(filled).astype(np.int64))
+        return self.image(places), torch.from_numpy(np.stack(filled).astype(np.int64))
 
     def index(self, places: Numbers) -> Tensor:
         rows = []
@@ -154,6 +185,11 @@ def _starts(extent: int, patch: int) -> list[int]:
     return [round(s) for s in np.linspace(0, extent - patch, -(-extent // patch))]
 
 
-def items_of(store: Store, patch: tuple[int, int, int] | None) -> Items:
-    """A store's slices, or its patches for a network that sees ``patch``."""
-    return Slices(store) if patch is None else Patches(store, patch)
+def items_of(
+    store: Store,
+    patch: tuple[int, int, int] | None,
+    photo: PhotoAugment = PhotoAugment(),
+    workers: int = 1,
+) -> Items:
+    """A store's slices (``photo`` and ``workers`` as there), or its patches for a network that sees ``patch``."""
+    return Slices(store, photo, workers) if patch is None else Patches(store, patch)

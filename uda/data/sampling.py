@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ def _epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng(mix(seed, epoch)).permutation(count)
 
 
+def positions_of(batch: int, step: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+    """Where one rank's batch of a step lies in the endless row of draws."""
+    first = (step * world + rank) * batch
+    return np.arange(first, first + batch)
+
+
 def batch_indices(
     count: int, batch: int, step: int, seed: int, rank: int = 0, world: int = 1
 ) -> NDArray[np.int64]:
@@ -26,22 +32,24 @@ def batch_indices(
 
     Every image appears once in each ``count`` consecutive draws; no state is kept between calls.
     """
-    first = (step * world + rank) * batch
-    positions = np.arange(first, first + batch)
+    positions = positions_of(batch, step, rank, world)
     return np.array([_epoch(seed, int(p) // count, count)[p % count] for p in positions])
 
 
-def source_batch(items: Items, numbers: NDArray[np.int64], seed: int, pin: bool) -> SourceBatch:
-    """Images ``[b, c, *s]`` with labels ``[b, *s]``."""
-    places = items.places(numbers, seed)
-    image, label = items.image(places), items.label(places)
+def source_batch(
+    items: Items, numbers: NDArray[np.int64], seeds: Sequence[int], pin: bool
+) -> SourceBatch:
+    """Images ``[b, c, *s]`` with labels ``[b, *s]``, each drawn by its own seed."""
+    image, label = items.labelled(items.places(numbers, seeds), seeds)
     return SourceBatch(image.pin_memory(), label.pin_memory()) if pin else SourceBatch(image, label)
 
 
-def target_batch(items: Items, numbers: NDArray[np.int64], seed: int, pin: bool) -> TargetBatch:
-    """Images ``[b, c, *s]`` and the numbers of their slices in the store."""
-    places = items.places(numbers, seed)
-    image, index = items.image(places), items.index(places)
+def target_batch(
+    items: Items, numbers: NDArray[np.int64], seeds: Sequence[int], pin: bool
+) -> TargetBatch:
+    """Images ``[b, c, *s]`` and the numbers of their slices in the store, each drawn by its own seed."""
+    places = items.places(numbers, seeds)
+    image, index = items.seen(places, seeds), items.index(places)
     return TargetBatch(image.pin_memory(), index.pin_memory()) if pin else TargetBatch(image, index)
 
 

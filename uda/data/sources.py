@@ -1,6 +1,7 @@
-"""Reading a case, whatever kind of file it lies in; the file's ending says which.
+"""Reading and preparing a case, whatever kind of file it lies in; the file's ending says which.
 
-NIfTI files say how their axes run. TFRecords and npz do not, so the card does.
+NIfTI files say how their axes run. TFRecords and npz do not, so the card does. Photographs have no axes in the
+world: they are one slice of three channels.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard
+from uda.cards import DatasetCard, PhotoPrepare
 from uda.data.cases import Case
+from uda.data.geometry import Geometry, label_slices
+from uda.data.images import photo_geometry, read_photo, resize_photo
+from uda.data.photo_labels import check_same_size, read_classes
 from uda.data.records import read_images as record_images
 from uda.data.records import read_npz, read_records
-from uda.data.volumes import Volume, read_volume
+from uda.data.volumes import Volume, prepare_image, prepare_label, read_volume
 from uda.errors import ConfigError, DataError
 
 RECORDS, ARRAYS = ".tfrecords", ".npz"
@@ -25,6 +29,52 @@ RECORDS, ARRAYS = ".tfrecords", ".npz"
 def holds_both(path: Path) -> bool:
     """Whether this kind of file holds image and label together."""
     return path.suffix in (RECORDS, ARRAYS)
+
+
+def prepared_stack(case: Case, card: DatasetCard) -> tuple[NDArray[Any], Geometry]:
+    """A case's prepared slices and the way back to its file.
+
+    Returns:
+        float32 ``[s, h, w]``, or ``[s, c, h, w]`` where the file holds each slice's neighbours too; of a
+        photograph uint8 ``[1, 3, h, w]``.
+
+    Raises:
+        DataError: the image cannot be read or prepared.
+    """
+    prepare = card.prepare
+    if isinstance(prepare, PhotoPrepare):
+        photo = read_photo(case.image)
+        planes = resize_photo(photo, prepare.size).transpose(2, 0, 1)
+        return planes[None], photo_geometry(photo.shape[:2], prepare.size)
+    prepared = [prepare_image(volume, prepare, case.image) for volume in read_images(case, card)]
+    if len(prepared) == 1:
+        return prepared[0]
+    return np.stack([slices for slices, _ in prepared], axis=1), prepared[0][1]
+
+
+def prepared_label(case: Case, geometry: Geometry, card: DatasetCard) -> NDArray[np.uint8]:
+    """A case's class indices ``[s, h, w]`` on its prepared grid.
+
+    Raises:
+        DataError: there is no label, it cannot be read, lies on another grid, or holds a value without a class.
+    """
+    if not card.photos:
+        return prepare_label(read_label(case, card), geometry, card, case.label or case.image)
+    return label_slices(photo_classes(case, geometry, card)[..., None], geometry)
+
+
+def photo_classes(case: Case, geometry: Geometry, card: DatasetCard) -> NDArray[np.uint8]:
+    """Class indices ``[rows, columns]`` of a photograph, on the file's own pixels.
+
+    Raises:
+        MismatchError: the label has another size than its image.
+        DataError: there is no label, it cannot be read, or holds a value without a class.
+    """
+    if case.label is None:
+        raise DataError(f"case {case.name!r} has no label", where=case.image)
+    classes = read_classes(case.label, card)
+    check_same_size(classes, geometry.shape[:2], case.label)
+    return classes
 
 
 def read_images(case: Case, card: DatasetCard) -> tuple[Volume, ...]:
@@ -65,7 +115,7 @@ def read_label(case: Case, card: DatasetCard) -> Volume:
 
 
 def _record_images(path: Path, card: DatasetCard) -> tuple[Volume, ...]:
-    slab = card.prepare.slab
+    slab = card.prepare.channels
     channels: list[list[NDArray[np.float32]]] = [[] for _ in range(slab)]
     for image in record_images(path):
         depth = image.shape[2]

@@ -29,7 +29,7 @@ from uda.checkpoint import atomic_path
 from uda.data import geometry as grids
 from uda.data.geometry import Geometry
 from uda.data.intensity import check_units, foreground, normalize
-from uda.errors import DataError
+from uda.errors import ConfigError, DataError
 from uda.types import IGNORE
 
 GRID_TOLERANCE = 1e-3
@@ -57,6 +57,21 @@ class Volume:
 
     array: NDArray[Any]
     affine: NDArray[np.float64]
+
+
+def volume_prepare(card: DatasetCard) -> Prepare:
+    """How a card of volumes prepares them.
+
+    Raises:
+        ConfigError: the card's images are photographs.
+    """
+    if not isinstance(card.prepare, Prepare):
+        raise ConfigError(
+            f"the images of card {card.name!r} are photographs, and this is for volumes only",
+            where=f"card {card.name!r}, prepare.kind: {card.prepare.kind}",
+            expected="a card with prepare.kind: volume",
+        )
+    return card.prepare
 
 
 def read_volume(path: Path) -> Volume:

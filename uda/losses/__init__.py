@@ -22,6 +22,7 @@ from uda.losses.class_ratio import (
     log_class_ratio,
     size_cross_entropy,
 )
+from uda.losses.classmix import class_mask
 from uda.losses.constraints import (
     barrier_t,
     log_barrier,
@@ -31,10 +32,11 @@ from uda.losses.constraints import (
 )
 from uda.losses.dual import dual_ascent, dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
+from uda.losses.landmarks import landmark_cross_entropy
 from uda.losses.mutual_information import mutual_information
 from uda.losses.potts import potts
 from uda.losses.prediction import Prediction
-from uda.losses.self_training import PseudoLabeler, confidence_weight, mrkld
+from uda.losses.self_training import PseudoLabeler, confidence_weight, mrkld, no_thresholds
 from uda.losses.sorted_area import sorted_area
 from uda.losses.spatial_prior import spatial_prior_kl
 from uda.losses.supervised import (
@@ -56,6 +58,7 @@ __all__ = [
     "barrier_t",
     "centroid_pseudo_labels",
     "class_centroids",
+    "class_mask",
     "class_ratio",
     "class_ratio_hinge",
     "class_ratio_kl",
@@ -66,12 +69,14 @@ __all__ = [
     "dual_ascent",
     "dual_class_ratio",
     "entropy",
+    "landmark_cross_entropy",
     "log_barrier",
     "log_class_ratio",
     "max_square",
     "min_entropy",
     "mrkld",
     "mutual_information",
+    "no_thresholds",
     "partial_cross_entropy",
     "portion_at",
     "potts",

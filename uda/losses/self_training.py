@@ -112,6 +112,17 @@ class PseudoLabeler:
             yield relative.sub_(least.unsqueeze(1)).sub_(log_theta)
 
 
+def no_thresholds(classes: int, device: torch.device | str) -> Float[Tensor, "k"]:
+    """Log thresholds that every pixel passes as its most likely class, whose p is 1/k or more.
+
+    Example:
+        >>> import torch
+        >>> PseudoLabeler(no_thresholds(2, "cpu"))(torch.tensor([[[[0.0, 1.0]], [[0.1, 0.0]]]]))
+        tensor([[[1, 0]]])
+    """
+    return torch.full((classes,), -1e3, device=device)
+
+
 def mrkld(logits: Predicted, mask: Bool[Tensor, "b *s"] | None = None) -> Scalar:
     r"""Divergence of the prediction from the uniform one: it keeps self-training from growing too sure.
 

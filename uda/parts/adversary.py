@@ -16,22 +16,49 @@ from uda.terms import AdversarialTerm
 
 
 class Adversary(Part):
-    """The network's term: its target maps pass for source. After its update the discriminator's own.
+    """The network's term: its target maps pass for source. After its update the discriminators' own, one a head.
 
     Source: Vu et al., ADVENT, CVPR 2019.
     """
 
     def __init__(self, term: AdversarialTerm) -> None:
         self.term = term
-        self.maps: tuple[Tensor, Tensor] | None = None
 
     def setup(self, ground: Ground) -> None:
-        self.fabric, classes = ground.fabric, _classes(ground)
+        classes, heads = _classes(ground), ("main", "auxiliary") if self.term.aux else ("main",)
+        self.sides = {head: _Side(self.term, ground, classes, head) for head in heads}
+
+    def value(self, view: View) -> Tensor:
+        return self.sides["auxiliary" if view.auxiliary else "main"].value(view)
+
+    def after(self, step: int) -> None:
+        for side in self.sides.values():
+            side.learn()
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            name: tensor
+            for head, side in self.sides.items()
+            for name, tensor in prefixed(head, side.state()).items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for head, tensors in grouped(state).items():
+            self.sides[head].load(tensors)
+
+
+class _Side:
+    """The discriminator of one head's predictions."""
+
+    def __init__(self, term: AdversarialTerm, ground: Ground, classes: int, head: str) -> None:
+        self.fabric = ground.fabric
+        self.maps: tuple[Tensor, Tensor] | None = None
+        names = ("discriminator",) if head == "main" else ("discriminator", head)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(ground.seed, "discriminator"))
-            network = Discriminator(classes, self.term.width)
-        weights, rate = network.parameters(), self.term.lr
-        optimizer = torch.optim.Adam(weights, lr=rate, betas=(0.9, 0.99), fused=True)
+            torch.manual_seed(mix(ground.seed, *names))
+            network = Discriminator(classes, term.width)
+        weights = network.parameters()
+        optimizer = torch.optim.Adam(weights, lr=term.lr, betas=(0.9, 0.99), fused=True)
         self.forward, self.optimizer = self.fabric.setup(network, optimizer)
         self.network: nn.Module = self.forward.module
 
@@ -42,7 +69,7 @@ class Adversary(Part):
         with self.fabric.autocast():  # the bare network: Fabric's wrapper holds it under two names
             return losses.adversarial_loss(self.network, view.unlabelled)
 
-    def after(self, step: int) -> None:
+    def learn(self) -> None:
         self.fabric.backward(losses.discriminator_loss(self.forward, *present(self.maps)))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from uda.models import features_of
 from uda.parts.part import Ground, Part, View, present
 from uda.terms import CentroidTerm
 from uda.twin import follow, twin_of
+from uda.types import TargetBatch
 
 
 class CentroidLabels(Part):
@@ -66,7 +67,8 @@ class CentroidLabels(Part):
         return features.movedim(1, -1).flatten(0, -2), p.movedim(1, -1).flatten(0, -2)
 
     @torch.no_grad()
-    def annotate(self, image: Tensor) -> Tensor:
+    def annotate(self, target: TargetBatch) -> Tensor:
+        image = target.image
         features, _ = self._predict(image)
         labels = losses.assign_centroids(features, present(self.centroids))
         return functional.interpolate(labels[:, None].float(), image.shape[2:], mode="nearest")

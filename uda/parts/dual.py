@@ -25,7 +25,8 @@ class DualClassRatio(Part):
         self.log_dual = -prior.clamp_min(1e-6).log()
 
     def value(self, view: View) -> Tensor:
-        self.ratio = losses.class_ratio(view.unlabelled).detach().mean(0)
+        if not view.auxiliary:
+            self.ratio = losses.class_ratio(view.unlabelled).detach().mean(0)
         return losses.dual_class_ratio(view.unlabelled, view.ratio(self.known), self.log_dual)
 
     def after(self, step: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uda.errors import ConfigError, PriorError
 from uda.losses import Prediction
-from uda.types import Batch, SourceBatch
+from uda.types import Batch, SourceBatch, TargetBatch
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class Known:
     """``[k, h, w]``: how often each class is at a pixel; sums to 1 over classes"""
     largest: Tensor | None = None
     """``[k]``: the 95 % quantile of each class's ratio in images that show it; the background's is 1"""
+    segments: Tensor | None = None
+    """``[n, h', w']`` int16: the superpixel of each pixel of the target slices, on a coarser grid"""
+    landmarks: Tensor | None = None
+    """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not sure enough"""
 
     def to(self, device: torch.device) -> Known:
         values = [getattr(self, field.name) for field in fields(self)]
@@ -54,6 +58,8 @@ class View:
     source: Prediction | None
     target: Prediction | None
     step: int
+    auxiliary: bool = False
+    """whether the predictions are those of the auxiliary head"""
     notes: Tensor | None = None
     """what the part noted on the images before their augmentation, moved along with them"""
 
@@ -76,8 +82,8 @@ class View:
 class Part:
     """One term at work. Most only have a value; the other methods are moments in the loop's step.
 
-    ``setup`` once → in every step ``begin`` → ``annotate`` → (augmentation, network) → ``value`` →
-    (update of the network) → ``after``. Everything random is drawn from (seed, step).
+    ``setup`` once → in every step ``begin`` → ``annotate`` → ``mix`` → (augmentation, network) → ``value`` for
+    each head → (update of the network) → ``after``. Everything random is drawn from (seed, step).
     """
 
     def setup(self, ground: Ground) -> None:
@@ -86,9 +92,15 @@ class Part:
     def begin(self, step: int) -> None:
         """Before a step: a new round, where the part has rounds."""
 
-    def annotate(self, image: Tensor) -> Tensor | None:
+    def annotate(self, target: TargetBatch) -> Tensor | None:
         """Notes ``[b, m, *s]`` on target images ``[b, c, *s]`` as they are before augmentation."""
         return None
+
+    def mix(
+        self, batch: Batch, notes: Tensor | None, generator: torch.Generator
+    ) -> tuple[Batch, Tensor | None]:
+        """Paste images together, and the part's notes with them."""
+        return batch, notes
 
     def value(self, view: View) -> Tensor:
         """The term's value, unweighted."""
@@ -123,12 +135,18 @@ def check_known(known: Known, needed: Iterable[str], term: str) -> None:
     remedies = {
         "ratio": ("class ratios", "name a prior with prior:"),
         "maps": ("where each class lies", "use a prior of kind spatial"),
+        "landmarks": ("the class of superpixels", "use a prior of kind landmarks"),
         "sizes": (
             "how the sizes vary",
             "use a prior of kind source_labels whose model knows them, or bounds: ratio",
         ),
     }
-    held = {"ratio": known.ratio, "maps": known.maps, "sizes": known.largest}
+    held = {
+        "ratio": known.ratio,
+        "maps": known.maps,
+        "landmarks": known.landmarks,
+        "sizes": known.largest,
+    }
     for name in needed:
         if held[name] is None:
             what, fix = remedies[name]

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from uda import losses
 from uda.checkpoint import grouped, prefixed
+from uda.errors import ConfigError
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
 from uda.parts.part import Ground, Known, Part, View, present
 from uda.priors import relative_maps
 from uda.terms import PseudoLabelTerm
 from uda.twin import follow, twin_of
-from uda.types import IGNORE
+from uda.types import IGNORE, Batch, TargetBatch
 
 
 class PseudoLabels(Part):
@@ -41,7 +42,16 @@ class PseudoLabels(Part):
             follow(self.teacher, self.ground.student, 1.0)
         term, round_ = self.term, step // self.term.round_steps
         portion = losses.portion_at(round_, term.portion, term.portion_step, term.portion_limit)
-        self.log_thresholds = self._histogram().log_thresholds(portion)
+        if portion < 1:
+            self.log_thresholds = self._histogram().log_thresholds(portion)
+        elif self.log_thresholds is None:
+            self.log_thresholds = self._every_pixel()
+
+    @torch.no_grad()
+    def _every_pixel(self) -> Tensor:
+        """Thresholds that every pixel passes, as the class it is most likely of."""
+        image = next(iter(self.ground.images()))[:1].to(self.ground.fabric.device)
+        return losses.no_thresholds(self._predict(image).shape[1], image.device)
 
     @torch.no_grad()
     def _histogram(self) -> ConfidenceHistogram:
@@ -59,9 +69,9 @@ class PseudoLabels(Part):
         return logits
 
     @torch.no_grad()
-    def annotate(self, image: Tensor) -> Tensor:
+    def annotate(self, target: TargetBatch) -> Tensor:
         """Weight, then label or the classes' soft labels: ``[b, 1 + (1 or k), *s]``."""
-        prediction = Prediction(self._predict(image))
+        prediction = Prediction(self._predict(target.image))
         labeler = PseudoLabeler(present(self.log_thresholds), self.maps)
         if self.term.soft:
             labels = labeler.soft(prediction, self.term.soft)
@@ -72,6 +82,28 @@ class PseudoLabels(Part):
         else:
             weight = losses.confidence_weight(prediction, self.term.confidence)[:, None]
         return torch.cat([weight, labels], 1)
+
+    def mix(
+        self, batch: Batch, notes: Tensor | None, generator: torch.Generator
+    ) -> tuple[Batch, Tensor | None]:
+        if self.term.classmix == "none":
+            return batch, notes
+        target, written = present(batch.target), present(notes)
+        if self.term.classmix == "source":
+            source = present(batch.source)
+            image, label = source.image, source.label[:, None].to(written.dtype)
+            pasted = torch.cat([torch.ones_like(label), label], 1)
+        else:  # each image under the one before it
+            image, pasted = target.image.roll(1, 0), written.roll(1, 0)
+        if image.shape != target.image.shape:
+            raise ConfigError(
+                f"classmix pastes images {list(image.shape[2:])} onto images {list(target.image.shape[2:])}",
+                expected="one size in both domains",
+                fix="set photo.crop, or one size with data.size",
+            )
+        cut = losses.class_mask(pasted[:, 1].long(), generator)[:, None]
+        mixed = TargetBatch(torch.where(cut, image, target.image), target.index)
+        return Batch(batch.source, mixed), torch.where(cut, pasted, written)
 
     def value(self, view: View) -> Tensor:
         notes = present(view.notes)

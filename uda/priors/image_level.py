@@ -68,25 +68,36 @@ def logistic_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 
     Minimises :math:`-\frac1n\sum_i \sum_c a_{ic}\log s_{ic} + \frac{l2}{2}\|W\|^2` with
     :math:`s_i = \mathrm{softmax}(W z_i + b)` by L-BFGS from the constant answer.
     """
-    _check_penalty(l2)
+    check_penalty(l2)
     source, target = _standardized(source, ratios, target)
     shown = ratios.sum(0) > 0
     wanted = _rows(ratios[:, shown])
-    (n, d), k = source.shape, wanted.shape[1]
+    weights, bias = softmax_regression(source, wanted, l2)
+    answer = np.zeros((len(target), len(shown)))
+    answer[:, shown] = softmax(target @ weights + bias, axis=1)
+    return answer
+
+
+def softmax_regression(inputs: Floats, wanted: Floats, l2: float) -> tuple[Floats, Floats]:
+    """Weights ``[d, k]`` and bias ``[k]`` of the regression of :func:`logistic_ratios`.
+
+    Args:
+        inputs: ``[n, d]``, each column of mean 0 and sd 1.
+        wanted: ``[n, k]`` soft or one-hot labels; every class has some.
+    """
+    (n, d), k = inputs.shape, wanted.shape[1]
 
     def objective(flat: Floats) -> tuple[float, Floats]:
         weights, bias = flat[:-k].reshape(d, k), flat[-k:]
-        log_s = log_softmax(source @ weights + bias, axis=1)
+        log_s = log_softmax(inputs @ weights + bias, axis=1)
         error = (np.exp(log_s) - wanted) / n
         value = -float((wanted * log_s).sum()) / n + l2 / 2 * float((weights**2).sum())
-        return value, np.concatenate([(source.T @ error + l2 * weights).ravel(), error.sum(0)])
+        return value, np.concatenate([(inputs.T @ error + l2 * weights).ravel(), error.sum(0)])
 
     start = np.concatenate([np.zeros(d * k), np.log(wanted.mean(0))])
     options = {"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-9}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
-    answer = np.zeros((len(target), len(shown)))
-    answer[:, shown] = softmax(target @ found[:-k].reshape(d, k) + found[-k:], axis=1)
-    return answer
+    return found[:-k].reshape(d, k), found[-k:]
 
 
 def ridge_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 0.01) -> Floats:
@@ -94,7 +105,7 @@ def ridge_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 0.0
 
     :math:`W = (Z^T Z / n + l2\,I)^{-1} Z^T (A - \bar a) / n`, answer :math:`\bar a + W^T z`.
     """
-    _check_penalty(l2)
+    check_penalty(l2)
     source, target = _standardized(source, ratios, target)
     mean, (n, d) = ratios.mean(0), source.shape
     weights = np.linalg.solve(
@@ -121,7 +132,7 @@ def to_simplex(rows: Floats) -> Floats:
     return _rows(np.maximum(rows - np.take_along_axis(excess, kept - 1, axis=1), 0))
 
 
-def _check_penalty(l2: float) -> None:
+def check_penalty(l2: float) -> None:
     if not l2 > 0:
         raise PriorError(
             f"l2 is {l2:g}", expected="above 0: there may be fewer images than features"
@@ -141,10 +152,10 @@ def _standardized(source: Floats, ratios: Floats, target: Floats) -> tuple[Float
         raise PriorError(
             "a feature of an image is not finite", fix="check the images and the model's weights"
         )
-    return _z_scored(source), _z_scored(target)
+    return z_scored(source), z_scored(target)
 
 
-def _z_scored(features: Floats) -> Floats:
+def z_scored(features: Floats) -> Floats:
     """Mean 0 and sd 1 over the images; a feature that does not vary becomes 0."""
     centred = features - features.mean(0)
     sd = features.std(0)

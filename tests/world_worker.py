@@ -1,0 +1,270 @@
+"""What test_world.py runs in one process and in two: ``python world_worker.py JOB FOLDER [ARGUMENT …]``.
+
+A job returns tensors, which land in ``FOLDER/<rank>.safetensors``, or it writes into the folder itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from uda.compute import deterministic, make_fabric
+from uda.config import Augment, Compute, Training
+from uda.data.sampling import batch_indices
+from uda.data.seeds import mix
+from uda.errors import DataError, UdaError
+from uda.gather import all_outputs, all_rows, gathered, own_rows, rows_of
+from uda.norms import set_mode
+from uda.objective import Objective
+from uda.parts import Known
+from uda.syncnorm import synchronised
+from uda.terms import (
+    AdversarialTerm,
+    ClassRatioTerm,
+    CrossEntropyTerm,
+    DualClassRatioTerm,
+    MutualInformationTerm,
+    PseudoLabelTerm,
+    Term,
+)
+from uda.trainer import Run, fit
+from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
+from uda.world import (
+    barrier,
+    first_then_all,
+    gather_objects,
+    gather_shares,
+    on_first,
+    repeated,
+    share,
+    world,
+)
+
+CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32
+
+# One BatchNorm layer, its gradients and what it remembers --------------------------------------------
+
+
+def batchnorm(momentum: float | None = 0.1, offset: float = 100.0) -> dict[str, Tensor]:
+    """Two steps on the same rows; with several processes the first has two more than its share."""
+    generator = torch.Generator().manual_seed(3)
+    layer = nn.BatchNorm2d(5, momentum=momentum)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2, generator=generator)
+        layer.bias.normal_(generator=generator)
+    plain = nn.Sequential(nn.Identity(), layer)
+    model = synchronised(plain, torch.device("cpu"))
+    here = world()
+    rows = slice(None) if here.size == 1 else (slice(0, 4) if here.first else slice(4, 6))
+    told: dict[str, Tensor] = {}
+    for step in range(2):
+        whole = torch.randn(6, 5, 4, 3, generator=generator) * 3 + offset
+        slope = torch.randn(whole.shape, generator=generator)
+        x = whole[rows].clone().requires_grad_()
+        y = model(x)
+        model.zero_grad()
+        (y * slope[rows]).sum().backward()
+        told |= {f"{step}.y": y.detach(), f"{step}.dx": x.grad}
+        told |= {f"{step}.d{name}": p.grad.clone() for name, p in model.named_parameters()}
+    told |= {f"state.{name}": value for name, value in model.state_dict().items()}
+    model.eval()
+    told["eval"] = model(whole[:2]).detach()
+    nn.Sequential(nn.Identity(), nn.BatchNorm2d(5)).load_state_dict(model.state_dict())
+    return {name: value.contiguous() for name, value in told.items()}
+
+
+def unit() -> dict[str, Tensor]:
+    """Gathering and agreeing, looked at from every process."""
+    here = world()
+    told = {f"plain.{k}": v for k, v in batchnorm().items()}
+    told |= {f"cumulative.{k}": v for k, v in batchnorm(momentum=None).items()}
+
+    for kind in (torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool):
+        own = torch.arange(6).view(2, 3).add(6 * here.rank).to(kind)
+        told[f"rows.{str(kind)[6:]}"] = all_rows(own).clone()
+    last = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(here.rank))
+    rows = all_rows(last.contiguous(memory_format=torch.channels_last))
+    told["rows.last"] = rows.contiguous()
+    told["rows.layout"] = torch.tensor(rows.is_contiguous(memory_format=torch.channels_last))
+    told["rows.expected"] = torch.cat(
+        [torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(r)) for r in range(2)]
+    )
+
+    whole = torch.linspace(-1, 1, 8).view(4, 2)
+    mine = whole[rows_of(4)].clone().requires_grad_()
+    unread = whole[rows_of(4)].clone().requires_grad_()
+    main, absent, pair = all_outputs([mine, None, (2 * mine, unread)])
+    assert absent is None
+    assert isinstance(main, Tensor)
+    assert isinstance(pair, tuple)
+    loss = (main.exp().sum() + pair[0].sum()) ** 2
+    loss.backward()
+    told |= {"outputs.grad": mine.grad, "outputs.unread": unread.grad, "outputs.loss": loss.detach()}
+
+    index = torch.arange(4)
+    batch = Batch(SourceBatch(whole, index), TargetBatch(whole + 1, index + 10))
+    again = gathered(own_rows(batch))
+    assert again.source is not None
+    assert again.target is not None
+    for name, found, expected in (
+        ("image", again.source.image, whole),
+        ("label", again.source.label, index),
+        ("target", again.target.image, whole + 1),
+        ("index", again.target.index, index + 10),
+    ):
+        assert torch.equal(found, expected), name
+    told["agreed"] = torch.tensor(_agreements())
+    return told
+
+
+def _agreements() -> list[int]:
+    """What the processes tell each other."""
+    here = world()
+    calls: list[int] = []
+
+    def work() -> int:
+        calls.append(world().size)
+        return on_first(lambda: 40) + 2  # nested: nobody else is asked
+
+    together = [on_first(work), len(calls), sum(gather_objects(here.rank + 1))]
+    calls.clear()
+    each = first_then_all(work)
+    together += [each, len(calls), calls[0]]
+    found = gather_shares([number**2 for number in share(7, here)], 7)
+    together.append(int(found == ([n**2 for n in range(7)] if here.first else [])))
+    barrier()
+    return together
+
+
+def failures(folder: Path) -> None:
+    """Faults of the first process alone, as every process sees them."""
+    told = []
+    for fault in (DataError("gone", where="a/file", fix="bring it back"), OSError("odd")):
+
+        def fail(fault: Exception = fault) -> None:
+            raise fault
+
+        try:
+            on_first(fail)
+        except Exception as error:
+            fix = error.fix if isinstance(error, UdaError) else None
+            told.append([type(error).__name__, str(error), fix, repeated(error)])
+    (folder / f"{world().rank}.json").write_text(json.dumps(told))
+
+
+# The loop -------------------------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, stride=2),
+        nn.BatchNorm2d(8, momentum=None),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(8, CLASSES, 1),
+    )
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    """``[n, 1, h, w]`` with labels of which some are ignored."""
+    generator = torch.Generator().manual_seed(5)
+    image = torch.randn(IMAGES, 1, SIDE, SIDE, generator=generator)
+    label = (image[:, 0] > -0.5).long() + (image[:, 0] > 0.7).long()
+    label[torch.rand(label.shape, generator=generator) < 0.2] = IGNORE
+    label[0, :20] = IGNORE  # processes count different numbers of pixels
+    return image, label
+
+
+def draw(step: int) -> Batch:
+    """This process's rows of a step's batch."""
+    here, (image, label) = world(), pictures()
+    own = BATCH // here.size
+    source, target = (
+        batch_indices(IMAGES, own, step, mix(name), here.rank, here.size) for name in ("s", "t")
+    )
+    return Batch(
+        SourceBatch(image[source], label[source]),
+        TargetBatch(2 * image[target] + 1, torch.from_numpy(target)),
+    )
+
+
+OBJECTIVES: dict[str, tuple[Term, ...]] = {
+    "losses": (
+        CrossEntropyTerm(),
+        ClassRatioTerm(over="batch"),
+        MutualInformationTerm(over="batch", weight=0.5),
+    ),
+    "parts": (
+        CrossEntropyTerm(),
+        AdversarialTerm(width=4),
+        DualClassRatioTerm(),
+        PseudoLabelTerm(round_steps=2, teacher="ema", decay=0.9),
+    ),
+}
+
+
+def train(folder: Path, objective: str, steps: int, quit_at: int = -1) -> dict[str, Tensor]:
+    """The loop's weights; ``metrics.csv`` holds its losses."""
+    ratio = torch.tensor([0.3, 0.5, 0.2]).expand(IMAGES, CLASSES).contiguous()
+    settings = Training(
+        steps=steps,
+        batch=BATCH,
+        lr=0.02,
+        optimizer="sgd",
+        objective=OBJECTIVES[objective],
+        augment=Augment(rotate=10, noise=0.1, gamma=0.1),
+        ema=0.5,
+        save_every=2,
+        log_every=1,
+    )
+
+    def batches(step: int) -> Batch:
+        if step == quit_at and world().rank == world().size - 1:
+            raise DataError("a file is gone")
+        return draw(step)
+
+    with deterministic():
+        fabric = make_fabric(Compute(device="cpu"))
+        target = [2 * pictures()[0] + 1]
+        known = Known(ratio=ratio)
+        kept = fit(
+            fabric,
+            network(),
+            Objective(settings.objective, known, lambda: target, seed=7),
+            settings,
+            batches,
+            Run(0, "stage", folder),
+            set_mode=lambda model: set_mode(model, "train"),
+            snapshot=lambda model, step: None,
+        )
+    plain = network()
+    plain.load_state_dict(kept.state_dict())
+    return {name: value.contiguous() for name, value in plain.state_dict().items()}
+
+
+def main() -> int:
+    job, folder, *rest = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+    torch.set_num_threads(1)
+    if job == "failures":
+        failures(folder)
+        return 0
+    jobs: dict[str, Callable[..., Any]] = {"unit": unit, "train": train}
+    arguments = [folder, rest[0], *map(int, rest[1:])] if job == "train" else []
+    told = jobs[job](*arguments)
+    save_file(told, folder / f"{world().rank}.safetensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

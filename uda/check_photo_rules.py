@@ -1,0 +1,101 @@
+"""What a check of photographs calls a fault and what a note, of the set as a whole.
+
+fault
+    equal photographs       to the last pixel, in two splits that must not share one
+note
+    equal photographs       in one split, or in two that may share one
+    class nowhere           no label shows it
+    squeezed                prepare.size changes an image's proportions by over 5 %
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from uda.cards import DatasetCard
+from uda.check_layout import APART
+from uda.errors import DataError
+
+SQUEEZED = 1.05
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Place:
+    """A photograph and the splits it is in."""
+
+    name: str
+    splits: tuple[str, ...]
+    path: Path
+
+
+def never_shown(showing: Mapping[str, int], labels: int, card: DatasetCard) -> list[DataError]:
+    """Classes that no label shows.
+
+    Args:
+        showing: images with a pixel of each class.
+        labels: how many were read.
+    """
+    never = [name for name in card.classes if not showing.get(name)]
+    if not never or not labels:
+        return []
+    return [
+        DataError(
+            f"no pixel of {', '.join(never)} in {labels:,} labels",
+            where=f"card {card.name!r}, classes",
+            expected="every class somewhere: one that the source never shows cannot be learnt",
+            fix="correct the card's label_values or colors if the files do show it",
+        )
+    ]
+
+
+def squeezed(sizes: Mapping[tuple[int, int], int], card: DatasetCard) -> list[DataError]:
+    """Photographs whose things become narrower or wider.
+
+    Args:
+        sizes: (rows, columns) of files, with their number.
+    """
+    rows, columns = card.prepare.size
+    factors = {(h, w): w * rows / (h * columns) for h, w in sizes}
+    odd = [size for size, factor in factors.items() if max(factor, 1 / factor) > SQUEEZED]
+    if not odd:
+        return []
+    odd.sort(key=lambda size: -sizes[size])
+    height, width = odd[0]
+    listed = ", ".join(f"{h}×{w} ({sizes[h, w]:,})" for h, w in odd[:SHOWN])
+    more = f" and {len(odd) - SHOWN} sizes more" if len(odd) > SHOWN else ""
+    return [
+        DataError(
+            f"{sum(sizes[size] for size in odd):,} images change their proportions when they are prepared; "
+            f"rows×columns: {listed}{more}",
+            where=f"card {card.name!r}, prepare.size [{rows}, {columns}]",
+            expected=f"columns / rows near {width / height:.3g}, as in the files; it is {columns / rows:.3g}",
+            fix=f"set prepare.size: [{rows}, {round(rows * width / height)}], unless it is meant",
+        )
+    ]
+
+
+def twins(same: Sequence[Place]) -> tuple[DataError, bool]:
+    """Photographs that are equal to the last pixel.
+
+    Returns:
+        the finding, and whether it is a fault.
+    """
+    fault = any(_apart(one.splits, other.splits) for one, other in combinations(same, 2))
+    listed = ", ".join(f"{place.name} ({', '.join(place.splits)})" for place in same[:SHOWN])
+    more = f" and {len(same) - SHOWN} more" if len(same) > SHOWN else ""
+    finding = DataError(
+        f"{len(same)} photographs are equal to the last pixel: {listed}{more}",
+        where=same[0].path,
+        fix="take all but one out of the splits; a score on an image that was trained on means nothing"
+        if fault
+        else "keep one of them, unless it is meant to count more often",
+    )
+    return finding, fault
+
+
+def _apart(first: Iterable[str], second: Iterable[str]) -> bool:
+    return any((a, b) in APART or (b, a) in APART for a in first for b in second)

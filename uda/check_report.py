@@ -1,0 +1,158 @@
+"""What a check finds out: a report for each case, and for photographs the sums over all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uda.check_rules import Facts
+from uda.data.geometry import Geometry
+from uda.errors import UdaError
+
+WHOLE_SET = "data set"
+"""``CaseReport.split`` of what concerns no single case"""
+NAMED = 4
+"""Kinds that a cell of a table spells out."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A few prepared slices to look at, before they are turned upright."""
+
+    image: NDArray[np.float32]
+    """``[n, h, w]``"""
+    labels: NDArray[np.uint8] | None
+    slices: tuple[int, ...]
+    """their numbers along the file's own axis"""
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class PhotoPicture:
+    """A photograph to look at, small."""
+
+    image: NDArray[np.uint8]
+    """RGB ``[h, w, 3]``"""
+    classes: NDArray[np.uint8] | None
+    """``[h, w]``"""
+
+
+@dataclass
+class CaseReport:
+    """What one case is, what the card makes of it, and what is wrong with it."""
+
+    split: str
+    case: str
+    stored: str = ""
+    shape: str = ""
+    spacing: str = ""
+    axes: str = ""
+    intensity: str = ""
+    labels: str = ""
+    values: str = ""
+    """raw label values, their class and voxels"""
+    prepared: str = ""
+    kept: str = ""
+    """share of each structure's voxels inside the crop"""
+    faults: list[UdaError] = field(default_factory=list)
+    notes: list[UdaError] = field(default_factory=list)
+    facts: Facts | None = None
+    picture: Picture | PhotoPicture | None = None
+    summary: PhotoSummary | None = None
+    """of a whole set of photographs"""
+
+
+@dataclass
+class SplitSummary:
+    """What the photographs of a split have in common, counted."""
+
+    images: int = 0
+    faulty: int = 0
+    left_out: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
+    """of the labels that were opened"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns, for the terminal and the page alike."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[str] = frozenset({"images", "faulty", "left out", "files", "pixels", "%"})
+    """columns that hold one number a cell"""
+
+
+@dataclass
+class PhotoSummary:
+    """The sums over all photographs of a card."""
+
+    names: tuple[str, ...]
+    """the classes, then ``ignore``"""
+    splits: dict[str, SplitSummary] = field(default_factory=dict)
+    labels: int = 0
+    """label files that could be read"""
+    pixels: Counter[str] = field(default_factory=Counter)
+    """of each of the names"""
+    showing: Counter[str] = field(default_factory=Counter)
+    """images with a pixel of it"""
+    strange: Counter[str] = field(default_factory=Counter)
+    """pixels of raw values and colours without a class, and …"""
+    strange_files: Counter[str] = field(default_factory=Counter)
+    """… files that hold them"""
+
+    def tables(self) -> list[Table]:
+        """Splits; classes, if a label was opened; values without a class, if there is one."""
+        tables = [self._splits()]
+        if self.labels:
+            tables.append(self._classes())
+        if self.strange:
+            rows = [
+                (value, f"{self.strange_files[value]:,}", f"{pixels:,}")
+                for value, pixels in self.strange.most_common()
+            ]
+            head = ("value or colour", "files", "pixels")
+            tables.append(Table("Label values without a class", head, tuple(rows)))
+        return tables
+
+    def _splits(self) -> Table:
+        head = ("split", "images", "faulty", "left out", "rows×columns", "format", "labels")
+        rows = [
+            (
+                name,
+                f"{split.images:,}",
+                f"{split.faulty:,}",
+                f"{split.left_out:,}",
+                *(_counted(kinds) for kinds in (split.sizes, split.kinds)),
+                _counted(split.forms) or "not opened",
+            )
+            for name, split in self.splits.items()
+        ]
+        return Table("Images", head, tuple(rows))
+
+    def _classes(self) -> Table:
+        total = max(1, sum(self.pixels.values()))
+        rows = [
+            (
+                name,
+                f"{self.showing[name]:,}",
+                f"{self.pixels[name]:,}",
+                f"{100 * self.pixels[name] / total:.3f}",
+            )
+            for name in self.names
+        ]
+        title = f"Classes of {self.labels:,} labels"
+        return Table(title, ("class", "images", "pixels", "%"), tuple(rows))
+
+
+def _counted(kinds: Counter[str]) -> str:
+    """``480×640 (12), 240×320 (1)``, most frequent first."""
+    listed = [f"{kind} ({number:,})" for kind, number in kinds.most_common(NAMED)]
+    more = [f"{len(kinds) - NAMED} more"] if len(kinds) > NAMED else []
+    return ", ".join([*listed, *more])

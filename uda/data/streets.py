@@ -1,0 +1,165 @@
+"""Synthetic streets: a game and a camera on a car, in the folders of GTA5, Cityscapes and SYNTHIA.
+
+They exist so that everything can be tried without a download: :func:`write_streets` writes folders
+that the cards, the readers and the protocol of the real data take as they are. All 19 classes are
+there, at shares like those of real streets, with some void.
+
+What stands where is in :mod:`uda.data.streets_scene`, how things are put together in
+:mod:`uda.data.streets_things` and its neighbours, paint and light of the two styles in
+:mod:`uda.data.streets_looks`, and the picture in :mod:`uda.data.streets_render`. The two styles share
+the shapes, so that where things are and how large they are tells something about the other style;
+colour, texture, light and sharpness differ.
+
+No two images show the same street. A file depends on (seed, style, its number, its size) and on
+nothing else, to the byte: not on how many are written.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from uda.data.streets_labels import LABEL_COLORS, LABEL_ID, SYNTHIA_IDS
+from uda.data.streets_render import render_street
+from uda.errors import DataError
+
+__all__ = ["render_street", "write_streets", "write_synthia"]
+
+_CITIES = {
+    "train": ("aachen", "bochum", "bremen", "cologne", "hamburg"),
+    "val": ("frankfurt", "lindau", "munster"),
+}
+_FIRST = {"train": 1, "val": 100_001}
+"""Number of the first street of a split; no street is in both."""
+_SYNTHIA_FIRST = 200_001
+
+
+def write_streets(
+    folder: Path,
+    *,
+    game: int,
+    camera_train: int,
+    camera_val: int,
+    size: tuple[int, int] = (144, 256),
+    camera_size: tuple[int, int] = (128, 256),
+    seed: int = 0,
+    labels: bool = True,
+) -> None:
+    """Write ``folder/gta5`` and ``folder/cityscapes`` as the downloads unpack.
+
+    Args:
+        folder: made when it is missing; files of the same names are replaced.
+        game, camera_train, camera_val: number of images.
+        size, camera_size: (rows, columns) of the game's and the camera's images.
+        seed: another seed is another town.
+        labels: whether to write ``gta5/labels`` and ``cityscapes/gtFine``.
+
+    Raises:
+        DataError: a negative number, or a size below 32x64.
+    """
+    _refuse_negative(game=game, camera_train=camera_train, camera_val=camera_val, seed=seed)
+    for number in range(1, game + 1):
+        image, ids = render_street(number, "game", size, seed)
+        name = f"{number:05d}.png"
+        _save(Path(folder) / "gta5" / "images" / name, Image.fromarray(image))
+        if labels:
+            _save(Path(folder) / "gta5" / "labels" / name, _paletted(ids))
+    for split, count in (("train", camera_train), ("val", camera_val)):
+        for k in range(count):
+            image, ids = render_street(_FIRST[split] + k, "camera", camera_size, seed)
+            _save_cityscapes(Path(folder) / "cityscapes", split, k, image, ids if labels else None)
+
+
+def write_synthia(
+    folder: Path, count: int, size: tuple[int, int] = (152, 256), seed: int = 0
+) -> None:
+    """Write ``folder/synthia`` as SYNTHIA-RAND-CITYSCAPES unpacks: game-like images.
+
+    A label file is a 16-bit PNG of three channels: SYNTHIA's class id, an instance id, zero.
+
+    Raises:
+        DataError: a negative number, or a size below 32x64.
+    """
+    _refuse_negative(count=count, seed=seed)
+    table = np.zeros(256, np.uint16)
+    table[list(SYNTHIA_IDS)] = list(SYNTHIA_IDS.values())
+    for k in range(count):
+        image, ids = render_street(_SYNTHIA_FIRST + k, "game", size, seed)
+        name = f"{k:07d}.png"
+        _save(Path(folder) / "synthia" / "RGB" / name, Image.fromarray(image))
+        label = np.zeros((*ids.shape, 3), np.uint16)
+        label[..., 0] = table[ids]
+        label[..., 1] = _instances(ids)
+        _write(Path(folder) / "synthia" / "GT" / "LABELS" / name, _png16(label))
+
+
+def _save_cityscapes(
+    folder: Path, split: str, k: int, image: NDArray[np.uint8], ids: NDArray[np.uint8] | None
+) -> None:
+    """Image ``k`` of a split: cities take turns, each counts its own sequences."""
+    cities = _CITIES[split]
+    city = cities[k % len(cities)]
+    stem = f"{city}_{k // len(cities):06d}_000019"
+    _save(folder / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", Image.fromarray(image))
+    if ids is None:
+        return
+    labels = folder / "gtFine" / split / city
+    _save(labels / f"{stem}_gtFine_labelIds.png", Image.fromarray(ids))
+    opaque = np.full((len(LABEL_COLORS), 1), 255)
+    colors = np.concatenate([np.array(LABEL_COLORS), opaque], 1).astype(np.uint8)
+    _save(labels / f"{stem}_gtFine_color.png", Image.fromarray(colors[ids]))
+
+
+def _paletted(ids: NDArray[np.uint8]) -> Image.Image:
+    """An image whose indices are label ids and whose palette holds their colours."""
+    image = Image.fromarray(ids)
+    image.putpalette([channel for color in LABEL_COLORS for channel in color])
+    return image
+
+
+def _instances(ids: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Numbers from 1 for the connected pieces of people and vehicles, 0 elsewhere."""
+    numbers = np.zeros(ids.shape, np.uint16)
+    found = 0
+    for label in np.unique(ids[ids >= LABEL_ID["person"]]).tolist():
+        count, pieces = cv2.connectedComponents((ids == label).astype(np.uint8))
+        numbers = np.where(pieces > 0, pieces + found, numbers).astype(np.uint16)
+        found += count - 1
+    return numbers
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=3)
+    _write(path, buffer.getvalue())
+
+
+def _png16(label: NDArray[np.uint16]) -> bytes:
+    """Three channels of 16 bits, which Pillow cannot write."""
+    _, encoded = cv2.imencode(".png", label[..., ::-1])
+    return encoded.tobytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _refuse_negative(**numbers: int) -> None:
+    wrong = {name: number for name, number in numbers.items() if number < 0}
+    if wrong:
+        raise DataError(
+            "streets cannot be counted below 0: "
+            + ", ".join(f"{name} is {number}" for name, number in wrong.items()),
+            expected="numbers that are not negative",
+            fix="give 0 to leave a folder out",
+        )

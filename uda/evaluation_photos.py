@@ -1,0 +1,218 @@
+"""Scoring photographs: one confusion matrix at the files' own size, as :mod:`uda.overlap` has it.
+
+Images are read again for each row, by a few threads ahead of the network, so that memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import nn
+
+from uda.cards import DatasetCard, PhotoPrepare
+from uda.checkpoint import atomic_path, write_json, write_text
+from uda.config import Evaluate
+from uda.data.cases import Case
+from uda.data.images import ordered, resize_photo
+from uda.data.sources import photo_classes
+from uda.errors import ModelError, UdaError
+from uda.models import ModelInfo, check_classes, load_model, union
+from uda.overlap import IOU_RULES, Confusion, summarise_iou
+from uda.photos import (
+    PreparedPhoto,
+    classes_of,
+    distinct_colors,
+    entropy_of,
+    multi_scale_classes,
+    photo_logits,
+    read_prepared,
+    shown_labels,
+    shown_size,
+    write_classes,
+)
+from uda.scoring import Row
+
+SINGLE_SCALE = "Logits of the prepared size, interpolated (bilinear) to the file's pixels, then the largest."
+
+Labelled = tuple[PreparedPhoto, NDArray[np.uint8]]
+
+
+class PhotoScorer:
+    """Predicts and scores rows on the same photographs.
+
+    Args:
+        info: of the model whose preparation every row's images get.
+        workers: threads that read ahead; 0 = as many as the processors.
+    """
+
+    measure = "iou"
+    rules = (SINGLE_SCALE, *IOU_RULES)
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        card: DatasetCard,
+        info: ModelInfo,
+        settings: Evaluate,
+        fabric: Fabric,
+        workers: int,
+        out: Path,
+    ) -> None:
+        if not isinstance(info.prepare, PhotoPrepare):
+            raise ModelError("the model's images are volumes, and these are photographs")
+        self.cases, self.card, self.prepare = cases, card, info.prepare
+        self.settings, self.fabric, self.workers, self.out = settings, fabric, workers, out
+        self.matrices: dict[str, NDArray[np.int64]] = {}
+        self.models: dict[str, Path] = {}
+        self.scaled: list[dict[str, Any]] = []
+
+    def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
+        model, info = self._model(row.model)
+        scales = self.settings.scales if self.settings.convention == "multi_scale" else ()
+        saved = self.out / "predictions" / row.name if self.settings.save_predictions else None
+        plain, scaled = self._matrices(model, scales, saved)
+        self.matrices[row.name], self.models[row.name] = plain, row.model
+        supervision = list(union(info.supervision, extra))
+        if scaled is not None:
+            scores = self._summary(scaled)
+            self.scaled.append({"name": row.name, "supervision": supervision, **scores})
+        return {
+            "name": row.name,
+            "stage": row.stage,
+            "supervision": supervision,
+            "step": info.step,
+            **self._summary(plain),
+        }
+
+    def mean(self, model: Path) -> float:
+        matrices, _ = self._matrices(self._model(model)[0])
+        return self._summary(matrices)["iou"]["mean"] or 0.0
+
+    def conventions(self) -> dict[str, Any]:
+        if not self.scaled:
+            return {}
+        scales = ", ".join(f"{scale:g}" for scale in self.settings.scales)
+        rule = f"Mean probabilities of the image at scales {scales} and of its mirror images."
+        return {"multi_scale": {"rules": [rule, *IOU_RULES], "rows": self.scaled}}
+
+    def _model(self, path: Path) -> tuple[nn.Module, ModelInfo]:
+        model, info = load_model(path)
+        check_classes(info, self.card, path)
+        return model.to(self.fabric.device), info
+
+    def _summary(self, matrices: NDArray[np.int64]) -> dict[str, Any]:
+        return summarise_iou(matrices, self.card.classes, self.settings.subsets)
+
+    def _matrices(
+        self, model: nn.Module, scales: Sequence[float] = (), saved: Path | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """A confusion matrix for each image, and where ``scales`` are named a second one of many scales."""
+        count, device = len(self.card.classes), self.fabric.device
+        plain, scaled = (Confusion(count, len(self.cases), device) for _ in range(2))
+        for number, (photo, reference) in enumerate(self._read(range(len(self.cases)))):
+            label = torch.from_numpy(reference).to(device, non_blocking=True)
+            found = classes_of(
+                photo_logits(model, self.fabric, photo, self.prepare), photo.size
+            )
+            plain.add(number, found, label)
+            if saved is not None:
+                path = saved / f"{photo.case.name}.png"
+                write_classes(path, found.cpu().numpy(), palette(self.card))
+            if scales:
+                found = multi_scale_classes(model, self.fabric, photo, self.prepare, scales)
+                scaled.add(number, found, label)
+        names = [case.name for case in self.cases]
+        return plain.matrices(names), scaled.matrices(names) if scales else None
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Labelled]:
+        """Photographs and their labels, both decoded ahead of who asks for them."""
+
+        def read(case: Case) -> Labelled:
+            photo = read_prepared(case, self.prepare)
+            return photo, photo_classes(case, photo.geometry, self.card)
+
+        found = ordered(read, [self.cases[number] for number in numbers], self.workers)
+        with contextlib.closing(found):
+            for one in found:
+                if isinstance(one, UdaError):
+                    raise one
+                yield one
+
+    def write(self, ranked: str) -> None:
+        self._write_cases()
+        self._write_overlays(ranked)
+
+    def _write_cases(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", "case", "structure", "iou", "state"])
+        for row, matrices in self.matrices.items():
+            for case, matrix in zip(self.cases, matrices, strict=True):
+                for name, value, state in image_scores(matrix, self.card.classes):
+                    number = "" if value is None else f"{value:.6f}"
+                    writer.writerow([row, case.name, name, number, state])
+        write_text(self.out / "cases.csv", text.getvalue())
+
+    def _write_overlays(self, ranked: str) -> None:
+        """Pictures of three photographs, each predicted once more by every row."""
+        means = [_image_mean(matrix, self.card.classes) for matrix in self.matrices[ranked]]
+        order = np.argsort(means, kind="stable")
+        picks = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+        photos = list(self._read([int(number) for number in picks.values()]))
+        arrays: dict[str, Any] = {}
+        entries = []
+        for key, (rank, (photo, reference)) in enumerate(zip(picks, photos, strict=True)):
+            size = shown_size(self.prepare.size)
+            arrays[f"image_{key}"] = resize_photo(photo.planes.transpose(1, 2, 0), size)
+            arrays[f"reference_{key}"] = shown_labels(reference, size)
+            case = photo.case.name
+            entry = {"case": case, "slice": 0, "rank": rank, "row": ranked}
+            entries.append({**entry, "key": str(key), "aspect": 1.0})
+        for row, path in self.models.items():
+            model, _ = self._model(path)
+            for key, (photo, _) in enumerate(photos):
+                size = shown_size(self.prepare.size)
+                logits = photo_logits(model, self.fabric, photo, self.prepare)
+                found = classes_of(logits, photo.size).cpu().numpy()
+                arrays[f"{row}__{key}"] = shown_labels(found, size)
+                entropy = (entropy_of(logits) * 255).round().to(torch.uint8).cpu().numpy()
+                arrays[f"{row}__entropy__{key}"] = shown_labels(entropy, size)
+        with atomic_path(self.out / "overlays.npz") as path:
+            np.savez_compressed(path, **arrays)
+        write_json(self.out / "overlays.json", entries)
+
+
+def palette(card: DatasetCard) -> list[tuple[int, int, int]]:
+    """A colour a class: the card's where it names one."""
+    others = distinct_colors(len(card.classes))
+    return [card.colors.get(name, other) for name, other in zip(card.classes, others, strict=True)]
+
+
+def image_scores(
+    matrix: NDArray[np.int64], classes: Sequence[str]
+) -> list[tuple[str, float | None, str]]:
+    """Class, IoU and state (``ok``, ``missed``, ``spurious``, ``n/a``) of one image."""
+    hits, shown, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    states = {(True, True): "ok", (True, False): "missed", (False, True): "spurious"}
+    scores: list[tuple[str, float | None, str]] = []
+    for k, name in enumerate(classes):
+        union_ = int(shown[k] + predicted[k] - hits[k])
+        state = states.get((bool(shown[k]), bool(predicted[k])), "n/a")
+        scores.append((name, float(hits[k] / union_) if union_ else None, state))
+    return scores
+
+
+def _image_mean(matrix: NDArray[np.int64], classes: Sequence[str]) -> float:
+    found = [value for _, value, _ in image_scores(matrix, classes) if value is not None]
+    return float(np.mean(found)) if found else 0.0
+
+

@@ -1,0 +1,175 @@
+"""Scoring volumes: structures in 3-D, as :mod:`uda.metrics` has it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+
+from uda.cards import DatasetCard
+from uda.checkpoint import write_text
+from uda.config import Evaluate
+from uda.conventions import Sifa
+from uda.data.cases import Case
+from uda.data.sources import RECORDS, read_label
+from uda.data.volumes import check_same_grid, map_labels, write_volume
+from uda.errors import DataError
+from uda.metrics import CaseScore, score_case, summarise
+from uda.models import ModelInfo, check_classes, load_model, union
+from uda.overlays import Gallery
+from uda.prediction import PreparedCase, predict_case, read_case
+from uda.scoring import Row
+
+RULES = (
+    "3-D scores per structure and case on the image's own grid.",
+    "Structure in neither reference nor prediction: the case does not count for it (n/a).",
+    "Structure in the reference, none predicted: Dice 0, distances = image diagonal (missed).",
+    "Structure predicted, none in the reference: Dice 0, no distance (spurious).",
+    "HD95: 95th percentile of the surface distances of both directions together. "
+    "ASSD: mean of the two directed mean surface distances.",
+    "Mean: over structures of the mean over cases. sd: over the cases' means. "
+    "Interval: 95 % bootstrap over cases.",
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A test case with its labels on the image's grid."""
+
+    case: PreparedCase
+    label: NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+
+
+def read_references(cases: Sequence[Case], card: DatasetCard, info: ModelInfo) -> list[Reference]:
+    """Test images and labels, checked to lie on one grid.
+
+    Raises:
+        DataError: a case without label, a file of records, another grid, a value the card does not name.
+    """
+    return [_read_reference(case, card, info) for case in cases]
+
+
+def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference:
+    if case.label is None:
+        raise DataError(
+            f"case {case.name!r} has no label, so it cannot be scored",
+            where=case.image,
+            fix="name labels in the card, or leave the case out of the test split",
+        )
+    if RECORDS in (case.image.suffix, case.label.suffix):
+        raise DataError(
+            f"case {case.name!r} is a file of records: single slices, while distances need volumes",
+            where=case.image,
+            expected="a .nii, .nii.gz or .npz file of the whole volume",
+            fix="name volumes in the card's test split",
+        )
+    prepared = read_case(case, info.prepare, card)
+    volume = read_label(case, card)
+    check_same_grid(volume, prepared.geometry, case.label)
+    label = map_labels(volume.array, card, case.label)
+    spacing = prepared.geometry.spacing if card.distance_unit == "mm" else (1.0, 1.0, 1.0)
+    return Reference(prepared, label, spacing)
+
+
+class VolumeScorer:
+    """Predicts and scores rows on the same volumes; all of them are held.
+
+    Args:
+        info: of the model whose preparation every row's images get.
+        workers: not used; volumes are read once.
+    """
+
+    measure = "dice"
+    rules = RULES
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        card: DatasetCard,
+        info: ModelInfo,
+        settings: Evaluate,
+        fabric: Fabric,
+        workers: int,
+        out: Path,
+    ) -> None:
+        references = read_references(cases, card, info)
+        self.references, self.card, self.settings = references, card, settings
+        self.fabric, self.out = fabric, out
+        self.scores: list[CaseScore] = []
+        self.gallery = Gallery([r.case for r in references], [r.label for r in references])
+        self.sifa: Sifa | None = None
+        if settings.convention == "sifa":
+            files = [(r.case.name, r.label, r.case.geometry) for r in references]
+            self.sifa = Sifa(files, card.classes, settings.distances)
+
+    def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
+        predictions, info = self._predict(row.model)
+        scores = self._score(row.name, predictions, self.settings.distances)
+        self.scores += scores
+        self.gallery.add(row.name, predictions)
+        if self.settings.save_predictions:
+            for reference, labels in zip(self.references, predictions, strict=True):
+                path = self.out / "predictions" / row.name / f"{reference.case.name}.nii.gz"
+                write_volume(path, labels, np.asarray(reference.case.geometry.affine))
+        supervision = list(union(info.supervision, extra))
+        if self.sifa is not None:
+            self.sifa.add(row.name, supervision, predictions)
+        return {
+            "name": row.name,
+            "stage": row.stage,
+            "supervision": supervision,
+            "step": info.step,
+            **summarise(scores, self.card.structures),
+        }
+
+    def mean(self, model: Path) -> float:
+        scores = self._score(model.stem, self._predict(model)[0], distances=False)
+        return summarise(scores, self.card.structures)["dice"]["mean"] or 0.0
+
+    def conventions(self) -> dict[str, Any]:
+        return {} if self.sifa is None else {"sifa": self.sifa.table()}
+
+    def write(self, ranked: str) -> None:
+        _write_cases(self.out / "cases.csv", self.scores)
+        self.gallery.write(self.out, ranked, self.scores)
+
+    def _predict(self, path: Path) -> tuple[list[NDArray[np.uint8]], ModelInfo]:
+        model, info = load_model(path)
+        check_classes(info, self.card, path)
+        model.to(self.fabric.device)
+        return [predict_case(model, info, r.case, self.fabric) for r in self.references], info
+
+    def _score(
+        self, row: str, predictions: Sequence[NDArray[np.uint8]], distances: bool
+    ) -> list[CaseScore]:
+        scores: list[CaseScore] = []
+        for reference, labels in zip(self.references, predictions, strict=True):
+            scores += score_case(
+                labels,
+                reference.label,
+                self.card.classes,
+                reference.spacing,
+                row=row,
+                case=reference.case.name,
+                distances=distances,
+            )
+        return scores
+
+
+def _write_cases(path: Path, scores: Sequence[CaseScore]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "case", "structure", "dice", "hd95", "assd", "state"])
+    for s in scores:
+        numbers = ["" if math.isnan(v) else f"{v:.6f}" for v in (s.dice, s.hd95, s.assd)]
+        writer.writerow([s.row, s.case, s.structure, *numbers, s.state])
+    write_text(path, text.getvalue())

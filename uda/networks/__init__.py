@@ -1,0 +1,12 @@
+"""Networks for photographs: DeepLab on torchvision's ResNets."""
+
+from uda.networks.deeplab import DeepLabNet, build_deeplab
+from uda.networks.weights import BackboneWeights, load_backbone_weights, weights_file
+
+__all__ = [
+    "BackboneWeights",
+    "DeepLabNet",
+    "build_deeplab",
+    "load_backbone_weights",
+    "weights_file",
+]

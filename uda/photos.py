@@ -1,0 +1,150 @@
+"""Segmenting photographs: a whole picture at once, its classes on the file's own pixels."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from uda.cards import PhotoPrepare
+from uda.checkpoint import atomic_path
+from uda.data.cases import Case
+from uda.data.geometry import Geometry
+from uda.data.images import photo_geometry, read_photo, resize_photo
+from uda.prediction import inference
+
+Classes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PreparedPhoto:
+    """One photograph ready for the network: uint8 ``[3, h, w]``."""
+
+    case: Case
+    planes: NDArray[np.uint8]
+    geometry: Geometry
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the file."""
+        return self.geometry.shape[:2]
+
+
+def read_prepared(case: Case, prepare: PhotoPrepare) -> PreparedPhoto:
+    """Decode and resize a photograph; its label is not touched.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    photo = read_photo(case.image)
+    planes = np.ascontiguousarray(resize_photo(photo, prepare.size).transpose(2, 0, 1))
+    return PreparedPhoto(case, planes, photo_geometry(photo.shape[:2], prepare.size))
+
+
+def photo_logits(
+    model: nn.Module, fabric: Fabric, photo: PreparedPhoto, prepare: PhotoPrepare
+) -> Tensor:
+    """Logits ``[1, k, h, w]`` (float32, on the device) of the prepared size."""
+    return _forward(model, fabric, _image(fabric, photo, prepare))
+
+
+def classes_of(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits ``[1, k, h, w]`` interpolated to a file's pixels (bilinear), then the largest: uint8 ``[*size]``."""
+    best = functional.interpolate(logits[:, :1], size, mode="bilinear")[0, 0]
+    classes = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    for k in range(1, logits.shape[1]):  # all classes at this size are never held
+        one = functional.interpolate(logits[:, k : k + 1], size, mode="bilinear")[0, 0]
+        classes.masked_fill_(one > best, k)
+        torch.maximum(best, one, out=best)
+    return classes
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Entropy ``[h, w]`` of logits ``[1, k, h, w]`` at each pixel, as a share of the largest possible."""
+    log_p = functional.log_softmax(logits[0], 0)
+    return -(log_p.exp() * log_p).sum(0) / float(np.log(logits.shape[1]))
+
+
+def multi_scale_classes(
+    model: nn.Module,
+    fabric: Fabric,
+    photo: PreparedPhoto,
+    prepare: PhotoPrepare,
+    scales: Sequence[float],
+) -> Tensor:
+    """The largest mean probability over scales of the prepared image and their mirror images: uint8 ``[*size]``."""
+    image = _image(fabric, photo, prepare)
+    total = torch.zeros(())
+    for part in _probabilities(model, fabric, image, photo.size, scales):
+        total = part if total.dim() == 0 else total.add_(part)
+    return total[0].max(0).indices.to(torch.uint8)
+
+
+def _probabilities(
+    model: nn.Module, fabric: Fabric, image: Tensor, size: tuple[int, int], scales: Sequence[float]
+) -> Iterator[Tensor]:
+    for scale in scales:
+        rows, columns = (max(1, round(scale * side)) for side in image.shape[-2:])
+        scaled = functional.interpolate(image, (rows, columns), mode="bilinear", antialias=True)
+        for mirrored in (False, True):
+            logits = _forward(model, fabric, scaled.flip(-1) if mirrored else scaled)
+            whole = functional.interpolate(logits, size, mode="bilinear").softmax(1)
+            yield whole.flip(-1) if mirrored else whole
+
+
+def _image(fabric: Fabric, photo: PreparedPhoto, prepare: PhotoPrepare) -> Tensor:
+    planes = torch.from_numpy(photo.planes)[None].to(fabric.device)
+    mean, sd = (torch.tensor(v, device=fabric.device)[:, None, None] for v in (prepare.mean, prepare.sd))
+    return planes.float().div_(255).sub_(mean).div_(sd)
+
+
+def _forward(model: nn.Module, fabric: Fabric, image: Tensor) -> Tensor:
+    with inference(model), fabric.autocast():
+        logits: Tensor = model(image).float()
+    return logits
+
+
+def write_classes(path: Path, classes: Classes, colors: Sequence[tuple[int, int, int]]) -> None:
+    """Write class indices as a PNG with a palette, whole or not at all.
+
+    Args:
+        colors: one a class, for those who look at the file; its values are the indices.
+    """
+    image = Image.fromarray(classes)
+    image.putpalette([value for color in colors for value in color])
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        image.save(file, format="PNG")
+
+
+def distinct_colors(count: int) -> list[tuple[int, int, int]]:
+    """Colours for classes that have none: hues a golden angle apart."""
+    hues = [(index * 0.618034) % 1 for index in range(count)]
+    shades = [colorsys.hsv_to_rgb(hue, 0.75, 1 - 0.35 * (i % 2)) for i, hue in enumerate(hues)]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in shades]
+
+
+def shown_size(size: tuple[int, int], longest: int = 640) -> tuple[int, int]:
+    """Rows and columns of a picture for a page."""
+    factor = min(1.0, longest / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def shown_labels(classes: Any, size: tuple[int, int]) -> Classes:
+    """Class indices ``[h, w]`` at another size, by the nearest pixel."""
+    rows, columns = (
+        (2 * np.arange(to) + 1) * full // (2 * to) for full, to in zip(classes.shape, size, strict=True)
+    )
+    picked: Classes = np.asarray(classes)[rows][:, columns]
+    return picked
+
+

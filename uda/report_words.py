@@ -1,0 +1,164 @@
+"""What the report says of rows: what kind each is, in which order they stand, how numbers are worded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["baseline", "adapted", "oracle", "supervised"]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run is scored by, and the words for it."""
+
+    main: Literal["dice", "iou"]
+    """key of a row's main measure"""
+    mean: str
+    """name of the main measure's mean"""
+    single: str
+    """name of it for one structure"""
+    case: str
+    structure: str
+
+
+VOLUMES = Kind("dice", "Dice", "Dice", "case", "structure")
+PHOTOS = Kind("iou", "mIoU", "IoU", "image", "class")
+
+ROLES: dict[Role, str] = {
+    "baseline": "not adapted",
+    "adapted": "adapted, no target labels",
+    "oracle": "oracle: saw target labels",
+    "supervised": "trained on target labels",
+}
+DAGGER = "† saw target labels: a bound, not an adaptation result"
+CONVENTIONS = {
+    "sifa": "By the convention of PnP-AdaNet and SIFA",
+    "multi_scale": "Several scales and mirror images",
+}
+PUBLISHED = "Published, not run here"
+FAIR: tuple[Role, ...] = ("baseline", "adapted")
+"""rows that compete: they saw no target labels"""
+FOLD = 24  # characters of a row's name in a line
+
+
+def kind_of(metrics: Mapping[str, Any]) -> Kind:
+    """Photographs have rows with an ``iou``, volumes have rows with a ``dice``."""
+    return PHOTOS if any("iou" in row for row in metrics["rows"]) else VOLUMES
+
+
+def score(row: Row) -> Mapping[str, Any]:
+    """The main measure of a row."""
+    found: Mapping[str, Any] = row["iou"] if "iou" in row else row["dice"]
+    return found
+
+
+def role(row: Row) -> Role:
+    """What a row is to the reader; anything that saw target labels is no adaptation result."""
+    if row["name"] in ("source_only", "adabn"):
+        return "baseline"
+    if row["name"] == "target_supervised":
+        return "supervised"
+    return "oracle" if "target_labels" in row["supervision"] else "adapted"
+
+
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """source_only, adabn, the adapted rows in file order, then whatever saw target labels."""
+    rank = {"source_only": -2, "adabn": -1}
+    place = list(ROLES)
+    return sorted(rows, key=lambda row: (place.index(role(row)), rank.get(row["name"], 0)))
+
+
+def best(rows: Iterable[Row]) -> Row | None:
+    """The row without target labels, adapted or not, that has the highest mean score."""
+    fair = (r for r in rows if role(r) in FAIR)
+    scored = [r for r in fair if score(r)["mean"] is not None]
+    return max(scored, key=lambda row: float(score(row)["mean"]), default=None)
+
+
+def tops(rows: Iterable[Row], names: Sequence[str]) -> list[float | None]:
+    """The highest score of each class without target labels."""
+    fair = [score(row)["per_class"] for row in rows if role(row) in FAIR]
+    found = [[one[name]["mean"] for one in fair if one[name]["mean"] is not None] for name in names]
+    return [max(values, default=None) for values in found]
+
+
+def marked(row: Row) -> str:
+    """The row's name, with a dagger when it saw target labels."""
+    return f"{row['name']} †" if role(row) in ("oracle", "supervised") else str(row["name"])
+
+
+def missed(row: Row, kind: Literal["missed", "spurious"] = "missed") -> int:
+    """Structures of cases that were missed (or spurious), over all structures."""
+    return sum(int(one[kind]) for one in score(row)["per_class"].values())
+
+
+def points(fraction: float | None, sign: bool = False) -> str:
+    """A fraction in points: 0.7812 -> 78.1; a dash when nothing counted."""
+    return number(None if fraction is None else 100 * fraction, sign)
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """One decimal with a true minus; a dash when nothing counted."""
+    if value is None:
+        return "–"
+    value = round(value, 1) + 0.0  # no minus before a zero
+    return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
+
+
+def mean_sd(measure: Mapping[str, Any], scale: float = 1.0) -> str:
+    """``78.1 ± 3.2``; without the spread when it is unknown."""
+    mean, sd = measure["mean"], measure["sd"]
+    if mean is None:
+        return "–"
+    return number(scale * mean) + ("" if sd is None else f" ± {number(scale * sd)}")
+
+
+def gain(row: Row, rows: Iterable[Row]) -> float | None:
+    """Mean score minus that of source_only, a fraction."""
+    source = next((score(r)["mean"] for r in rows if r["name"] == "source_only"), None)
+    mean = score(row)["mean"]
+    return None if source is None or mean is None else float(mean - source)
+
+
+def interval(measure: Mapping[str, Any]) -> str:
+    """``42.1–45.3`` in points; a dash when it is unknown."""
+    return "–" if measure["ci95"] is None else "–".join(points(end) for end in measure["ci95"])
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: 42 s, 3 min 5 s, 2 h 4 min."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def folded(name: str, width: int = FOLD) -> str:
+    """A name in lines of ``width`` characters."""
+    return "\n".join(name[i : i + width] for i in range(0, len(name), width))
+
+
+def narrow(measure: Mapping[str, Any], scale: float = 1.0) -> str:
+    """``78.1 ±3.2``, which may break before the sign and nowhere else."""
+    return mean_sd(measure, scale).replace("± ", "±")
+
+
+def subset_names(metrics: Mapping[str, Any]) -> list[str]:
+    """Labels of the subsets of classes, of which every row has a mean."""
+    return list(metrics["rows"][0]["subsets"]) if metrics["rows"] else []
+
+
+def convention_title(name: str) -> str:
+    """Whose rules these are, or how these rows predict."""
+    return CONVENTIONS.get(name, f"By the convention of {name}")
+
+
+def published_score(row: Row, kind: Kind) -> str:
+    """What a paper reports, in points; a dash where it says nothing of our measure."""
+    return number(row.get("miou" if kind is PHOTOS else "dice"))

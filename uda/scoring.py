@@ -1,0 +1,37 @@
+"""What a row of the table is, and what scores one: the same for volumes and for photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a model of a stage, and for the oracle its snapshots."""
+
+    name: str
+    stage: str
+    model: Path
+
+
+class Scorer(Protocol):
+    """Predicts and scores rows on the same test images."""
+
+    measure: str
+    """key of a row's main score: ``dice`` or ``iou``, with a ``mean`` in it"""
+    rules: tuple[str, ...]
+
+    def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
+        """The row's scores, ready for JSON, and ``extra`` entries of its ledger."""
+
+    def mean(self, model: Path) -> float:
+        """The main score of a model that stands in no row."""
+
+    def conventions(self) -> dict[str, Any]:
+        """The rows so far by another paper's rules, by its name."""
+
+    def write(self, ranked: str) -> None:
+        """Scores of each image, and pictures of the worst, the median and the best one of row ``ranked``."""
