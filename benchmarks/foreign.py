@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.api import adapt, evaluate_model, predict
+from uda.augment_specs import Augment
 from uda.checkpoint import atomic_path, read_json
 from uda.cli_import import import_
 from uda.compute import deterministic, make_fabric
-from uda.config import Augment, Compute
+from uda.config import Compute
 from uda.data.augment import augment
 from uda.data.cases import cases_of
 from uda.data.store import Store, open_store

@@ -5,7 +5,7 @@
 The plain loader: PIL opens a file, torchvision resizes, jitters, mirrors and normalises it, a DataLoader's worker
 processes put batches together. Ours does the same by threads: from the files, and from the store, which holds the
 resized images. Each gives float batches. Prints Markdown: medians (least–most), the ratio round by round; the files
-(PNGs of 1 to 2 MB, smooth with noise) lie in the disk cache. A second table compares decoders on one thread.
+(PNGs of 1 to 2 MB, smooth with noise) lie in the disk cache. Two more tables compare decoding alone, on one thread.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.io import decode_image, read_file
 from torchvision.transforms import v2
 
-from uda.config import Compute, PhotoAugment
+from uda.augment_specs import PhotoAugment
+from uda.config import Compute
 from uda.data.images import ordered, processors, read_photo, resize_photo
 from uda.data.photo_augment import changed
 from uda.environment import environment
@@ -159,7 +159,6 @@ def _pil(path: Path) -> Bytes:
 
 DECODERS: dict[str, Callable[[Path], object]] = {
     "PIL": _pil,
-    "torchvision.io": lambda path: decode_image(read_file(str(path))),
     "`read_photo`": read_photo,
 }
 

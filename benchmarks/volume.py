@@ -23,9 +23,10 @@ import numpy as np
 import torch
 
 from uda.cards import Prepare
-from uda.config import Compute, Network
+from uda.config import Compute
 from uda.environment import environment
 from uda.models import ModelInfo, build, save_model
+from uda.network_specs import Network
 
 CLASSES = ("background", "myocardium", "left_atrium", "left_ventricle", "aorta")
 LIMIT = 4.0

@@ -93,10 +93,9 @@ def recipe(home: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    """A fresh copy for each test, so that a test may damage it."""
-    home, root = tmp_path / "home", tmp_path / "data"
+def make_tiny(folder: Path) -> Tiny:
+    """Write the small world into a folder."""
+    home, root = folder / "home", folder / "data"
     for number in range(3):
         for folder, inverted in (("s", False), ("t", True)):
             image, label = make_case(number + 10 * inverted, inverted)
@@ -110,6 +109,12 @@ def tiny(tmp_path: Path) -> Tiny:
     for name, raw in (("source", source), ("target", target), ("tiny", recipe(home))):
         (home / f"{name}.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     return Tiny(home, root)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    """A fresh copy for each test, so that a test may damage it."""
+    return make_tiny(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
 from typer.testing import CliRunner
 
 from uda.cards import DatasetCard
-from uda.check import CaseReport, check_card
+from uda.check import check_card
+from uda.check_report import CaseReport
 from uda.cli_check import check as check_verb
 from uda.data.phantom import write_phantom
 from uda.data.records import write_npz, write_records
@@ -197,6 +198,22 @@ def test_a_split_without_any_label_is_a_note(tiny: Tiny) -> None:
     reports = check(tiny)
     assert reports["c2"].faults == []
     assert "no case of split 'test' has a label" in remarks(reports["target"])
+
+
+@pytest.mark.parametrize("split", ["train", "validate"])
+def test_a_split_to_train_on_without_any_label_is_a_fault(tiny: Tiny, split: str) -> None:
+    for name in ("c0", "c1"):
+        (tiny.root / f"t/labels/{name}.nii.gz").unlink()
+    card = override(target(tiny), [f"splits={{{split}: [c0, c1], test: [c2]}}"])
+    assert f"no case of split '{split}' has a label" in texts(check(tiny, card)["target"])
+
+
+def test_an_empty_split_is_a_fault_and_the_others_are_read(tiny: Tiny) -> None:
+    card = override(target(tiny), ["splits={adapt: [c0, c1], test: []}"])
+    reports = check(tiny, card)
+    assert list(reports) == ["c0", "c1", "tags.csv", "target"]
+    assert "split 'test' is empty" in texts(reports["target"])
+    assert "card 'target', splits" in texts(reports["target"])
 
 
 def test_a_label_without_an_image_is_a_note(tiny: Tiny) -> None:

@@ -14,13 +14,14 @@ import torch
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 
 from uda.cards import DatasetCard, Prepare
-from uda.config import Compute, Evaluate, Network
+from uda.config import Compute, Evaluate
 from uda.data.cases import Case, cases_of
 from uda.data.records import write_npz, write_records
 from uda.errors import ConfigError, DataError
 from uda.evaluation import evaluate
 from uda.evaluation_volumes import read_references
 from uda.models import ModelInfo, build, load_model, save_model
+from uda.network_specs import Network
 from uda.recipes import load_card, override
 from uda.scoring import Row
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from uda.cards import DatasetCard, Prepare
-from uda.config import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
 from uda.foreign import register_network
 from uda.models import (
@@ -31,6 +30,7 @@ from uda.models import (
     save_model,
     union,
 )
+from uda.network_specs import ForeignNetwork, Network
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 
 NETWORK = Network(channels=(4, 8), res_units=1, dropout=0.1)

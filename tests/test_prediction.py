@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from uda.cards import DatasetCard, Prepare
 from uda.compute import make_fabric
-from uda.config import Compute, Network
+from uda.config import Compute
 from uda.data.cases import Case
 from uda.data.slabs import slab_of
 from uda.errors import DataError
 from uda.models import ModelInfo
+from uda.network_specs import Network
 from uda.prediction import BATCH, logit_planes, predict_case, read_case
 from uda.prediction_folder import predict_cases
 

@@ -1,22 +1,25 @@
-"""What test_world.py runs in one process and in two: ``python world_worker.py JOB FOLDER [ARGUMENT …]``.
+"""What test_world.py runs in two processes: ``python world_worker.py FOLDER RECIPE [OVERRIDE …]``.
 
-A job returns tensors, which land in ``FOLDER/<rank>.safetensors``, or it writes into the folder itself.
+A job's tensors land in ``FOLDER/<job>/<rank>.tensors``, the recipe's run in ``FOLDER/run``. At the end the last
+process meets a fault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from uda import pipeline
+from uda.augment_specs import Augment
 from uda.compute import deterministic, make_fabric
-from uda.config import Augment, Compute, Training
+from uda.config import Compute, Training
 from uda.data.sampling import batch_indices
 from uda.data.seeds import mix
 from uda.errors import DataError, UdaError
@@ -24,6 +27,7 @@ from uda.gather import all_outputs, all_rows, gathered, own_rows, rows_of
 from uda.norms import set_mode
 from uda.objective import Objective
 from uda.parts import Known
+from uda.recipes import load_recipe
 from uda.syncnorm import synchronised
 from uda.terms import (
     AdversarialTerm,
@@ -52,21 +56,23 @@ CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32
 # One BatchNorm layer, its gradients and what it remembers --------------------------------------------
 
 
-def batchnorm(momentum: float | None = 0.1, offset: float = 100.0) -> dict[str, Tensor]:
-    """Two steps on the same rows; with several processes the first has two more than its share."""
+def batchnorm(
+    momentum: float | None = 0.1, mean: float = 10.0, kind: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Two steps on 6 rows; of two processes the first has 4 of them."""
     generator = torch.Generator().manual_seed(3)
     layer = nn.BatchNorm2d(5, momentum=momentum)
     with torch.no_grad():
         layer.weight.uniform_(0.5, 2, generator=generator)
         layer.bias.normal_(generator=generator)
-    plain = nn.Sequential(nn.Identity(), layer)
+    plain = nn.Sequential(nn.Identity(), layer).to(kind)
     model = synchronised(plain, torch.device("cpu"))
     here = world()
     rows = slice(None) if here.size == 1 else (slice(0, 4) if here.first else slice(4, 6))
     told: dict[str, Tensor] = {}
     for step in range(2):
-        whole = torch.randn(6, 5, 4, 3, generator=generator) * 3 + offset
-        slope = torch.randn(whole.shape, generator=generator)
+        whole = (torch.randn(6, 5, 4, 3, generator=generator) * 3 + mean).to(kind)
+        slope = torch.randn(whole.shape, generator=generator).to(kind)
         x = whole[rows].clone().requires_grad_()
         y = model(x)
         model.zero_grad()
@@ -85,6 +91,7 @@ def unit() -> dict[str, Tensor]:
     here = world()
     told = {f"plain.{k}": v for k, v in batchnorm().items()}
     told |= {f"cumulative.{k}": v for k, v in batchnorm(momentum=None).items()}
+    told |= {f"far.{k}": v for k, v in batchnorm(mean=1000).items()}
 
     for kind in (torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool):
         own = torch.arange(6).view(2, 3).add(6 * here.rank).to(kind)
@@ -106,7 +113,11 @@ def unit() -> dict[str, Tensor]:
     assert isinstance(pair, tuple)
     loss = (main.exp().sum() + pair[0].sum()) ** 2
     loss.backward()
-    told |= {"outputs.grad": mine.grad, "outputs.unread": unread.grad, "outputs.loss": loss.detach()}
+    told |= {
+        "outputs.grad": mine.grad,
+        "outputs.unread": unread.grad,
+        "outputs.loss": loss.detach(),
+    }
 
     index = torch.arange(4)
     batch = Batch(SourceBatch(whole, index), TargetBatch(whole + 1, index + 10))
@@ -153,10 +164,10 @@ def failures(folder: Path) -> None:
 
         try:
             on_first(fail)
-        except Exception as error:
+        except (UdaError, OSError) as error:
             fix = error.fix if isinstance(error, UdaError) else None
             told.append([type(error).__name__, str(error), fix, repeated(error)])
-    (folder / f"{world().rank}.json").write_text(json.dumps(told))
+    (folder / f"faults.{world().rank}.json").write_text(json.dumps(told))
 
 
 # The loop -------------------------------------------------------------------------------------------
@@ -202,7 +213,7 @@ def draw(step: int) -> Batch:
 OBJECTIVES: dict[str, tuple[Term, ...]] = {
     "losses": (
         CrossEntropyTerm(),
-        ClassRatioTerm(over="batch"),
+        ClassRatioTerm(direction="prediction_to_prior", over="batch"),
         MutualInformationTerm(over="batch", weight=0.5),
     ),
     "parts": (
@@ -214,8 +225,19 @@ OBJECTIVES: dict[str, tuple[Term, ...]] = {
 }
 
 
-def train(folder: Path, objective: str, steps: int, quit_at: int = -1) -> dict[str, Tensor]:
-    """The loop's weights; ``metrics.csv`` holds its losses."""
+class StoppedError(Exception):
+    """What a test stops the loop with."""
+
+
+def train(
+    folder: Path, objective: str, steps: int = 5, stop_at: int = -1, lose_at: int = -1
+) -> dict[str, Tensor]:
+    """The loop's weights; ``metrics.csv`` holds its losses.
+
+    Args:
+        stop_at: every process stops when it asks for the batch of this step.
+        lose_at: the last process meets a fault there.
+    """
     ratio = torch.tensor([0.3, 0.5, 0.2]).expand(IMAGES, CLASSES).contiguous()
     settings = Training(
         steps=steps,
@@ -230,7 +252,9 @@ def train(folder: Path, objective: str, steps: int, quit_at: int = -1) -> dict[s
     )
 
     def batches(step: int) -> Batch:
-        if step == quit_at and world().rank == world().size - 1:
+        if step == stop_at:
+            raise StoppedError
+        if step == lose_at and world().rank == world().size - 1:
             raise DataError("a file is gone")
         return draw(step)
 
@@ -253,18 +277,35 @@ def train(folder: Path, objective: str, steps: int, quit_at: int = -1) -> dict[s
     return {name: value.contiguous() for name, value in plain.state_dict().items()}
 
 
-def main() -> int:
-    job, folder, *rest = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+def resumed(folder: Path) -> dict[str, Tensor]:
+    """Stopped after its checkpoint of step 4, and gone on with."""
+    with contextlib.suppress(StoppedError):
+        train(folder, "parts", steps=6, stop_at=5)
+    return train(folder, "parts", steps=6)
+
+
+JOBS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    "unit": lambda folder: unit(),
+    "losses": lambda folder: train(folder, "losses"),
+    "parts": lambda folder: train(folder, "parts", steps=6),
+    "resumed": resumed,
+}
+
+
+def main(root: Path, recipe: str, overrides: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    if job == "failures":
-        failures(folder)
-        return 0
-    jobs: dict[str, Callable[..., Any]] = {"unit": unit, "train": train}
-    arguments = [folder, rest[0], *map(int, rest[1:])] if job == "train" else []
-    told = jobs[job](*arguments)
-    save_file(told, folder / f"{world().rank}.safetensors")
-    return 0
+    for name, job in JOBS.items():
+        folder = root / name
+        folder.mkdir(exist_ok=True)
+        save_file(job(folder), folder / f"{world().rank}.tensors")
+    failures(root)
+    said: list[tuple[str, str]] = []
+    for _ in range(2):
+        read = load_recipe(recipe, overrides)
+        pipeline.run(read, root / "run", announce=lambda *told: said.append(told))
+    (root / f"said.{world().rank}.json").write_text(json.dumps(said))
+    train(root / "lost", "losses", lose_at=3)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

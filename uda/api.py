@@ -43,6 +43,7 @@ def estimate_prior(
     column: str | None = None,
     predicted: bool = False,
     image_level: str | None = None,
+    landmarks: bool = False,
     spatial: bool = False,
     target: PathLike | None = None,
     source: str | None = None,
@@ -61,6 +62,7 @@ def estimate_prior(
         sizes_csv: CSV of pixel counts per image; needs ``column`` and ``target``.
         predicted: from the model's own predictions on ``target``.
         image_level: ``nearest``, ``logistic`` or ``ridge``: per image of ``target``, from ``source``.
+        landmarks: likewise, and with the classes of the surest superpixels.
         spatial: with maps of where each class lies in ``source``.
         target: folder (or pattern) of the target images.
         source: card of labelled images (split ``train``), below ``root``.
@@ -78,6 +80,7 @@ def estimate_prior(
         "size_csv": None if sizes_csv is None else {"file": str(sizes_csv), "column": column},
         "predicted": {} if predicted else None,
         "image_level": None if image_level is None else {"method": image_level},
+        "landmarks": {} if landmarks else None,
         "spatial": {} if spatial else None,
     }
     asked = {kind: raw for kind, raw in given.items() if raw is not None} or {"source_labels": {}}

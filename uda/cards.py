@@ -116,7 +116,7 @@ class DatasetCard(Frozen):
     """Axis code of the arrays in files that do not say so themselves: rows, columns, slices."""
     tags: str | None = None
     """CSV ``case,slice,<class>,…`` of 0/1: which structures an image shows. Reading it is supervision."""
-    classes: Annotated[tuple[FileName, ...], Field(min_length=2)]
+    classes: Annotated[tuple[FileName, ...], Field(min_length=2, max_length=254)]
     """Names in order of their index; class 0 is background, but in photo cards."""
     label_values: dict[str, tuple[int, ...]]
     """Raw values of each class in label files; the name ``ignore`` marks values that count for nothing."""
@@ -146,6 +146,8 @@ class DatasetCard(Frozen):
     def _pattern(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value not in (None, INSIDE) and any("{case}" not in pattern for pattern in value or ()):
             raise ValueError("the pattern must contain {case}")
+        if any("*" in pattern.rpartition("/")[2] for pattern in value or ()):
+            raise ValueError("* stands for a folder; the file's own name must be said")
         return value
 
     @field_validator("images")

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from uda.cards import INSIDE, DatasetCard
-from uda.data.cases import doubled, image_path, label_path, names_of
+from uda.data.cases import Listing, doubled, image_path, label_path, names_of
 from uda.errors import DataError, UdaError
 
 APART = {("train", "validate"), ("train", "test")}
@@ -31,6 +31,7 @@ class Layout:
     notes: list[UdaError] = field(default_factory=list)
     of_case: dict[str, list[UdaError]] = field(default_factory=dict)
     """faults of single cases"""
+    listing: Listing = field(default_factory=dict)
 
     def members(self, split: str) -> list[str]:
         return [name for name, splits in self.cases.items() if split in splits]
@@ -47,8 +48,9 @@ def layout_of(card: DatasetCard, folder: Path) -> Layout:
         layout.faults += _named_alike(card, split, layout.members(split))
     _check_overlaps(card, layout)
     for name in layout.cases:
-        faults = [*doubled(card, folder, name), *_doubled_labels(card, folder, name)]
-        if not (path := image_path(card, folder, name)).is_file():
+        faults = [*doubled(card, folder, name, layout.listing)]
+        faults += _doubled_labels(card, folder, name)
+        if not (path := image_path(card, folder, name, layout.listing)).is_file():
             faults.append(_no_image(card, name, path))
         layout.of_case[name] = faults
     if card.labels not in (None, INSIDE):
@@ -135,8 +137,9 @@ def _doubled_labels(card: DatasetCard, folder: Path, name: str) -> Sequence[UdaE
 
 def _check_pairs(card: DatasetCard, folder: Path, split: str, layout: Layout) -> None:
     """Images without a label in a split that is labelled, or a split without any label."""
-    there = [name for name in layout.members(split) if image_path(card, folder, name).is_file()]
-    labels = {name: label_path(card, folder, name) for name in there}
+    seen, members = layout.listing, layout.members(split)
+    there = [name for name in members if image_path(card, folder, name, seen).is_file()]
+    labels = {name: label_path(card, folder, name, seen) for name in there}
     absent = {name: path for name, path in labels.items() if path and not path.is_file()}
     if absent and len(absent) == len(labels):
         finding = DataError(
@@ -191,7 +194,8 @@ def _on_disk(card: DatasetCard, folder: Path) -> Mapping[str, Path]:
         names = names_of(every, folder, "all")
     except DataError:  # nothing at all
         return {}
-    return {name: image_path(card, folder, name) for name in names}
+    listing: Listing = {}
+    return {name: image_path(card, folder, name, listing) for name in names}
 
 
 def _some(names: Sequence[str]) -> str:

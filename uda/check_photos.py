@@ -107,7 +107,7 @@ class PhotoCheck:
     def _look(self, name: str) -> _Seen:
         """Read one photograph and its label, in a thread."""
         splits, card = tuple(self.layout.cases[name]), self.card
-        path = image_path(card, self.folder, name)
+        path = image_path(card, self.folder, name, self.layout.listing)
         report = CaseReport(", ".join(splits), name, faults=[*self.layout.of_case[name]])
         seen = _Seen(report, Place(name, splits, path))
         if not path.is_file():
@@ -123,7 +123,9 @@ class PhotoCheck:
             report.prepared = "×".join(map(str, card.prepare.size))
         except UdaError as fault:
             _tell(fault, seen, card)
-        label = label_path(card, self.folder, name) if set(splits) != {UNLABELLED} else None
+        label = None
+        if set(splits) != {UNLABELLED}:
+            label = label_path(card, self.folder, name, self.layout.listing)
         if label is not None and label.is_file():
             classes = _look_at_label(label, seen, card)
         wanted = name in self._chosen or (self._pictures and (report.faults or report.notes))

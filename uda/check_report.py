@@ -118,7 +118,7 @@ class PhotoSummary:
                 for value, pixels in self.strange.most_common()
             ]
             head = ("value or colour", "files", "pixels")
-            tables.append(Table("Label values without a class", head, tuple(rows)))
+            tables.append(Table("Unknown label values", head, tuple(rows)))
         return tables
 
     def _splits(self) -> Table:

@@ -57,6 +57,12 @@ def prior(
     ridge: Annotated[
         bool, typer.Option("--ridge", help="Per image, by ridge regression on the source.")
     ] = False,
+    landmarks: Annotated[
+        bool,
+        typer.Option(
+            "--landmarks", help="Per image, with classes (and a PNG) of the surest superpixels."
+        ),
+    ] = False,
     spatial: Annotated[
         bool,
         typer.Option(
@@ -90,6 +96,7 @@ def prior(
         "--nearest": nearest,
         "--logistic": logistic,
         "--ridge": ridge,
+        "--landmarks": landmarks,
         "--spatial": spatial,
     }
     asked = [flag for flag, value in flags.items() if value]
@@ -116,6 +123,7 @@ def prior(
         column=column or None,
         predicted=predicted,
         image_level=image_level.get(asked[0]) if asked else None,
+        landmarks=landmarks,
         spatial=spatial,
         target=target,
         source=source or None,

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from uda.augment_specs import Augment, PhotoAugment
 from uda.errors import nearest
-from uda.fields import Amount, Count, FileName, Frozen, Positive, Rate, RowName, Share
+from uda.fields import (
+    Amount,
+    Count,
+    FileName,
+    Frozen,
+    Positive,
+    Rate,
+    RowName,
+    Share,
+)
 from uda.methods import METHODS
+from uda.network_specs import AnyNetwork, Network
 from uda.prior_specs import PriorSpec
 from uda.terms import SOURCE_TERMS, AdversarialTerm, Knowledge, SpatialPriorTerm, Term
 
@@ -48,136 +59,6 @@ class Data(Frozen):
     def _made_once(self) -> Data:
         if self.phantom is not None and self.streets is not None:
             raise ValueError("data are made by phantom or by streets, not by both")
-        return self
-
-
-class _AnyNetwork(Frozen):
-    spatial_dims: Literal[2, 3] = 2
-    patch: tuple[Positive, Positive, Positive] | None = None
-    """Slices, rows and columns that a 3-D network sees at once."""
-
-    @model_validator(mode="after")
-    def _patched(self) -> _AnyNetwork:
-        if (self.spatial_dims == 3) != (self.patch is not None):
-            raise ValueError("patch belongs to spatial_dims: 3, and only there")
-        return self
-
-
-class Network(_AnyNetwork):
-    """MONAI's residual U-Net."""
-
-    kind: Literal["unet"] = "unet"
-    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64, 128, 256)
-    res_units: Count = 2
-    norm: Literal["batch", "instance"] = "batch"
-    dropout: Share = 0.0
-
-
-class ForeignNetwork(_AnyNetwork):
-    """A network that is not ours: a registered Python factory, or a program stored with the weights."""
-
-    kind: Literal["registered", "torchscript", "exported"]
-    name: FileName
-    """of the factory (:func:`uda.register_network`), or of the file the program came from"""
-    one_logit: bool = False
-    """It answers with one logit a pixel, that of class 1 of two; read as the logits (0, z)."""
-    output: str | int | None = None
-    """Which of several outputs holds the logits: a key, or a position."""
-
-
-class DeepLab(_AnyNetwork):
-    """DeepLabV2 or V3 on torchvision's ResNets."""
-
-    kind: Literal["deeplab_v2", "deeplab_v3"]
-    backbone: Literal["resnet101", "resnet50", "resnet18", "small"] = "resnet101"
-    """``small``: one block a stage at half width, for the CPU."""
-    stride: Literal[8, 16] = 8
-    """Pixels of the image a pixel of the features."""
-    weights: str = "none"
-    """Of the backbone before pretraining: ``none``, torchvision's ``imagenet``, or a file of them."""
-    auxiliary: bool = False
-    """A second classifier on the last stage but one, the field's two heads."""
-
-    @model_validator(mode="after")
-    def _flat(self) -> DeepLab:
-        if self.spatial_dims != 2:
-            raise ValueError(f"{self.kind} sees images; spatial_dims must be 2")
-        return self
-
-
-def _ours_unless_said(raw: Any) -> Any:
-    return {"kind": "unet", **raw} if isinstance(raw, dict) else raw
-
-
-AnyNetwork = Annotated[
-    Network | DeepLab | ForeignNetwork,
-    Field(discriminator="kind"),
-    BeforeValidator(_ours_unless_said),
-]
-
-
-class Augment(Frozen):
-    """Random changes of a batch on the device; each bound is the half-width of a uniform draw."""
-
-    rotate: Amount = 0.0
-    """degrees"""
-    scale: Share = 0.0
-    """relative"""
-    shift: Share = 0.0
-    """fraction of the image"""
-    flip: bool = False
-    """mirror each in-plane axis with probability 1/2"""
-    mirror: bool = False
-    """left and right change places with probability 1/2"""
-    gamma: Amount = 0.0
-    """intensities in [0, 1] to the power exp(u), u in ±gamma"""
-    contrast: Share = 0.0
-    brightness: Amount = 0.0
-    """in units of the image's own sd"""
-    noise: Amount = 0.0
-    """largest Gaussian sd, in units of the image's own sd"""
-    color: Share = 0.0
-    """each channel by a factor of its own in 1 ± color"""
-    blur: Amount = 0.0
-    """largest Gaussian sd, in pixels"""
-
-    def moves(self) -> bool:
-        """Whether pixels change their places."""
-        return bool(self.rotate or self.scale or self.shift or self.flip or self.mirror)
-
-
-class PhotoAugment(Frozen):
-    """Random changes of photographs by albumentations, in worker threads, before a batch is put together.
-
-    Source images meet all of them, together with their labels; target images only ``scale``, ``crop`` and
-    ``mirror``: what is random in their colours is for the student alone (``augment``).
-    """
-
-    scale: tuple[Rate, Rate] = (1.0, 1.0)
-    """smallest and largest factor by which the image is resized first"""
-    crop: tuple[Positive, Positive] | None = None
-    """rows and columns cut out at random; what lies outside the image is the mean colour, and ignored"""
-    mirror: bool = False
-    """left and right change places with probability 1/2"""
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    blur: Share = 0.0
-    """probability of a Gaussian blur"""
-    noise: Share = 0.0
-    """probability of sensor noise"""
-
-    def moves(self) -> bool:
-        """Whether pixels change their places."""
-        return self.scale != (1.0, 1.0) or self.crop is not None or self.mirror
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PhotoAugment:
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must not fall, got {list(self.scale)}")
-        if self.scale != (1.0, 1.0) and self.crop is None:
-            raise ValueError("scale needs a crop, which makes the images of a batch one size")
         return self
 
 

@@ -10,6 +10,7 @@ from uda.data.cases import Case, cases_of
 from uda.data.store import Store, content_key, open_store
 from uda.errors import ConfigError, DataError
 from uda.recipes import load_card
+from uda.world import first_then_all, on_first
 
 
 class Domains:
@@ -60,6 +61,9 @@ class Domains:
         return cases_of(card, self.root, split, labels=labels)
 
     def key(self, card: DatasetCard, split: str, labels: bool) -> str:
+        return on_first(lambda: self._key(card, split, labels))
+
+    def _key(self, card: DatasetCard, split: str, labels: bool) -> str:
         place = (card.name, split, labels)
         if place not in self._keys:
             self._keys[place] = content_key(card, self.cases(card, split, labels))
@@ -68,7 +72,8 @@ class Domains:
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:
         key = self.key(card, split, labels)
         cases, root = self.cases(card, split, labels), self.out / "store"
-        return open_store(card, cases, root, key, self.recipe.compute.workers)
+        workers = self.recipe.compute.workers
+        return first_then_all(lambda: open_store(card, cases, root, key, workers))
 
 
 def sized(card: DatasetCard, data: Data) -> DatasetCard:

@@ -19,6 +19,7 @@ from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
 from uda.models import load_model
 from uda.scoring import Row, Scorer
+from uda.world import on_first
 
 
 def evaluate(
@@ -45,7 +46,7 @@ def evaluate(
         _, info = load_model(rows[-1].model)
         kind: type[PhotoScorer | VolumeScorer] = PhotoScorer if card.photos else VolumeScorer
         _check_convention(settings, card)
-        scorer = kind(cases, card, info, settings, fabric, compute.workers, out)
+        scorer: Scorer = kind(cases, card, info, settings, fabric, compute.workers, out)
         table: list[dict[str, Any]] = []
         for row in rows:
             progress(row.name)
@@ -54,7 +55,7 @@ def evaluate(
                 table.append(best)
         adapted = [r for r in table[1:] if "target_labels" not in r["supervision"]] or table
         ranked = max(adapted, key=lambda r: r[scorer.measure]["mean"] or 0.0)["name"]
-        scorer.write(ranked)
+        on_first(lambda: scorer.write(ranked))
     result = {"rows": table, "rules": list(scorer.rules), "data": {"cases": len(cases)}}
     if conventions := scorer.conventions():
         result["conventions"] = conventions

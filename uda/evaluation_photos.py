@@ -20,6 +20,7 @@ from torch import nn
 
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.checkpoint import atomic_path, write_json, write_text
+from uda.colors import distinct_colors
 from uda.config import Evaluate
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
@@ -30,7 +31,6 @@ from uda.overlap import IOU_RULES, Confusion, summarise_iou
 from uda.photos import (
     PreparedPhoto,
     classes_of,
-    distinct_colors,
     entropy_of,
     multi_scale_classes,
     photo_logits,
@@ -40,8 +40,11 @@ from uda.photos import (
     write_classes,
 )
 from uda.scoring import Row
+from uda.world import share, sum_arrays, world
 
-SINGLE_SCALE = "Logits of the prepared size, interpolated (bilinear) to the file's pixels, then the largest."
+SINGLE_SCALE = (
+    "Logits of the prepared size, interpolated (bilinear) to the file's pixels, then the largest."
+)
 
 Labelled = tuple[PreparedPhoto, NDArray[np.uint8]]
 
@@ -118,11 +121,10 @@ class PhotoScorer:
         """A confusion matrix for each image, and where ``scales`` are named a second one of many scales."""
         count, device = len(self.card.classes), self.fabric.device
         plain, scaled = (Confusion(count, len(self.cases), device) for _ in range(2))
-        for number, (photo, reference) in enumerate(self._read(range(len(self.cases)))):
+        own = share(len(self.cases), world())
+        for number, (photo, reference) in zip(own, self._read(own), strict=True):
             label = torch.from_numpy(reference).to(device, non_blocking=True)
-            found = classes_of(
-                photo_logits(model, self.fabric, photo, self.prepare), photo.size
-            )
+            found = classes_of(photo_logits(model, self.fabric, photo, self.prepare), photo.size)
             plain.add(number, found, label)
             if saved is not None:
                 path = saved / f"{photo.case.name}.png"
@@ -131,7 +133,9 @@ class PhotoScorer:
                 found = multi_scale_classes(model, self.fabric, photo, self.prepare, scales)
                 scaled.add(number, found, label)
         names = [case.name for case in self.cases]
-        return plain.matrices(names), scaled.matrices(names) if scales else None
+        return sum_arrays(plain.matrices(names)), sum_arrays(
+            scaled.matrices(names)
+        ) if scales else None
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Labelled]:
         """Photographs and their labels, both decoded ahead of who asks for them."""
@@ -214,5 +218,3 @@ def image_scores(
 def _image_mean(matrix: NDArray[np.int64], classes: Sequence[str]) -> float:
     found = [value for _, value, _ in image_scores(matrix, classes) if value is not None]
     return float(np.mean(found)) if found else 0.0
-
-

@@ -14,19 +14,20 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard
+from uda.cards import DatasetCard, PhotoPrepare
 from uda.checkpoint import write_text
 from uda.config import Evaluate
 from uda.conventions import Sifa
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
 from uda.data.volumes import check_same_grid, map_labels, write_volume
-from uda.errors import DataError
+from uda.errors import DataError, ModelError
 from uda.metrics import CaseScore, score_case, summarise
 from uda.models import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery
 from uda.prediction import PreparedCase, predict_case, read_case
 from uda.scoring import Row
+from uda.world import gather_shares, on_first, share, world
 
 RULES = (
     "3-D scores per structure and case on the image's own grid.",
@@ -72,6 +73,8 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
             expected="a .nii, .nii.gz or .npz file of the whole volume",
             fix="name volumes in the card's test split",
         )
+    if isinstance(info.prepare, PhotoPrepare):
+        raise ModelError("the model's images are photographs, and these are volumes", where=case.image)
     prepared = read_case(case, info.prepare, card)
     volume = read_label(case, card)
     check_same_grid(volume, prepared.geometry, case.label)
@@ -101,7 +104,12 @@ class VolumeScorer:
         workers: int,
         out: Path,
     ) -> None:
-        references = read_references(cases, card, info)
+        own = share(len(cases), world())
+        # The first process draws the pictures, of all cases; the others hold no more than they predict.
+        held = cases if world().first else [cases[number] for number in own]
+        references = read_references(held, card, info)
+        self.own = [references[number] for number in own] if world().first else references
+        self.count = len(cases)
         self.references, self.card, self.settings = references, card, settings
         self.fabric, self.out = fabric, out
         self.scores: list[CaseScore] = []
@@ -112,8 +120,20 @@ class VolumeScorer:
             self.sifa = Sifa(files, card.classes, settings.distances)
 
     def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
-        predictions, info = self._predict(row.model)
-        scores = self._score(row.name, predictions, self.settings.distances)
+        own, info = self._predict(row.model)
+        scores = self._score(row.name, own, self.settings.distances)
+        predictions = gather_shares(own, self.count)
+        return on_first(lambda: self._noted(row, extra, info, predictions, scores))
+
+    def _noted(
+        self,
+        row: Row,
+        extra: Sequence[str],
+        info: ModelInfo,
+        predictions: Sequence[NDArray[np.uint8]],
+        scores: Sequence[CaseScore],
+    ) -> dict[str, Any]:
+        """What the first process keeps of a row, and the row."""
         self.scores += scores
         self.gallery.add(row.name, predictions)
         if self.settings.save_predictions:
@@ -133,27 +153,29 @@ class VolumeScorer:
 
     def mean(self, model: Path) -> float:
         scores = self._score(model.stem, self._predict(model)[0], distances=False)
-        return summarise(scores, self.card.structures)["dice"]["mean"] or 0.0
+        return on_first(lambda: summarise(scores, self.card.structures)["dice"]["mean"] or 0.0)
 
     def conventions(self) -> dict[str, Any]:
-        return {} if self.sifa is None else {"sifa": self.sifa.table()}
+        sifa = self.sifa
+        return {} if sifa is None else on_first(lambda: {"sifa": sifa.table()})
 
     def write(self, ranked: str) -> None:
         _write_cases(self.out / "cases.csv", self.scores)
         self.gallery.write(self.out, ranked, self.scores)
 
     def _predict(self, path: Path) -> tuple[list[NDArray[np.uint8]], ModelInfo]:
+        """Label maps of this process's cases."""
         model, info = load_model(path)
         check_classes(info, self.card, path)
         model.to(self.fabric.device)
-        return [predict_case(model, info, r.case, self.fabric) for r in self.references], info
+        return [predict_case(model, info, r.case, self.fabric) for r in self.own], info
 
     def _score(
         self, row: str, predictions: Sequence[NDArray[np.uint8]], distances: bool
     ) -> list[CaseScore]:
-        scores: list[CaseScore] = []
-        for reference, labels in zip(self.references, predictions, strict=True):
-            scores += score_case(
+        """Scores of all processes' cases in their order; on the first process, nothing on the others."""
+        own = [
+            score_case(
                 labels,
                 reference.label,
                 self.card.classes,
@@ -162,7 +184,9 @@ class VolumeScorer:
                 case=reference.case.name,
                 distances=distances,
             )
-        return scores
+            for reference, labels in zip(self.own, predictions, strict=True)
+        ]
+        return [score for scores in gather_shares(own, self.count) for score in scores]
 
 
 def _write_cases(path: Path, scores: Sequence[CaseScore]) -> None:

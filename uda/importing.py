@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uda.cards import DatasetCard, Prepare
-from uda.config import ForeignNetwork
+from uda.cards import AnyPrepare, DatasetCard
 from uda.errors import ConfigError, ModelError, PriorError
 from uda.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.foreign.adapter import program_bytes
 from uda.models import ModelInfo, build, own_network, save_model
+from uda.network_specs import ForeignNetwork
 from uda.recipes import load_card, parse
 
 MODEL_FILE = "model.safetensors"
@@ -31,7 +31,7 @@ def import_model(
     *,
     card: str | DatasetCard | None = None,
     classes: Sequence[str] | None = None,
-    prepare: Prepare | None = None,
+    prepare: AnyPrepare | None = None,
     weights: str | Path | Mapping[str, Any] | None = None,
     name: str = "",
     one_logit: bool = False,
@@ -137,8 +137,8 @@ def _file_name(text: str) -> str:
 
 
 def _domain(
-    card: str | DatasetCard | None, classes: Sequence[str] | None, prepare: Prepare | None
-) -> tuple[tuple[str, ...], Prepare, str]:
+    card: str | DatasetCard | None, classes: Sequence[str] | None, prepare: AnyPrepare | None
+) -> tuple[tuple[str, ...], AnyPrepare, str]:
     if card is not None:
         if classes is not None or prepare is not None:
             raise ConfigError(

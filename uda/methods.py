@@ -22,6 +22,14 @@ _STRONG = {
     "noise": 0.1,
 }
 
+_RECOLOURED = {
+    "contrast": 0.25,
+    "brightness": 0.25,
+    "color": 0.25,
+    "gamma": 0.3,
+    "blur": 1.5,
+}
+
 METHODS: dict[str, dict[str, Any]] = {
     # Grandvalet & Bengio 2005; Vu et al. (ADVENT) 2019
     "minent": {"objective": [{"term": "entropy"}]},
@@ -65,6 +73,38 @@ METHODS: dict[str, dict[str, Any]] = {
                 "portion_limit": 0.6,
                 "confidence": "pixel",
             }
+        ],
+    },
+    # The same for photographs: nothing turned upside down, ClassMix (Olsson et al. 2021) among target images
+    "street_teacher": {
+        "batchnorm": "warmed",
+        "augment": {**_RECOLOURED, "mirror": True},
+        "objective": [
+            {
+                "term": "pseudo_labels",
+                "teacher": "ema",
+                "portion": 0.6,
+                "portion_limit": 0.6,
+                "confidence": "pixel",
+                "classmix": "target",
+            }
+        ],
+    },
+    # Tranheden et al. 2021 (DACS): source classes pasted onto the target, labels weighed by an image's sure pixels
+    "dacs": {
+        "batchnorm": "warmed",
+        "source_free": False,
+        "augment": _RECOLOURED,
+        "objective": [
+            {"term": "cross_entropy"},
+            {
+                "term": "pseudo_labels",
+                "teacher": "ema",
+                "portion": 1.0,
+                "portion_limit": 1.0,
+                "confidence": "image",
+                "classmix": "source",
+            },
         ],
     },
     # Vu et al. 2019

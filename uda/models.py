@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from uda.cards import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
 from uda.checkpoint import load_tensors, save_tensors
-from uda.config import AnyNetwork, DeepLab, ForeignNetwork, Network
 from uda.errors import ModelError, UdaError, nearest
 from uda.foreign import ForeignModel
 from uda.foreign.adapter import build_foreign
+from uda.network_specs import AnyNetwork, DeepLab, ForeignNetwork, Network
 from uda.recipes import parse
 from uda.sizes import SizeDistribution
 
@@ -120,7 +120,9 @@ def _network(raw: Any, path: Path) -> AnyNetwork:
 
 
 def _prepare(raw: Any, path: Path) -> AnyPrepare:
-    return parse(PhotoPrepare if dict(raw).get("kind") == "photo" else Prepare, raw, path)
+    if dict(raw).get("kind") == "photo":
+        return parse(PhotoPrepare, raw, path)
+    return parse(Prepare, raw, path)
 
 
 def build(
@@ -266,7 +268,8 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     Raises:
         ModelError: a network whose last layer is not known.
     """
-    heads = model.heads() if callable(getattr(model, "heads", None)) else [head(model)]
+    several = getattr(model, "heads", None)
+    heads = several() if callable(several) else [head(model)]
     return [parameter for one in heads for parameter in one.parameters()]
 
 

@@ -16,7 +16,6 @@ from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store, sha256_of
 from uda.environment import environment
-from uda.scoring import Row
 from uda.evaluation import evaluate as score
 from uda.models import ModelInfo, load_model
 from uda.presets import preset
@@ -24,6 +23,7 @@ from uda.prior_specs import SourceRatioPrior
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior
 from uda.recipes import load_card
+from uda.scoring import Row
 from uda.stages import MODEL_FILE, Workplace
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
@@ -86,9 +86,7 @@ def adapt(
         if recorded is not None and recorded.get("hash") == folder.hash and not restart:
             return out / MODEL_FILE
         started, work = time.monotonic(), folder.begin(restart)
-        store = open_store(
-            card, cases, work / "store", record["data"]["target"], compute.workers
-        )
+        store = open_store(card, cases, work / "store", record["data"]["target"], compute.workers)
         origin = {"method": method if isinstance(method, str) else "settings of the caller"}
         place = Workplace(work, "adapt", seed, compute, origin, quiet)
         said = _adapt_in(place, model, store, card, settings, prior)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +103,9 @@ def _probabilities(
 
 def _image(fabric: Fabric, photo: PreparedPhoto, prepare: PhotoPrepare) -> Tensor:
     planes = torch.from_numpy(photo.planes)[None].to(fabric.device)
-    mean, sd = (torch.tensor(v, device=fabric.device)[:, None, None] for v in (prepare.mean, prepare.sd))
+    mean, sd = (
+        torch.tensor(v, device=fabric.device)[:, None, None] for v in (prepare.mean, prepare.sd)
+    )
     return planes.float().div_(255).sub_(mean).div_(sd)
 
 
@@ -126,13 +127,6 @@ def write_classes(path: Path, classes: Classes, colors: Sequence[tuple[int, int,
         image.save(file, format="PNG")
 
 
-def distinct_colors(count: int) -> list[tuple[int, int, int]]:
-    """Colours for classes that have none: hues a golden angle apart."""
-    hues = [(index * 0.618034) % 1 for index in range(count)]
-    shades = [colorsys.hsv_to_rgb(hue, 0.75, 1 - 0.35 * (i % 2)) for i, hue in enumerate(hues)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in shades]
-
-
 def shown_size(size: tuple[int, int], longest: int = 640) -> tuple[int, int]:
     """Rows and columns of a picture for a page."""
     factor = min(1.0, longest / max(size))
@@ -142,9 +136,8 @@ def shown_size(size: tuple[int, int], longest: int = 640) -> tuple[int, int]:
 def shown_labels(classes: Any, size: tuple[int, int]) -> Classes:
     """Class indices ``[h, w]`` at another size, by the nearest pixel."""
     rows, columns = (
-        (2 * np.arange(to) + 1) * full // (2 * to) for full, to in zip(classes.shape, size, strict=True)
+        (2 * np.arange(to) + 1) * full // (2 * to)
+        for full, to in zip(classes.shape, size, strict=True)
     )
     picked: Classes = np.asarray(classes)[rows][:, columns]
     return picked
-
-

@@ -15,7 +15,6 @@ from uda.data.streets import write_streets
 from uda.domains import Domains
 from uda.environment import environment
 from uda.evaluation import evaluate
-from uda.scoring import Row
 from uda.prior_specs import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
@@ -27,7 +26,9 @@ from uda.prior_specs import (
 from uda.prior_stage import Evidence, card_tags, estimate_prior
 from uda.priors import Prior
 from uda.report import write_report
+from uda.scoring import Row
 from uda.stages import Workplace, adabn, adapt, train_supervised
+from uda.world import on_first
 
 Body = Callable[[Path], dict[str, Any]]
 """writes a stage's artefacts into a folder and returns what ``stage.json`` should say of them"""
@@ -43,6 +44,8 @@ class Stage:
     data: Callable[[], dict[str, str]]
     """content hashes of the files it reads; raises DataError when they are gone"""
     body: Body
+    shared: bool = False
+    """whether every process takes part in the body; otherwise the first does it alone"""
 
 
 def plan(recipe: Recipe, out: Path, quiet: bool = True) -> list[Stage]:
@@ -138,7 +141,7 @@ class _Planner:
             )
 
         settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
-        return Stage("pretrain", settings, self.ground, data, body)
+        return Stage("pretrain", settings, self.ground, data, body, shared=True)
 
     def _target_supervised(self) -> Stage:
         domains, recipe = self.domains, self.recipe
@@ -157,7 +160,7 @@ class _Planner:
             )
 
         settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
-        return Stage("target_supervised", settings, self.ground, data, body)
+        return Stage("target_supervised", settings, self.ground, data, body, shared=True)
 
     def _prior(self, name: str) -> Stage:
         spec, stage = self.recipe.prior[name], f"prior-{name}"
@@ -233,7 +236,7 @@ class _Planner:
 
         parents = ("pretrain", f"prior-{variant.prior}") if variant.prior else ("pretrain",)
         settings = {**self.common, "adapt": variant.model_dump(mode="json")}
-        return Stage(stage, settings, parents, data, body)
+        return Stage(stage, settings, parents, data, body, shared=True)
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("source_only", "pretrain"), ("adabn", "adabn")]
@@ -270,7 +273,7 @@ class _Planner:
                 metrics["conventions"] = result["conventions"]
             if recipe.published:
                 metrics["published"] = [row.model_dump() for row in recipe.published]
-            write_json(folder / "metrics.json", metrics)
+            on_first(lambda: write_json(folder / "metrics.json", metrics))
             return {"supervision": ["target_labels"]}
 
         settings = {
@@ -279,7 +282,7 @@ class _Planner:
             "published": [row.model_dump() for row in recipe.published],
         }
         parents = tuple(dict.fromkeys(stage for _, stage in rows))
-        return Stage("evaluate", settings, parents, data, body)
+        return Stage("evaluate", settings, parents, data, body, shared=True)
 
     def _report(self) -> Stage:
         def body(folder: Path) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from torch import nn
 
 from uda.cards import PhotoPrepare
 from uda.checkpoint import read_json, write_json
+from uda.colors import distinct_colors
 from uda.data.cases import Case
 from uda.data.volumes import write_volume
 from uda.errors import DataError, RunError, UdaError
 from uda.models import ModelInfo
-from uda.photos import classes_of, distinct_colors, photo_logits, read_prepared, write_classes
+from uda.photos import classes_of, photo_logits, read_prepared, write_classes
 from uda.prediction import predict_case, read_case
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from uda.cards import DatasetCard
 from uda.compute import deterministic, make_fabric
@@ -24,6 +28,7 @@ from uda.norms import estimate_batchnorm, has_batchnorm
 from uda.prior_specs import (
     AreaPrior,
     ImageLevelPrior,
+    LandmarkPrior,
     PredictedPrior,
     PriorSpec,
     SizeCsvPrior,
@@ -34,6 +39,7 @@ from uda.prior_specs import (
 )
 from uda.priors import (
     PRIOR_FILE,
+    Landmarks,
     Prior,
     from_areas_mm2,
     from_image_level,
@@ -51,8 +57,20 @@ from uda.priors import (
     select_tags,
     size_distribution,
 )
+from uda.priors.superpixels import classify, majority, surest
 from uda.stages import BATCHNORM_BATCH, Workplace
-from uda.summaries import image_features, predicted_ratios
+from uda.summaries import (
+    example_images,
+    image_features,
+    predicted_ratios,
+    superpixel_features,
+)
+from uda.types import IGNORE
+
+SOURCE_IMAGES = 200
+"""labelled images that landmarks are learned from, evenly spread over the source"""
+EXAMPLES = 4
+"""images in the picture of the landmarks"""
 
 T = TypeVar("T")
 
@@ -100,7 +118,7 @@ def make_prior(
             prior = from_areas_mm2(info.classes, spec.areas_mm2, geometries, spec.supervision)
         case PredictedPrior():
             prior = _predicted(spec, model, info, evidence, compute, seed)
-        case ImageLevelPrior():
+        case ImageLevelPrior() | LandmarkPrior():
             prior = _image_level(spec, model, info, evidence, compute)
         case SizeCsvPrior():
             prior = _counted(spec, info, evidence)
@@ -166,7 +184,11 @@ def _predicted(
 
 
 def _image_level(
-    spec: ImageLevelPrior, model: nn.Module, info: ModelInfo, evidence: Evidence, compute: Compute
+    spec: ImageLevelPrior | LandmarkPrior,
+    model: nn.Module,
+    info: ModelInfo,
+    evidence: Evidence,
+    compute: Compute,
 ) -> Prior:
     source, target = _needed(evidence.source, spec.kind), _needed(evidence.target, spec.kind)
     _refuse_3d(info, spec.kind)
@@ -178,6 +200,9 @@ def _image_level(
         model.to(fabric.device)
         known = image_features(model, Slices(source), fabric)
         asked = image_features(model, Slices(target), fabric)
+        landmarks = None
+        if isinstance(spec, LandmarkPrior):
+            landmarks = _landmarks(spec, model, source, source.labels, target, fabric)
     ratios = image_level_ratios(
         spec.method,
         known[labelled],
@@ -186,7 +211,46 @@ def _image_level(
         neighbours=spec.neighbours,
         l2=spec.l2,
     )
-    return from_image_level(info.classes, ratios, target.places(), spec.method, sizes)
+    prior = from_image_level(info.classes, ratios, target.places(), spec.method, sizes)
+    if landmarks is None:
+        return prior
+    how = "; superpixel classes by logistic regression from the source model's class scores around them"
+    return replace(prior, landmarks=landmarks, how=prior.how + how)
+
+
+def _landmarks(
+    spec: LandmarkPrior,
+    model: nn.Module,
+    source: Store,
+    labels: NDArray[np.uint8],
+    target: Store,
+    fabric: Fabric,
+) -> Landmarks:
+    """The superpixels of the target images, with the classes of the surest."""
+    few = np.unique(np.linspace(0, len(source) - 1, min(SOURCE_IMAGES, len(source))).astype(int))
+    settings = (spec.segments, spec.stride, fabric)
+    ids, known = superpixel_features(model, Slices(source), few, *settings)
+    learned = [majority(ids[at], labels[number]) for at, number in enumerate(few)]
+    every = np.arange(len(target))
+    ids, asked = superpixel_features(model, Slices(target), every, *settings)
+    answer = classify(
+        np.concatenate(known), np.concatenate(learned), np.concatenate(asked), spec.l2
+    )
+    shown = np.unique(np.linspace(0, len(target) - 1, min(EXAMPLES, len(target))).astype(int))
+    return Landmarks(
+        tuple(target.places()),
+        torch.from_numpy(ids),
+        _table(surest(*answer, spec.kept), [len(rows) for rows in asked]),
+        example_images(target, shown),
+        tuple(shown.tolist()),
+    )
+
+
+def _table(classes: NDArray[np.uint8], counts: Sequence[int]) -> Tensor:
+    """Classes of the superpixels of image after image, a row an image: ``[n, s]``, filled up with ``IGNORE``."""
+    table = np.full((len(counts), max(counts)), IGNORE, np.uint8)
+    table[np.arange(max(counts)) < np.array(counts)[:, None]] = classes
+    return torch.from_numpy(table)
 
 
 def _refuse_3d(info: ModelInfo, kind: str) -> None:
@@ -216,7 +280,7 @@ def card_tags(card: DatasetCard, root: Path) -> Mapping[tuple[str, int], Sequenc
         raise PriorError(f"card {card.name!r} names no tags file", fix="add `tags:` to the card")
     path = root / card.root / card.tags
     known = {name for names in card.splits.values() for name in names}
-    return select_tags(read_tags(path, card.classes[1:]), card.splits.get("adapt", ()), known, path)
+    return select_tags(read_tags(path, card.structures), card.splits.get("adapt", ()), known, path)
 
 
 def _needed(value: T | None, kind: str) -> T:

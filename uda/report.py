@@ -1,4 +1,4 @@
-"""From the files of a run to one HTML page; ``table`` and ``seeds_table`` serve the terminal.
+"""From the files of a run to one HTML page; ``table`` and its like serve the terminal.
 
 Only files are read, so a report can be made again long after the run, on another machine, without
 the data. The numbers come from ``evaluate/metrics.json``; the rest is shown where it exists.
@@ -12,11 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from uda.errors import DataError
-from uda.report_files import read_metrics
-from uda.report_seeds import seeds_summary, seeds_table
-from uda.report_table import PUBLISHED, ordered, points, role, table
+from uda.report_classes import class_tables
+from uda.report_files import map_folders, read_metrics
+from uda.report_seeds import seeds_class_tables, seeds_summary, seeds_table
+from uda.report_table import table
+from uda.report_words import PHOTOS, PUBLISHED, convention_title, kind_of, ordered, points, role
 
-__all__ = ["read_metrics", "seeds_summary", "seeds_table", "table", "write_report"]
+__all__ = [
+    "class_tables",
+    "read_metrics",
+    "seeds_class_tables",
+    "seeds_summary",
+    "seeds_table",
+    "table",
+    "write_report",
+]
+
+Section = tuple[str, Callable[[], str]]
+"""title and maker"""
 
 
 def write_report(run: Path, out: Path) -> Path:
@@ -42,50 +55,94 @@ def write_report(run: Path, out: Path) -> Path:
         sections.append((title, body))
     lead = report_page.headline(metrics)
     path = out / "report.html"
-    guide = report_page.HOW_TO_READ
+    guide = report_page.how_to_read(metrics)
     write_text(path, report_html.page(metrics["recipe"], _subtitle(metrics), lead, guide, sections))
     return path
 
 
-def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Title and maker of each section, in the order of the page."""
+def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
+    """All sections, in the order of the page."""
     from uda import report_page as page
-    from uda import report_papers as papers
+    from uda import report_photos as photos
     from uda.report_files import read_stages
     from uda.report_html import rules_list
 
-    published = metrics.get("published", ())
-    conventions = metrics.get("conventions", {})
     facts = {**metrics["environment"], **{f"data {k}": v for k, v in metrics["data"].items()}}
+    of_photos = kind_of(metrics) is PHOTOS
     yield "Results", lambda: page.results_table(metrics)
-    for name, convention in conventions.items():
-        yield (
-            papers.convention_title(name),
-            partial(papers.convention_section, convention, metrics["classes"], published),
-        )
-    if published and not conventions:
-        yield PUBLISHED, lambda: papers.published_rows(published)
-    yield "Structure by structure", lambda: page.structures_table(metrics)
-    yield "Before and after", lambda: _overlays(run, metrics)
-    yield "Case by case: Dice", lambda: _boxes(run, metrics, None)
-    yield "Case by case: HD95", lambda: _boxes(run, metrics, metrics["distance_unit"])
+    yield from _papers(metrics)
+    yield from (_of_photos if of_photos else _of_volumes)(run, metrics)
+    for folder in map_folders(run):
+        title = f"Where classes lie: prior {folder.name.removeprefix('prior-')}"
+        yield title, partial(photos.maps_section, folder, turned=not of_photos)
     yield "Rules of the evaluation", lambda: rules_list(metrics["rules"])
     yield "Training", lambda: _curves(run)
     yield "Stages", lambda: page.stages_table(read_stages(run))
     yield "Environment", lambda: page.environment_list(facts)
 
 
+def _papers(metrics: Mapping[str, Any]) -> Iterator[Section]:
+    """The same networks by other conventions, then what papers published."""
+    from uda import report_papers as papers
+
+    published, kind = metrics.get("published", ()), kind_of(metrics)
+    conventions = list(metrics.get("conventions", {}))
+    for name in conventions:
+        yield convention_title(name), partial(_convention, metrics, name)
+    if published and not conventions:
+        yield PUBLISHED, lambda: papers.published_rows(published, kind)
+
+
+def _convention(metrics: Mapping[str, Any], name: str) -> str:
+    """Rules, our rows by them, and the published rows under those."""
+    from uda import report_papers as papers
+    from uda import report_photos as photos
+    from uda.report_html import rules_list
+    from uda.report_page import results_table
+
+    table, kind = metrics["conventions"][name], kind_of(metrics)
+    if kind is PHOTOS:
+        alike = {**metrics, "rows": table["rows"]}
+        body = (
+            rules_list(table["rules"]) + results_table(alike, ledger=False) + photos.heat_of(alike)
+        )
+    else:
+        body = papers.convention_section(table, metrics["classes"])
+    if published := metrics.get("published", ()):
+        body += f"<h3>{PUBLISHED}</h3>{papers.published_rows(published, kind)}"
+    return body
+
+
+def _of_volumes(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
+    from uda import report_page as page
+
+    yield "Structure by structure", lambda: page.structures_table(metrics)
+    yield "Before and after", lambda: _overlays(run, metrics)
+    yield "Case by case: Dice", lambda: _boxes(run, metrics, "dice", "Dice", "points")
+    unit = metrics["distance_unit"]
+    yield "Case by case: HD95", lambda: _boxes(run, metrics, "hd95", "HD95", unit)
+
+
+def _of_photos(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
+    from uda import report_photos as photos
+
+    yield "Class by class", lambda: photos.classes_section(metrics)
+    yield "Before and after", lambda: photos.gallery_section(run, metrics)
+    yield "Image by image", lambda: photos.images_section(run, metrics)
+
+
 def _subtitle(metrics: Mapping[str, Any]) -> str:
-    parts = [f"{len(metrics['classes'])} structures", f"{len(metrics['rows'])} rows"]
-    if "cases" in metrics["data"]:
-        parts.insert(0, f"{metrics['data']['cases']} target cases")
+    photos = kind_of(metrics) is PHOTOS
+    count, cases = len(metrics["classes"]), metrics["data"].get("cases")
+    parts = [] if cases is None else [f"{cases} target {'images' if photos else 'cases'}"]
+    parts += [f"{count} {'classes' if photos else 'structures'}", f"{len(metrics['rows'])} rows"]
     environment = metrics["environment"]
     parts += [f"{key} {environment[key]}" for key in ("seed", "uda") if key in environment]
     return " · ".join(parts)
 
 
-def _boxes(run: Path, metrics: Mapping[str, Any], unit: str | None) -> str:
-    """A panel per structure; HD95 when a ``unit`` is given, Dice otherwise."""
+def _boxes(run: Path, metrics: Mapping[str, Any], measure: str, name: str, unit: str) -> str:
+    """A panel per structure of one measure."""
     from uda import report_figures, report_page
     from uda.report_files import read_cases
 
@@ -94,13 +151,14 @@ def _boxes(run: Path, metrics: Mapping[str, Any], unit: str | None) -> str:
     figures = []
     for structure in metrics["classes"]:
         by_row = {
-            name: [s for s in scores if (s.row, s.structure) == (name, structure)] for name in roles
+            row: [s for s in scores if (s.row, s.structure) == (row, structure)] for row in roles
         }
-        text = f"{'HD95' if unit else 'Dice'} of {structure}, a box per row"
-        figures.append((text, report_figures.box_plot(structure, by_row, roles, unit)))
+        text = f"{name} of {structure}, a box per row"
+        uri = report_figures.box_plot(structure, by_row, roles, measure, f"{name}, {unit}")
+        figures.append((text, uri))
     note = "A point is a case, the box spans the quartiles, the line is the median. " + (
         "Missed cases are counted, not drawn; their distance, the image diagonal, is in the means."
-        if unit
+        if measure == "hd95"
         else "A cross is a missed or a spurious structure; both count as Dice 0."
     )
     used = {name: report_figures.ROLE_COLOURS[name] for name in dict.fromkeys(roles.values())}
@@ -123,24 +181,26 @@ def _curves(run: Path) -> str:
 def _overlays(run: Path, metrics: Mapping[str, Any]) -> str:
     """Worst, median and best case: the image, source_only, the ranked row, the reference."""
     from uda import report_figures, report_page
-    from uda.report_files import case_dice, read_overlays
+    from uda.report_files import case_means, read_overlays
 
-    structures, dice = metrics["classes"], case_dice(run)
+    structures, dice = metrics["classes"], case_means(run)
     titles = {"image": "image", "source_only": "before", "reference": "reference"}
     drawn = []
-    for entry, arrays in read_overlays(run):
+    for one in read_overlays(run):
         panes = []
-        for name, labels in arrays.items():
+        case = one.entry["case"]
+        for name, labels in one.panes.items():
             uri = report_figures.overlay(
-                arrays["image"],
+                one.panes["image"],
                 None if name == "image" else labels,
                 len(structures),
-                entry["aspect"],
+                one.entry["aspect"],
             )
             remark = "" if titles.get(name) == name else name
-            score = dice.get((name, entry["case"]))
+            score = dice.get((name, case))
             remark += "" if score is None else f", Dice of the case {points(score)}"
             panes.append((titles.get(name, "after"), remark, uri))
-        drawn.append(report_page.overlay_case(entry, panes))
+        title = f"{one.entry['rank']}: case {case}, slice {one.entry['slice']}"
+        drawn.append(report_page.overlay_case(title, panes))
     styles = [(name, *report_figures.structure_style(i)) for i, name in enumerate(structures)]
     return report_page.structure_legend(styles) + "".join(drawn)

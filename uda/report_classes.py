@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uda.report_table import ROLE_STYLES, listed_structures
-from uda.report_words import FAIR, Row, folded, kind_of, marked, ordered, points, role, score, tops
+from uda.report_words import (
+    Row,
+    head_lines,
+    kind_of,
+    leads,
+    marked,
+    ordered,
+    points,
+    role,
+    score,
+    tops,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Say = Callable[[Mapping[str, Any]], str]
 """The words of one structure's score"""
+
+GAP = 2  # characters between the columns
 
 
 def class_mean(one: Mapping[str, Any]) -> str:
@@ -29,19 +42,15 @@ def class_tables(metrics: Mapping[str, Any], width: int, say: Say = class_mean) 
     if listed_structures(metrics):
         return []
     names, kind = list(metrics["classes"]), kind_of(metrics)
-    label = max(map(len, [kind.structure, *names])) + 1
     rows = ordered(metrics["rows"])
     columns = {row["name"]: [say(score(row)["per_class"][name]) for name in names] for row in rows}
-    blocks: list[list[Row]] = []
-    room = 0
-    for row in rows:
-        lines = [*head_lines(marked(row)), *columns[row["name"]]]
-        needed = max(map(len, lines)) + 1
-        if not blocks or needed > room:
-            blocks.append([])
-            room = width - label
-        blocks[-1].append(row)
-        room -= needed
+    needed = {
+        row["name"]: max(map(len, [*head_lines(marked(row)), *columns[row["name"]]])) + GAP
+        for row in rows
+    }
+    room = width - max(map(len, [kind.structure, *names])) - GAP
+    blocks = _blocks(rows, needed, room, len(rows))
+    blocks = _blocks(rows, needed, room, -(-len(rows) // len(blocks)))  # of nearly the same width
     title = f"{metrics['recipe']}: {kind.single} of each {kind.structure}, points"
     top = tops(rows, names)
     tables = []
@@ -49,6 +58,19 @@ def class_tables(metrics: Mapping[str, Any], width: int, say: Say = class_mean) 
         part = f" ({number_} of {len(blocks)})" if len(blocks) > 1 else ""
         tables.append(_class_block(title + part, names, block, columns, top, kind.structure))
     return tables
+
+
+def _blocks(
+    rows: Sequence[Row], needed: Mapping[str, int], room: int, most: int
+) -> list[list[Row]]:
+    """Rows in runs of at most ``most`` whose columns fit into ``room`` characters; at least one in each."""
+    blocks: list[list[Row]] = [[]]
+    for row in rows:
+        taken = sum(needed[other["name"]] for other in blocks[-1])
+        if blocks[-1] and (len(blocks[-1]) == most or taken + needed[row["name"]] > room):
+            blocks.append([])
+        blocks[-1].append(row)
+    return blocks
 
 
 def _class_block(
@@ -66,24 +88,12 @@ def _class_block(
     shown = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column(head, no_wrap=True)
     for row in rows:
-        name = Text("\n".join(head_lines(marked(row))))
-        shown.add_column(name, justify="right", no_wrap=True, style=ROLE_STYLES[role(row)])
+        above = Text("\n".join(head_lines(marked(row))))
+        shown.add_column(above, justify="right", no_wrap=True, style=ROLE_STYLES[role(row)])
     for place, name in enumerate(names):
         cells = [Text(name)]
         for row in rows:
-            mean = score(row)["per_class"][name]["mean"]
-            wins = mean is not None and mean == top[place] and role(row) in FAIR
-            cells.append(Text(columns[row["name"]][place], style="bold" if wins else ""))
+            style = "bold" if leads(row, name, top[place]) else ""
+            cells.append(Text(columns[row["name"]][place], style=style))
         shown.add_row(*cells)
     return shown
-
-
-def head_lines(name: str, width: int = 10) -> list[str]:
-    """A row's name as the head of a column: broken after underscores where that is enough."""
-    lines = [""]
-    for piece in name.replace("_", "_\0").replace(" ", "\0").split("\0"):
-        for part in folded(piece, width).split("\n"):
-            if lines[-1] and len(lines[-1]) + len(part) > width:
-                lines.append("")
-            lines[-1] += part
-    return lines

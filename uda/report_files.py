@@ -42,6 +42,8 @@ class PriorMaps(NamedTuple):
 
     name: str
     classes: tuple[str, ...]
+    how: str
+    """one sentence on what they were made of"""
     maps: npt.NDArray[np.float32]
 
 
@@ -150,7 +152,7 @@ def read_overlays(run: Path) -> list[Gallery]:
     except (KeyError, OSError, ValueError) as error:
         raise _unusable(path, str(error)) from None
     for one in found:
-        shapes = {a.shape[:2] for part in one[1:] for a in part.values()}  # type: ignore[attr-defined]
+        shapes = {a.shape[:2] for part in one[1:] for a in part.values()}
         if len(shapes) > 1 or one.entry["aspect"] <= 0:
             raise _unusable(path, f"the arrays of case {one.entry['case']} do not fit each other")
     return found
@@ -160,7 +162,9 @@ def _gallery(entry: Overlay, arrays: Any) -> Gallery:
     key, row = entry["key"], entry["row"]
     shown = {"image": f"image_{key}", "source_only": f"source_only__{key}"}
     shown |= {row: f"{row}__{key}", "reference": f"reference_{key}"}
-    predicted = {name.removesuffix(f"__{key}"): name for name in arrays if name.endswith(f"__{key}")}
+    predicted = {
+        name.removesuffix(f"__{key}"): name for name in arrays if name.endswith(f"__{key}")
+    }
     entropy = {name: f"{name}__entropy__{key}" for name in ("source_only", row)}
     entropy = {name: place for name, place in entropy.items() if place in arrays}
     others = {
@@ -192,7 +196,7 @@ def read_maps(folder: Path) -> PriorMaps:
     if prior.maps is None:
         raise DataError(f"{folder.name}/prior.json speaks of no maps", where=folder)
     name = folder.name.removeprefix("prior-")
-    return PriorMaps(name, prior.classes, prior.maps.numpy())
+    return PriorMaps(name, prior.classes, prior.how, prior.maps.numpy())
 
 
 def _stage_folders(run: Path, name: str) -> list[str]:

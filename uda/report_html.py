@@ -38,11 +38,11 @@ def rules_list(rules: Sequence[str]) -> str:
 
 
 def grid(head: Sequence[str], lines: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """A table whose cells are HTML already; each line comes with its CSS classes."""
+    """A table whose cells are HTML already; each line comes with its CSS classes. A cell may bring its ``<td>``."""
     top = "".join(f"<th scope=col>{cell}</th>" for cell in head)
     body = "".join(
         f"<tr class='{kind}'><th scope=row>{cells[0]}</th>"
-        + "".join(f"<td>{cell}</td>" for cell in cells[1:])
+        + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells[1:])
         + "</tr>"
         for kind, cells in lines
     )
@@ -127,8 +127,8 @@ figure{margin:0;min-width:0}img{display:block;width:100%;height:auto}
 .panes img{background:#000;max-height:420px;object-fit:contain}
 .panes.three{grid-template-columns:repeat(3,1fr)}.panes.three figcaption{overflow-wrap:anywhere}
 details{margin:10px 0}summary{cursor:pointer;font-size:.88rem;color:var(--soft);margin-bottom:8px}
-.heat{margin-top:18px}.heat table{font-size:.82rem}.heat td{padding:0;border-left:1px solid #fff}
-.heat td span{display:block;padding:7px 4px;min-height:2.9em;text-align:center}
+.heat{margin-top:18px}.heat table{font-size:.82rem}
+.heat td{padding:7px 3px;text-align:center;border-left:1px solid #fff}
 .heat thead th{vertical-align:bottom;text-align:center;padding:7px 2px}
 .heat thead th:first-child{text-align:left;padding-left:10px}
 .up{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap}

@@ -27,7 +27,6 @@ from uda.report_words import (
     role,
     score,
     subset_names,
-    tops,
 )
 
 SUPERVISION = {
@@ -53,9 +52,6 @@ HOW_TO_READ = (
     "about another random seed. <i>Used</i> lists what a row was told beyond target images. Rows "
     "marked † saw target labels and show what is possible, not what adaptation gives."
 )
-ENDS = (255, 255, 255), (8, 69, 148)
-"""colours of IoU 0 and 1"""
-LIGHT_INK_ABOVE = 0.72  # where white letters begin to stand out better than black ones
 
 
 def how_to_read(metrics: Mapping[str, Any]) -> str:
@@ -82,8 +78,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def results_table(metrics: Mapping[str, Any]) -> str:
-    """Means, intervals, the difference to source_only and the supervision ledger."""
+def results_table(metrics: Mapping[str, Any], ledger: bool = True) -> str:
+    """Means, intervals, the difference to source_only and what the words of the supervision mean."""
     rows, kind = ordered(metrics["rows"]), kind_of(metrics)
     top = best(rows)
     heads, note = _photo_heads(metrics) if kind is PHOTOS else _volume_heads(metrics)
@@ -105,14 +101,14 @@ def results_table(metrics: Mapping[str, Any]) -> str:
         f"Shaded: highest {'mean Dice' if kind.mean == 'Dice' else kind.mean} without target labels. "
         "† saw target labels."
     )
-    return f"{grid([*shared, *heads], lines)}<p class=note>{note}</p>{_ledger(rows)}"
+    return (
+        f"{grid([*shared, *heads], lines)}<p class=note>{note}</p>{_ledger(rows) if ledger else ''}"
+    )
 
 
 def _volume_heads(metrics: Mapping[str, Any]) -> tuple[list[str], str]:
     unit = escape(metrics["distance_unit"])
-    note = (
-        "Mean over structures of the mean over cases; ± is the standard deviation over cases; "
-    )
+    note = "Mean over structures of the mean over cases; ± is the standard deviation over cases; "
     return [f"HD95, {unit}", f"ASSD, {unit}", "missed", "spurious"], note
 
 
@@ -147,57 +143,6 @@ def structures_table(metrics: Mapping[str, Any]) -> str:
     return grid(["row", *(escape(name) for name in metrics["classes"])], lines)
 
 
-def heat_table(metrics: Mapping[str, Any], colours: Sequence[tuple[int, int, int]]) -> str:
-    """IoU of every class in every row, darker where it is higher; below, how much there is of each class.
-
-    Args:
-        colours: of the classes in the pictures.
-    """
-    rows, names = ordered(metrics["rows"]), list(metrics["classes"])
-    source = next((score(row)["per_class"] for row in rows if row["name"] == "source_only"), {})
-    highest = tops(rows, names)
-    lines = []
-    for row in rows:
-        scored = score(row)
-        cells = [name_cell(row), f"<span><b>{points(scored['mean'])}</b></span>"]
-        for name, top in zip(names, highest, strict=True):
-            wins = scored["per_class"][name]["mean"] == top
-            cells.append(_heat_cell(name, scored["per_class"][name], source.get(name), wins))
-        lines.append((role(row), cells))
-    if rows:
-        known = [score(rows[0])["per_class"][name] for name in names]
-        shares = [f"<span>{points(one['share'])}</span>" for one in known]
-        lines.append(("", ["share of labelled pixels, %", "", *shares]))
-        lines.append(("", ["images that show it", "", *(f"<span>{o['n']}</span>" for o in known)]))
-    swatches = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours]
-    heads = [
-        f"<span class=up>{escape(name)}</span><i class=swatch style='background:{swatch}'></i>"
-        for name, swatch in zip(names, swatches, strict=True)
-    ]
-    note = (
-        "IoU in points; bold: the highest of the class without target labels. Pointing at a cell tells the "
-        "difference to source_only and in how many images a class was missed or is spurious."
-    )
-    table = grid(["row", "<span class=up>mIoU</span>", *heads], lines)
-    return f"<div class=heat>{table}</div><p class=note>{note}</p>"
-
-
-def _heat_cell(
-    name: str, one: Mapping[str, Any], source: Mapping[str, Any] | None, wins: bool
-) -> str:
-    mean = one["mean"]
-    if mean is None:
-        return "<span title='counts in no image'>–</span>"
-    change = "" if source is None or source["mean"] is None else mean - source["mean"]
-    moved = f"{points(change, sign=True)} on source_only; " if change != "" else ""
-    said = f"{name}: {moved}missed in {one['missed']} of {one['n']} images, spurious in {one['spurious']}"
-    shade = [round(low + mean * (high - low)) for low, high in zip(*ENDS, strict=True)]
-    ink = "#fff" if mean > LIGHT_INK_ABOVE else "#1b1f24"
-    style = f"background:rgb({','.join(map(str, shade))});color:{ink}"
-    shown = f"<b>{points(mean)}</b>" if wins else points(mean)
-    return f"<span style='{style}' title='{escape(said)}'>{shown}</span>"
-
-
 def panels(figures: Iterable[tuple[str, str]], note: str) -> str:
     """Figures side by side as far as the screen is wide. ``figures``: (description, data URI)."""
     drawn = "".join(f"<figure>{image(uri, alt)}</figure>" for alt, uri in figures)
@@ -228,7 +173,7 @@ def pane_row(title: str, panes: Iterable[tuple[str, str, str]], layout: str = ""
         f"{escape(remark)}</figcaption></figure>"
         for name, remark, uri in panes
     )
-    return f"<div class='panes {layout}'>{drawn}</div>"
+    return f"<div class='{f'panes {layout}'.strip()}'>{drawn}</div>"
 
 
 def stages_table(stages: Sequence[Mapping[str, Any]]) -> str:

@@ -38,7 +38,7 @@ def class_colours(
     named = named or {}
     others: list[Colour] = [BLACK] * len(classes)
     if not set(classes) <= set(named):
-        from uda.photos import distinct_colors
+        from uda.colors import distinct_colors
 
         others = distinct_colors(len(classes))
     colours = [_colour(named.get(name, o)) for name, o in zip(classes, others, strict=True)]
@@ -129,7 +129,7 @@ def map_grid(classes: Sequence[str], maps: npt.NDArray[np.float32], turned: bool
         ticks = [LEAST_SHARE, 0.01, 0.1, 1]
         bar.set_ticks(ticks, labels=[f"{100 * tick:g} %" for tick in ticks])
         bar.minorticks_off()
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return encoded(figure, "png", "image/png", dpi=110, metadata={"Software": None})
 
 

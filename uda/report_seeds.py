@@ -15,6 +15,7 @@ from uda.report_table import (
     dice_title,
     frame,
     listed_structures,
+    subset_heads,
     volume_heads,
 )
 from uda.report_words import (
@@ -25,7 +26,6 @@ from uda.report_words import (
     narrow,
     number,
     ordered,
-    subset_names,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def seeds_table(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Tabl
         ]
 
     if kind_of(summary) is PHOTOS:
-        heads = ["mIoU", "accuracy", *subset_names(summary), "seeds"]
+        heads = ["mIoU", "accuracy", *subset_heads(summary), "seeds"]
         title = f"{summary['recipe']}: IoU in points (0–100), mean ±sd over {over}"
         shown = frame(summary, title, heads, ("mIoU", "seeds"))
         add_rows(shown, summary["rows"], lambda row: [*_of_photos(row), str(row["n"])])

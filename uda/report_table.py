@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uda.report_words import (
     DAGGER,
     FOLD,
+    NARROW,
     PHOTOS,
     PUBLISHED,
     VOLUMES,
@@ -16,6 +17,7 @@ from uda.report_words import (
     Row,
     convention_title,
     folded,
+    head_lines,
     interval,
     kind_of,
     marked,
@@ -74,7 +76,7 @@ def table(metrics: Mapping[str, Any]) -> Table:
         ]
 
     if kind_of(metrics) is PHOTOS:
-        heads = ["mIoU", "95 %", "accuracy", *subset_names(metrics)]
+        heads = ["mIoU", "95 %", "accuracy", *subset_heads(metrics)]
         title = f"{metrics['recipe']}: IoU in points (0–100), 95 % interval over images"
         shown = frame(metrics, title, heads, whole=("95 %",))
         add_rows(shown, metrics["rows"], _of_photos)
@@ -95,6 +97,11 @@ def _of_photos(row: Row) -> list[str]:
     ]
 
 
+def subset_heads(metrics: Mapping[str, Any]) -> list[str]:
+    """Labels of the subsets of classes in short lines."""
+    return ["\n".join(head_lines(label, 8)) for label in subset_names(metrics)]
+
+
 def listed_structures(metrics: Mapping[str, Any]) -> list[str]:
     """The structures that are columns of the result table; the others have a table of their own."""
     names = list(metrics["classes"])
@@ -104,7 +111,8 @@ def listed_structures(metrics: Mapping[str, Any]) -> list[str]:
 def add_rows(shown: Table, rows: Iterable[Row], cells: Cells) -> None:
     """Rows in their order, each with its name and its supervision before its cells."""
     for row in ordered(rows):
-        head = [folded(marked(row)), "\n".join(row["supervision"])]
+        name = "\n".join(head_lines(marked(row), NARROW)) if "iou" in row else folded(marked(row))
+        head = [name, "\n".join(row["supervision"])]
         _plain_row(shown, [*head, *cells(row)], ROLE_STYLES[role(row)])
 
 
@@ -115,14 +123,15 @@ def add_papers(shown: Table, metrics: Mapping[str, Any], cells: Cells) -> None:
         cells: of a row of the convention.
     """
     kind = kind_of(metrics)
+    width = NARROW if kind is PHOTOS else FOLD
     for name, convention in metrics.get("conventions", {}).items():
         unit = "" if kind is PHOTOS else ", ASSD in voxels"
-        _section(shown, fill(f"{convention_title(name)}{unit}", FOLD))
+        _section(shown, fill(f"{convention_title(name)}{unit}", width))
         add_rows(shown, convention["rows"], cells)
     if published := metrics.get("published", ()):
-        _section(shown, PUBLISHED)
+        _section(shown, fill(PUBLISHED, width))
         for row in published:
-            _plain_row(shown, [folded(str(row["row"])), "", published_score(row, kind)], "")
+            _plain_row(shown, [folded(str(row["row"]), width), "", published_score(row, kind)], "")
 
 
 def _section(shown: Table, head: str) -> None:

@@ -42,6 +42,7 @@ PUBLISHED = "Published, not run here"
 FAIR: tuple[Role, ...] = ("baseline", "adapted")
 """rows that compete: they saw no target labels"""
 FOLD = 24  # characters of a row's name in a line
+NARROW = 16  # the same where subsets of classes need the room
 
 
 def kind_of(metrics: Mapping[str, Any]) -> Kind:
@@ -83,6 +84,11 @@ def tops(rows: Iterable[Row], names: Sequence[str]) -> list[float | None]:
     fair = [score(row)["per_class"] for row in rows if role(row) in FAIR]
     found = [[one[name]["mean"] for one in fair if one[name]["mean"] is not None] for name in names]
     return [max(values, default=None) for values in found]
+
+
+def leads(row: Row, name: str, top: float | None) -> bool:
+    """Whether a row has the highest score of a class, as :func:`tops` found it."""
+    return bool(top) and role(row) in FAIR and score(row)["per_class"][name]["mean"] == top
 
 
 def marked(row: Row) -> str:
@@ -142,6 +148,17 @@ def duration(seconds: float | None) -> str:
 def folded(name: str, width: int = FOLD) -> str:
     """A name in lines of ``width`` characters."""
     return "\n".join(name[i : i + width] for i in range(0, len(name), width))
+
+
+def head_lines(name: str, width: int = 10) -> list[str]:
+    """A name in lines of ``width`` characters, broken after underscores and at spaces where that is enough."""
+    lines = [""]
+    for piece in name.replace("_", "_\0").replace(" ", " \0").split("\0"):
+        for part in folded(piece, width).split("\n"):
+            if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return [line.rstrip() for line in lines]
 
 
 def narrow(measure: Mapping[str, Any], scale: float = 1.0) -> str:

@@ -20,9 +20,13 @@ class Row:
 class Scorer(Protocol):
     """Predicts and scores rows on the same test images."""
 
-    measure: str
-    """key of a row's main score: ``dice`` or ``iou``, with a ``mean`` in it"""
-    rules: tuple[str, ...]
+    @property
+    def measure(self) -> str:
+        """Key of a row's main score: ``dice`` or ``iou``, with a ``mean`` in it."""
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What a reader of the table has to know, sentence by sentence."""
 
     def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
         """The row's scores, ready for JSON, and ``extra`` entries of its ledger."""

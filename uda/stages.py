@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from uda.cards import DatasetCard
 from uda.compute import deterministic, make_fabric
-from uda.config import Adapt, AnyNetwork, Compute, Training
+from uda.config import Adapt, Compute, Training
 from uda.data.items import Items, items_of
 from uda.data.sampling import (
     batch_indices,
@@ -41,6 +41,7 @@ from uda.models import (
     save_model,
     use_auxiliary,
 )
+from uda.network_specs import AnyNetwork
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
 from uda.parts import Known
@@ -48,6 +49,7 @@ from uda.prediction import logit_planes
 from uda.priors import Prior, label_table, mean_ratios, size_distribution
 from uda.trainer import RESUME_FILE, Batches, Run, fit
 from uda.types import Batch
+from uda.world import first_then_all, on_first
 
 MODEL_FILE = "model.safetensors"
 BATCHNORM_BATCH = 32
@@ -86,7 +88,7 @@ def train_supervised(
     Returns:
         what belongs into ``stage.json``: the ledger and, with ``validation``, its 2-D Dice per class.
     """
-    labelled = label_table(store.labels, len(card.classes))
+    labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
     ratio, presence = mean_ratios(labelled)
     info = ModelInfo(
         network=network,
@@ -101,7 +103,7 @@ def train_supervised(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(place.seed, "initial weights"))
         model = build(network, len(card.classes), card.prepare.channels)
-        load_backbone(model, network)
+        first_then_all(lambda: load_backbone(model, network))
     with deterministic():
         fabric = make_fabric(place.compute)
         batches = _source_batches(store, network, settings, place, fabric)
@@ -110,7 +112,7 @@ def train_supervised(
         kept = _train(place, fabric, model, info, objective, settings, batches, set_mode_train)
         record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
-            record |= _validation(kept, info, card, validation, fabric)
+            record |= on_first(lambda: _validation(kept, info, card, validation, fabric))
     return record
 
 
@@ -169,7 +171,8 @@ def adapt(
         fabric = make_fabric(place.compute)
         if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
-            estimate_batchnorm(model, _all_images(items, place), fabric.device)
+            images = _all_images(items, place)
+            on_first(lambda: estimate_batchnorm(model, images, fabric.device))
         batches = _target_batches(store, source, info.network, settings, place, fabric)
 
         def mode(trained: nn.Module) -> None:
@@ -215,7 +218,7 @@ def _train(
 
     def snapshot(kept: nn.Module, step: int) -> None:
         path = place.folder / "snapshots" / f"{step:06d}" / MODEL_FILE
-        save_model(path, kept, replace(info, step=step))
+        on_first(lambda: save_model(path, kept, replace(info, step=step)))
 
     heads = head_parameters(model) if settings.head_lr != 1 else []
     kept = fit(
@@ -229,8 +232,9 @@ def _train(
         snapshot=snapshot,
         heads=heads,
     )
-    save_model(place.folder / MODEL_FILE, kept, replace(info, step=settings.steps))
-    (place.folder / RESUME_FILE).unlink(missing_ok=True)
+    final = replace(info, step=settings.steps)
+    on_first(lambda: save_model(place.folder / MODEL_FILE, kept, final))
+    on_first(lambda: (place.folder / RESUME_FILE).unlink(missing_ok=True))
     return kept
 
 

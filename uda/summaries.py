@@ -1,19 +1,26 @@
-"""What a network says of whole images: predicted class ratios and mean features, one row an image."""
+"""What a network says of whole images and of superpixels: predicted class ratios and mean features, a row each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
-from uda.data.items import Items
+from uda.data.items import Items, Numbers, Slices
+from uda.data.store import Store
 from uda.losses import class_ratio
 from uda.models import features_of
-from uda.prediction import BATCH, inference
+from uda.prediction import BATCH, PIXELS, inference
+from uda.priors.superpixels import Ids, describe, grid_of, reduced, superpixels
+
+EXAMPLE = 512
+"""longest side of an image that is kept to be looked at, in pixels"""
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +47,52 @@ def image_features(model: nn.Module, items: Items, fabric: Fabric) -> Floats:
             parts.append(seen.pop().float().flatten(2).mean(2).cpu())
     features: Floats = torch.cat(parts).double().numpy()
     return features
+
+
+def superpixel_features(
+    model: nn.Module, items: Slices, numbers: Numbers, segments: int, stride: int, fabric: Fabric
+) -> tuple[Ids, list[NDArray[np.float32]]]:
+    """Superpixels ``[m, h', w']`` of some images, and for each image what the network says of its own ``[s, d]``.
+
+    Args:
+        numbers: of the images.
+        segments: superpixels of an image, about.
+        stride: pixels of the image a pixel of the coarser grid.
+    """
+    grid = grid_of(items.store.size, stride)
+    ids, described = np.empty((len(numbers), *grid), np.int16), []
+    together = max(1, min(BATCH, PIXELS // (items.store.size[0] * items.store.size[1])))
+    for first in range(0, len(numbers), together):
+        some = numbers[first : first + together]
+        with inference(model), fabric.autocast():
+            p = model(items.image(some).to(fabric.device)).float().softmax(1)
+            scores = adaptive_avg_pool2d(p, grid).cpu().numpy()
+        for at, number in enumerate(some):
+            image = reduced(_picture(items.store, number), grid)
+            ids[first + at] = found = superpixels(image, segments)
+            described.append(describe(found, scores[at]))
+    return ids, described
+
+
+def example_images(store: Store, numbers: Numbers) -> Tensor:
+    """Some images to be looked at, ``[m, c, h, w]`` uint8; the longer side has :data:`EXAMPLE` pixels at most."""
+    grid = grid_of(store.size, -(-max(store.size) // EXAMPLE))
+    shown = []
+    for number in numbers:
+        image = reduced(_picture(store, number), grid)
+        if store.scale is None:
+            low, high = np.percentile(image, (1, 99))
+            image = (image - low) * (255 / max(high - low, 1e-6))
+        shown.append(np.rint(image.clip(0, 255)).astype(np.uint8))
+    return torch.from_numpy(np.stack(shown))
+
+
+def _picture(store: Store, number: int) -> NDArray[Any]:
+    """What is to be seen of an image: red, green and blue, or the slice without its neighbours; ``[c, h, w]``."""
+    image: NDArray[Any] = np.asarray(store.images[number])
+    if store.scale is not None:
+        return image
+    return image[None] if image.ndim == 2 else image[len(image) // 2][None]
 
 
 def _batches(items: Items, fabric: Fabric) -> Iterator[Tensor]:

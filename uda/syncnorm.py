@@ -28,7 +28,9 @@ def shared(model: nn.Module, image: Callable[[], Tensor], device: torch.device) 
         return model
     with torch.no_grad():
         for tensor in model.to(device).state_dict().values():
-            torch.distributed.broadcast(tensor, 0)
+            dense = tensor.contiguous()  # channels last is not
+            torch.distributed.broadcast(dense, 0)
+            tensor.copy_(dense)
     freeze_idle(model, image()[:1].to(device))
     return synchronised(model, device)
 

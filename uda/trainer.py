@@ -31,10 +31,13 @@ from uda.config import Training
 from uda.data.augment import augment
 from uda.data.seeds import mix
 from uda.errors import ModelError, RunError
-from uda.logs import RunLog
+from uda.gather import all_outputs, all_rows, gathered, own_rows
+from uda.logs import RunLog, open_log
 from uda.objective import Objective
+from uda.syncnorm import check_synchronised, shared
 from uda.twin import follow, twin_of
 from uda.types import Batch, SourceBatch, TargetBatch
+from uda.world import check_same_place, on_first, together, world
 
 RESUME_FILE = "resume.safetensors"
 
@@ -88,9 +91,7 @@ def make_optimizer(
     return kind(groups, **common)
 
 
-def _weights(
-    model: nn.Module, heads: Sequence[nn.Parameter], times: float
-) -> list[dict[str, Any]]:
+def _weights(model: nn.Module, heads: Sequence[nn.Parameter], times: float) -> list[dict[str, Any]]:
     own = {id(parameter) for parameter in heads}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
     groups = [{"params": rest, "times": 1.0}, {"params": list(heads), "times": times}]
@@ -119,12 +120,16 @@ def fit(
     Raises:
         RunError: the loss is not finite, or the disk refuses a checkpoint. The last checkpoint stays.
     """
+    model = shared(model, lambda: _images(batches(0)), fabric.device)
     optimizer = make_optimizer(model, settings, heads)
     state = _State(fabric, model, optimizer, settings, objective, run.folder / RESUME_FILE)
+    check_same_place(run.folder, state.step)
     set_mode(state.model)
+    check_synchronised(state.model)
     pending: list[Tensor] = []
     with (
-        RunLog(run.folder, run.stage, settings.steps, state.step, run.quiet) as log,
+        together(),
+        open_log(run.folder, run.stage, settings.steps, state.step, run.quiet) as log,
         contextlib.closing(_ahead(batches, state.step, settings.steps)) as stream,
     ):
         for batch in stream:
@@ -140,8 +145,8 @@ def fit(
                 _show(state.kept, batch, fabric, log, state.step)
                 set_mode(state.model)
             if save:
-                log.save()
-                state.save()
+                on_first(log.save)
+                on_first(state.save)
         if settings.steps and not settings.snapshot_every:
             _show(state.kept, batches(0), fabric, log, state.step)
     _check_finite(state.kept, run)
@@ -160,17 +165,20 @@ def _check_finite(model: nn.Module, run: Run) -> None:
 
 def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
     """One update of the network, then of what the terms own. Returns the values, on the device, unread."""
-    fabric, objective, rank = state.fabric, state.objective, state.fabric.global_rank
-    torch.manual_seed(mix(run.seed, run.stage, "network", state.step, rank))
+    fabric, objective = state.fabric, state.objective
+    torch.manual_seed(mix(run.seed, run.stage, "network", state.step, world().rank))
     generator = torch.Generator(fabric.device)
-    generator.manual_seed(mix(run.seed, run.stage, "augment", state.step, rank))
+    generator.manual_seed(mix(run.seed, run.stage, "augment", state.step, 0))  # of the whole batch
     objective.begin(state.step)
-    batch, notes = objective.mix(batch, objective.annotate(batch), generator)
+    notes = [None if note is None else all_rows(note) for note in objective.annotate(batch)]
+    batch, notes = objective.mix(gathered(batch), notes, generator)
     batch, notes = _augmented(batch, notes, settings, generator)
     for group in state.optimizer.param_groups:
         group["lr"] = group["times"] * learning_rate(settings, state.step)
-    source = state.forward(batch.source.image) if batch.source else None
-    target = state.forward(batch.target.image) if batch.target else None
+    own = own_rows(batch)
+    source = state.forward(own.source.image) if own.source else None
+    target = state.forward(own.target.image) if own.target else None
+    source, target = all_outputs([source, target])
     loss, values = objective(batch, source, target, state.step, notes)
     fabric.backward(loss)
     if settings.clip:
@@ -229,14 +237,22 @@ def _report(
 @torch.no_grad()
 def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int) -> None:
     """Image, entropy and prediction of a few images into TensorBoard."""
-    domain = batch.target or batch.source
-    if domain is None:
+    if not world().first:
         return
-    image = domain.image[:4].to(fabric.device)
+    image = _images(batch)[:4].to(fabric.device)
     training = model.training
     model.eval()
     log.images(step, image, model(image))
     model.train(training)
+
+
+def _images(batch: Batch) -> Tensor:
+    """Images of a batch, of the target where it has some."""
+    if batch.target is not None:
+        return batch.target.image
+    if batch.source is not None:
+        return batch.source.image
+    raise RunError("a batch without images")
 
 
 def _ahead(batches: Batches, first: int, last: int) -> Generator[Batch]:

@@ -18,6 +18,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uda.errors import RunError, UdaError
 
 T = TypeVar("T")
@@ -211,6 +214,12 @@ def gather_objects(value: T) -> list[T]:
     with together():
         distributed.all_gather_object(values, value, group=_joined()[1])
     return values
+
+
+def sum_arrays(own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum of every process's array, on all."""
+    total: NDArray[np.int64] = np.sum(gather_objects(own), axis=0)
+    return total
 
 
 def barrier() -> None:

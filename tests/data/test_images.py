@@ -155,7 +155,7 @@ def test_no_more_is_read_ahead_than_a_few_items_a_thread() -> None:
     for _ in range(10):
         next(results)
     assert len(taken) <= 10 + AHEAD * 3
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert alive() == 0
 
 

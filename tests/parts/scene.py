@@ -11,8 +11,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from uda.compute import make_fabric
-from uda.config import Compute, Network, Training
+from uda.config import Compute, Training
 from uda.models import build
+from uda.network_specs import Network
 from uda.objective import Objective
 from uda.parts import Known
 from uda.terms import CrossEntropyTerm, Term

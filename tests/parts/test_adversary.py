@@ -66,7 +66,11 @@ def test_it_starts_from_the_seed_and_leaves_the_global_generator_alone() -> None
     torch.manual_seed(77)
     _, second = set_up(student)
     assert torch.equal(torch.rand(1), expected)
-    pairs = zip(first.sides["main"].network.parameters(), second.sides["main"].network.parameters(), strict=True)
+    pairs = zip(
+        first.sides["main"].network.parameters(),
+        second.sides["main"].network.parameters(),
+        strict=True,
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 

@@ -133,6 +133,7 @@ def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> Non
         "centroid_pseudo_labels",
         "adversarial",
         "dual_class_ratio",
+        "landmarks",
     }
     assert {name for name, _, _ in CASES} | elsewhere == set(NAMES)
 
@@ -193,6 +194,7 @@ def test_within_a_round_no_term_makes_the_host_wait_for_the_device(
     ("name", "settings", "missing"),
     [
         ("sorted_area", {}, "class ratios"),
+        ("landmarks", {}, "class of superpixels"),
         ("dual_class_ratio", {}, "class ratios"),
         ("size_bounds", {}, "class ratios"),
         ("size_bounds", {"bounds": "quantiles"}, "sizes vary"),

@@ -62,7 +62,9 @@ def test_the_network_learns_its_centroid_labels(tmp_path: Path) -> None:
         steps=150,
         save_every=150,
     )
-    labels = objective.parts[0].annotate(TargetBatch(target_images(), torch.arange(len(target_images()))))
+    labels = objective.parts[0].annotate(
+        TargetBatch(target_images(), torch.arange(len(target_images())))
+    )
     assert labels is not None
     with torch.no_grad():
         found = kept.train()(target_images()).argmax(1)

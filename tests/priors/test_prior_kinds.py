@@ -41,10 +41,12 @@ KINDS_OF_PRIOR: dict[str, dict[str, Any]] = {
     "nearest": {"kind": "image_level"},
     "logistic": {"kind": "image_level", "method": "logistic"},
     "ridge": {"kind": "image_level", "method": "ridge"},
+    "landmarks": {"kind": "landmarks", "segments": 30, "stride": 1},
     "csv": {"kind": "size_csv", "file": "sizes.csv", "column": "gt_size"},
 }
-SEES_TARGET = {"ml", "mm2", "own", "own_target", "nearest", "logistic", "ridge", "csv"}
-SEES_SOURCE = {"spatial", "nearest", "logistic", "ridge"}
+PER_IMAGE = {"nearest", "logistic", "ridge", "landmarks"}
+SEES_TARGET = {"ml", "mm2", "own", "own_target", "csv", *PER_IMAGE}
+SEES_SOURCE = {"spatial", *PER_IMAGE}
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,13 @@ def test_each_prior_is_sound_and_says_who_told(made: Made) -> None:
         assert made.stage(name)["supervision"] == list(prior.supervision)
         assert bool(torch.isfinite(prior.table(places)).all())
     per_image = {n for n in KINDS_OF_PRIOR if made.prior(n).images is not None}
-    assert per_image == {"tags", "own_target", "nearest", "logistic", "ridge", "csv"}
+    assert per_image == {"tags", "own_target", "csv", *PER_IMAGE}
 
 
 def test_sizes_and_maps_come_from_the_source_labels(made: Made) -> None:
     labels = made.store("source", labels=True).labels
     sizes = size_distribution(label_table(labels, 3))
-    for name in ("ratio", "tags", "spatial", "nearest", "logistic", "ridge"):
+    for name in ("ratio", "tags", "spatial", *PER_IMAGE):
         assert made.prior(name).sizes == sizes
     for name in ("ml", "mm2", "own", "own_target", "csv"):
         assert made.prior(name).sizes is None
@@ -138,6 +140,20 @@ def test_sizes_and_maps_come_from_the_source_labels(made: Made) -> None:
     assert torch.equal(maps, label_maps(labels, 3, 1.5))
     assert made.prior("spatial").ratio == made.prior("ratio").ratio
     assert (made.run / "prior-spatial" / "prior.png").is_file()
+
+
+def test_landmarks_come_with_the_ratios_of_the_same_method(made: Made) -> None:
+    landmarks, places = made.prior("landmarks"), made.store("target", labels=False).places()
+    assert torch.equal(landmarks.table(places), made.prior("logistic").table(places))
+    assert landmarks.landmarks is not None
+    assert landmarks.landmarks.places == tuple(places)
+    assert landmarks.landmarks.segments.shape == (2 * SLICES, SIZE, SIZE)
+    said = json.loads((made.run / "prior-landmarks" / "prior.json").read_text())["landmarks"]
+    assert said["kept"] == pytest.approx(0.6, abs=0.5 / said["superpixels"] + 1e-9)
+    assert set(said["counts"]) == set(CLASSES)
+    assert (made.run / "prior-landmarks" / "landmarks.png").is_file()
+    others = [name for name in KINDS_OF_PRIOR if made.prior(name).landmarks is not None]
+    assert others == ["landmarks"]
 
 
 def test_predictions_are_those_of_the_model_before_it_adapts(made: Made) -> None:
@@ -255,14 +271,14 @@ def test_source_files_are_opened_by_the_kinds_that_need_them_alone(made: Made) -
 def test_only_priors_of_a_network_hang_on_seed_and_precision(made: Made) -> None:
     keys = {name: set(made.stage(name)["settings"]) for name in KINDS_OF_PRIOR}
     runs = {name for name in keys if {"seed", "compute"} <= keys[name]}
-    assert runs == {"own", "own_target", "nearest", "logistic", "ridge"}
+    assert runs == {"own", "own_target", *PER_IMAGE}
     assert all(not {"seed", "compute"} & keys[name] for name in set(keys) - runs)
 
 
 def test_the_same_recipe_makes_the_same_priors_to_the_bit(made: Made) -> None:
-    files = sorted(made.run.glob("prior-*/prior.*"))
+    files = sorted([*made.run.glob("prior-*/prior.*"), *made.run.glob("prior-*/landmarks.*")])
     before = [path.read_bytes() for path in files]
-    assert len(files) == len(KINDS_OF_PRIOR) + 2  # tensors and picture of the maps
+    assert len(files) == len(KINDS_OF_PRIOR) + 4  # tensors and picture of maps and landmarks
     shutil.rmtree(made.run)
     made.again()
     assert [path.read_bytes() for path in files] == before
@@ -340,6 +356,10 @@ OWN: dict[str, Callable[[Made], dict[str, Any]]] = {
     "nearest": lambda made: {"image_level": "nearest"},
     "logistic": lambda made: {"image_level": "logistic"},
     "ridge": lambda made: {"image_level": "ridge"},
+    "landmarks": lambda made: {
+        "landmarks": True,
+        "overrides": ["segments=30", "stride=1"],
+    },
     "csv": lambda made: {"sizes_csv": made.tiny.root / "sizes.csv", "column": "gt_size"},
 }
 
@@ -367,6 +387,10 @@ def test_a_model_alone_gives_the_priors_that_a_recipe_gives(made: Made) -> None:
         assert (found.maps is None) == (expected.maps is None)
         if found.maps is not None and expected.maps is not None:
             assert torch.equal(found.maps, expected.maps)
+        assert (found.landmarks is None) == (expected.landmarks is None)
+        if found.landmarks is not None and expected.landmarks is not None:
+            assert torch.equal(found.landmarks.segments, expected.landmarks.segments)
+            assert torch.equal(found.landmarks.classes, expected.landmarks.classes)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uda.config import Augment
+from uda.augment_specs import Augment
 
 
 def augment(

@@ -42,40 +42,72 @@ def card_root(card: DatasetCard, root: str | Path | None) -> Path:
     return folder
 
 
-def image_path(card: DatasetCard, folder: Path, name: str) -> Path:
+Listing = dict[tuple[str, ...], dict[str, list[Path]]]
+"""Files below folders with a ``*``, by name; whoever asks for many cases keeps one while it asks."""
+
+
+def image_path(card: DatasetCard, folder: Path, name: str, listing: Listing | None = None) -> Path:
     """The case's image: the first of the card's patterns whose file is there, else what the first one says.
 
     Args:
         name: as :func:`names_of` gives it, with what stands for ``{folder}``.
+        listing: filled and read where the card's folders have a ``*``.
     """
-    return _first_file(card.images, folder, name)
+    return _first_file(card.images, folder, name, listing)
 
 
-def label_path(card: DatasetCard, folder: Path, name: str) -> Path | None:
+def label_path(
+    card: DatasetCard, folder: Path, name: str, listing: Listing | None = None
+) -> Path | None:
     """Likewise for its label; the image's own file when labels lie inside. None: the card names no labels."""
     if card.labels is None:
         return None
-    return _first_file(card.images if card.labels == INSIDE else card.labels, folder, name)
+    patterns = card.images if card.labels == INSIDE else card.labels
+    return _first_file(patterns, folder, name, listing)
 
 
-def _first_file(patterns: Sequence[str], folder: Path, name: str) -> Path:
-    paths = [path for pattern in patterns for path in _candidates(folder, pattern, name)]
-    return next((path for path in paths if path.is_file()), paths[0])
+def _first_file(patterns: Sequence[str], folder: Path, name: str, listing: Listing | None) -> Path:
+    said = None
+    for pattern in patterns:
+        paths = _candidates(folder, pattern, name, listing)
+        said = said or paths[0]
+        if there := next((path for path in paths if path.is_file()), None):
+            return there
+    return said or folder
 
 
-def _candidates(folder: Path, pattern: str, name: str) -> list[Path]:
+def _candidates(
+    folder: Path, pattern: str, name: str, listing: Listing | None = None
+) -> list[Path]:
     """What a pattern may mean for a case: one path, or every file that fits its ``*``."""
     inside, _, case = name.rpartition("/")
-    said = pattern.format(folder=inside, case=case)
-    if "*" not in said:
-        return [folder / said]
-    fixed = pattern.format(folder=_literal(inside), case=_literal(case))
-    return sorted(folder.glob(fixed)) or [folder / said]
+    *folders, file = pattern.format(folder=inside, case=case).split("/")
+    if not any("*" in part for part in folders):
+        return [folder.joinpath(*folders, file)]
+    listing = {} if listing is None else listing
+    if (place := (str(folder), *folders)) not in listing:
+        listing[place] = _listed(folder, folders)
+    return listing[place].get(file) or [folder.joinpath(*folders, file)]
 
 
-def _literal(text: str) -> str:
-    """A text that a glob takes as it is."""
-    return re.sub(r"([\[*?])", r"[\1]", text)
+def _listed(folder: Path, folders: Sequence[str]) -> dict[str, list[Path]]:
+    """Every file in the folders that fit, by its name."""
+    places = [folder]
+    for part in folders:
+        places = [deeper for place in places for deeper in _fitting(place, part)]
+    files: dict[str, list[Path]] = {}
+    for place in places:
+        for path in sorted(place.iterdir()):
+            files.setdefault(path.name, []).append(path)
+    return files
+
+
+def _fitting(place: Path, name: str) -> list[Path]:
+    """The folders of that name; ``*`` in it stands for anything."""
+    if "*" not in name:
+        return [place / name] if (place / name).is_dir() else []
+    there = sorted(place.iterdir()) if place.is_dir() else []
+    return [path for path in there if path.is_dir() and fnmatch.fnmatchcase(path.name, name)]
 
 
 def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
@@ -114,9 +146,7 @@ def _matches(card: DatasetCard, folder: Path, entry: str) -> list[str]:
     found = set()
     for pattern in card.images:
         begun = pattern.replace("{folder}", inside)
-        head, *tails = (
-            re.escape(part).replace(r"\*", "[^/]+") for part in begun.split("{case}")
-        )
+        head, *tails = (re.escape(part).replace(r"\*", "[^/]+") for part in begun.split("{case}"))
         reads = re.compile(head + "(?P<case>[^/]+)" + "(?P=case)".join(tails))
         for path in folder.glob(begun.format(case=wanted)):
             fit = reads.fullmatch(path.relative_to(folder).as_posix())
@@ -147,12 +177,13 @@ def cases_of(
         )
     cases: list[Case] = []
     faults: list[UdaError] = []
+    listing: Listing = {}
     for name in names:
-        image = image_path(card, folder, name)
-        label = label_path(card, folder, name) if labels else None
+        image = image_path(card, folder, name, listing)
+        label = label_path(card, folder, name, listing) if labels else None
         files = dict.fromkeys(path for path in (image, label) if path is not None)
         faults += [_missing(card, name, path) for path in files if not path.is_file()]
-        faults += doubled(card, folder, name)
+        faults += doubled(card, folder, name, listing)
         cases.append(Case(name.rpartition("/")[2], image, label))
     faults += _named_twice(cases)
     raise_all(faults, f"split {split!r} of card {card.name!r}")
@@ -161,9 +192,13 @@ def cases_of(
     return cases
 
 
-def doubled(card: DatasetCard, folder: Path, name: str) -> list[UdaError]:
+def doubled(
+    card: DatasetCard, folder: Path, name: str, listing: Listing | None = None
+) -> list[UdaError]:
     """A fault when a case's image is there under several of the card's patterns."""
-    paths = dict.fromkeys(path for p in card.images for path in _candidates(folder, p, name))
+    paths = dict.fromkeys(
+        path for p in card.images for path in _candidates(folder, p, name, listing)
+    )
     there = [path for path in paths if path.is_file()]
     if len(there) < 2:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,7 +105,7 @@ def processors() -> int:
 
 def ordered(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0
-) -> Iterator[Result | UdaError]:
+) -> Generator[Result | UdaError]:
     """``function`` of each item in the items' order, by threads that run a few items ahead.
 
     What a file's fault raises is yielded in the file's place, so that one report can list all. No more than

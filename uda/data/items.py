@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.config import PhotoAugment
+from uda.augment_specs import PhotoAugment
 from uda.data.photo_augment import changed
 from uda.data.store import Store, StoredCase
 from uda.errors import DataError
 from uda.types import IGNORE
 
 Numbers = NDArray[np.int64]
+UNCHANGED = PhotoAugment()
 
 
 class Items(Protocol):
@@ -56,7 +57,9 @@ class Slices:
 
     depth = 1
 
-    def __init__(self, store: Store, photo: PhotoAugment = PhotoAugment(), workers: int = 1) -> None:
+    def __init__(
+        self, store: Store, photo: PhotoAugment = UNCHANGED, workers: int = 1
+    ) -> None:
         self.store, self.photo, self.workers = store, photo, workers
         mean, sd = store.scale or ((0.0,) * store.channels, (1.0,) * store.channels)
         self.mean, self.sd = (torch.tensor(v)[:, None, None] for v in (mean, sd))
@@ -83,9 +86,11 @@ class Slices:
         return torch.from_numpy(places)
 
     def _changed(self, stacks: NDArray[Any], labels: Any, seeds: Sequence[int]) -> tuple[Any, Any]:
-        if self.store.scale is None or self.photo == PhotoAugment():
+        if self.store.scale is None or self.photo == UNCHANGED:
             return stacks, labels
-        return changed(stacks, labels, self.photo, seeds, self.fill, self.workers)
+        red, green, blue = self.fill
+        fill = (red, green, blue)
+        return changed(stacks, labels, self.photo, seeds, fill, self.workers)
 
     def _scaled(self, stacks: NDArray[Any]) -> Tensor:
         """Eight bits as the network sees them; anything else is so already."""
@@ -188,7 +193,7 @@ def _starts(extent: int, patch: int) -> list[int]:
 def items_of(
     store: Store,
     patch: tuple[int, int, int] | None,
-    photo: PhotoAugment = PhotoAugment(),
+    photo: PhotoAugment = UNCHANGED,
     workers: int = 1,
 ) -> Items:
     """A store's slices (``photo`` and ``workers`` as there), or its patches for a network that sees ``patch``."""

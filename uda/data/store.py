@@ -185,9 +185,7 @@ def _intact(folder: Path, key: str) -> bool:
         return False
 
 
-def _build(
-    card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, workers: int
-) -> None:
+def _build(card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, workers: int) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for stale in folder.parent.glob(

@@ -40,12 +40,22 @@ class Light(NamedTuple):
     right: float
     top: float
 
+    @property
+    def overcast(self) -> bool:
+        """No sun: the two sides of the street are alike."""
+        return abs(self.left - self.right) < 0.1
+
 
 class Paint(NamedTuple):
     """What a surface is: its label id and its colour (0..1)."""
 
     label: int
     color: Color
+
+    def times(self, gain: float) -> Paint:
+        """The same surface, brighter or darker."""
+        red, green, blue = (min(1.0, gain * channel) for channel in self.color)
+        return Paint(self.label, (red, green, blue))
 
 
 @dataclass(frozen=True)

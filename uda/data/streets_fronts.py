@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 from uda.data.streets_canvas import Floats, phase
 from uda.data.streets_labels import LABEL_ID
-from uda.data.streets_looks import GAME, Studio, Style
+from uda.data.streets_looks import Studio, Style
 from uda.data.streets_scene import Block, Kind, Scene, Side
 
 Surface: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
@@ -25,12 +25,14 @@ _BACK = 14.0
 def paint_sky(studio: Studio) -> None:
     """A gradient down to the horizon, and clouds."""
     camera, style, rng = studio.canvas.camera, studio.style, studio.rng
-    high, low = (style.tint(name, rng, 0.03) for name in ("sky", "horizon"))
+    overcast = studio.canvas.light.overcast
+    high = style.tint("overcast" if overcast else "sky", rng, 0.03)
+    low = style.tint("horizon", rng, 0.03)
     rows = int(min(camera.horizon + 2, camera.rows))
     share = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
     noise = rng.standard_normal((5, 7)).astype(np.float32)
     cover = cv2.resize(noise, (camera.cols, rows), interpolation=cv2.INTER_CUBIC)
-    cover = np.clip(cover * 0.8 - (0.4 if style is GAME else 0.2), 0, 0.8)[..., None]
+    cover = np.clip(cover * 0.8 - (0.2 if overcast else 0.4), 0, 0.8)[..., None]
     sky = high + (low - high) * share
     cloud = style.tint("cloud", rng, 0.03)
     studio.canvas.albedo[:rows] = np.clip(sky + (cloud - sky) * cover, 0, 1)

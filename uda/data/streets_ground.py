@@ -7,7 +7,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from uda.data.streets_canvas import Canvas, Color, Floats, phase
+from uda.data.streets_canvas import Canvas, Floats, Paint, phase
 from uda.data.streets_labels import LABEL_ID
 from uda.data.streets_looks import CAMERA, GAME, Studio
 from uda.data.streets_scene import Scene, Side
@@ -51,16 +51,15 @@ def _zones(
     walk, grass = studio.coat("sidewalk", "sidewalk"), studio.coat("terrain", "terrain")
     reserved = studio.rng.random() < studio.style.rates["parking"]
 
-    def strips(side: Side) -> tuple[list[float], list[tuple[int, Color]]]:
+    def strips(side: Side) -> tuple[list[float], list[Paint]]:
         """Borders from the road outwards, and what lies beyond each."""
         inner = side.kerb - (_BAY if side.bay else 0.0)
         grass_width = side.front - side.kerb - side.walk
         first, second = (grass, walk) if side.grass_first else (walk, grass)
         width = grass_width if side.grass_first else side.walk
-        stone = (walk.label, tuple(0.75 * c for c in walk.color))
-        bay = parked if reserved else (road.label, tuple(0.95 * c for c in road.color))
+        bay = parked if reserved else road.times(0.95)
         edges = [inner, side.kerb, side.kerb + 0.18, side.kerb + 0.18 + width, side.front + 0.2]
-        return edges, [bay, stone, first, second, grass]  # type: ignore[list-item]
+        return edges, [bay, walk.times(0.75), first, second, grass]
 
     (left_edges, left), (right_edges, right) = (strips(side) for side in scene.sides)
     edges = np.array([-e for e in reversed(left_edges)] + right_edges, np.float32)
@@ -95,8 +94,8 @@ def _surface(studio: Studio, ids: NDArray[np.uint8], x: Floats, z: Floats) -> Fl
     fine = tile[ahead // 2 & (_TILE - 1), aside & (_TILE - 1)]
     slow = broad[ahead // 3 & (_TILE - 1), aside * 2 // 3 & (_TILE - 1)]
     road, grass = ids == LABEL_ID["road"], ids == LABEL_ID["terrain"]
-    grain = np.where(grass, 0.10 if rough else 0.05, 0.04 if rough else 0.012)
-    light = 1 + grain * fine + (0.05 if rough else 0.015) * slow
+    grain = np.where(grass, 0.10 if rough else 0.05, 0.04 if rough else 0.02)
+    light = 1 + grain * fine + (0.05 if rough else 0.03) * slow
     if rough:
         tracks = np.cos(x * np.float32(4 * np.pi / _LANE))
         patch = (np.sin(z * 0.31 + rng.uniform(0, 6)) > 0.8) & (
@@ -112,7 +111,7 @@ def _surface(studio: Studio, ids: NDArray[np.uint8], x: Floats, z: Floats) -> Fl
 def _long_shadow(canvas: Canvas, scene: Scene, x: Floats, first: int, rng: Generator) -> None:
     """Houses keep the sun from the ground on the side it comes from."""
     light, reach = canvas.light, rng.uniform(1.5, 8.0)
-    if abs(light.left - light.right) < 0.1:
+    if light.overcast:
         return
     side = scene.sides[0] if light.left > light.right else scene.sides[1]
     shaded = x * side.sign > side.front - reach

@@ -1,9 +1,9 @@
 """Two ways a street can look: as a game paints it, and as a camera on a grey day records it.
 
-What differs is what differs between GTA5 and Cityscapes, and none of it was chosen by looking at an
-adaptation method: the height and the field of view of the camera, paint and light (strong sun from
-one side against an overcast sky), how often things occur (more trees and parked cars in the older
-European town), and the picture itself (:mod:`uda.data.streets_render`). The shapes are the same.
+What differs is what differs between GTA5 and Cityscapes: the height and the field of view of the
+camera, paint and light (the sun from one side on most days, or always an overcast sky), how often
+things occur (more people, bicycles and parked cars in the older European town), and the picture
+itself (:mod:`uda.data.streets_render`). The shapes are the same.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Style:
 
     def light(self, rng: Generator) -> Light:
         """Sun from the left or from the right; under clouds every side is almost alike."""
-        if self is CAMERA:
+        if rng.random() < self.rates["overcast"]:
             return Light(front=0.86, left=0.9, right=0.9, top=1.08)
         lit, dark = rng.uniform(1.0, 1.15), rng.uniform(0.5, 0.62)
         front = rng.uniform(0.7, 0.95)
@@ -118,7 +118,8 @@ GAME = Style(
         "trunk": ((120, 84, 54),),
         "pole": ((116, 118, 126), (90, 94, 98)),
         "signal": ((52, 54, 48), (196, 156, 40)),
-        "sky": ((74, 134, 232), (92, 150, 236)),
+        "sky": ((74, 134, 232), (92, 150, 236), (132, 176, 236)),
+        "overcast": ((178, 196, 218), (200, 208, 220)),
         "horizon": ((178, 210, 246), (206, 222, 240)),
         "cloud": ((248, 248, 252),),
         "skin": ((224, 172, 136), (150, 100, 70), (244, 200, 168)),
@@ -162,9 +163,10 @@ GAME = Style(
         "bicycle": 0.3,
         "parking": 0.1,
         "guard rail": 0.15,
+        "overcast": 0.35,
     },
 )
-"""Saturated paint in strong sun, seen from above the bonnet of a large car."""
+"""Saturated paint, mostly in strong sun, seen from above the bonnet of a large car."""
 
 CAMERA = Style(
     code=2,
@@ -191,7 +193,7 @@ CAMERA = Style(
         "trunk": ((74, 66, 58),),
         "pole": ((96, 100, 98), (120, 122, 118)),
         "signal": ((44, 46, 44), (60, 64, 56)),
-        "sky": ((222, 228, 230), (236, 240, 240)),
+        "overcast": ((222, 228, 230), (236, 240, 240)),
         "horizon": ((240, 241, 238),),
         "cloud": ((206, 211, 214),),
         "skin": ((190, 152, 130), (160, 126, 106)),
@@ -232,6 +234,7 @@ CAMERA = Style(
         "bicycle": 0.5,
         "parking": 0.3,
         "guard rail": 0.1,
+        "overcast": 1.0,
     },
 )
 """Grey paint under clouds, seen from behind the windscreen of a small car."""

@@ -1,12 +1,12 @@
 """From the plan of a street to a picture and its labels.
 
-The game's picture is the painted scene itself, in strong colours and almost sharp. The camera's
-picture goes through air, lens and sensor:
+The game's picture is the painted scene itself, almost sharp and in strong colours, duller when its
+sky is grey. The camera's picture goes through air, lens and sensor:
 
 - haze: ``t = exp(-z / V)`` of the scene and ``1 - t`` of the grey sky, V = 150-400 m,
 - texture that nobody models (dirt, plaster, leaves): noise of two sizes that grows with roughness,
 - less saturation, a greenish cast, lifted blacks, a soft shoulder,
-- vignetting ``1 - a r²``, a blur of a fraction of a pixel, and sensor noise whose variance has a
+- vignetting ``1 - a r²``, a blur of a pixel at most, and sensor noise whose variance has a
   constant part and a part that grows with the signal.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from uda.data.streets_canvas import Canvas, Floats, Paint
+from uda.data.streets_canvas import Canvas, Floats
 from uda.data.streets_fronts import paint_fronts, paint_sky
 from uda.data.streets_ground import paint_ground
 from uda.data.streets_labels import LABEL_ID
@@ -82,9 +82,8 @@ def _bonnet(studio: Studio) -> None:
     arch = [(middle + half * a, top - (top - low) * 0.55 * a**2) for a in np.linspace(-1, 1, 13)]
     corners = [(x, y, z) for x, y in arch] + [(middle + half, low, z), (middle - half, low, z)]
     studio.canvas.polygon(corners, coat, 1.0)
-    shine = Paint(coat.label, tuple(min(1.0, 1.25 * c) for c in coat.color))  # type: ignore[arg-type]
     inner = [(middle + 0.6 * (x - middle), low + 0.8 * (y - low), z) for x, y in arch]
-    studio.canvas.polygon([*inner, (middle, low, z)], shine, 1.0)
+    studio.canvas.polygon([*inner, (middle, low, z)], coat.times(1.25), 1.0)
 
 
 def _frame(ids: NDArray[np.uint8]) -> None:
@@ -96,24 +95,25 @@ def _frame(ids: NDArray[np.uint8]) -> None:
 
 def _game_picture(canvas: Canvas, rng: Generator) -> Floats:
     """Saturation and contrast up, a touch of smoothing; no noise."""
-    image = _hazy(canvas, _textured(canvas, rng, fine=0.15, broad=0.3), 600, (0.75, 0.78, 0.82))
-    vivid = _colored(image, _saturation(rng.uniform(1.05, 1.3)))
-    contrast, gain = rng.uniform(1.05, 1.2), rng.uniform(0.92, 1.08)
-    return _blurred((0.5 + (vivid - 0.5) * contrast) * gain, 0.0014 * canvas.camera.cols)
+    image = _hazy(canvas, _textured(canvas, rng, fine=0.3, broad=0.4), 600, (0.75, 0.78, 0.82))
+    dull = 0.25 if canvas.light.overcast else 0.0
+    vivid = _colored(image, _saturation(rng.uniform(1.0, 1.25) - dull))
+    contrast, gain = rng.uniform(1.0, 1.2), rng.uniform(0.85, 1.1)
+    return _blurred((0.5 + (vivid - 0.5) * contrast) * gain, min(0.0014 * canvas.camera.cols, 0.7))
 
 
 def _camera_picture(canvas: Canvas, rng: Generator) -> Floats:
     """Haze, cast, lens and sensor."""
     camera = canvas.camera
-    image = _textured(canvas, rng, fine=1.0, broad=0.8)
+    image = _textured(canvas, rng, fine=0.7, broad=0.7)
     image = _hazy(canvas, image, rng.uniform(150, 400), (0.86, 0.88, 0.87))
     cast = np.diag([0.96, 1.0, 0.95]) * rng.uniform(0.9, 1.12)
     image = _colored(image, cast @ _saturation(rng.uniform(0.65, 0.9)))
     rows, cols = np.ogrid[-1 : 1 : camera.rows * 1j, -1 : 1 : camera.cols * 1j]
     fall = 1 - rng.uniform(0.1, 0.22) * (rows**2 + cols**2) / 2
-    toned = 0.06 + 0.88 * image * (1.12 - 0.12 * image)
-    light = _blurred(toned * fall.astype(np.float32)[..., None], 0.0028 * camera.cols)
-    deviation = np.sqrt(0.012**2 + 0.018**2 * np.maximum(light, 0))
+    toned = 0.04 + 0.92 * image * (1.12 - 0.12 * image)
+    light = _blurred(toned * fall.astype(np.float32)[..., None], min(0.0028 * camera.cols, 1.0))
+    deviation = np.sqrt(0.009**2 + 0.013**2 * np.maximum(light, 0))
     noise = rng.standard_normal(light.shape, dtype=np.float32)
     return np.asarray(light + deviation * noise, np.float32)
 

@@ -143,7 +143,7 @@ def _side(plan: Plan, sign: int, lanes: int, crossing: Range | None) -> Side:
         grass_first=bool(rng.random() < 0.4),
         bay=bay,
         blocks=tuple(_blocks(plan, crossing, city)),
-        border=tuple(_border(plan, sign, crossing)),
+        border=tuple(_border(plan, crossing)),
     )
 
 
@@ -165,7 +165,7 @@ def _blocks(plan: Plan, crossing: Range | None, city: bool) -> Iterator[Block]:
         z = end + (rng.uniform(2, 6) if rng.random() < 0.25 else 0.0)
 
 
-def _border(plan: Plan, sign: int, crossing: Range | None) -> Iterator[Block]:
+def _border(plan: Plan, crossing: Range | None) -> Iterator[Block]:
     """Walls, fences, hedges and rails before the front line; those that are due come first."""
     rng = plan.rng
     kinds: list[Kind] = [

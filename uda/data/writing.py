@@ -32,6 +32,10 @@ def crc32(path: Path) -> int:
     return value
 
 
+_SKIPPED: dict[type[UdaError], str] = {UnreadableError: "unreadable", MismatchError: "mismatched"}
+"""what a card's ``skip`` calls a fault"""
+
+
 @dataclass(frozen=True)
 class _Prepared:
     case: Case
@@ -93,9 +97,7 @@ class _Kept:
         self.skipped: dict[str, str] = {}
         self.count, self.shape, self.dtype = 0, card.prepare.size, np.dtype(np.float32)
 
-    def sound(
-        self, found: Iterator[tuple[Case, _Prepared | UdaError]]
-    ) -> Iterator[_Prepared]:
+    def sound(self, found: Iterator[tuple[Case, _Prepared | UdaError]]) -> Iterator[_Prepared]:
         """The prepared cases that are to be stored, each counted when it is handed out."""
         for case, one in found:
             if isinstance(one, UdaError):
@@ -107,7 +109,7 @@ class _Kept:
                 yield one
 
     def _fault(self, case: Case, fault: UdaError) -> None:
-        kind = {UnreadableError: "unreadable", MismatchError: "mismatched"}.get(type(fault))  # type: ignore[call-overload]
+        kind = _SKIPPED.get(type(fault))
         if kind in self.card.skip:
             self.skipped[case.name] = fault.what
         elif isinstance(fault, DataError):

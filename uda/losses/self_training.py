@@ -120,7 +120,7 @@ def no_thresholds(classes: int, device: torch.device | str) -> Float[Tensor, "k"
         >>> PseudoLabeler(no_thresholds(2, "cpu"))(torch.tensor([[[[0.0, 1.0]], [[0.1, 0.0]]]]))
         tensor([[[1, 0]]])
     """
-    return torch.full((classes,), -1e3, device=device)
+    return torch.full((classes,), -math.log(classes) - 1, device=device)
 
 
 def mrkld(logits: Predicted, mask: Bool[Tensor, "b *s"] | None = None) -> Scalar:

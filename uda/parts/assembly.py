@@ -6,6 +6,7 @@ from uda import terms
 from uda.parts.adversary import Adversary
 from uda.parts.centroids import CentroidLabels
 from uda.parts.dual import DualClassRatio
+from uda.parts.landmarks import Landmarks
 from uda.parts.part import Known, Part, check_known
 from uda.parts.pointwise import Pointwise
 from uda.parts.teacher import PseudoLabels
@@ -26,4 +27,6 @@ def make_part(term: terms.Term, known: Known) -> Part:
         return Adversary(term)
     if isinstance(term, terms.DualClassRatioTerm):
         return DualClassRatio(term, known)
+    if isinstance(term, terms.LandmarksTerm):
+        return Landmarks(known)
     return Pointwise(term, known)

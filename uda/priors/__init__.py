@@ -13,6 +13,7 @@ from uda.priors.labels import (
     mean_ratios,
     size_distribution,
 )
+from uda.priors.landmarks import Landmarks
 from uda.priors.makers import (
     from_areas_mm2,
     from_image_level,
@@ -31,6 +32,7 @@ from uda.sizes import SizeDistribution
 
 __all__ = [
     "PRIOR_FILE",
+    "Landmarks",
     "Prior",
     "SizeDistribution",
     "from_areas_mm2",

@@ -133,6 +133,7 @@ def to_simplex(rows: Floats) -> Floats:
 
 
 def check_penalty(l2: float) -> None:
+    """Refuse a weight decay that leaves no single answer."""
     if not l2 > 0:
         raise PriorError(
             f"l2 is {l2:g}", expected="above 0: there may be fewer images than features"

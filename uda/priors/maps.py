@@ -90,7 +90,7 @@ def save_maps(path: Path, classes: Sequence[str], maps: Tensor) -> dict[str, Any
     from uda.priors.picture import draw_maps
 
     tensors = _tensors(path)
-    if tensors == path or _picture(path) == path or (tensors.exists() and not _is_ours(tensors)):
+    if tensors == path or _picture(path) == path or (tensors.exists() and not is_ours(tensors)):
         raise PriorError(
             "the maps of a prior would replace this file, which holds something else",
             where=tensors,
@@ -134,7 +134,7 @@ def load_maps(path: Path, said: Mapping[str, Any]) -> Tensor:
 
 def forget_maps(path: Path) -> None:
     """Remove tensors and picture of an older prior of that name, which had maps."""
-    if _is_ours(_tensors(path)):
+    if is_ours(_tensors(path)):
         _tensors(path).unlink()
         _picture(path).unlink(missing_ok=True)
 
@@ -147,7 +147,8 @@ def _picture(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def _is_ours(tensors: Path) -> bool:
+def is_ours(tensors: Path) -> bool:
+    """Whether this is a tensor file of a prior, which a new prior of that name may replace."""
     try:
         return tensors.is_file() and METADATA in load_tensors(tensors)[1]
     except UdaError:

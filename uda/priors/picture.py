@@ -1,18 +1,23 @@
-"""A picture of a spatial prior, to look at before it is used."""
+"""Pictures of a prior, to look at before it is used."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from uda.checkpoint import atomic_path
+from uda.types import IGNORE
 
 COLUMNS = 5
 PANEL = 2.6  # inches
+YELLOW = np.array([255, 255, 0])
+Bytes = NDArray[np.uint8]
 
 
 def draw_maps(path: Path, classes: Sequence[str], maps: Tensor) -> None:
@@ -20,13 +25,9 @@ def draw_maps(path: Path, classes: Sequence[str], maps: Tensor) -> None:
 
     Turned by a quarter as the report's slices are: of a slice in RAS, anterior is up.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(COLUMNS, len(classes))
     rows = math.ceil(len(classes) / columns)
-    figure = Figure(figsize=(PANEL * columns, PANEL * rows), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(PANEL * columns, PANEL * rows)
     for number, (name, values) in enumerate(zip(classes, maps, strict=True)):
         axes = figure.add_subplot(rows, columns, number + 1)
         top = max(float(values.max()), 1e-6)
@@ -35,5 +36,93 @@ def draw_maps(path: Path, classes: Sequence[str], maps: Tensor) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
         figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def draw_landmarks(
+    path: Path,
+    counts: Mapping[str, int],
+    titles: Sequence[str],
+    images: Tensor,
+    segments: Tensor,
+    classes: Tensor,
+) -> None:
+    """A row an image: its superpixels, and in colour the classes of those that have one.
+
+    Slices are turned as in :func:`draw_maps`, photographs are upright.
+
+    Args:
+        counts: of the superpixels of each class in the whole data set.
+        titles: of the images.
+        images: ``[m, c, h, w]`` uint8; three channels are red, green and blue.
+        segments, classes: ``[m, h', w']`` and ``[m, s]`` of these images.
+    """
+    from matplotlib.patches import Patch
+
+    palette = _palette(len(counts))
+    panels = [
+        _panels(image.numpy(), ids.numpy(), known.numpy(), palette)
+        for image, ids, known in zip(images, segments, classes, strict=True)
+    ]
+    height, width = panels[0][0].shape[:2]
+    legend = 0.2 * math.ceil(len(counts) / 4) + 0.2
+    figure = _figure(4 * PANEL, len(panels) * (2 * PANEL * height / width + 0.3) + legend)
+    for row, (title, pair) in enumerate(zip(titles, panels, strict=True)):
+        for column, panel in enumerate(pair):
+            axes = figure.add_subplot(len(panels), 2, 2 * row + column + 1)
+            axes.imshow(panel, interpolation="nearest")
+            axes.set_axis_off()
+            if not column:
+                axes.set_title(title, fontsize=8, parse_math=False)
+    handles = [
+        Patch(color=colour / 255, label=f"{name} ({count})")
+        for (name, count), colour in zip(counts.items(), palette, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
+    _save(figure, path)
+
+
+def _panels(
+    image: Bytes, ids: NDArray[np.int16], classes: Bytes, palette: Bytes
+) -> tuple[Bytes, Bytes]:
+    """The image with the borders of its superpixels, and with the landmarks' colours over it."""
+    (height, width), (rows, columns) = image.shape[1:], ids.shape
+    fine = ids[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
+    border = np.zeros((height, width, 1), dtype=bool)
+    border[:, 1:, 0] |= fine[:, 1:] != fine[:, :-1]
+    border[1:, :, 0] |= fine[1:] != fine[:-1]
+    shown = np.moveaxis(np.broadcast_to(image, (3, height, width)), 0, -1)
+    known = classes[fine][..., None]
+    colour = palette[np.where(known == IGNORE, 0, known)[..., 0]]
+    over = np.where(known == IGNORE, 0.5 * shown, 0.35 * shown + 0.65 * colour)
+    bordered = np.where(border, YELLOW, shown).astype(np.uint8)
+    coloured = np.where(border, 0, over).astype(np.uint8)
+    if len(image) == 1:
+        return np.rot90(bordered), np.rot90(coloured)
+    return bordered, coloured
+
+
+def _palette(count: int) -> Bytes:
+    """As many colours that can be told apart, ``[k, 3]``."""
+    from matplotlib import colormaps
+
+    if count <= 20:
+        table = np.array(colormaps["tab20"].colors)[[*range(0, 20, 2), *range(1, 20, 2)]]  # type: ignore[attr-defined]
+    else:
+        table = colormaps["hsv"](np.arange(count) / count)[:, :3]
+    colours: Bytes = np.rint(255 * table[:count]).astype(np.uint8)
+    return colours
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

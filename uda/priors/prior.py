@@ -13,6 +13,7 @@ from torch import Tensor
 
 from uda.checkpoint import fingerprint, read_json, write_json
 from uda.errors import PriorError, raise_all
+from uda.priors.landmarks import Landmarks, forget_landmarks, load_landmarks, save_landmarks
 from uda.priors.maps import forget_maps, load_maps, maps_digest, maps_fault, save_maps
 from uda.sizes import SizeDistribution
 
@@ -24,7 +25,7 @@ REMEDY = "correct the numbers, or make the prior again with `uda prior`"
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Class ratios: one for the data set, and where known one for each image, sizes and maps."""
+    """Class ratios: one for the data set, and where known one for each image, sizes, maps and landmarks."""
 
     classes: tuple[str, ...]
     ratio: tuple[float, ...]
@@ -38,6 +39,8 @@ class Prior:
     """how often and how large each class is in the source's labelled slices"""
     maps: Tensor | None = None
     """``[k, h, w]`` float32: how often each class is at a pixel; sums to 1 over the classes"""
+    landmarks: Landmarks | None = None
+    """superpixels of each image, and the classes of the surest"""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prior) and self.fingerprint() == other.fingerprint()
@@ -60,6 +63,8 @@ class Prior:
             raw["sizes"] = self.sizes.as_json()
         if self.maps is not None:
             raw["maps"] = maps_digest(self.maps)
+        if self.landmarks is not None:
+            raw["landmarks"] = self.landmarks.digest()
         return fingerprint(raw)
 
     def validate(self, classes: Sequence[str], where: Path | str = "the prior") -> Prior:
@@ -84,6 +89,8 @@ class Prior:
             faults.append(PriorError(what, where=where, expected=expected, fix=REMEDY))
         if self.maps is not None and (fault := maps_fault(self.maps, len(classes), where)):
             faults.append(fault)
+        if self.landmarks is not None:
+            faults += self.landmarks.faults(len(classes), where)
         raise_all(faults[:10], str(where))
         return self
 
@@ -123,12 +130,12 @@ class Prior:
         return torch.tensor([self.images[case][i] for case, i in places], dtype=torch.float32)
 
     def save(self, path: Path) -> None:
-        """Write ``prior.json``, whole or not at all; maps go beside it as safetensors, with a picture.
+        """Write ``prior.json``, whole or not at all; maps and landmarks go beside it as safetensors, with a picture.
 
-        The JSON comes last and carries the maps' checksum, so that it never stands for other maps.
+        The JSON comes last and carries their checksums, so that it never stands for others.
 
         Raises:
-            PriorError: the maps would replace a file that holds no maps.
+            PriorError: they would replace a file that is not of a prior.
             RunError: the disk refuses.
         """
         raw = {
@@ -147,16 +154,20 @@ class Prior:
             raw["sizes"] = self.sizes.as_json()
         if self.maps is not None:
             raw["maps"] = save_maps(path, self.classes, self.maps)
+        if self.landmarks is not None:
+            raw["landmarks"] = save_landmarks(path, self.classes, self.landmarks)
         write_json(path, raw)
         if self.maps is None:
             forget_maps(path)
+        if self.landmarks is None:
+            forget_landmarks(path)
 
     @classmethod
     def load(cls, path: Path) -> Prior:
-        """Read ``prior.json`` and the maps it speaks of; the caller validates it against its classes.
+        """Read ``prior.json``, the maps and landmarks it speaks of; the caller validates it against its classes.
 
         Raises:
-            PriorError: missing keys, values of another type, or maps that are missing or others.
+            PriorError: missing keys, values of another type, or maps or landmarks that are missing or others.
         """
         path = path / PRIOR_FILE if path.is_dir() else path
         raw = read_json(path)
@@ -164,6 +175,7 @@ class Prior:
             if raw["format"] != FORMAT:
                 raise ValueError(f"format {raw['format']!r}")
             images, sizes, maps = raw.get("images"), raw.get("sizes"), raw.get("maps")
+            landmarks = raw.get("landmarks")
             return cls(
                 classes=tuple(str(c) for c in raw["classes"]),
                 ratio=tuple(float(r) for r in raw["ratio"]),
@@ -177,6 +189,7 @@ class Prior:
                 },
                 sizes=None if sizes is None else SizeDistribution.from_json(sizes),
                 maps=None if maps is None else load_maps(path, maps),
+                landmarks=None if landmarks is None else load_landmarks(path, landmarks),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PriorError(

@@ -36,7 +36,7 @@ def grid_of(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 def reduced(image: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.float32]:
     """Image ``[c, h, w]`` averaged down to a grid, ``[c, *grid]``."""
-    wide = torch.from_numpy(np.asarray(image, dtype=np.float32))
+    wide = torch.from_numpy(np.array(image, dtype=np.float32))
     small: NDArray[np.float32] = adaptive_avg_pool2d(wide, grid).numpy()
     return small
 
@@ -72,7 +72,8 @@ def superpixels(image: NDArray[np.float32], segments: int) -> Ids:
         scaled.astype(np.float64), n_segments=segments, start_label=0, max_num_iter=10, **settings
     )
     _, numbers = np.unique(found, return_inverse=True)  # small grids leave numbers out
-    return numbers.reshape(found.shape).astype(np.int16)
+    ids: Ids = numbers.reshape(found.shape).astype(np.int16)
+    return ids
 
 
 def neighbours(ids: Ids) -> NDArray[np.int64]:

@@ -1,0 +1,398 @@
+"""Several processes, one result: the same losses, weights, files and table as one process with the same batch.
+
+Two processes are started once, and everything is looked at from what they left (``world_worker.py``).
+Tolerances: 1e-6 for single layers, 2e-6 for weights and losses of a few steps; float32 sums are taken in another
+order. Within one number of processes the same seed gives the same bits.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import world_worker
+import yaml
+from conftest import Tiny, make_tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from uda import gather, pipeline, syncnorm
+from uda import world as world_module
+from uda.compute import check_processes, make_fabric
+from uda.config import Compute
+from uda.errors import ConfigError, ModelError
+from uda.recipes import load_recipe
+from uda.world import ALONE, World, launched, share
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two processes left, beside what one process makes of the same."""
+
+    folder: Path
+    codes: tuple[int, ...]
+    errors: tuple[str, ...]
+    tiny: Tiny
+
+    def of(self, job: str, rank: int = 0) -> dict[str, Tensor]:
+        return load_file(self.folder / job / f"{rank}.tensors")
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def start(rank: int, port: str, arguments: list[str]) -> subprocess.Popen[str]:
+    """One of two processes as torchrun starts them."""
+    told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "world_worker.py"), *arguments]
+    return subprocess.Popen(command, env={**os.environ, **told}, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("two")
+    tiny = small_world(folder)
+    port = free_port()
+    arguments = [str(folder), tiny.recipe, *overrides(tiny)]
+    processes = [start(rank, port, arguments) for rank in range(2)]
+    errors = tuple(process.communicate(timeout=300)[1] for process in processes)
+    return Pair(folder, tuple(process.returncode for process in processes), errors, tiny)
+
+
+def small_world(folder: Path) -> Tiny:
+    """The tiny recipe with two test cases and no dropout, which each process draws for itself."""
+    tiny = make_tiny(folder)
+    card = tiny.home / "target.yaml"
+    raw = yaml.safe_load(card.read_text())
+    raw["splits"]["test"] = ["c2", "c1"]
+    card.write_text(yaml.safe_dump(raw))
+    return tiny
+
+
+def overrides(tiny: Tiny) -> list[str]:
+    return [
+        *tiny.overrides,
+        "compute.device=cpu",
+        "network.dropout=0",
+        # Adam makes steps of full length of the rounding errors that are the gradient of a bias before BatchNorm.
+        *(f"{part}.optimizer=sgd" for part in ("pretrain", "adapt.*")),
+        *(f"{part}.lr=0.05" for part in ("pretrain", "adapt.*")),
+        "evaluate.oracle=true",
+        "adapt.minent.batchnorm=warmed",
+    ]
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=name)
+
+
+# What one process sees of the others
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*world_module.ENVIRONMENT, "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() == ALONE
+    monkeypatch.setenv("WORLD_SIZE", "8")  # a container may say so of its own
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # an allocation, in which nothing was started by srun
+    assert launched() == ALONE
+
+
+def test_torchrun_and_srun_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    slurm |= {"SLURM_JOB_ID": "123456", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+    for name in world_module.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # it writes where the others are
+    assert launched() == World(3, 4, 1)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "18456")
+    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    monkeypatch.setattr(os, "environ", {**os.environ, **torchrun})
+    assert launched() == World(5, 8, 1)
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_each_thing_is_shared_out_exactly_once(count: int, size: int) -> None:
+    shares = [share(count, World(rank, size)) for rank in range(size)]
+    assert sorted(number for own in shares for number in own) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+    monkeypatch.setattr(world_module, "_joined", lambda: (here, None))
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, tmp_path: Path
+) -> None:
+    pretend(monkeypatch, World(1, 3))
+    assert gather.rows_of(6) == slice(2, 4)
+    recipe = load_recipe(tiny.recipe, [*tiny.overrides, "pretrain.batch=6"])
+    with pytest.raises(ConfigError, match="a batch of 4 cannot be shared evenly by 3") as error:
+        pipeline.run(recipe, tmp_path / "run")
+    assert error.value.where == "adapt.minent.batch"
+    assert "set adapt.minent.batch=3" in str(error.value.fix)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_nobody_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fine in (Compute(), Compute(devices="auto")):
+        check_processes(fine)
+    with pytest.raises(
+        ConfigError, match=r"2 processes were asked for .1 × 2., and there is 1"
+    ) as error:
+        check_processes(Compute(devices=2))
+    assert "torchrun --nproc-per-node 2 -m uda run" in str(error.value.fix)
+    with pytest.raises(ConfigError, match="there is 1") as error:
+        check_processes(Compute(devices=4, num_nodes=2))
+    assert "--nnodes 2 --nproc-per-node 4" in str(error.value.fix)
+    pretend(monkeypatch, World(0, 8))
+    check_processes(Compute(devices=4, num_nodes=2))
+    check_processes(Compute())
+    with pytest.raises(ConfigError, match="there are 8"):
+        check_processes(Compute(devices=2))
+
+
+def test_work_of_its_own_gets_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, World(1, 2))
+    assert make_fabric(Compute(device="cpu"), alone=True).world_size == 1
+
+
+def test_statistics_inside_a_program_are_refused_while_they_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, World(0, 2))
+    layer = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    program = torch.jit.script(layer)
+    with pytest.raises(ModelError, match="1 BatchNorm layers lie inside a TorchScript program"):
+        syncnorm.check_synchronised(program)
+    syncnorm.check_synchronised(program.eval())
+    syncnorm.check_synchronised(syncnorm.synchronised(layer, torch.device("cpu")))
+
+
+def test_weights_that_no_output_depends_on_get_no_gradient() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.norm(self.used(x))
+            return found
+
+    model = Heads()
+    syncnorm.freeze_idle(model, torch.ones(1, 1, 1, 1))  # one value a channel: no batch statistics
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
+        "idle.weight",
+        "idle.bias",
+    ]
+
+
+# Single operations
+
+
+def merged(pair: Pair, kind: str) -> dict[str, Tensor]:
+    """What both processes' layers gave, as of one: rows after another, gradients of weights summed."""
+    first, second = (pair.of("unit", rank) for rank in range(2))
+    found = {}
+    for name in (name.removeprefix(kind) for name in first if name.startswith(kind)):
+        ours, theirs = first[kind + name], second[kind + name]
+        if name[2:] in ("y", "dx"):
+            found[name] = torch.cat([ours, theirs])
+        elif name[2:] in ("d1.weight", "d1.bias"):
+            found[name] = ours + theirs
+        else:
+            assert torch.equal(ours, theirs), name
+            found[name] = ours
+    return found
+
+
+def errors_of(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    """Largest difference over largest value."""
+    assert set(found) == set(expected)
+    return {
+        name: float((found[name] - value).abs().max() / value.abs().max())
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize(("kind", "momentum"), [("plain.", 0.1), ("cumulative.", None)])
+def test_batchnorm_of_two_processes_is_that_of_the_whole_batch(
+    pair: Pair, kind: str, momentum: float | None
+) -> None:
+    """Forward, gradients, running statistics and evaluation, with 4 rows here and 2 there."""
+    expected = world_worker.batchnorm(momentum)
+    assert {"1.y", "1.dx", "0.d1.weight", "state.1.running_var", "eval"} <= set(expected)
+    assert max(errors_of(merged(pair, kind), expected).values()) < 1e-6
+
+
+def test_batchnorm_of_two_processes_stands_a_mean_of_333_sd(pair: Pair) -> None:
+    """A mean of squares in float32 would be off by 6 % of the variance, about 3 % of the output."""
+    exact = world_worker.batchnorm(mean=1000, kind=torch.float64)
+    plain = errors_of(world_worker.batchnorm(mean=1000), exact)
+    for name, error in errors_of(merged(pair, "far."), exact).items():
+        assert error < max(2 * plain[name], 3e-5), name
+
+
+def test_rows_of_any_type_and_layout_are_gathered_in_order(pair: Pair) -> None:
+    for rank in range(2):
+        told = pair.of("unit", rank)
+        for kind in ("uint8", "int64", "float32", "bfloat16"):
+            expected = torch.arange(12).view(4, 3).to(getattr(torch, kind))
+            assert torch.equal(told[f"rows.{kind}"], expected)
+        assert told["rows.bool"].tolist() == [[False, True, True], *[[True] * 3] * 3]
+        assert torch.equal(told["rows.last"], told["rows.expected"])
+        assert bool(told["rows.layout"])
+
+
+def test_gradient_of_gathered_rows_is_a_processes_own_times_their_number(pair: Pair) -> None:
+    x = torch.linspace(-1, 1, 8).view(4, 2).requires_grad_()
+    loss = (x.exp().sum() + (2 * x).sum()) ** 2
+    loss.backward()
+    assert x.grad is not None
+    for rank in range(2):
+        told = pair.of("unit", rank)
+        torch.testing.assert_close(told["outputs.loss"], loss.detach())
+        torch.testing.assert_close(told["outputs.grad"], 2 * x.grad[2 * rank : 2 * rank + 2])
+        assert torch.equal(told["outputs.unread"], torch.zeros(2, 2))
+
+
+def test_processes_agree(pair: Pair) -> None:
+    """on_first: result, calls here; sum of ranks; first_then_all: result, calls here, processes seen; order."""
+    assert pair.of("unit", 0)["agreed"].tolist() == [42, 1, 3, 42, 1, 1, 1]
+    assert pair.of("unit", 1)["agreed"].tolist() == [42, 0, 3, 42, 1, 1, 1]
+
+
+def test_a_fault_of_the_first_process_is_everybodys(pair: Pair) -> None:
+    first, second = (
+        json.loads((pair.folder / f"faults.{rank}.json").read_text()) for rank in range(2)
+    )
+    message = "gone\n  where:    a/file\n  fix:      bring it back"
+    assert first == [
+        ["DataError", message, "bring it back", False],
+        ["OSError", "odd", None, False],
+    ]
+    assert second[0] == ["DataError", message, "bring it back", True]
+    assert second[1][:2] == ["RunError", "the first process failed with OSError: odd"]
+
+
+# The loop
+
+
+@pytest.mark.parametrize("objective", ["losses", "parts"])
+def test_two_processes_train_as_one_does(pair: Pair, tmp_path: Path, objective: str) -> None:
+    """Two passes a step; batch-scope ratio, mutual information, IGNORE; teacher, adversary, dual variables."""
+    expected = world_worker.JOBS[objective](tmp_path)
+    close(pair.of(objective, 0), expected, atol=2e-6)
+    for name, value in pair.of(objective, 1).items():
+        assert torch.equal(value, pair.of(objective, 0)[name]), name
+    found, wanted = (rows(folder / "metrics.csv") for folder in (pair.folder / objective, tmp_path))
+    assert len(found) == len(wanted) >= 5
+    for row, other in zip(found, wanted, strict=True):
+        assert {k: float(v) for k, v in row.items()} == pytest.approx(
+            {k: float(v) for k, v in other.items()}, abs=2e-6
+        )
+    assert wanted[0]["loss"] != wanted[-1]["loss"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_go_on_from_a_checkpoint_bit_for_bit(pair: Pair) -> None:
+    for rank in range(2):
+        whole, resumed = pair.of("parts", rank), pair.of("resumed", rank)
+        assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    logs = [(pair.folder / job / "metrics.csv").read_bytes() for job in ("parts", "resumed")]
+    assert logs[0] == logs[1]
+
+
+def test_a_fault_of_one_process_ends_the_other_with_a_clear_message(pair: Pair) -> None:
+    """Its last words: torchrun would have ended it as well; nobody waits for ever."""
+    assert pair.codes == (1, 1)
+    first, second = pair.errors
+    assert "DataError: a file is gone" in second
+    assert "RunError: another process of this run ended, and process 0 of 2 cannot go on" in first
+
+
+# A whole recipe
+
+
+def test_a_recipe_gives_the_same_table_and_the_same_files(pair: Pair, tmp_path: Path) -> None:
+    """Dice of 10 steps' training is a step function of weights that differ by rounding: a few pixels in 8000."""
+    done = pipeline.run(load_recipe(pair.tiny.recipe, overrides(pair.tiny)), tmp_path / "run")
+    names = [stage.name for stage in done]
+    files = [
+        {p.relative_to(run).as_posix() for p in run.rglob("*") if "tensorboard/" not in str(p)}
+        for run in (pair.folder / "run", tmp_path / "run")
+    ]
+    assert files[0] == files[1]
+    found, expected = (
+        json.loads((run / "evaluate" / "metrics.json").read_text())
+        for run in (pair.folder / "run", tmp_path / "run")
+    )
+    assert [row["name"] for row in found["rows"]] == [row["name"] for row in expected["rows"]]
+    for row, other in zip(found["rows"], expected["rows"], strict=True):
+        assert row["supervision"] == other["supervision"]
+        assert row["dice"]["mean"] == pytest.approx(other["dice"]["mean"], abs=2e-3)
+    for key in ("data", "rules", "classes"):
+        assert found[key] == expected[key]
+    models = [
+        run / "adapt-minent" / "model.safetensors"
+        for run in (pair.folder / "run", tmp_path / "run")
+    ]
+    close(load_file(models[0]), load_file(models[1]), atol=1e-5)
+    stages = [read_stage(run, "pretrain") for run in (pair.folder / "run", tmp_path / "run")]
+    assert stages[0]["hash"] == stages[1]["hash"]
+    assert stages[0]["environment"]["processes"] == 2
+    said = [json.loads((pair.folder / f"said.{rank}.json").read_text()) for rank in range(2)]
+    assert said[0] == [[name, "run"] for name in names] + [[name, "skip"] for name in names]
+    assert said[1] == []
+
+
+def read_stage(run: Path, stage: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((run / stage / "stage.json").read_text())
+    return told
+
+
+def test_one_process_evaluates_the_models_of_two_to_the_same_table(
+    pair: Pair, tmp_path: Path
+) -> None:
+    shutil.copytree(pair.folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluate")
+    recipe = load_recipe(pair.tiny.recipe, overrides(pair.tiny))
+    done = pipeline.run(recipe, tmp_path / "run", until="evaluate")
+    assert [stage.name for stage in done if stage.ran] == ["evaluate"]
+    for name in ("cases.csv", "overlays.json"):
+        both = [run / "evaluate" / name for run in (pair.folder / "run", tmp_path / "run")]
+        assert both[0].read_bytes() == both[1].read_bytes()
+    tables = [
+        json.loads((run / "evaluate" / "metrics.json").read_text())
+        for run in (pair.folder / "run", tmp_path / "run")
+    ]
+    assert tables[0]["rows"] == tables[1]["rows"]

@@ -1,0 +1,74 @@
+"""Networks as a recipe writes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from uda.fields import Count, FileName, Frozen, Positive, Share
+
+
+class _AnyNetwork(Frozen):
+    spatial_dims: Literal[2, 3] = 2
+    patch: tuple[Positive, Positive, Positive] | None = None
+    """Slices, rows and columns that a 3-D network sees at once."""
+
+    @model_validator(mode="after")
+    def _patched(self) -> _AnyNetwork:
+        if (self.spatial_dims == 3) != (self.patch is not None):
+            raise ValueError("patch belongs to spatial_dims: 3, and only there")
+        return self
+
+
+class Network(_AnyNetwork):
+    """MONAI's residual U-Net."""
+
+    kind: Literal["unet"] = "unet"
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64, 128, 256)
+    res_units: Count = 2
+    norm: Literal["batch", "instance"] = "batch"
+    dropout: Share = 0.0
+
+
+class ForeignNetwork(_AnyNetwork):
+    """A network that is not ours: a registered Python factory, or a program stored with the weights."""
+
+    kind: Literal["registered", "torchscript", "exported"]
+    name: FileName
+    """of the factory (:func:`uda.register_network`), or of the file the program came from"""
+    one_logit: bool = False
+    """It answers with one logit a pixel, that of class 1 of two; read as the logits (0, z)."""
+    output: str | int | None = None
+    """Which of several outputs holds the logits: a key, or a position."""
+
+
+class DeepLab(_AnyNetwork):
+    """DeepLabV2 or V3 on torchvision's ResNets."""
+
+    kind: Literal["deeplab_v2", "deeplab_v3"]
+    backbone: Literal["resnet101", "resnet50", "resnet18", "small"] = "resnet101"
+    """``small``: one block a stage at half width, for the CPU."""
+    stride: Literal[8, 16] = 8
+    """Pixels of the image a pixel of the features."""
+    weights: str = "none"
+    """Of the backbone before pretraining: ``none``, torchvision's ``imagenet``, or a file of them."""
+    auxiliary: bool = False
+    """A second classifier on the last stage but one, the field's two heads."""
+
+    @model_validator(mode="after")
+    def _flat(self) -> DeepLab:
+        if self.spatial_dims != 2:
+            raise ValueError(f"{self.kind} sees images; spatial_dims must be 2")
+        return self
+
+
+def _ours_unless_said(raw: Any) -> Any:
+    return {"kind": "unet", **raw} if isinstance(raw, dict) else raw
+
+
+AnyNetwork = Annotated[
+    Network | DeepLab | ForeignNetwork,
+    Field(discriminator="kind"),
+    BeforeValidator(_ours_unless_said),
+]

@@ -1,0 +1,174 @@
+"""Landmarks: the superpixels of each target image, the classes of the surest, and the files of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uda.checkpoint import load_tensors, save_tensors
+from uda.errors import PriorError, UdaError
+from uda.priors.maps import METADATA, is_ours
+from uda.types import IGNORE
+
+FORMAT = "uda-prior-landmarks-1"
+Place = tuple[str, int]
+"""case, and index along the file's own slice axis"""
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Superpixels of the target images, on a coarser grid, and what some of them are."""
+
+    places: tuple[Place, ...]
+    """of each image"""
+    segments: Tensor
+    """``[n, h', w']`` int16: the superpixel of each pixel of the coarser grid"""
+    classes: Tensor
+    """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not sure enough, or not there"""
+    examples: Tensor
+    """``[m, c, h, w]`` uint8: a few of the images, to be looked at; three channels are red, green and blue"""
+    shown: tuple[int, ...]
+    """numbers of these images"""
+
+    @property
+    def superpixels(self) -> int:
+        """How many there are in all images."""
+        return int((self.segments.flatten(1).amax(1).long() + 1).sum())
+
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """How many superpixels have each class."""
+        table = torch.bincount(self.classes.flatten().long(), minlength=IGNORE + 1)
+        return {name: int(table[number]) for number, name in enumerate(classes)}
+
+    def of(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        """Segments and classes of these images, in this order.
+
+        Raises:
+            PriorError: an image whose superpixels are not known.
+        """
+        if tuple(places) == self.places:
+            return self.segments, self.classes
+        numbers = {place: number for number, place in enumerate(self.places)}
+        if missing := [place for place in places if place not in numbers]:
+            listed = ", ".join(f"{case} slice {index}" for case, index in missing[:5])
+            raise PriorError(
+                f"the prior has no superpixels of {len(missing)} of {len(places)} images: {listed}",
+                fix="make the prior again for these images",
+            )
+        rows = torch.tensor([numbers[place] for place in places], dtype=torch.long)
+        return self.segments[rows], self.classes[rows]
+
+    def faults(self, classes: int, where: Path | str) -> list[PriorError]:
+        """What no superpixels can be like."""
+        n, told = len(self.places), []
+        if self.segments.dim() != 3 or self.classes.dim() != 2:
+            told.append(f"landmarks of shapes {_shapes(self)}")
+        elif not n == len(set(self.places)) == len(self.segments) == len(self.classes):
+            told.append(f"landmarks of shapes {_shapes(self)} for {n} images")
+        elif self.segments.dtype != torch.int16 or self.classes.dtype != torch.uint8:
+            told.append(f"landmarks are {self.segments.dtype} and {self.classes.dtype}")
+        elif not n or int(self.segments.min()) < 0 or int(self.segments.max()) >= self.most:
+            told.append(f"landmarks number superpixels that have no class among {self.most}")
+        elif bool(((self.classes >= classes) & (self.classes != IGNORE)).any()):
+            told.append(f"a landmark is of a class beyond the {classes} there are")
+        expected = "int16 [n, h, w] from 0 and uint8 [n, s]: a class, or 255 where it is not known"
+        fix = "make the prior again with `uda prior`"
+        return [PriorError(what, where=where, expected=expected, fix=fix) for what in told]
+
+    @property
+    def most(self) -> int:
+        """Superpixels of the image that has most."""
+        return int(self.classes.shape[1])
+
+    def digest(self) -> str:
+        """SHA-256 of everything."""
+        digest = hashlib.sha256(json.dumps([self.places, self.shown, _shapes(self)]).encode())
+        for tensor in (self.segments, self.classes, self.examples):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def save_landmarks(path: Path, classes: Sequence[str], landmarks: Landmarks) -> dict[str, Any]:
+    """Write the tensors and the picture beside ``path`` (a prior.json); returns what the JSON says of them."""
+    from uda.priors.picture import draw_landmarks
+
+    tensors, picture = _files(path)
+    if path in (tensors, picture) or (tensors.exists() and not is_ours(tensors)):
+        raise PriorError(
+            "the landmarks of a prior would replace this file, which holds something else",
+            where=tensors,
+            fix=f"give the prior another name than {path.name}",
+        )
+    held = {name: getattr(landmarks, name) for name in ("segments", "classes", "examples")}
+    said = json.dumps({"format": FORMAT, "classes": list(classes)})
+    save_tensors(tensors, held, {METADATA: said})
+    counts, numbers = landmarks.counts(classes), list(landmarks.shown)
+    titles = [f"{case} slice {i}" for case, i in (landmarks.places[n] for n in numbers)]
+    some = (landmarks.examples, landmarks.segments[numbers], landmarks.classes[numbers])
+    draw_landmarks(picture, counts, titles, *some)
+    places: dict[str, list[int]] = {}
+    for case, index in landmarks.places:
+        places.setdefault(case, []).append(index)
+    return {
+        "superpixels": landmarks.superpixels,
+        "kept": sum(counts.values()) / landmarks.superpixels,
+        "counts": counts,
+        "shape": list(landmarks.segments.shape),
+        "sha256": landmarks.digest(),
+        "shown": numbers,
+        "images": places,
+    }
+
+
+def load_landmarks(path: Path, said: Mapping[str, Any]) -> Landmarks:
+    """The landmarks that ``path`` (a prior.json) speaks of.
+
+    Raises:
+        PriorError: the file is missing or holds others than the JSON says.
+    """
+    tensors, digest = _files(path)[0], str(said["sha256"])
+    places = tuple((str(case), int(i)) for case, rows in said["images"].items() for i in rows)
+    shown = tuple(int(number) for number in said["shown"])
+    fix = f"copy it there together with {path.name}, or make the prior again with `uda prior`"
+    if not tensors.is_file():
+        what = f"{path.name} speaks of landmarks, but there is no such file"
+        raise PriorError(what, where=tensors, fix=fix)
+    try:
+        held = load_tensors(tensors)[0]
+        found = Landmarks(places, held["segments"], held["classes"], held["examples"], shown)
+    except (UdaError, KeyError) as error:
+        what = error.what if isinstance(error, UdaError) else f"holds no {error}"
+        raise PriorError(what, where=tensors, expected="the landmarks", fix=fix) from error
+    if found.digest() != digest:
+        raise PriorError(
+            f"holds other landmarks than those that {path.name} was written with",
+            where=tensors,
+            expected=f"landmarks {list(said['shape'])} with the SHA-256 that {path.name} says",
+            fix=fix,
+        )
+    return found
+
+
+def forget_landmarks(path: Path) -> None:
+    """Remove tensors and picture of an older prior of that name, which had landmarks."""
+    tensors, picture = _files(path)
+    if is_ours(tensors):
+        tensors.unlink()
+        picture.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """Tensors and picture: ``landmarks.*`` beside a prior.json, ``NAME-landmarks.*`` beside a NAME.json."""
+    stem = "landmarks" if path.stem == "prior" else f"{path.stem}-landmarks"
+    return path.with_name(f"{stem}.safetensors"), path.with_name(f"{stem}.png")
+
+
+def _shapes(landmarks: Landmarks) -> list[list[int]]:
+    return [list(t.shape) for t in (landmarks.segments, landmarks.classes, landmarks.examples)]
