@@ -10,7 +10,7 @@ def distinct_colors(count: int) -> list[tuple[int, int, int]]:
 
     Example:
         >>> distinct_colors(2)
-        [(255, 64, 64), (71, 41, 166)]
+        [(255, 64, 64), (41, 78, 166)]
     """
     hues = [(index * 0.618034) % 1 for index in range(count)]
     shades = [colorsys.hsv_to_rgb(hue, 0.75, 1 - 0.35 * (i % 2)) for i, hue in enumerate(hues)]

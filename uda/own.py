@@ -166,6 +166,7 @@ def evaluate_model(
     metrics = {
         "recipe": f"{model.stem} on {domain.name}/{split}",
         "classes": list(domain.structures),
+        "colors": {name: list(color) for name, color in domain.colors.items()},
         "distance_unit": domain.distance_unit,
         "rows": result["rows"],
         "environment": environment(compute),

@@ -263,6 +263,7 @@ class _Planner:
             metrics = {
                 "recipe": recipe.name,
                 "classes": list(target.structures),
+                "colors": {name: list(color) for name, color in target.colors.items()},
                 "distance_unit": target.distance_unit,
                 "rows": result["rows"],
                 "environment": {**environment(recipe.compute), "seed": recipe.seed},

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from uda.cards import DatasetCard
+from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
 from uda.config import Compute
 from uda.data.cases import read_tags
@@ -57,7 +57,7 @@ from uda.priors import (
     select_tags,
     size_distribution,
 )
-from uda.priors.superpixels import classify, majority, surest
+from uda.priors.superpixels import classify, majority, rowed, surest
 from uda.stages import BATCHNORM_BATCH, Workplace
 from uda.summaries import (
     example_images,
@@ -65,7 +65,6 @@ from uda.summaries import (
     predicted_ratios,
     superpixel_features,
 )
-from uda.types import IGNORE
 
 SOURCE_IMAGES = 200
 """labelled images that landmarks are learned from, evenly spread over the source"""
@@ -119,14 +118,15 @@ def make_prior(
         case PredictedPrior():
             prior = _predicted(spec, model, info, evidence, compute, seed)
         case ImageLevelPrior() | LandmarkPrior():
-            prior = _image_level(spec, model, info, evidence, compute)
+            prior = _image_level(spec, model, info, evidence, compute, seed)
         case SizeCsvPrior():
             prior = _counted(spec, info, evidence)
         case SpatialPrior():
             prior = _spatial(spec, info, evidence)
         case SourceRatioPrior() | TagPrior():
             prior = _from_model(spec, info, evidence, parent)
-    return prior.validate(info.classes)
+    photos = isinstance(info.prepare, PhotoPrepare)
+    return replace(prior, photos=photos).validate(info.classes)
 
 
 def _from_model(
@@ -189,6 +189,7 @@ def _image_level(
     info: ModelInfo,
     evidence: Evidence,
     compute: Compute,
+    seed: int,
 ) -> Prior:
     source, target = _needed(evidence.source, spec.kind), _needed(evidence.target, spec.kind)
     _refuse_3d(info, spec.kind)
@@ -202,7 +203,7 @@ def _image_level(
         asked = image_features(model, Slices(target), fabric)
         landmarks = None
         if isinstance(spec, LandmarkPrior):
-            landmarks = _landmarks(spec, model, source, source.labels, target, fabric)
+            landmarks = _landmarks(spec, model, source, source.labels, target, fabric, seed)
     ratios = image_level_ratios(
         spec.method,
         known[labelled],
@@ -214,7 +215,7 @@ def _image_level(
     prior = from_image_level(info.classes, ratios, target.places(), spec.method, sizes)
     if landmarks is None:
         return prior
-    how = "; superpixel classes by logistic regression from the source model's class scores around them"
+    how = "; superpixel classes by logistic regression from class scores in and around them"
     return replace(prior, landmarks=landmarks, how=prior.how + how)
 
 
@@ -225,12 +226,20 @@ def _landmarks(
     labels: NDArray[np.uint8],
     target: Store,
     fabric: Fabric,
+    seed: int,
 ) -> Landmarks:
-    """The superpixels of the target images, with the classes of the surest."""
+    """The superpixels of the target images, with the classes of the surest.
+
+    Each domain is described with its own BatchNorm statistics: with the source's, a network that takes a dark sky
+    for a road is as sure of it as of anything. The model is left with the target's.
+    """
     few = np.unique(np.linspace(0, len(source) - 1, min(SOURCE_IMAGES, len(source))).astype(int))
     settings = (spec.segments, spec.stride, fabric)
     ids, known = superpixel_features(model, Slices(source), few, *settings)
     learned = [majority(ids[at], labels[number]) for at, number in enumerate(few)]
+    if has_batchnorm(model):
+        images = shuffled_batches(Slices(target), BATCHNORM_BATCH, mix(seed, "batchnorm"))
+        estimate_batchnorm(model, images, fabric.device)
     every = np.arange(len(target))
     ids, asked = superpixel_features(model, Slices(target), every, *settings)
     answer = classify(
@@ -240,17 +249,10 @@ def _landmarks(
     return Landmarks(
         tuple(target.places()),
         torch.from_numpy(ids),
-        _table(surest(*answer, spec.kept), [len(rows) for rows in asked]),
+        torch.from_numpy(rowed(surest(*answer, spec.kept), [len(rows) for rows in asked])),
         example_images(target, shown),
         tuple(shown.tolist()),
     )
-
-
-def _table(classes: NDArray[np.uint8], counts: Sequence[int]) -> Tensor:
-    """Classes of the superpixels of image after image, a row an image: ``[n, s]``, filled up with ``IGNORE``."""
-    table = np.full((len(counts), max(counts)), IGNORE, np.uint8)
-    table[np.arange(max(counts)) < np.array(counts)[:, None]] = classes
-    return torch.from_numpy(table)
 
 
 def _refuse_3d(info: ModelInfo, kind: str) -> None:

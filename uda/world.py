@@ -16,12 +16,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from uda.errors import RunError, UdaError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -218,8 +219,7 @@ def gather_objects(value: T) -> list[T]:
 
 def sum_arrays(own: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sum of every process's array, on all."""
-    total: NDArray[np.int64] = np.sum(gather_objects(own), axis=0)
-    return total
+    return functools.reduce(lambda total, part: total + part, gather_objects(own))
 
 
 def barrier() -> None:

@@ -110,7 +110,9 @@ def save_landmarks(path: Path, classes: Sequence[str], landmarks: Landmarks) -> 
     said = json.dumps({"format": FORMAT, "classes": list(classes)})
     save_tensors(tensors, held, {METADATA: said})
     counts, numbers = landmarks.counts(classes), list(landmarks.shown)
-    titles = [f"{case} slice {i}" for case, i in (landmarks.places[n] for n in numbers)]
+    photos = landmarks.examples.shape[1] == 3
+    shown = [landmarks.places[number] for number in numbers]
+    titles = [case if photos else f"{case} slice {index}" for case, index in shown]
     some = (landmarks.examples, landmarks.segments[numbers], landmarks.classes[numbers])
     draw_landmarks(picture, counts, titles, *some)
     places: dict[str, list[int]] = {}

@@ -85,7 +85,9 @@ def maps_digest(maps: Tensor) -> str:
     return hashlib.sha256(str(list(values.shape)).encode() + values.numpy().tobytes()).hexdigest()
 
 
-def save_maps(path: Path, classes: Sequence[str], maps: Tensor) -> dict[str, Any]:
+def save_maps(
+    path: Path, classes: Sequence[str], maps: Tensor, upright: bool = False
+) -> dict[str, Any]:
     """Write the tensors and the picture of ``path`` (a prior.json); returns what the JSON says of them."""
     from uda.priors.picture import draw_maps
 
@@ -99,7 +101,7 @@ def save_maps(path: Path, classes: Sequence[str], maps: Tensor) -> dict[str, Any
     maps = maps.detach().cpu().float().contiguous()
     said = json.dumps({"format": FORMAT, "classes": list(classes)})
     save_tensors(tensors, {"maps": maps}, {METADATA: said})
-    draw_maps(_picture(path), classes, maps)
+    draw_maps(_picture(path), classes, maps, upright)
     return {"shape": list(maps.shape), "sha256": maps_digest(maps)}
 
 

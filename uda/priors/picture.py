@@ -20,10 +20,10 @@ YELLOW = np.array([255, 255, 0])
 Bytes = NDArray[np.uint8]
 
 
-def draw_maps(path: Path, classes: Sequence[str], maps: Tensor) -> None:
+def draw_maps(path: Path, classes: Sequence[str], maps: Tensor, upright: bool = False) -> None:
     """One panel a class, each with its name and its own colour bar from 0 to its largest frequency.
 
-    Turned by a quarter as the report's slices are: of a slice in RAS, anterior is up.
+    Turned by a quarter as the report's slices are (of a slice in RAS, anterior is up), unless they are ``upright``.
     """
     columns = min(COLUMNS, len(classes))
     rows = math.ceil(len(classes) / columns)
@@ -31,7 +31,8 @@ def draw_maps(path: Path, classes: Sequence[str], maps: Tensor) -> None:
     for number, (name, values) in enumerate(zip(classes, maps, strict=True)):
         axes = figure.add_subplot(rows, columns, number + 1)
         top = max(float(values.max()), 1e-6)
-        image = axes.imshow(np.rot90(values.numpy()), vmin=0, vmax=top, cmap="viridis")
+        shown = values.numpy() if upright else np.rot90(values.numpy())
+        image = axes.imshow(shown, vmin=0, vmax=top, cmap="viridis")
         axes.set_title(name, fontsize=10, parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -57,8 +58,6 @@ def draw_landmarks(
         images: ``[m, c, h, w]`` uint8; three channels are red, green and blue.
         segments, classes: ``[m, h', w']`` and ``[m, s]`` of these images.
     """
-    from matplotlib.patches import Patch
-
     palette = _palette(len(counts))
     panels = [
         _panels(image.numpy(), ids.numpy(), known.numpy(), palette)
@@ -74,12 +73,18 @@ def draw_landmarks(
             axes.set_axis_off()
             if not column:
                 axes.set_title(title, fontsize=8, parse_math=False)
+    _legend(figure, counts, palette)
+    _save(figure, path)
+
+
+def _legend(figure: Any, counts: Mapping[str, int], palette: Bytes) -> None:
+    from matplotlib.patches import Patch
+
     handles = [
         Patch(color=colour / 255, label=f"{name} ({count})")
         for (name, count), colour in zip(counts.items(), palette, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
-    _save(figure, path)
 
 
 def _panels(

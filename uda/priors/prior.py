@@ -41,6 +41,8 @@ class Prior:
     """``[k, h, w]`` float32: how often each class is at a pixel; sums to 1 over the classes"""
     landmarks: Landmarks | None = None
     """superpixels of each image, and the classes of the surest"""
+    photos: bool = False
+    """whether its images are photographs, which pictures of it leave upright"""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prior) and self.fingerprint() == other.fingerprint()
@@ -138,7 +140,7 @@ class Prior:
             PriorError: they would replace a file that is not of a prior.
             RunError: the disk refuses.
         """
-        raw = {
+        raw: dict[str, Any] = {
             "format": FORMAT,
             "classes": self.classes,
             "ratio": self.ratio,
@@ -153,9 +155,11 @@ class Prior:
         if self.sizes is not None:
             raw["sizes"] = self.sizes.as_json()
         if self.maps is not None:
-            raw["maps"] = save_maps(path, self.classes, self.maps)
+            raw["maps"] = save_maps(path, self.classes, self.maps, self.photos)
         if self.landmarks is not None:
             raw["landmarks"] = save_landmarks(path, self.classes, self.landmarks)
+        if self.photos:
+            raw["photos"] = True
         write_json(path, raw)
         if self.maps is None:
             forget_maps(path)
@@ -190,6 +194,7 @@ class Prior:
                 sizes=None if sizes is None else SizeDistribution.from_json(sizes),
                 maps=None if maps is None else load_maps(path, maps),
                 landmarks=None if landmarks is None else load_landmarks(path, landmarks),
+                photos=bool(raw.get("photos", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PriorError(

@@ -11,6 +11,7 @@ superpixels: Achanta et al., SLIC Superpixels Compared to State-of-the-Art Super
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,16 @@ def surest(classes: NDArray[np.uint8], confidence: Floats, kept: float) -> NDArr
     landmarks = np.full_like(classes, IGNORE)
     landmarks[first] = classes[first]
     return landmarks
+
+
+def rowed(classes: NDArray[np.uint8], counts: Sequence[int]) -> NDArray[np.uint8]:
+    """Classes of the superpixels of image after image as a row an image, filled up with ``IGNORE``.
+
+    Example:
+        >>> rowed(np.array([0, 1, 2], dtype=np.uint8), [1, 2])
+        array([[  0, 255],
+               [  1,   2]], dtype=uint8)
+    """
+    table = np.full((len(counts), max(counts)), IGNORE, np.uint8)
+    table[np.arange(max(counts)) < np.array(counts)[:, None]] = classes
+    return table
