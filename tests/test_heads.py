@@ -13,7 +13,8 @@ from uda import losses
 from uda.compute import make_fabric
 from uda.config import Compute, Training
 from uda.errors import ModelError
-from uda.models import build, head_parameters, use_auxiliary
+from uda.heads import head_parameters, use_auxiliary
+from uda.models import build
 from uda.network_specs import DeepLab, Network
 from uda.objective import Objective
 from uda.parts import Known

@@ -13,8 +13,9 @@ from uda import pipeline
 from uda.checkpoint import read_json
 from uda.config import Adapt
 from uda.errors import ConfigError
+from uda.heads import head
 from uda.methods import METHODS, SOURCE_FREE
-from uda.models import head, load_model
+from uda.models import load_model
 from uda.presets import preset
 from uda.recipes import load_recipe, parse, show
 

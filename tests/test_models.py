@@ -18,13 +18,12 @@ from torch import nn
 from uda.cards import DatasetCard, Prepare
 from uda.errors import ModelError, UdaError
 from uda.foreign import register_network
+from uda.heads import features_of, head
 from uda.models import (
     PROGRAM,
     ModelInfo,
     build,
     check_classes,
-    features_of,
-    head,
     load_model,
     load_weights,
     save_model,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.errors import ModelError
-from uda.models import features_of, head
+from uda.heads import features_of, head
 from uda.network_specs import DeepLab
 from uda.networks import build_deeplab
 from uda.networks.resize import by_matrices, upsample

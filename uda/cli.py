@@ -230,13 +230,17 @@ def list_() -> None:
 
 
 def main() -> None:
-    """Entry point: user errors become one message and an exit code."""
+    """Entry point: user errors become one message and an exit code. Of several processes the first one speaks."""
     from uda.errors import UdaError
+    from uda.world import launched, repeated
 
     try:
+        if not launched().first:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         app()
     except UdaError as error:
-        typer.echo(f"error: {error}", err=True)
+        if not repeated(error):
+            typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)

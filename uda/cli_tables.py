@@ -41,13 +41,14 @@ def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     from uda.checkpoint import write_json
     from uda.report import seeds_class_tables, seeds_table
     from uda.report_files import read_metrics
+    from uda.world import on_first
 
     summary, table = seeds_table([read_metrics(folder) for folder in folders])
     print_wide(table)
     for block in seeds_class_tables(summary, _width()):
         print_wide(block)
     if path is not None:
-        write_json(path, summary)
+        on_first(lambda: write_json(path, summary))
         typer.echo(f"over seeds: {path}")
 
 

@@ -21,7 +21,16 @@ from uda.fields import (
 from uda.methods import METHODS
 from uda.network_specs import AnyNetwork, Network
 from uda.prior_specs import PriorSpec
-from uda.terms import SOURCE_TERMS, AdversarialTerm, Knowledge, SpatialPriorTerm, Term
+from uda.terms import (
+    SOURCE_TERMS,
+    AdversarialTerm,
+    CentroidTerm,
+    Knowledge,
+    LandmarksTerm,
+    PseudoLabelTerm,
+    SpatialPriorTerm,
+    Term,
+)
 
 
 class Phantom(Frozen):
@@ -67,8 +76,8 @@ class Training(Frozen):
 
     steps: Count
     batch: Positive = 16
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """of all processes together"""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Rate
     head_lr: Rate = 1.0
     """Factor of the learning rate of the network's classifiers."""
@@ -162,11 +171,27 @@ class Adapt(Training):
             raise ValueError(
                 f"{fixed} knows where classes lie; rotate, scale, shift, flip and mirror must be off"
             )
+        self._check_classmix()
         if self.photo.moves() and {"maps", "landmarks"} & self.needs():
             raise ValueError(
                 "a prior that knows where classes lie needs whole images; photo.scale, crop and mirror must be off"
             )
         return self
+
+    def _check_classmix(self) -> None:
+        """Pasting images together moves the pixels, and the notes of the one term that pastes."""
+        labels = [t for t in self.objective if isinstance(t, PseudoLabelTerm)]
+        pasting = [t for t in labels if t.classmix != "none"]
+        if not pasting:
+            return
+        noted = [t.term for t in self.objective if isinstance(t, CentroidTerm | LandmarksTerm)]
+        if noted or len(labels) > 1:
+            other = noted[0] if noted else "another pseudo_labels"
+            raise ValueError(f"classmix pastes images together, which {other} knows nothing of")
+        if pasting[0].soft:
+            raise ValueError("classmix pastes hard labels; soft must be 0")
+        if self.source_free and pasting[0].classmix == "source":
+            raise ValueError("classmix: source needs source images; set source_free: false")
 
 
 class Evaluate(Frozen):

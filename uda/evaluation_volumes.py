@@ -74,7 +74,9 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
             fix="name volumes in the card's test split",
         )
     if isinstance(info.prepare, PhotoPrepare):
-        raise ModelError("the model's images are photographs, and these are volumes", where=case.image)
+        raise ModelError(
+            "the model's images are photographs, and these are volumes", where=case.image
+        )
     prepared = read_case(case, info.prepare, card)
     volume = read_label(case, card)
     check_same_grid(volume, prepared.geometry, case.label)

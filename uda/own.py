@@ -16,6 +16,7 @@ from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store, sha256_of
 from uda.environment import environment
+from uda.errors import ConfigError
 from uda.evaluation import evaluate as score
 from uda.models import ModelInfo, load_model
 from uda.presets import preset
@@ -27,6 +28,7 @@ from uda.scoring import Row
 from uda.stages import MODEL_FILE, Workplace
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
+from uda.world import world
 
 DEFAULT_COMPUTE = Compute()
 PathLike = str | Path
@@ -61,6 +63,7 @@ def adapt(
     Raises:
         UdaError: a bad model, image, prior or setting; nothing is left half-written.
     """
+    _check_alone()
     model, target, out = Path(model), Path(target), Path(out)
     settings = preset(method, list(overrides)) if isinstance(method, str) else method
     _, info = load_model(model)
@@ -93,6 +96,14 @@ def adapt(
         record |= {"hash": folder.hash, "seconds": round(time.monotonic() - started, 2)}
         folder.commit({**record, **said, "environment": environment(compute)})
     return out / MODEL_FILE
+
+
+def _check_alone() -> None:
+    if world().size > 1:
+        raise ConfigError(
+            f"{world().size} processes were started, and one's own model is the work of one",
+            fix="start it without torchrun; recipes run on several processes",
+        )
 
 
 def _adapt_in(
@@ -143,6 +154,7 @@ def predict(
     Raises:
         ModelError, DataError, RunError: no model, no images, or a disk that refuses.
     """
+    _check_alone()
     network, info = load_model(Path(model))
     cases = cases_in(Path(images), card_of(info).photos)
     return predictions.predict_cases(network, info, cases, Path(out), make_fabric(compute))
@@ -158,6 +170,7 @@ def evaluate_model(
     compute: Compute = DEFAULT_COMPUTE,
 ) -> dict[str, Any]:
     """Score one model on a labelled split of a card; writes ``out/evaluate`` and returns its metrics."""
+    _check_alone()
     domain = load_card(card)
     cases = cases_of(domain, root, split, labels=True)
     folder = out / "evaluate"

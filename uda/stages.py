@@ -30,25 +30,16 @@ from uda.data.sampling import (
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.errors import ConfigError, PriorError
-from uda.models import (
-    ModelInfo,
-    build,
-    check_classes,
-    head,
-    head_parameters,
-    load_backbone,
-    load_model,
-    save_model,
-    use_auxiliary,
-)
+from uda.heads import head, head_parameters, use_auxiliary
+from uda.models import ModelInfo, build, check_classes, load_backbone, load_model, save_model
 from uda.network_specs import AnyNetwork
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
 from uda.parts import Known
-from uda.prediction import logit_planes
 from uda.priors import Prior, label_table, mean_ratios, size_distribution
 from uda.trainer import RESUME_FILE, Batches, Run, fit
 from uda.types import Batch
+from uda.validation import validation_scores
 from uda.world import first_then_all, on_first
 
 MODEL_FILE = "model.safetensors"
@@ -112,7 +103,7 @@ def train_supervised(
         kept = _train(place, fabric, model, info, objective, settings, batches, set_mode_train)
         record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
-            record |= on_first(lambda: _validation(kept, info, card, validation, fabric))
+            record |= on_first(lambda: validation_scores(kept, info, card, validation, fabric))
     return record
 
 
@@ -154,11 +145,11 @@ def adapt(
     told = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
     info = replace(info.told(told), prepare=card.prepare, origin=place.origin)
     items = _items(store, info)
-    if "maps" in settings.needs() and info.network.spatial_dims == 3:
+    if {"maps", "landmarks"} & settings.needs() and info.network.spatial_dims == 3:
         raise ConfigError(
             "a spatial prior says where a class lies in a slice; a 3-D network sees patches anywhere",
-            expected="terms without maps",
-            fix="leave cbst_sp and spatial_prior_kl out, or use a 2-D network",
+            expected="terms without maps and landmarks",
+            fix="leave cbst_sp, spatial_prior_kl and landmarks out, or use a 2-D network",
         )
     known = known_of(prior.validate(info.classes), store) if prior else None
     objective = Objective(
@@ -198,7 +189,9 @@ def known_of(prior: Prior, store: Store) -> Known:
     largest = None
     if prior.sizes is not None:
         largest = torch.tensor([1.0, *(row[-1] for row in prior.sizes.quantiles[1:])])
-    return Known(prior.table(store.places(), store.file_places()), prior.maps, largest)
+    segments, classes = prior.landmarks.of(store.places()) if prior.landmarks else (None, None)
+    ratio = prior.table(store.places(), store.file_places())
+    return Known(ratio, prior.maps, largest, segments, classes)
 
 
 def _train(
@@ -286,28 +279,3 @@ def _items(store: Store, info: ModelInfo) -> Items:
 def _all_images(items: Items, place: Workplace) -> Iterator[Tensor]:
     """Every image once, in a shuffled order so that each batch mixes cases."""
     return shuffled_batches(items, BATCHNORM_BATCH, mix(place.seed, place.stage, "batchnorm"))
-
-
-def _validation(
-    model: nn.Module, info: ModelInfo, card: DatasetCard, store: Store, fabric: Fabric
-) -> dict[str, dict[str, float | None]]:
-    """Dice (of photographs IoU) per structure pooled over all validation images, on the prepared grid."""
-    classes = len(info.classes)
-    table = np.zeros((classes, classes), dtype=np.int64)
-    items = _items(store, info)
-    for case in store.cases:
-        if card.photos:
-            image = items.image(np.arange(case.start, case.stop)).numpy()
-        else:
-            image = store.images[case.start : case.stop]
-        planes = [p.argmax(1).cpu() for p in logit_planes(model, info, image, fabric)]
-        label = store.labels[case.start : case.stop]
-        counted = label < classes  # not IGNORE
-        pairs = classes * label[counted].astype(np.int64) + torch.cat(planes).numpy()[counted]
-        table += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    shared, sizes = table.diagonal(), table.sum(0) + table.sum(1)
-    if card.photos:
-        scores = [float(n / (s - n)) if s else None for n, s in zip(shared, sizes, strict=True)]
-        return {"validation_iou": dict(zip(info.classes, scores, strict=True))}
-    scores = [float(2 * n / s) if s else None for n, s in zip(shared, sizes, strict=True)]
-    return {"validation_dice": dict(list(zip(info.classes, scores, strict=True))[1:])}

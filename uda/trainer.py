@@ -28,7 +28,7 @@ from uda.checkpoint import (
     save_tensors,
 )
 from uda.config import Training
-from uda.data.augment import augment
+from uda.data.augment import augment_batch
 from uda.data.seeds import mix
 from uda.errors import ModelError, RunError
 from uda.gather import all_outputs, all_rows, gathered, own_rows
@@ -36,7 +36,7 @@ from uda.logs import RunLog, open_log
 from uda.objective import Objective
 from uda.syncnorm import check_synchronised, shared
 from uda.twin import follow, twin_of
-from uda.types import Batch, SourceBatch, TargetBatch
+from uda.types import Batch
 from uda.world import check_same_place, on_first, together, world
 
 RESUME_FILE = "resume.safetensors"
@@ -172,7 +172,7 @@ def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
     objective.begin(state.step)
     notes = [None if note is None else all_rows(note) for note in objective.annotate(batch)]
     batch, notes = objective.mix(gathered(batch), notes, generator)
-    batch, notes = _augmented(batch, notes, settings, generator)
+    batch, notes = augment_batch(batch, notes, settings.augment, generator)
     for group in state.optimizer.param_groups:
         group["lr"] = group["times"] * learning_rate(settings, state.step)
     own = own_rows(batch)
@@ -191,29 +191,6 @@ def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
     state.step += 1
     state.average(settings.ema)
     return torch.stack([loss.detach(), *values.values()])
-
-
-def _augmented(
-    batch: Batch,
-    notes: list[Tensor | None],
-    settings: Training,
-    generator: torch.Generator,
-) -> tuple[Batch, list[Tensor | None]]:
-    """The batch under random changes; labels and notes move along with their images."""
-    source, target = batch.source, batch.target
-    if source is not None:
-        image, label = augment(source.image, source.label, settings.augment, generator)
-        source = SourceBatch(image, source.label if label is None else label)
-    if target is not None:
-        written = [note for note in notes if note is not None]
-        image, moved = augment(
-            target.image, torch.cat(written, 1) if written else None, settings.augment, generator
-        )
-        target = TargetBatch(image, target.index)
-        if moved is not None:
-            parts = iter(moved.split([note.shape[1] for note in written], 1))
-            notes = [None if note is None else next(parts) for note in notes]
-    return Batch(source, target), notes
 
 
 def _report(

@@ -11,9 +11,10 @@ import torch
 from scene import CPU, IMAGES, batch_of, known, network, objective_of, target_images, term, train
 from torch import Tensor, nn
 
-from uda import losses, trainer
+from uda import losses
 from uda.compute import make_fabric
 from uda.config import Training
+from uda.data.augment import augment_batch
 from uda.losses import ConfidenceHistogram, PseudoLabeler
 from uda.objective import Objective
 from uda.parts.teacher import PseudoLabels
@@ -157,7 +158,7 @@ def test_notes_move_along_with_their_images() -> None:
         augment={"flip": True, "rotate": 90, "shift": 0.2},
     )
     generator = torch.Generator().manual_seed(1)
-    moved, carried = trainer._augmented(batch, notes, settings, generator)
+    moved, carried = augment_batch(batch, notes, settings.augment, generator)
     assert moved.target is not None
     assert carried[0] is carried[2] is None
     assert carried[1] is not None

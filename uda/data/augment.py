@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda.augment_specs import Augment
+from uda.types import Batch, SourceBatch, TargetBatch
 
 
 def augment(
@@ -25,6 +26,29 @@ def augment(
     if settings.moves():
         image, label = _warp(image, label, settings, generator)
     return _intensity(image, settings, generator), label
+
+
+def augment_batch(
+    batch: Batch,
+    notes: list[Tensor | None],
+    settings: Augment,
+    generator: torch.Generator,
+) -> tuple[Batch, list[Tensor | None]]:
+    """The batch under random changes; labels and notes move along with their images."""
+    source, target = batch.source, batch.target
+    if source is not None:
+        image, label = augment(source.image, source.label, settings, generator)
+        source = SourceBatch(image, source.label if label is None else label)
+    if target is not None:
+        written = [note for note in notes if note is not None]
+        image, moved = augment(
+            target.image, torch.cat(written, 1) if written else None, settings, generator
+        )
+        target = TargetBatch(image, target.index)
+        if moved is not None:
+            parts = iter(moved.split([note.shape[1] for note in written], 1))
+            notes = [None if note is None else next(parts) for note in notes]
+    return Batch(source, target), notes
 
 
 def _uniform(image: Tensor, bound: float, generator: torch.Generator) -> Tensor:

@@ -57,9 +57,7 @@ class Slices:
 
     depth = 1
 
-    def __init__(
-        self, store: Store, photo: PhotoAugment = UNCHANGED, workers: int = 1
-    ) -> None:
+    def __init__(self, store: Store, photo: PhotoAugment = UNCHANGED, workers: int = 1) -> None:
         self.store, self.photo, self.workers = store, photo, workers
         mean, sd = store.scale or ((0.0,) * store.channels, (1.0,) * store.channels)
         self.mean, self.sd = (torch.tensor(v)[:, None, None] for v in (mean, sd))

@@ -11,8 +11,8 @@ from torch.nn import functional
 from uda import losses
 from uda.checkpoint import grouped, prefixed
 from uda.data.seeds import mix
+from uda.heads import features_of
 from uda.losses import Prediction
-from uda.models import features_of
 from uda.parts.part import Ground, Part, View, present
 from uda.terms import CentroidTerm
 from uda.twin import follow, twin_of

@@ -1,0 +1,39 @@
+"""How well a freshly trained network does on the source's own validation images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from uda.cards import DatasetCard
+from uda.data.items import items_of
+from uda.data.store import Store
+from uda.models import ModelInfo
+from uda.prediction import logit_planes
+
+
+def validation_scores(
+    model: nn.Module, info: ModelInfo, card: DatasetCard, store: Store, fabric: Fabric
+) -> dict[str, dict[str, float | None]]:
+    """Dice (of photographs IoU) per structure pooled over all validation images, on the prepared grid."""
+    classes = len(info.classes)
+    table = np.zeros((classes, classes), dtype=np.int64)
+    items = items_of(store, info.network.patch)
+    for case in store.cases:
+        if card.photos:
+            image = items.image(np.arange(case.start, case.stop)).numpy()
+        else:
+            image = store.images[case.start : case.stop]
+        planes = [p.argmax(1).cpu() for p in logit_planes(model, info, image, fabric)]
+        label = store.labels[case.start : case.stop]
+        counted = label < classes  # not IGNORE
+        pairs = classes * label[counted].astype(np.int64) + torch.cat(planes).numpy()[counted]
+        table += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    shared, sizes = table.diagonal(), table.sum(0) + table.sum(1)
+    if card.photos:
+        scores = [float(n / (s - n)) if s else None for n, s in zip(shared, sizes, strict=True)]
+        return {"validation_iou": dict(zip(info.classes, scores, strict=True))}
+    scores = [float(2 * n / s) if s else None for n, s in zip(shared, sizes, strict=True)]
+    return {"validation_dice": dict(list(zip(info.classes, scores, strict=True))[1:])}
