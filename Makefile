@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
+TEST_WORKERS ?= 2
 UV := $(VENV)/bin/uv
 UV_VERSION := 0.13.9
 
@@ -28,8 +29,8 @@ lint: setup
 types: setup
 	$(VENV)/bin/mypy
 
-tests: setup
-	$(PY) -m pytest
+tests: setup  ## by several processes, a file in one of them, each computing with one thread
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 format: setup  ## rewrite the sources in the project's format
 	$(VENV)/bin/ruff format .

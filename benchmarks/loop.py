@@ -137,7 +137,9 @@ def loop_lines(store: Store, batch: int, blocks: int) -> list[str]:
 
     def from_store(step: int) -> Batch:
         indices = batch_indices(len(store), batch, step, 0)
-        return Batch(source=source_batch(items, indices, [step] * len(indices), torch.cuda.is_available()))
+        return Batch(
+            source=source_batch(items, indices, [step] * len(indices), torch.cuda.is_available())
+        )
 
     own, theirs = step_times([from_store(step) for step in range(8)], settings)
     first, second = (

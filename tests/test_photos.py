@@ -10,6 +10,8 @@ import pytest
 import torch
 from photo_world import SIZE, card_of, write_model, write_world
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
 
 import uda
@@ -20,10 +22,12 @@ from uda.data.cases import Case, cases_of
 from uda.data.sources import photo_classes
 from uda.errors import ConfigError, ModelError
 from uda.evaluation import evaluate
+from uda.evaluation_photos import PhotoScorer
 from uda.models import load_model
 from uda.photos import classes_of, entropy_of, multi_scale_classes, photo_logits, read_prepared
 from uda.scoring import Row
 from uda.types import IGNORE
+from uda.world import World
 
 CPU = Compute(device="cpu")
 
@@ -198,3 +202,46 @@ def test_a_model_of_volumes_does_not_score_photographs(
     row = Row("source_only", "pretrain", tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="volumes"):
         evaluate([row], cases, card, Evaluate(), CPU, tmp_path / "out")
+
+
+def test_processes_share_the_images_and_count_each_once(
+    rows: list[Row],
+    cases: list[Case],
+    card: DatasetCard,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two processes, one after the other: their matrices are apart, and together those of one."""
+    model, info = load_model(rows[0].model)
+
+    def matrices() -> np.ndarray:
+        settings, fabric = Evaluate(), make_fabric(CPU)
+        scorer = PhotoScorer(cases, card, info, settings, fabric, 1, tmp_path)
+        return scorer._matrices(model)[0]
+
+    whole = matrices()
+    monkeypatch.setattr("uda.evaluation_photos.sum_arrays", lambda array: array)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr("uda.evaluation_photos.world", lambda rank=rank: World(rank, 2, rank))
+        parts.append(matrices())
+    counted = [{n for n, matrix in enumerate(part) if matrix.any()} for part in parts]
+    assert counted[0].isdisjoint(counted[1])
+    assert counted[0] | counted[1] == set(range(len(cases)))
+    np.testing.assert_array_equal(parts[0] + parts[1], whole)
+
+
+def test_a_network_of_ones_own_is_imported_for_photographs(
+    cases: list[Case], card: DatasetCard, tmp_path: Path
+) -> None:
+    """Any Python network with three channels in: registered, filled, run on the card's size, predicted with."""
+
+    def factory() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 19, 1))
+
+    weights = tmp_path / "weights.safetensors"
+    save_file(factory().state_dict(), weights)
+    path = uda.import_model(factory, tmp_path / "model", card=card, weights=weights, name="three")
+    rows = [Row("source_only", "given", Path(path))]
+    result = evaluate(rows, cases, card, Evaluate(), CPU, tmp_path / "out")
+    assert result["rows"][0]["iou"]["mean"] is not None

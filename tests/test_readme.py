@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from uda.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
+STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]
 SHORT = ["pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"]
 
 
@@ -37,7 +38,7 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
         "report",
     }
     for words in listed:
-        short = SHORT if words[:2] == ["run", "cardiac_phantom"] else []
+        short = {"cardiac_phantom": SHORT, "street_phantom": STREET}.get(words[1], [])
         result = runner.invoke(app, [*words, *short], catch_exceptions=False)
         assert result.exit_code == 0, (words, result.output)
 

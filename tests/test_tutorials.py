@@ -92,6 +92,30 @@ def test_which_prior() -> None:
     assert Path("checkpoints/with-tags/model.safetensors").is_file()
 
 
+STREETS = [
+    *("pretrain.steps=2", "pretrain.batch=2", "network.backbone=small", "network.stride=16"),
+    *("network.weights=none", "data.size=[64,96]", "compute.precision=32-true"),
+]
+ONE_METHOD = "adapt={im: {preset: im, steps: 2, batch: 2, lr: 1.0e-4}}"
+
+
+def test_gta5_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = {
+        "game=64, camera_train=48, camera_val=16": "game=3, camera_train=5, camera_val=3",
+        "--set steps=20": "--set steps=2 --set batch=2",
+    }
+    rendered = ["data.streets.source=4", "data.streets.target=4", "data.streets.test=2"]
+    short = {
+        "street_phantom": [*STREETS, *rendered, ONE_METHOD],
+        "gta5_cityscapes": [*STREETS, ONE_METHOD, "prior={}"],
+    }
+    verbs = follow("gta5_to_cityscapes", few, short)
+    assert set(verbs) == {"check", "run", "adapt", "predict", "evaluate"}
+    assert list(Path("checkpoints/my-masks").glob("lindau_*.png"))
+    assert Path("checks/gta5/index.html").is_file()
+
+
 def test_my_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     verbs = follow(

@@ -7,6 +7,7 @@ from pathlib import Path
 from uda.cards import DatasetCard
 from uda.config import Data, Recipe
 from uda.data.cases import Case, cases_of
+from uda.data.hashes import Hashes
 from uda.data.store import Store, content_key, open_store
 from uda.errors import ConfigError, DataError
 from uda.recipes import load_card
@@ -42,6 +43,7 @@ class Domains:
                     where=f"cards {self.source.name!r} and {self.target.name!r}",
                     expected=f"one prepare.{setting}",
                 )
+        self._hashes = Hashes(out / "store" / "hashes.json")
         self._keys: dict[tuple[str, str, bool], str] = {}
 
     @property
@@ -66,7 +68,9 @@ class Domains:
     def _key(self, card: DatasetCard, split: str, labels: bool) -> str:
         place = (card.name, split, labels)
         if place not in self._keys:
-            self._keys[place] = content_key(card, self.cases(card, split, labels))
+            cases = self.cases(card, split, labels)
+            self._keys[place] = content_key(card, cases, self._hashes)
+            self._hashes.save()
         return self._keys[place]
 
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:

@@ -170,7 +170,9 @@ def _ratio(
     """Shares of all classes from those of the structures, or as they are."""
     if given is None:
         return None
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and set(given) == set(classes):
+        shares = [float(given[name]) for name in classes]
+    elif isinstance(given, Mapping):
         if set(given) != set(classes[1:]):
             raise PriorError(
                 f"the class ratio names {', '.join(given) or 'nothing'}",

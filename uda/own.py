@@ -14,7 +14,8 @@ from uda.checkpoint import StageFolder, fingerprint, lock, write_json
 from uda.compute import make_fabric
 from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
-from uda.data.store import Store, content_key, open_store, sha256_of
+from uda.data.hashes import sha256_of
+from uda.data.store import Store, content_key, open_store
 from uda.environment import environment
 from uda.errors import ConfigError
 from uda.evaluation import evaluate as score

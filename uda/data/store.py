@@ -6,7 +6,6 @@ Images and labels are separate arrays; a store of unlabelled cases has no label 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from uda.cards import DatasetCard
 from uda.checkpoint import fingerprint, write_json
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
+from uda.data.hashes import Hashes
 from uda.data.records import fingerprint_images
 from uda.data.slabs import slab_of
 from uda.data.sources import holds_both
@@ -120,15 +120,16 @@ class Store:
         ]
 
 
-def content_key(card: DatasetCard, cases: Sequence[Case]) -> str:
+def content_key(card: DatasetCard, cases: Sequence[Case], hashes: Hashes | None = None) -> str:
     """Hash of everything a store depends on: the files' bytes, the preprocessing, the label map."""
+    hashes = hashes or Hashes()
     files = []
     for case in cases:
         if case.label is None and holds_both(case.image):
             files.append([case.name, fingerprint_images(case.image)])
         else:
             paths = dict.fromkeys(path for path in (case.image, case.label) if path is not None)
-            files.append([case.name, *(sha256_of(path) for path in paths)])
+            files.append([case.name, *(hashes.of(path) for path in paths)])
     labelled = any(case.label for case in cases)
     return fingerprint(
         {
@@ -143,15 +144,6 @@ def content_key(card: DatasetCard, cases: Sequence[Case]) -> str:
             "files": files,
         }
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def open_store(
@@ -174,15 +166,26 @@ def open_store(
     return Store(folder)
 
 
+_intact_once: dict[Path, list[tuple[int, int]]] = {}
+"""Sizes and times of arrays that this process has found intact; they may be too large to be read for each stage."""
+
+
 def _intact(folder: Path, key: str) -> bool:
     """Whether every array has the bytes it was written with."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        return bool(index["key"] == key) and all(
-            crc32(folder / name) == crc for name, crc in index["crc32"].items()
-        )
+        if index["key"] != key:
+            return False
+        said = [(folder / name).stat() for name in index["crc32"]]
+        signs = [(one.st_size, one.st_mtime_ns) for one in said]
+        if _intact_once.get(folder) == signs:
+            return True
+        sound = all(crc32(folder / name) == crc for name, crc in index["crc32"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+    if sound:
+        _intact_once[folder] = signs
+    return sound
 
 
 def _build(card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, workers: int) -> None:
