@@ -4,9 +4,9 @@
     python benchmarks/cityscapes.py --images 20     # a try
 
 Writes few distinct images and links them under the other names, as a download has them. A process of its own then
-evaluates them one by one: image read and halved, network at 1024×512, its logits brought to the full size, argmax,
-labels read, confusion matrix. Afterwards the matrix is compared with the usual one – a mask, then int64 pairs –
-which must be the same. Prints Markdown.
+evaluates them one by one with the package's own functions and Cityscapes' card: image decoded and halved, network at
+1024×512, its logits brought to the full size, argmax, labels decoded, confusion matrix. Afterwards the matrix is
+compared with the usual one – a mask, then int64 pairs – which must be the same. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -24,35 +24,38 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from measure import clock, judged, resident_bytes
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from uda.compute import make_fabric
 from uda.config import Compute
+from uda.data.cases import Case
+from uda.data.sources import photo_classes
 from uda.environment import environment
+from uda.models import build
+from uda.network_specs import DeepLab
 from uda.overlap import Confusion, summarise_iou
+from uda.photos import classes_of, photo_logits, read_prepared
+from uda.recipes import load_card
 from uda.types import IGNORE
 
-CLASSES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
-IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Label ids of the classes in ``gtFine``; all others are ignored."""
+CARD = load_card("cityscapes")
+CLASSES, PREPARE = CARD.classes, CARD.prepare
+IDS = tuple(CARD.label_values[name][0] for name in CLASSES)
 CITIES = ("frankfurt", "lindau", "munster")
-DECODE, RESIZE, NETWORK = "decode image", "halve", "network"
-ARGMAX, LABELS, METRIC = "upsample, argmax", "decode labels", "metric"
-PARTS = (DECODE, RESIZE, NETWORK, ARGMAX, LABELS, METRIC)
+DECODE, NETWORK, ARGMAX = "decode image and halve it", "network", "upsample, argmax"
+LABELS, METRIC = "decode labels", "metric"
+PARTS = (DECODE, NETWORK, ARGMAX, LABELS, METRIC)
 LIMIT = 0.05
 """Share of the time that the metric may take."""
 SHARES = (0.1, 0.5, 1.0)
 
 T = TypeVar("T")
 Pair = tuple[Path, Path]
-Forward = Callable[[Tensor], Tensor]
 
 
 def stand_in(classes: int) -> nn.Module:
@@ -60,7 +63,16 @@ def stand_in(classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 32, 8, stride=8), nn.ReLU(), nn.Conv2d(32, classes, 1))
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {"stand-in": stand_in}
+def deeplab(backbone: str) -> Callable[[int], nn.Module]:
+    settings = DeepLab(kind="deeplab_v2", backbone=backbone)
+    return lambda classes: build(settings, classes, 3)
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "stand-in": stand_in,
+    "small": deeplab("small"),
+    "resnet101": deeplab("resnet101"),
+}
 
 
 def write_cityscapes(
@@ -121,7 +133,8 @@ def evaluate(pairs: Sequence[Pair], name: str, device_name: str, threads: int) -
     """The whole set through a network, part by part."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    device = torch.device(device_name)
+    fabric = make_fabric(Compute(device=device_name))
+    device = fabric.device
     network = NETWORKS[name](len(CLASSES)).eval().to(device)
     run, now = Run(), clock(device, cpu_time=False)
     confusion = Confusion(len(CLASSES), len(pairs), device)
@@ -135,55 +148,24 @@ def evaluate(pairs: Sequence[Pair], name: str, device_name: str, threads: int) -
 
     with torch.inference_mode():
         for number, pair in enumerate(pairs):
-            prediction, reference = _predict(pair, network, device, timed)
+            prediction, reference = _predict(pair, network, fabric, timed)
             timed(METRIC, lambda: confusion.add(number, prediction, reference))  # noqa: B023
             run.peaks += [resident_bytes("VmHWM")] * marks.count(number + 1)
         matrices = timed(METRIC, confusion.matrices)
         run.summary = timed(METRIC, lambda: summarise_iou(matrices, CLASSES))
-        run.usual = _compare(pairs[:5], network, device, confusion)
+        run.usual = _compare(pairs[:5], network, fabric, confusion)
     return run
 
 
 def _predict(
-    pair: Pair, network: Forward, device: torch.device, timed: Callable[..., Any]
+    pair: Pair, network: nn.Module, fabric: Fabric, timed: Callable[..., Any]
 ) -> tuple[Tensor, Tensor]:
-    picture = timed(DECODE, lambda: _decoded(pair[0]))
-    half = (picture.width // 2, picture.height // 2)
-    small = timed(RESIZE, lambda: np.array(picture.resize(half, Image.Resampling.BILINEAR)))
-    logits = timed(NETWORK, lambda: network(_prepared(small, device)))
-    full = (picture.height, picture.width)
-    prediction = timed(ARGMAX, lambda: labels_at(logits, full))
-    reference = timed(LABELS, lambda: _train_ids(pair[1]).to(device))
-    return prediction, reference
-
-
-def _decoded(path: Path) -> Image.Image:
-    with Image.open(path) as file:
-        file.load()
-        return file
-
-
-def _prepared(image: NDArray[np.uint8], device: torch.device) -> Tensor:
-    whole = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
-    return (whole / 255 - 0.45) / 0.225
-
-
-def labels_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Most likely class of each pixel, uint8 ``[h, w]``: one class at a time at the full size, not all of them."""
-    best = functional.interpolate(logits[:, :1], size, mode="bilinear")[0, 0]
-    labels = torch.zeros(size, dtype=torch.uint8, device=logits.device)
-    for k in range(1, logits.shape[1]):
-        score = functional.interpolate(logits[:, k : k + 1], size, mode="bilinear")[0, 0]
-        labels.masked_fill_(score > best, k)
-        torch.maximum(best, score, out=best)
-    return labels
-
-
-def _train_ids(path: Path) -> Tensor:
-    table = np.full(256, IGNORE, np.uint8)
-    table[list(IDS)] = np.arange(len(IDS))
-    with Image.open(path) as file:
-        return torch.from_numpy(table[np.asarray(file)])
+    case = Case(pair[0].stem, *pair)
+    photo = timed(DECODE, lambda: read_prepared(case, PREPARE))
+    logits = timed(NETWORK, lambda: photo_logits(network, fabric, photo, PREPARE))
+    prediction = timed(ARGMAX, lambda: classes_of(logits, photo.size))
+    reference = timed(LABELS, lambda: photo_classes(case, photo.geometry, CARD))
+    return prediction, torch.from_numpy(reference).to(fabric.device)
 
 
 def usual(prediction: Tensor, reference: Tensor, classes: int) -> Tensor:
@@ -194,12 +176,12 @@ def usual(prediction: Tensor, reference: Tensor, classes: int) -> Tensor:
 
 
 def _compare(
-    pairs: Sequence[Pair], network: Forward, device: torch.device, confusion: Confusion
+    pairs: Sequence[Pair], network: nn.Module, fabric: Fabric, confusion: Confusion
 ) -> float:
     """Seconds of the usual confusion matrix, after it has been found equal."""
-    now, spent = clock(device, cpu_time=False), []
+    now, spent = clock(fabric.device, cpu_time=False), []
     for number, pair in enumerate(pairs):
-        prediction, reference = _predict(pair, network, device, lambda _, work: work())
+        prediction, reference = _predict(pair, network, fabric, lambda _, work: work())
         start = now()
         matrix = usual(prediction, reference, len(CLASSES))
         spent.append(now() - start)
@@ -229,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--distinct", type=int, default=20, help="images written, not linked")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), help="rows, columns")
-    parser.add_argument("--network", choices=NETWORKS, default="stand-in")
+    parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args(arguments)

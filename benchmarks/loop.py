@@ -222,15 +222,15 @@ def peak_resident_mib() -> float:
 
 
 def _peak(folder: str, batch: int, real: bool, queue: multiprocessing.Queue) -> None:
-    store = Store(Path(folder))
+    items = Slices(Store(Path(folder)))
     torch.set_num_threads(1)
-    fixed = source_batch(store, np.arange(batch), pin=False)
+    fixed = source_batch(items, np.arange(batch), [0] * batch, pin=False)
 
     def batches(step: int) -> Batch:
         if not real:
             return Batch(source=fixed)
-        indices = batch_indices(len(store), batch, step, 0)
-        return Batch(source=source_batch(store, indices, pin=False))
+        indices = batch_indices(len(items), batch, step, 0)
+        return Batch(source=source_batch(items, indices, [step] * batch, pin=False))
 
     settings = Pretrain(steps=40, batch=batch, lr=1e-3, objective=OBJECTIVE)
     if real:
