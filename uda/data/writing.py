@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +21,47 @@ from uda.data.images import ordered
 from uda.data.sources import prepared_label, prepared_stack
 from uda.errors import DataError, MismatchError, UdaError, UnreadableError, raise_all
 
+HEADER = 256
+"""Bytes before the values of an array file; its shape is known, and written there, when the last value is."""
+
 
 def crc32(path: Path) -> int:
-    """CRC-32 of a file, read in blocks."""
+    """CRC-32 of the values of an array file, and then of its header, read in blocks."""
     value = 0
     with path.open("rb") as file:
+        header = file.read(HEADER)
         while block := file.read(1 << 22):
             value = zlib.crc32(block, value)
-    return value
+    return zlib.crc32(header, value)
+
+
+class _Array:
+    """A .npy file that grows along its first axis; its values are written once, and summed on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.crc, self.count = path.open("wb"), 0, 0
+        self.shape: tuple[int, ...] = ()
+        self.kind = np.dtype(np.uint8)
+        self.file.seek(HEADER)
+
+    def append(self, values: NDArray[Any]) -> None:
+        block = np.ascontiguousarray(values)
+        self.count, self.shape, self.kind = self.count + len(block), block.shape[1:], block.dtype
+        self.crc = zlib.crc32(block.data, self.crc)
+        self.file.write(block.data)
+
+    def close(self) -> None:
+        """Write what the values are, and all of it to the disk."""
+        whole = (self.count, *self.shape)
+        said = str({"descr": self.kind.str, "fortran_order": False, "shape": whole})
+        start = npy.magic(1, 0) + (HEADER - 10).to_bytes(2, "little")
+        header = start + said.encode().ljust(HEADER - 11) + b"\n"
+        self.crc = zlib.crc32(header, self.crc)
+        self.file.seek(0)
+        self.file.write(header)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
 
 _SKIPPED: dict[type[UdaError], str] = {UnreadableError: "unreadable", MismatchError: "mismatched"}
@@ -59,31 +91,25 @@ def write_arrays(
     """
     found = ordered(lambda case: _prepared(case, card), cases, workers if card.photos else 1)
     kept = _Kept(card)
-    raw_images, raw_labels = work / "images.raw", work / "labels.raw"
-    with (
-        contextlib.closing(found),
-        raw_images.open("wb") as images,
-        raw_labels.open("wb") as labels,
-    ):
-        for one in kept.sound(zip(cases, found, strict=True)):
-            one.images.tofile(images)
-            if one.labels is not None:
-                one.labels.tofile(labels)
-    kept.check()
-    whole = (kept.count, *kept.shape)
-    crc = {"images.npy": _add_header(raw_images, work / "images.npy", whole, kept.dtype)}
+    arrays = {"images.npy": _Array(work / "images.npy")}
     if any(case.label for case in cases):
-        size = (kept.count, *card.prepare.size)
-        crc["labels.npy"] = _add_header(raw_labels, work / "labels.npy", size, np.dtype(np.uint8))
-    raw_images.unlink()
-    raw_labels.unlink()
+        arrays["labels.npy"] = _Array(work / "labels.npy")
+    with contextlib.ExitStack() as files:
+        files.enter_context(contextlib.closing(found))
+        for array in arrays.values():
+            files.enter_context(contextlib.closing(array))
+        for one in kept.sound(zip(cases, found, strict=True)):
+            arrays["images.npy"].append(one.images)
+            if one.labels is not None:
+                arrays["labels.npy"].append(one.labels)
+    kept.check()
     scale = [card.prepare.mean, card.prepare.sd] if isinstance(card.prepare, PhotoPrepare) else None
     return {
         "cases": kept.entries,
         "channels": card.prepare.channels,
         "scale": scale,
         "skipped": kept.skipped,
-        "crc32": crc,
+        "crc32": {name: array.crc for name, array in arrays.items()},
     }
 
 
@@ -95,7 +121,7 @@ class _Kept:
         self.entries: list[dict[str, Any]] = []
         self.faults: list[UdaError] = []
         self.skipped: dict[str, str] = {}
-        self.count, self.shape, self.dtype = 0, card.prepare.size, np.dtype(np.float32)
+        self.count, self.shape = 0, card.prepare.size
 
     def sound(self, found: Iterator[tuple[Case, _Prepared | UdaError]]) -> Iterator[_Prepared]:
         """The prepared cases that are to be stored, each counted when it is handed out."""
@@ -122,7 +148,7 @@ class _Kept:
         entry = {"name": one.case.name, "start": self.count, "stop": stop}
         low = float(one.images.min())
         self.entries.append({**entry, "geometry": one.geometry.as_json(), "low": low})
-        self.count, self.shape, self.dtype = stop, one.images.shape[1:], one.images.dtype
+        self.count, self.shape = stop, one.images.shape[1:]
 
     def check(self) -> None:
         """Raise what forbids a store.
@@ -143,14 +169,3 @@ def _other_shape(one: _Prepared, shape: tuple[int, ...]) -> DataError:
         expected=f"{shape}, as those of the first case of the split",
         fix="do not mix kinds of files in one split",
     )
-
-
-def _add_header(raw: Path, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Turn raw values into a .npy file; returns its CRC-32."""
-    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    with path.open("wb") as out, raw.open("rb") as values:
-        npy.write_array_header_1_0(out, header)
-        shutil.copyfileobj(values, out, 1 << 22)
-        out.flush()
-        os.fsync(out.fileno())
-    return crc32(path)
