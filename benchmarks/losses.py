@@ -62,6 +62,8 @@ class Scene:
     maps: Tensor
     prior: Tensor
     log_dual: Tensor
+    segments: Tensor
+    landmarks: Tensor
     discriminator: losses.Discriminator
 
 
@@ -82,6 +84,8 @@ def scene(shape: Sequence[int], device: torch.device, layout: torch.memory_forma
         maps=torch.randn(classes, *space).softmax(0),
         prior=prior,
         log_dual=torch.zeros(classes),
+        segments=torch.randint(64, (batch, *space)),
+        landmarks=torch.randint(classes, (batch, 64)),
         discriminator=losses.Discriminator(classes),
     )
     return Scene(**{name: value.to(device) for name, value in vars(made).items()})
@@ -132,6 +136,9 @@ ROWS = {
     "spatial_prior_kl": Row(lambda s, z: losses.spatial_prior_kl(z, s.maps)),
     "spatial_prior_kl prediction_to_prior": Row(
         lambda s, z: losses.spatial_prior_kl(z, s.maps, "prediction_to_prior")
+    ),
+    "landmark_cross_entropy": Row(
+        lambda s, z: losses.landmark_cross_entropy(z, s.segments, s.landmarks)
     ),
     "potts": Row(lambda s, z: losses.potts(z, s.image), share=1.0),
     "adversarial_loss": WITH_NETWORK(lambda s, z: losses.adversarial_loss(s.discriminator, z)),

@@ -60,11 +60,15 @@ def test_cards_of_a_shipped_recipe_exist_and_agree(path: Path) -> None:
     recipe = load_recipe(str(path))
     source, target = load_card(recipe.data.source), load_card(recipe.data.target)
     assert source.classes == target.classes
-    assert source.prepare.size == target.prepare.size
+    assert source.photos == target.photos
     assert source.labels is not None
     assert "train" in source.splits
     assert {"adapt", "test"} <= set(target.splits)
     assert not set(target.splits["adapt"]) & set(target.splits["test"])
+    if source.photos:
+        assert set(source.colors) == set(target.colors) == set(source.classes)
+        return
+    assert source.prepare.size == target.prepare.size
     assert not set(source.splits["train"]) & set(source.splits.get("validate", ()))
     factor = 2 ** (len(recipe.network.channels) - 1)
     assert all(side % factor == 0 for side in source.prepare.size)
