@@ -408,12 +408,6 @@ def test_the_benchmark_times_every_part_and_counts_every_labelled_pixel(
     assert "5 images of 128×64" in printed
 
 
-def test_classes_one_at_a_time_are_those_of_the_argmax(cityscapes: ModuleType) -> None:
-    logits = torch.randn(1, 7, 5, 9, generator=torch.Generator().manual_seed(0))
-    whole = torch.nn.functional.interpolate(logits, (20, 36), mode="bilinear")
-    assert torch.equal(cityscapes.labels_at(logits, (20, 36)).long(), whole.argmax(1)[0])
-
-
 def test_the_fake_download_has_the_names_of_the_real_one(
     cityscapes: ModuleType, tmp_path: Path
 ) -> None:

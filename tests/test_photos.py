@@ -25,7 +25,7 @@ from uda.evaluation import evaluate
 from uda.evaluation_photos import PhotoScorer
 from uda.models import load_model
 from uda.photos import classes_of, entropy_of, multi_scale_classes, photo_logits, read_prepared
-from uda.scoring import Row
+from uda.scoring import Row, Task
 from uda.types import IGNORE
 from uda.world import World
 
@@ -216,7 +216,7 @@ def test_processes_share_the_images_and_count_each_once(
 
     def matrices() -> np.ndarray:
         settings, fabric = Evaluate(), make_fabric(CPU)
-        scorer = PhotoScorer(cases, card, info, settings, fabric, 1, tmp_path)
+        scorer = PhotoScorer(Task(cases, card, info, settings, fabric, 1, tmp_path))
         return scorer._matrices(model)[0]
 
     whole = matrices()

@@ -18,7 +18,7 @@ from uda.errors import ConfigError
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
 from uda.models import load_model
-from uda.scoring import Row, Scorer
+from uda.scoring import Row, Scorer, Task
 from uda.world import on_first
 
 
@@ -46,7 +46,7 @@ def evaluate(
         _, info = load_model(rows[-1].model)
         kind: type[PhotoScorer | VolumeScorer] = PhotoScorer if card.photos else VolumeScorer
         _check_convention(settings, card)
-        scorer: Scorer = kind(cases, card, info, settings, fabric, compute.workers, out)
+        scorer: Scorer = kind(Task(cases, card, info, settings, fabric, compute.workers, out))
         table: list[dict[str, Any]] = []
         for row in rows:
             progress(row.name)

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.checkpoint import atomic_path, write_json, write_text
 from uda.colors import distinct_colors
-from uda.config import Evaluate
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
@@ -39,7 +37,7 @@ from uda.photos import (
     shown_size,
     write_classes,
 )
-from uda.scoring import Row
+from uda.scoring import Row, Task
 from uda.world import share, sum_arrays, world
 
 SINGLE_SCALE = (
@@ -50,30 +48,17 @@ Labelled = tuple[PreparedPhoto, NDArray[np.uint8]]
 
 
 class PhotoScorer:
-    """Predicts and scores rows on the same photographs.
-
-    Args:
-        info: of the model whose preparation every row's images get.
-        workers: threads that read ahead; 0 = as many as the processors.
-    """
+    """Predicts and scores rows on the same photographs."""
 
     measure = "iou"
     rules = (SINGLE_SCALE, *IOU_RULES)
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        card: DatasetCard,
-        info: ModelInfo,
-        settings: Evaluate,
-        fabric: Fabric,
-        workers: int,
-        out: Path,
-    ) -> None:
-        if not isinstance(info.prepare, PhotoPrepare):
+    def __init__(self, task: Task) -> None:
+        if not isinstance(task.info.prepare, PhotoPrepare):
             raise ModelError("the model's images are volumes, and these are photographs")
-        self.cases, self.card, self.prepare = cases, card, info.prepare
-        self.settings, self.fabric, self.workers, self.out = settings, fabric, workers, out
+        self.cases, self.card, self.prepare = task.cases, task.card, task.info.prepare
+        self.settings, self.fabric = task.settings, task.fabric
+        self.workers, self.out = task.workers, task.out
         self.matrices: dict[str, NDArray[np.int64]] = {}
         self.models: dict[str, Path] = {}
         self.scaled: list[dict[str, Any]] = []

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.checkpoint import write_text
-from uda.config import Evaluate
 from uda.conventions import Sifa
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
@@ -26,7 +24,7 @@ from uda.metrics import CaseScore, score_case, summarise
 from uda.models import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery
 from uda.prediction import PreparedCase, predict_case, read_case
-from uda.scoring import Row
+from uda.scoring import Row, Task
 from uda.world import gather_shares, on_first, share, world
 
 RULES = (
@@ -86,34 +84,21 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
 
 
 class VolumeScorer:
-    """Predicts and scores rows on the same volumes; all of them are held.
-
-    Args:
-        info: of the model whose preparation every row's images get.
-        workers: not used; volumes are read once.
-    """
+    """Predicts and scores rows on the same volumes, each read once."""
 
     measure = "dice"
     rules = RULES
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        card: DatasetCard,
-        info: ModelInfo,
-        settings: Evaluate,
-        fabric: Fabric,
-        workers: int,
-        out: Path,
-    ) -> None:
+    def __init__(self, task: Task) -> None:
+        cases, card, settings = task.cases, task.card, task.settings
         own = share(len(cases), world())
         # The first process draws the pictures, of all cases; the others hold no more than they predict.
         held = cases if world().first else [cases[number] for number in own]
-        references = read_references(held, card, info)
+        references = read_references(held, card, task.info)
         self.own = [references[number] for number in own] if world().first else references
         self.count = len(cases)
         self.references, self.card, self.settings = references, card, settings
-        self.fabric, self.out = fabric, out
+        self.fabric, self.out = task.fabric, task.out
         self.scores: list[CaseScore] = []
         self.gallery = Gallery([r.case for r in references], [r.label for r in references])
         self.sifa: Sifa | None = None

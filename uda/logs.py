@@ -95,14 +95,17 @@ class RunLog:
         csv.writer(text, lineterminator="\n").writerows([self._header, *self._rows])
         write_text(self.path, text.getvalue())
 
-    def images(self, step: int, image: Tensor, logits: Tensor) -> None:
-        """A grid of up to four columns: image, entropy map, prediction; of volumes the middle slice."""
+    def images(self, step: int, image: Tensor, logits: Tensor, photos: bool = False) -> None:
+        """A grid of up to four columns: image, entropy map, prediction; of volumes the middle slice.
+
+        Slices are turned by a quarter, ``photos`` are in colour and as they lie.
+        """
         from torchvision.utils import make_grid
 
         if image.dim() == 5:
             image, logits = (x[:, :, x.shape[2] // 2] for x in (image, logits))
         middle = image.shape[1] // 2  # of a slab
-        image = image[:4, middle : middle + 1].float().cpu()
+        image = (image if photos else image[:, middle : middle + 1])[:4].float().cpu()
         logits = logits[:4].float().cpu()
         classes = logits.shape[1]
         log_p = logits.log_softmax(1)
@@ -110,8 +113,9 @@ class RunLog:
         prediction = logits.argmax(1, keepdim=True).float() / max(1, classes - 1)
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
         shown = (image - low) / (high - low).clamp_min(1e-6)
-        upright = torch.cat([shown, uncertainty, prediction]).rot90(1, (2, 3))
-        grid = make_grid(upright, nrow=len(image))
+        below = [one.expand(-1, shown.shape[1], -1, -1) for one in (uncertainty, prediction)]
+        drawn = torch.cat([shown, *below])
+        grid = make_grid(drawn if photos else drawn.rot90(1, (2, 3)), nrow=len(image))
         self._board.add_image("image, entropy, prediction", grid, step)
 
 
@@ -141,7 +145,7 @@ class NoLog(RunLog):
     def save(self) -> None:
         """Nothing is written."""
 
-    def images(self, step: int, image: Tensor, logits: Tensor) -> None:
+    def images(self, step: int, image: Tensor, logits: Tensor, photos: bool = False) -> None:
         """Nothing is shown."""
 
 

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightning_fabric import Fabric
+
+from uda.cards import DatasetCard
+from uda.config import Evaluate
+from uda.data.cases import Case
+from uda.models import ModelInfo
+
 
 @dataclass(frozen=True)
 class Row:
@@ -15,6 +22,21 @@ class Row:
     name: str
     stage: str
     model: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all rows of a table are scored on, and how."""
+
+    cases: Sequence[Case]
+    card: DatasetCard
+    info: ModelInfo
+    """of the model whose preparation every row's images get"""
+    settings: Evaluate
+    fabric: Fabric
+    workers: int
+    """threads that read photographs ahead; 0 = as many as the processors"""
+    out: Path
 
 
 class Scorer(Protocol):

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uda.cards import DatasetCard
+from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
 from uda.config import Adapt, Compute, Training
 from uda.data.items import Items, items_of
@@ -220,7 +220,7 @@ def _train(
         objective,
         settings,
         batches,
-        place.run,
+        replace(place.run, photos=isinstance(info.prepare, PhotoPrepare)),
         set_mode=mode,
         snapshot=snapshot,
         heads=heads,

@@ -53,6 +53,8 @@ class Run:
     stage: str
     folder: Path
     quiet: bool = True
+    photos: bool = False
+    """whether its images are photographs, drawn in colour and as they lie"""
 
 
 def learning_rate(settings: Training, step: int) -> float:
@@ -142,13 +144,13 @@ def fit(
                 pending.clear()
             if settings.snapshot_every and state.step % settings.snapshot_every == 0:
                 snapshot(state.kept, state.step)
-                _show(state.kept, batch, fabric, log, state.step)
+                _show(state.kept, batch, fabric, log, state.step, run)
                 set_mode(state.model)
             if save:
                 on_first(log.save)
                 on_first(state.save)
         if settings.steps and not settings.snapshot_every:
-            _show(state.kept, batches(0), fabric, log, state.step)
+            _show(state.kept, batches(0), fabric, log, state.step, run)
     _check_finite(state.kept, run)
     return state.kept
 
@@ -212,14 +214,14 @@ def _report(
 
 
 @torch.no_grad()
-def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int) -> None:
+def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int, run: Run) -> None:
     """Image, entropy and prediction of a few images into TensorBoard."""
     if not world().first:
         return
     image = _images(batch)[:4].to(fabric.device)
     training = model.training
     model.eval()
-    log.images(step, image, model(image))
+    log.images(step, image, model(image), run.photos)
     model.train(training)
 
 
