@@ -53,6 +53,7 @@ LAYERS = (
     ("stages", "environment"),
     ("prior_stage",),
     ("domains",),
+    ("rendering",),
     ("plan",),
     ("pipeline",),
     ("check_rules", "check_layout"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uda import losses
@@ -14,7 +15,7 @@ from uda.compute import make_fabric
 from uda.config import Compute, Training
 from uda.errors import ModelError
 from uda.heads import head_parameters, use_auxiliary
-from uda.models import build
+from uda.models import build, load_model
 from uda.network_specs import DeepLab, Network
 from uda.objective import Objective
 from uda.parts import Known
@@ -155,3 +156,45 @@ def test_the_dual_variables_follow_the_main_head() -> None:
 def test_a_3d_deeplab_is_refused() -> None:
     with pytest.raises(ValueError, match="spatial_dims must be 2"):
         DeepLab(kind="deeplab_v2", spatial_dims=3, patch=(8, 8, 8))
+
+
+def test_weights_that_cannot_be_had_are_told_before_any_image_is_prepared(tmp_path: Path) -> None:
+    """And a file's content is part of the stage: other weights train again."""
+    from photo_world import write_world
+
+    from uda.errors import DataError, UdaError
+    from uda.pipeline import run
+    from uda.recipes import load_recipe
+
+    def recipe(weights: Path) -> Any:
+        return load_recipe(
+            "street_phantom",
+            [
+                *("data.streets=null", f"data.root={tmp_path / 'data'}", "data.size=[48,96]"),
+                *("pretrain.steps=0", "network.stride=16", f"network.weights={weights}"),
+                "compute.device=cpu",
+            ],
+        )
+
+    write_world(tmp_path / "data", game=2, train=1, val=1)
+    with pytest.raises(DataError, match="no such file"):
+        run(recipe(tmp_path / "absent.pth"), tmp_path / "out", until="pretrain")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UdaError, match=r"broken\.safetensors"):
+        run(recipe(broken), tmp_path / "out", until="pretrain")
+    backbone = deeplab().get_submodule("backbone")
+    assert not list((tmp_path / "out").glob("pretrain"))
+    for seed in range(2):
+        torch.manual_seed(seed)
+        file = tmp_path / "weights.safetensors"
+        state = {
+            k: torch.rand_like(v) if v.is_floating_point() else v
+            for k, v in backbone.state_dict().items()
+        }
+        save_file(state, file)
+        ran = run(recipe(file), tmp_path / "out", until="pretrain")
+        assert [done.name for done in ran if done.ran] == ["pretrain"]
+        model, _ = load_model(tmp_path / "out" / "pretrain")
+        kept = model.get_submodule("backbone").state_dict()
+        assert all(torch.equal(kept[name], state[name]) for name in state)

@@ -241,6 +241,19 @@ def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None
         )
 
 
+def backbone_file(network: AnyNetwork) -> Path | None:
+    """The file of weights that a network's settings name, there and whole; None where they name none.
+
+    Raises:
+        ModelError: it cannot be had, or is not what its name says.
+    """
+    if not isinstance(network, DeepLab) or network.weights == "none":
+        return None
+    from uda.networks import fetch_weights
+
+    return fetch_weights(network)
+
+
 def load_backbone(model: nn.Module, network: AnyNetwork) -> None:
     """Fill a fresh network's backbone with the weights its settings name, if any.
 

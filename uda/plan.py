@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from uda.checkpoint import fingerprint, write_json
-from uda.config import PLACE, Adapt, Recipe, Streets
-from uda.data.phantom import write_phantom
-from uda.data.streets import write_streets
+from uda.config import PLACE, Adapt, Recipe
+from uda.data.hashes import sha256_of
 from uda.domains import Domains
 from uda.environment import environment
+from uda.errors import DataError
 from uda.evaluation import evaluate
+from uda.models import backbone_file
+from uda.network_specs import DeepLab
 from uda.prior_specs import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
@@ -25,6 +27,7 @@ from uda.prior_specs import (
 )
 from uda.prior_stage import Evidence, card_tags, estimate_prior
 from uda.priors import Prior
+from uda.rendering import render_data
 from uda.report import write_report
 from uda.scoring import Row
 from uda.stages import Workplace, adabn, adapt, train_supervised
@@ -59,10 +62,11 @@ class _Planner:
     def __init__(self, recipe: Recipe, out: Path, quiet: bool) -> None:
         self.recipe, self.out, self.quiet = recipe, out, quiet
         self.domains = Domains(recipe, out)
-        data = recipe.data
-        made = [self._phantom()] if data.phantom else [self._streets()] if data.streets else []
-        self.made = made
-        self.ground = tuple(stage.name for stage in made)
+        rendered = render_data(recipe.data, self.domains)
+        self.made = (
+            [Stage(rendered.name, rendered.settings, (), dict, rendered.body)] if rendered else []
+        )
+        self.ground = tuple(stage.name for stage in self.made)
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -88,37 +92,6 @@ class _Planner:
         origin = {"recipe": recipe.name, "stage": stage, "seed": str(recipe.seed)}
         return Workplace(folder, stage, recipe.seed, recipe.compute, origin, self.quiet)
 
-    def _phantom(self) -> Stage:
-        domains = self.domains
-        subjects = {
-            "mr": sorted({int(c) for s in domains.source.splits.values() for c in s}),
-            "ct": sorted({int(c) for s in domains.target.splits.values() for c in s}),
-        }
-        seed = self.recipe.data.phantom.seed if self.recipe.data.phantom else 0
-
-        def body(folder: Path) -> dict[str, Any]:
-            write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=seed)
-            return {"supervision": ["none"]}
-
-        return Stage("phantom", {"seed": seed, **subjects}, (), dict, body)
-
-    def _streets(self) -> Stage:
-        made = self.recipe.data.streets or Streets()
-
-        def body(folder: Path) -> dict[str, Any]:
-            write_streets(
-                folder,
-                game=made.source,
-                camera_train=made.target,
-                camera_val=made.test,
-                size=made.size,
-                camera_size=made.size,
-                seed=made.seed,
-            )
-            return {"supervision": ["none"]}
-
-        return Stage("streets", made.model_dump(mode="json"), (), dict, body)
-
     def _pretrain(self) -> Stage:
         domains, recipe = self.domains, self.recipe
         source, validated = domains.source, "validate" in domains.source.splits
@@ -127,9 +100,10 @@ class _Planner:
             keys = {"source/train": domains.key(source, "train", True)}
             if validated:
                 keys["source/validate"] = domains.key(source, "validate", True)
-            return keys
+            return {**keys, **self._weights_data()}
 
         def body(folder: Path) -> dict[str, Any]:
+            on_first(lambda: backbone_file(recipe.network))  # before hours of preparation
             return train_supervised(
                 self._place(folder, "pretrain"),
                 recipe.network,
@@ -143,11 +117,22 @@ class _Planner:
         settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
         return Stage("pretrain", settings, self.ground, data, body, shared=True)
 
+    def _weights_data(self) -> dict[str, str]:
+        """Hash of a backbone's weights that the user names; ImageNet's carry theirs in the name."""
+        network = self.recipe.network
+        if not isinstance(network, DeepLab) or network.weights in ("none", "imagenet"):
+            return {}
+        file = Path(network.weights).expanduser()
+        if not file.is_file():
+            raise DataError("there is no such file", where=file, fix="correct network.weights")
+        return {"network/weights": sha256_of(file)}
+
     def _target_supervised(self) -> Stage:
         domains, recipe = self.domains, self.recipe
 
         def data() -> dict[str, str]:
-            return {"target/adapt": domains.key(domains.target, "adapt", True)}
+            keys = {"target/adapt": domains.key(domains.target, "adapt", True)}
+            return {**keys, **self._weights_data()}
 
         def body(folder: Path) -> dict[str, Any]:
             return train_supervised(

@@ -46,6 +46,22 @@ def weights_file(settings: DeepLab) -> Path | None:
     return Path(settings.weights).expanduser()
 
 
+def fetch_weights(settings: DeepLab) -> Path | None:
+    """The file that ``settings.weights`` names, there and whole; that of ``imagenet`` is downloaded if need be.
+
+    Raises:
+        ConfigError: ``imagenet`` for a backbone that nobody trained on it.
+        ModelError: the file cannot be had, or is not what its name says.
+    """
+    file = weights_file(settings)
+    if file is None:
+        return None
+    if settings.weights == "imagenet" and not file.is_file():
+        _download(_url(settings), file, settings.backbone)
+    _check_hash(file)
+    return file
+
+
 def load_backbone_weights(model: nn.Module, settings: DeepLab) -> BackboneWeights | None:
     """Fill the ``backbone`` of a network; None with ``weights: none``, which leaves it as it was initialised.
 
@@ -54,12 +70,9 @@ def load_backbone_weights(model: nn.Module, settings: DeepLab) -> BackboneWeight
         ModelError: the file cannot be had, is not what its name says, or holds other tensors than the
             backbone's; nothing is loaded then.
     """
-    file = weights_file(settings)
+    file = fetch_weights(settings)
     if file is None:
         return None
-    if settings.weights == "imagenet" and not file.is_file():
-        _download(_url(settings), file, settings.backbone)
-    _check_hash(file)
     backbone = model.get_submodule("backbone")
     matches = match_state(backbone, read_state(file))
     dropped = tuple(name for name in matches.unexpected if name.startswith(_CLASSIFIER))

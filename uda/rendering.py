@@ -1,0 +1,63 @@
+"""Data that a recipe asks to be made: the thorax phantom, or rendered streets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uda.config import Data, Phantom, Streets
+from uda.domains import Domains
+
+MADE = {"supervision": ["none"]}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A stage that makes data: its name, its settings, and what writes into its folder."""
+
+    name: str
+    settings: dict[str, Any]
+    body: Callable[[Path], dict[str, Any]]
+
+
+def render_data(data: Data, domains: Domains) -> Rendered | None:
+    """What makes a recipe's data; None where they are files of the user's."""
+    if data.phantom is not None:
+        return _phantom(data.phantom, domains)
+    return None if data.streets is None else _streets(data.streets)
+
+
+def _phantom(phantom: Phantom, domains: Domains) -> Rendered:
+    """One subject for each case that the cards name."""
+    subjects = {
+        "mr": sorted({int(c) for s in domains.source.splits.values() for c in s}),
+        "ct": sorted({int(c) for s in domains.target.splits.values() for c in s}),
+    }
+
+    def body(folder: Path) -> dict[str, Any]:
+        from uda.data.phantom import write_phantom
+
+        write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=phantom.seed)
+        return MADE
+
+    return Rendered("phantom", {"seed": phantom.seed, **subjects}, body)
+
+
+def _streets(streets: Streets) -> Rendered:
+    def body(folder: Path) -> dict[str, Any]:
+        from uda.data.streets import write_streets
+
+        write_streets(
+            folder,
+            game=streets.source,
+            camera_train=streets.target,
+            camera_val=streets.test,
+            size=streets.size,
+            camera_size=streets.size,
+            seed=streets.seed,
+        )
+        return MADE
+
+    return Rendered("streets", streets.model_dump(mode="json"), body)
