@@ -38,7 +38,8 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
         "report",
     }
     for words in listed:
-        short = {"cardiac_phantom": SHORT, "street_phantom": STREET}.get(words[1], [])
+        recipe = words[1] if words[0] == "run" else ""
+        short = {"cardiac_phantom": SHORT, "street_phantom": STREET}.get(recipe, [])
         result = runner.invoke(app, [*words, *short], catch_exceptions=False)
         assert result.exit_code == 0, (words, result.output)
 
