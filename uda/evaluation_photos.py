@@ -19,7 +19,7 @@ from torch import nn
 
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.checkpoint import atomic_path, write_json, write_text
-from uda.colors import distinct_colors
+from uda.colors import class_colors
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
@@ -182,8 +182,7 @@ class PhotoScorer:
 
 def palette(card: DatasetCard) -> list[tuple[int, int, int]]:
     """A colour a class: the card's where it names one."""
-    others = distinct_colors(len(card.classes))
-    return [card.colors.get(name, other) for name, other in zip(card.classes, others, strict=True)]
+    return class_colors(card.classes, card.colors)
 
 
 def image_scores(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from uda.colors import class_colors
 from uda.report_figures import ROLE_COLOURS, data_uri, encoded, figure_of, shorten, svg
 from uda.report_words import Role
 from uda.types import IGNORE
@@ -36,12 +37,7 @@ def class_colours(
 ) -> tuple[list[Colour], Colour]:
     """A colour a class, the official one where it is ``named``, and that of ignored pixels (else black)."""
     named = named or {}
-    others: list[Colour] = [BLACK] * len(classes)
-    if not set(classes) <= set(named):
-        from uda.colors import distinct_colors
-
-        others = distinct_colors(len(classes))
-    colours = [_colour(named.get(name, o)) for name, o in zip(classes, others, strict=True)]
+    colours = [_colour(color) for color in class_colors(classes, named)]
     return colours, _colour(named.get("ignore", BLACK))
 
 
