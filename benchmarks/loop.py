@@ -69,7 +69,7 @@ def ours(batches: Callable[[int], Batch], settings: Pretrain, folder: Path) -> N
             batches,
             Run(0, "benchmark", folder),
             set_mode=set_mode_train,
-            snapshot=lambda model, step: None,
+            snapshot=lambda model, step: False,
         )
 
 

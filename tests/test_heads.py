@@ -91,7 +91,7 @@ def test_the_classifiers_learn_ten_times_as_fast(tmp_path: Path) -> None:
             lambda _: Batch(batch().source),
             Run(0, "stage", tmp_path / str(times)),
             set_mode=lambda m: m.train(),
-            snapshot=lambda m, s: None,
+            snapshot=lambda m, s: False,
             heads=head_parameters(model),
         )
         steps[times] = {n: p.detach() - before[n] for n, p in model.named_parameters()}

@@ -67,18 +67,21 @@ def train(
     """The kept model, and the model to keep as it was at each snapshot."""
     snapshots: list[dict[str, Tensor]] = []
 
-    def snapshot(model: nn.Module, step: int) -> None:
+    def snapshot(model: nn.Module, step: int) -> bool:
         snapshots.append({k: v.detach().clone() for k, v in model.state_dict().items()})
+        return False
 
+    chosen = settings(**changes)
     kept = fit(
         make_fabric(CPU),
         network(),
         objective or Objective(TERMS),
-        settings(**changes),
+        chosen,
         batches,
         Run(seed, "stage", folder),
         set_mode=lambda model: model.train(),
         snapshot=snapshot,
+        every=chosen.snapshot_every,
     )
     return kept, snapshots
 

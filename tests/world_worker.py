@@ -270,7 +270,7 @@ def train(
             batches,
             Run(0, "stage", folder),
             set_mode=lambda model: set_mode(model, "train"),
-            snapshot=lambda model, step: None,
+            snapshot=lambda model, step: False,
         )
     plain = network()
     plain.load_state_dict(kept.state_dict())

@@ -65,6 +65,10 @@ class RunError(UdaError):
     exit_code = 1
 
 
+class NotFiniteError(RunError):
+    """A training whose loss or weights became NaN or infinite."""
+
+
 def combine(faults: Sequence[UdaError], subject: str) -> UdaError:
     """One error for one or more faults: the fault itself, or one of its type that lists all."""
     if len(faults) == 1:

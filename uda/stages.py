@@ -209,9 +209,10 @@ def _train(
         solid = info.network.spatial_dims == 3
         model.to(memory_format=torch.channels_last_3d if solid else torch.channels_last)
 
-    def snapshot(kept: nn.Module, step: int) -> None:
+    def snapshot(kept: nn.Module, step: int) -> bool:
         path = place.folder / "snapshots" / f"{step:06d}" / MODEL_FILE
         on_first(lambda: save_model(path, kept, replace(info, step=step)))
+        return False
 
     heads = head_parameters(model) if settings.head_lr != 1 else []
     kept = fit(
@@ -223,6 +224,7 @@ def _train(
         replace(place.run, photos=isinstance(info.prepare, PhotoPrepare)),
         set_mode=mode,
         snapshot=snapshot,
+        every=settings.snapshot_every,
         heads=heads,
     )
     final = replace(info, step=settings.steps)

@@ -30,7 +30,7 @@ from uda.checkpoint import (
 from uda.config import Training
 from uda.data.augment import augment_batch
 from uda.data.seeds import mix
-from uda.errors import ModelError, RunError
+from uda.errors import ModelError, NotFiniteError, RunError
 from uda.gather import all_outputs, all_rows, gathered, own_rows
 from uda.logs import RunLog, open_log
 from uda.objective import Objective
@@ -109,18 +109,22 @@ def fit(
     run: Run,
     *,
     set_mode: Callable[[nn.Module], object],
-    snapshot: Callable[[nn.Module, int], object],
+    snapshot: Callable[[nn.Module, int], bool],
+    every: int = 0,
     heads: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
     """Train ``model`` and return the one to keep: its weighted average if ``settings.ema``, else itself.
 
     Args:
         set_mode: puts a model into its training mode, with the stage's BatchNorm policy.
-        snapshot: called with the model to keep and the step, every ``settings.snapshot_every`` steps.
+        snapshot: called with the model to keep and the step; says whether the training ends here. Where a killed run
+            goes on from such a step it is asked once more.
+        every: steps between two snapshots; 0 = none.
         heads: the classifiers' weights, which learn ``settings.head_lr`` times as fast.
 
     Raises:
-        RunError: the loss is not finite, or the disk refuses a checkpoint. The last checkpoint stays.
+        NotFiniteError: the loss or the weights; the last checkpoint stays.
+        RunError: the disk refuses a checkpoint.
     """
     model = shared(model, lambda: _images(batches(0)), fabric.device)
     optimizer = make_optimizer(model, settings, heads)
@@ -134,31 +138,37 @@ def fit(
         open_log(run.folder, run.stage, settings.steps, state.step, run.quiet) as log,
         contextlib.closing(_ahead(batches, state.step, settings.steps)) as stream,
     ):
-        for batch in stream:
+        ended = _is_due(state.step, every) and snapshot(state.kept, state.step)
+        for batch in () if ended else stream:
             pending.append(_step(state, settings, batch.to(fabric.device), run))
             log.advance(state.step)
-            last = state.step == settings.steps
-            save = last or state.step % settings.save_every == 0
+            if _is_due(state.step, every):
+                ended = snapshot(state.kept, state.step)
+                _show(state.kept, batch, fabric, log, state.step, run)
+                set_mode(state.model)
+            save = ended or state.step == settings.steps or state.step % settings.save_every == 0
             if save or state.step % settings.log_every == 0:
                 _report(pending, state.step, objective, settings, log)
                 pending.clear()
-            if settings.snapshot_every and state.step % settings.snapshot_every == 0:
-                snapshot(state.kept, state.step)
-                _show(state.kept, batch, fabric, log, state.step, run)
-                set_mode(state.model)
             if save:
                 on_first(log.save)
                 on_first(state.save)
-        if settings.steps and not settings.snapshot_every:
+            if ended:
+                break
+        if settings.steps and not every:
             _show(state.kept, batches(0), fabric, log, state.step, run)
     _check_finite(state.kept, run)
     return state.kept
 
 
+def _is_due(step: int, every: int) -> bool:
+    return bool(every and step) and step % every == 0
+
+
 def _check_finite(model: nn.Module, run: Run) -> None:
     """The last update is not seen by any loss; look at what it left."""
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
-        raise RunError(
+        raise NotFiniteError(
             "the weights are not finite after the last step",
             where=run.folder,
             fix="lower lr, set clip, or use precision 32-true; then run again with --restart",
@@ -203,7 +213,7 @@ def _report(
         return
     means = torch.stack(pending).double().mean(0).tolist()
     if not all(math.isfinite(value) for value in means):
-        raise RunError(
+        raise NotFiniteError(
             f"the loss became {means[0]} between steps {step - len(pending) + 1} and {step}",
             where=log.path.parent,
             expected="finite values",

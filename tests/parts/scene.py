@@ -94,7 +94,7 @@ def train(
         batches,
         Run(0, "stage", folder),
         set_mode=lambda model: model.train(),
-        snapshot=lambda model, step: None,
+        snapshot=lambda model, step: False,
     )
     return kept, used
 
