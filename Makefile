@@ -4,9 +4,11 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 TEST_WORKERS ?= 2
 UV := $(VENV)/bin/uv
-UV_VERSION := 0.13.9
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.10
+AUDIT := $(VENV)-audit
+LOCKS := requirements.lock requirements-uv.lock requirements-audit.lock
 
-.PHONY: demo test setup lint types tests format lock docs benchmark clean
+.PHONY: demo test setup lint types tests format lock audit docs benchmark clean
 
 demo: setup  ## run the phantom MR→CT benchmark and print its table
 	$(PY) -m uda run cardiac_phantom
@@ -15,10 +17,12 @@ test: lint types tests  ## everything CI runs
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+# Every file that comes over the network has its hash in a lock; source distributions, which would build with what no
+# lock names, are not taken.
+$(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-uv.lock
+	$(UV) pip install --quiet --python $(PY) --no-build --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -36,9 +40,16 @@ format: setup  ## rewrite the sources in the project's format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-lock: setup  ## resolve the dependencies of pyproject.toml again
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url \
-	  --extra dev --python-version 3.10 --upgrade pyproject.toml -o requirements.lock
+lock: setup  ## resolve the dependencies of pyproject.toml again, and the tools that install and audit them
+	$(COMPILE) --extra dev --upgrade pyproject.toml -o requirements.lock
+	echo uv | $(COMPILE) --upgrade - -o requirements-uv.lock
+	echo pip-audit | $(COMPILE) --upgrade - -o requirements-audit.lock
+
+audit: setup  ## ask a public database for known faults of all dependencies; needs the network, fails without an answer
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(UV) pip install --quiet --python $(AUDIT)/bin/python --no-build --require-hashes -r requirements-audit.lock
+	for lock in $(LOCKS); do $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes \
+	  --progress-spinner off $(AUDIT_OPTIONS) --requirement $$lock || exit 1; done
 
 docs: setup  ## write docs/losses.md from the losses' docstrings
 	$(PY) docs/make_losses.py

@@ -258,7 +258,7 @@ LIES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no-image": (lambda f: (f / "imagesTr/a9_0000.nii.gz").unlink(), ["have no image: a9"]),
     "listed-not-there": (missing_file, ["z9", "which is not there", "numTraining is 7"]),
     "4-D": (four_dimensional, ["a1_0000.nii.gz", "three axes"]),
-    "header": (cut_header, ["a1_0000.nii.gz", "its header cannot be read"]),
+    "header": (cut_header, ["a1_0000.nii.gz", "cannot be read as NIfTI"]),
 }
 
 

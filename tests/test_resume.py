@@ -112,18 +112,18 @@ class Stopped(BaseException):
 
 def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
     """Stop the next run after its first so many checkpoints."""
-    from uda import trainer
+    from uda import training_state
 
-    save, left = trainer.save_tensors, saves
+    save, left = training_state.save_tensors, saves
 
-    def counted(*arguments: Any) -> None:
+    def counted(*arguments: Any, **named: Any) -> None:
         nonlocal left
-        save(*arguments)
+        save(*arguments, **named)
         left -= 1
         if left == 0:
             raise Stopped
 
-    monkeypatch.setattr(trainer, "save_tensors", counted)
+    monkeypatch.setattr(training_state, "save_tensors", counted)
 
 
 def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
@@ -219,7 +219,7 @@ def test_unfinished_work_of_other_settings_is_not_continued(
 def test_killed_between_the_renames_of_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uda.checkpoint import StageFolder
+    from uda.stage_folder import StageFolder
 
     place = tmp_path / "stage"
 
@@ -242,7 +242,9 @@ def test_killed_between_the_renames_of_commit(
             new.commit({"hash": "new"})
     assert not place.exists()
 
-    assert StageFolder(place, "new").recorded() == {"hash": "new"}
+    recorded = StageFolder(place, "new").recorded()
+    assert recorded is not None
+    assert recorded["hash"] == "new"
     assert (place / "artefact").read_text() == "new"
     made("newest").commit({"hash": "newest"})
     assert (place / "artefact").read_text() == "newest"
@@ -250,20 +252,22 @@ def test_killed_between_the_renames_of_commit(
 
 
 def test_killed_before_the_renames_of_commit_keeps_the_old_stage(tmp_path: Path) -> None:
-    from uda.checkpoint import StageFolder
+    from uda.stage_folder import StageFolder
 
     old = StageFolder(tmp_path / "stage", "old")
     old.begin(restart=False)
     old.commit({"hash": "old"})
     work = StageFolder(tmp_path / "stage", "new").begin(restart=False)
     (work / "stage.json").write_text('{"hash": "new"}')
-    assert StageFolder(tmp_path / "stage", "new").recorded() == {"hash": "old"}
+    recorded = StageFolder(tmp_path / "stage", "new").recorded()
+    assert recorded == {"hash": "old", "files": {}}
 
 
 def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
     from uda import pipeline
-    from uda.checkpoint import StageFolder, read_json
+    from uda.checkpoint import read_json
     from uda.recipes import load_recipe
+    from uda.stage_folder import StageFolder
 
     recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
     pipeline.run(recipe, tmp_path, until="pretrain")

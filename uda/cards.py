@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from uda.fields import FileName, Frozen, Orientation, Positive, Rate
+from uda.fields import FileName, Frozen, Orientation, Rate, Side
 
 
 class Prepare(Frozen):
@@ -21,7 +22,7 @@ class Prepare(Frozen):
     """In-plane pixel size in mm; ``null`` keeps the file's pixels."""
     slice_spacing: Rate | None = None
     """Distance between prepared slices in mm; ``null`` keeps the file's slices."""
-    size: tuple[Positive, Positive]
+    size: tuple[Side, Side]
     """Rows and columns of a prepared slice, in pixels."""
     crop: Literal["center", "foreground"] = "center"
     """Centre of the region of interest: of the image, or of its voxels brighter than the mean."""
@@ -60,7 +61,7 @@ class PhotoPrepare(Frozen):
     """How a photograph becomes a network's image: the whole picture resized, 8 bits a colour, then normalised."""
 
     kind: Literal["photo"]
-    size: tuple[Positive, Positive]
+    size: tuple[Side, Side]
     """Rows and columns of a prepared image, in pixels."""
     mean: Triple = (0.485, 0.456, 0.406)
     """of red, green and blue in [0, 1]; ImageNet's, as the backbones of torchvision expect"""
@@ -148,6 +149,11 @@ class DatasetCard(Frozen):
             raise ValueError("the pattern must contain {case}")
         if any("*" in pattern.rpartition("/")[2] for pattern in value or ()):
             raise ValueError("* stands for a folder; the file's own name must be said")
+        names = {name for pattern in value or () for name in re.findall(r"{([^{}]*)}", pattern)}
+        if unknown := names - {"case", "folder"}:
+            raise ValueError(
+                f"only {{case}} and {{folder}} stand for something, not {sorted(unknown)}"
+            )
         return value
 
     @field_validator("images")

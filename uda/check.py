@@ -21,6 +21,7 @@ from uda.data import geometry as grids
 from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path, read_tags
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry
+from uda.data.nifti import read_header
 from uda.data.sources import RECORDS, read_images, read_label
 from uda.data.volumes import (
     Volume,
@@ -176,8 +177,8 @@ def _header(path: Path, volume: Volume) -> tuple[str, bool]:
     """Stored type, and whether the header says where the patient lies."""
     if not path.name.endswith(SUFFIXES):
         return str(volume.array.dtype), True
-    header: Any = nibabel.load(path).header
-    return str(header.get_data_dtype()), bool(header["sform_code"] or header["qform_code"])
+    header = read_header(path)
+    return str(header.dtype), header.placed
 
 
 def _check_label(

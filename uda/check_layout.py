@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from os.path import isfile
 from pathlib import Path
 
 from uda.cards import INSIDE, DatasetCard
@@ -50,7 +51,7 @@ def layout_of(card: DatasetCard, folder: Path) -> Layout:
     for name in layout.cases:
         faults = [*doubled(card, folder, name, layout.listing)]
         faults += _doubled_labels(card, folder, name)
-        if not (path := image_path(card, folder, name, layout.listing)).is_file():
+        if not isfile(path := image_path(card, folder, name, layout.listing)):
             faults.append(_no_image(card, name, path))
         layout.of_case[name] = faults
     if card.labels not in (None, INSIDE):
@@ -138,9 +139,9 @@ def _doubled_labels(card: DatasetCard, folder: Path, name: str) -> Sequence[UdaE
 def _check_pairs(card: DatasetCard, folder: Path, split: str, layout: Layout) -> None:
     """Images without a label in a split that is labelled, or a split without any label."""
     seen, members = layout.listing, layout.members(split)
-    there = [name for name in members if image_path(card, folder, name, seen).is_file()]
+    there = [name for name in members if isfile(image_path(card, folder, name, seen))]
     labels = {name: label_path(card, folder, name, seen) for name in there}
-    absent = {name: path for name, path in labels.items() if path and not path.is_file()}
+    absent = {name: path for name, path in labels.items() if path and not isfile(path)}
     if absent and len(absent) == len(labels):
         finding = DataError(
             f"no case of split {split!r} has a label, so it can be predicted but not "

@@ -18,9 +18,10 @@ from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
 from uda.checkpoint import atomic_path, write_text
 from uda.errors import UdaError
 from uda.evaluation_photos import palette
+from uda.links import check_output
 from uda.overlays import upright
 from uda.report_figures import overlay, structure_style
-from uda.report_html import STYLE, grid, image, legend
+from uda.report_html import ALONE, STYLE, grid, image, legend
 from uda.report_page import structure_legend
 from uda.types import IGNORE
 
@@ -68,7 +69,7 @@ class Album:
     """
 
     def __init__(self, folder: Path, card: DatasetCard) -> None:
-        self.folder, self.card = folder, card
+        self.folder, self.card = check_output(folder), card
         self.reports: list[CaseReport] = []
         self.files: dict[int, tuple[str, tuple[int, ...]]] = {}
         """number of a report → its picture's file and slices"""
@@ -225,7 +226,7 @@ def _page(card: DatasetCard, reports: Sequence[CaseReport], gallery: str) -> str
     body = "".join(f"<section><h2>{head}</h2>{html}</section>" for head, html in sections)
     title = escape(f"card {card.name}")
     return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        f"<!doctype html><html lang=en><head><meta charset=utf-8>{ALONE}"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>{title} · uda check</title><style>{STYLE}{LOOK}</style></head><body><main>"
         f"<header><h1>{title}</h1><p class=sub>{escape(card.title)}</p>"

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, tensor files, stage folders, the run lock."""
+"""Files that are complete or absent: atomic writes, JSON, tensors with a checksum."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,34 +21,90 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uda.errors import ModelError, RunError
+from uda.reading import parse_json, read_text
 
-STAGE_FILE = "stage.json"
+HALF = ".half-"
+"""how the hidden folders of unfinished writes begin"""
+CHECKSUM = "uda.checksum"
+"""metadata of a tensor file: what the rest of it was when it was written"""
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place, flushed to disk, when the block ends well.
 
     When the block fails nothing changes: an older file stays as it was.
 
+    Args:
+        keep: where an older file goes instead of being replaced.
+
     Raises:
         RunError: the disk refuses (full, read-only, quota).
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise _refused(path, error) from error
-    try:
+    with disk(path), scratch(path.parent) as folder:
         temporary = folder / path.name
         yield temporary
-        _sync(temporary)
+        sync(temporary)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A hidden folder in ``parent`` for what is unfinished, gone afterwards; those of killed processes go first.
+
+    Who works in such a folder holds a lock on it, which ends with the process. Disks that know no locks keep theirs.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with _held(parent, fcntl.LOCK_EX):  # nobody looks between a folder's making and its locking
+        for stale in parent.glob(f"{HALF}*"):
+            with contextlib.suppress(OSError), _held(stale, fcntl.LOCK_EX | fcntl.LOCK_NB) as sure:
+                if sure:
+                    shutil.rmtree(stale, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=HALF, dir=parent))
+        lock = contextlib.ExitStack()
+        lock.enter_context(_held(folder, fcntl.LOCK_EX))
+    with lock:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, how: int) -> Iterator[bool]:
+    """Hold a folder's lock; says whether the disk knows locks.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and ``how`` does not wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """What the disk refuses inside becomes an error that says so.
+
+    Raises:
+        RunError: full, read-only, quota.
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise _refused(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refused(path: Path, error: Exception) -> RunError:
@@ -61,7 +117,8 @@ def _refused(path: Path, error: Exception) -> RunError:
     )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,7 +144,7 @@ def read_json(path: Path) -> Any:
         ModelError: missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot be read as JSON: {error}",
@@ -96,19 +153,55 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    keep: Path | None = None,
+) -> None:
+    """Write a safetensors file with a checksum, whole or not at all; an older one goes to ``keep``."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(metadata))
-        temporary.chmod(path.parent.stat().st_mode & 0o666)  # safetensors shuts others out
+    signed = {**metadata, CHECKSUM: _checksum(contiguous, metadata)}
+    with atomic_path(path, keep) as temporary:
+        temporary.touch()
+        usual = temporary.stat().st_mode
+        save_file(contiguous, temporary, metadata=signed)
+        _order_metadata(temporary)
+        temporary.chmod(usual)  # safetensors shuts others out
+
+
+def _order_metadata(path: Path) -> None:
+    """safetensors writes metadata in any order; equal content should be equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of names, types, shapes, bytes and metadata."""
+    held = [
+        [name, str(tensor.dtype), list(tensor.shape), _crc(tensor)]
+        for name, tensor in sorted(tensors.items())
+    ]
+    return fingerprint([held, sorted(metadata.items())])
+
+
+def _crc(tensor: Tensor) -> int:
+    """CRC-32C of its bytes: as fast as the memory, where safetensors has none."""
+    crc: int = google_crc32c.value(tensor.reshape(-1).view(torch.uint8).numpy())
+    return crc
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        ModelError: missing, cut short, or another format (a pickle is named as such and never opened).
+        ModelError: missing, damaged, or another format (a pickle is named as such and never opened).
     """
     if not path.is_file():
         raise ModelError(
@@ -126,12 +219,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         with safe_open(path, framework="pt") as tensors:
-            names = list(tensors.keys())
-            return {n: tensors.get_tensor(n) for n in names}, dict(tensors.metadata() or {})
+            found = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            metadata = dict(tensors.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot be read as safetensors: {error}", where=path, fix="copy or make the file again"
         ) from error
+    said = metadata.pop(CHECKSUM, None)
+    if said is not None and said != _checksum(found, metadata):
+        raise ModelError(
+            "has changed since it was written: its checksum is another",
+            where=path,
+            fix="copy the file again, or make it again with the stage that wrote it",
+        )
+    return found, metadata if said is None else {**metadata, CHECKSUM: said}
 
 
 def prefixed(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,98 +271,15 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": shell})
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-class StageFolder:
-    """A folder that is complete (it holds ``stage.json``) or absent; work happens in a hidden twin.
-
-    The twin carries the hash, so that unfinished work of another configuration is never continued.
-    """
-
-    def __init__(self, path: Path, hash_: str) -> None:
-        self.path, self.hash = path, hash_
-        self.work = path.parent / f".{path.name}.{hash_[:12]}"
-        self._old = path.parent / f".{path.name}.old"
-
-    def recorded(self) -> dict[str, Any] | None:
-        """``stage.json`` of the complete stage, or None."""
-        if not self.path.exists() and (self.work / STAGE_FILE).is_file():
-            self._sweep()
-            os.replace(self.work, self.path)  # killed between the two renames of commit()
-        if not (self.path / STAGE_FILE).is_file():
-            return None
-        recorded = read_json(self.path / STAGE_FILE)
-        return recorded if isinstance(recorded, dict) else None
-
-    def begin(self, restart: bool) -> Path:
-        """The folder to work in, with what a killed run left there unless ``restart``.
-
-        Raises:
-            ModelError: the place is taken by a folder that no stage wrote; it would be replaced.
-            RunError: the disk refuses.
-        """
-        if self.path.exists() and not (self.path / STAGE_FILE).is_file():
-            raise ModelError(
-                "there is something here that uda did not write, and it would be replaced",
-                where=self.path,
-                fix="choose another --out, or move it away",
-            )
-        unfinished = re.compile(re.escape(f".{self.path.name}.") + r"([0-9a-f]{12}|old)")
-        for stale in self.path.parent.glob(f".{self.path.name}.*"):
-            if unfinished.fullmatch(stale.name) and (restart or stale != self.work):
-                shutil.rmtree(stale)
-        self._sweep()
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _refused(self.work, error) from error
-        return self.work
-
-    def _sweep(self) -> None:
-        """Remove what a killed write left half done."""
-        for half_written in list(self.work.rglob(".*")):
-            shutil.rmtree(half_written, ignore_errors=True)
-
-    def commit(self, record: Mapping[str, Any]) -> None:
-        """Write ``stage.json`` and put the finished folder in place of an older one."""
-        write_json(self.work / STAGE_FILE, record)
-        if self.path.exists():
-            os.replace(self.path, self._old)
-        os.replace(self.work, self.path)
-        _sync(self.path.parent)
-        shutil.rmtree(self._old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Hold a run folder for one process at a time; a folder in which nothing came to be is removed.
-
-    Raises:
-        RunError: another process holds it, or the disk refuses.
-    """
-    path = folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
-    except OSError as error:
-        raise _refused(folder, error) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
-                raise BlockingIOError("released and taken again meanwhile")
-        except OSError as error:
-            raise RunError(
-                "another run is writing into this folder",
-                where=folder,
-                fix="wait for it, or choose another --out",
-            ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # refused, as it should be, for a folder that holds anything

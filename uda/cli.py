@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit code. 0 done, 1 a run failed, 2 bad input."""
+"""The command line: parse, call, print, exit code: 0 done, 1 failed, 2 bad input, 3 nothing was safe and better."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import typer
 from uda.cli_check import check
 from uda.cli_convert import convert, tags
 from uda.cli_import import import_
+from uda.cli_predict import predict
 from uda.cli_prior import prior
 from uda.cli_runs import (
+    Allow,
     Device,
     Out,
     Overrides,
@@ -25,6 +27,7 @@ from uda.cli_runs import (
     run_stages,
     run_until,
     seeds_of,
+    tell_fallbacks,
 )
 from uda.cli_tables import print_seeds, print_table
 from uda.methods import SOURCE_FREE
@@ -47,6 +50,7 @@ def run(
         str, typer.Option(help="Several seeds, e.g. 0,1,2: one run each, then mean ± sd over them.")
     ] = "",
     restart: Restart = False,
+    allow_fallback: Allow = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -56,16 +60,19 @@ def run(
     base = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
     folder = out or default_out(base)
     if not seeds:
-        run_stages(base, folder, None, restart, quiet)
+        done = run_stages(base, folder, None, restart, quiet)
         print_table(folder)
+        tell_fallbacks([one.folder for one in done], allow_fallback)
         return
     from uda.recipes import override
 
-    folders = []
+    folders, stages = [], []
     for seed in seeds_of(seeds):
         folders.append(folder / f"seed-{seed}")
-        run_stages(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
+        done = run_stages(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
+        stages += [one.folder for one in done]
     print_seeds(folders, folder / "seeds.json")
+    tell_fallbacks(stages, allow_fallback)
 
 
 @app.command()
@@ -105,6 +112,7 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     out: Out = None,
     restart: Restart = False,
+    allow_fallback: Allow = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -113,7 +121,7 @@ def adapt(
         if recipe is None:
             raise typer.BadParameter("give a recipe, or --model and --target")
         stage = f"adapt-{only}" if only else "adapt"
-        run_until(recipe, overrides, stage, out, restart, device, quiet)
+        run_until(recipe, overrides, stage, out, restart, device, quiet, allow_fallback)
         return
     if target is None:
         raise typer.BadParameter("--model needs --target, your images")
@@ -133,6 +141,7 @@ def adapt(
         quiet=quiet,
     )
     typer.echo(f"adapted model: {path}")
+    tell_fallbacks([path.parent], allow_fallback)
 
 
 @app.command()
@@ -165,26 +174,7 @@ def evaluate(
     print_table(folder)
 
 
-@app.command()
-def predict(
-    model: Annotated[Path, typer.Option(help="model.safetensors, or the folder that holds it.")],
-    images: Annotated[Path, typer.Option(help="NIfTI images: a folder, or a pattern in quotes.")],
-    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
-    device: Device = "auto",
-) -> None:
-    """Segment a folder of images; label maps lie on each image's own grid."""
-    from uda import api
-
-    failed = 0
-    for outcome in api.predict(model, images, out, compute=compute_on(device)):
-        if outcome.fault:
-            failed += 1
-            typer.echo(f"{outcome.case}: {outcome.fault}", err=True)
-        else:
-            typer.echo(f"{outcome.case}: {outcome.file}{' (was there)' if outcome.skipped else ''}")
-    if failed:
-        typer.echo(f"{failed} case(s) failed", err=True)
-        raise typer.Exit(2)
+app.command()(predict)
 
 
 @app.command()
@@ -232,12 +222,18 @@ def list_() -> None:
 def main() -> None:
     """Entry point: user errors become one message and an exit code. Of several processes the first one speaks."""
     from uda.errors import UdaError
+    from uda.interruption import Stopped, heeded
     from uda.world import launched, repeated
 
     try:
         if not launched().first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        app()
+        with heeded():
+            app()
+    except Stopped as stop:
+        if launched().first:
+            typer.echo(stop, err=True)
+        sys.exit(stop.exit_code)
     except UdaError as error:
         if not repeated(error):
             typer.echo(f"error: {error}", err=True)

@@ -19,6 +19,9 @@ Overrides = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Run folder. Default: checkpoints/<recipe>.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget what was done and do it again.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Allow = Annotated[
+    bool, typer.Option(help="Exit with 0 instead of 3 where nothing was safe and better.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -45,13 +48,15 @@ def run_until(
     restart: bool,
     device: str,
     quiet: bool,
+    allow_fallback: bool = True,
 ) -> Path:
     """Run a recipe up to a stage; returns the run's folder."""
     from uda.pipeline import default_out
 
     resolved = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
     folder = out or default_out(resolved)
-    run_stages(resolved, folder, stage, restart, quiet)
+    done = run_stages(resolved, folder, stage, restart, quiet)
+    tell_fallbacks([one.folder for one in done], allow_fallback)
     return folder
 
 
@@ -66,6 +71,25 @@ def run_stages(
             typer.echo(f"{stage:<24} {'complete, skipped' if state == 'skip' else '…'}", err=True)
 
     return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
+
+
+def tell_fallbacks(folders: Sequence[Path], allowed: bool) -> None:
+    """Say which of these stages kept what was there before adaptation; the command then ends with exit code 3.
+
+    Args:
+        allowed: end with 0 all the same.
+    """
+    from uda.stage_folder import StageFolder
+
+    found = False
+    for folder in folders:
+        said = (StageFolder(folder, "").recorded() or {}).get("selection", {})
+        if said.get("fallback"):
+            found = True
+            text = f"{folder.name}: kept {said['kept']}, the model before adaptation: {said['why']}"
+            typer.echo(text, err=True)
+    if found and not allowed:
+        raise typer.Exit(3)
 
 
 def seeds_of(text: str) -> list[int]:

@@ -15,7 +15,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from uda.config import Compute
-from uda.errors import ConfigError
+from uda.errors import ConfigError, RunError
 from uda.world import ALONE, World, world
 
 _BUFFERS = (
@@ -78,6 +78,45 @@ def check_processes(compute: Compute) -> None:
         expected="a launcher that starts them",
         fix=f"start it with `{start}` or with srun under SLURM; "
         "or leave both settings out and take what is there",
+    )
+
+
+@contextlib.contextmanager
+def memory_for(work: str, training: bool = False) -> Iterator[None]:
+    """Say what to change where the memory does not suffice for what runs inside.
+
+    Args:
+        work: the stage, or what else it is.
+
+    Raises:
+        RunError: the device or the machine has no memory left.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _no_memory(error):
+            raise
+        device = "the machine" if isinstance(error, MemoryError) else "the device"
+        told = (str(error).strip().splitlines() or [""])[0]
+        raise RunError(
+            f"{device} ran out of memory in {work}{told and ': '}{told}",
+            where=work,
+            fix=(
+                "lower batch, network.patch or the size of the images, or set "
+                "compute.precision=bf16-mixed; what is saved stays, and where there is more memory "
+                "the same command goes on from it"
+                if training
+                else "use smaller images or network.patch, compute.precision=bf16-mixed or "
+                "--device cpu; what is complete stays"
+            ),
+        ) from error
+
+
+def _no_memory(error: Exception) -> bool:
+    """Not every allocator has an error of its own."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        sign in str(error).lower() for sign in signs
     )
 
 

@@ -18,6 +18,7 @@ from uda.fields import (
     RowName,
     Share,
 )
+from uda.guard_specs import Guard
 from uda.methods import METHODS
 from uda.network_specs import AnyNetwork, Network
 from uda.prior_specs import PriorSpec
@@ -101,7 +102,8 @@ class Training(Frozen):
     save_every: Positive = 100
     """Steps between checkpoints from which a killed run goes on."""
     snapshot_every: Count = 0
-    """Steps between models kept for selection and for the ``oracle`` row; 0 = none."""
+    """Steps between models that are kept beside the last one; 0 = none. In an adaptation they are what is selected
+    from; with 0 a guarded one looks at eight, and keeps none of them."""
     log_every: Positive = 20
 
     @model_validator(mode="after")
@@ -137,6 +139,12 @@ class Adapt(Training):
     """Train everything but the last layer (SHOT)."""
     source_free: bool = True
     """True: no source file is opened, only the pretrained model."""
+    select: Literal["guarded", "last", "oracle"] = "guarded"
+    """Which checkpoint to keep. ``guarded``: the best safe one by scores that need no label, or what was there before
+    adaptation where none is better (:mod:`uda.selection`); ``last``: whatever it is, as published methods are run;
+    ``oracle``: the one that the test labels like best, which is no method."""
+    guard: Guard = Guard()
+    """of ``select: guarded``"""
 
     @model_validator(mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from uda.data.slabs import slab_of
 from uda.data.sources import prepared_stack, read_label
 from uda.data.volumes import prepare_label, volume_prepare
 from uda.errors import ConfigError, DataError
+from uda.links import check_links
 from uda.types import IGNORE
 
 CHANNELS = 3
@@ -51,6 +52,7 @@ def convert_to_records(
         DataError: a case that cannot be read, or has no label.
     """
     volume_prepare(card)
+    check_links(out)
     label = card.modality or card.name
     splits: dict[str, list[str]] = {}
     written: dict[str, str] = {}
@@ -76,7 +78,7 @@ def _rank(split: str) -> int:
 
 
 def _write_case(case: Case, card: DatasetCard, stem: Path, whole: bool) -> Path:
-    slices, geometry = prepared_stack(case, card)
+    slices, geometry, _ = prepared_stack(case, card)
     if case.label is None:
         raise DataError(f"case {case.name!r} has no label", where=case.image)
     labels = prepare_label(read_label(case, card), geometry, card, case.label).astype(np.float32)
@@ -146,6 +148,18 @@ def _code(prepare: Prepare) -> str:
     return code[:through] + code[through + 1 :] + code[through]
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """The file of that name in a folder; somebody's card does not say where else files are written."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"the card's tags are {name!r}, outside its root",
+            where=folder,
+            fix="give the CSV with --out",
+        )
+    return path
+
+
 def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Path | None) -> Path:
     """Write which structures each slice of a split shows, read off its labels: supervision, and the ledger says so.
 
@@ -162,12 +176,12 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
             raise ConfigError(
                 f"card {card.name!r} names no tags file", fix="give one with --out, or add `tags:`"
             )
-        path = card_root(card, root) / card.tags
+        path = _inside(card_root(card, root), card.tags)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "slice", *card.classes[1:]])
     for case in cases_of(card, root, split, labels=True):
-        _, geometry = prepared_stack(case, card)
+        _, geometry, _ = prepared_stack(case, card)
         labels = prepare_label(read_label(case, card), geometry, card, case.label or case.image)
         shown: dict[int, NDArray[np.bool_]] = {}
         for number, label in enumerate(labels):

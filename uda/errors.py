@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+LONGEST = 2000
+"""Characters of a line of a message: a file may hold values of any length."""
+MOST = 100
+"""Faults that one error spells out, and valid names."""
+
 
 class UdaError(Exception):
     """A fault with its remedy. ``exit_code`` is what the command line returns for it.
@@ -27,12 +32,32 @@ class UdaError(Exception):
         expected: str | None = None,
         fix: str | None = None,
     ) -> None:
-        self.what, self.where, self.expected, self.fix = what, where, expected, fix
-        lines = [what]
+        self.what, self.where, self.expected, self.fix = (
+            _clipped(visible(what)),
+            where,
+            expected,
+            fix,
+        )
+        lines = [self.what]
         for name, value in (("where", where), ("expected", expected), ("fix", fix)):
             if value is not None:
-                lines.append(f"  {name + ':':<10}{value}")
+                lines.append(f"  {name + ':':<10}{_clipped(visible(str(value)))}")
         super().__init__("\n".join(lines))
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey, or not show, written as its code: ``\\x1b``, ``\\u202e``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def _clipped(text: str) -> str:
+    """The text with no line longer than a reader could bear."""
+    if len(text) <= LONGEST:
+        return text
+    lines = text.split("\n")
+    return "\n".join(t if len(t) <= LONGEST else f"{t[:LONGEST]}…" for t in lines)
 
 
 class ConfigError(UdaError):
@@ -73,8 +98,9 @@ def combine(faults: Sequence[UdaError], subject: str) -> UdaError:
     """One error for one or more faults: the fault itself, or one of its type that lists all."""
     if len(faults) == 1:
         return faults[0]
-    listed = "\n".join(f"{i}. {fault}" for i, fault in enumerate(faults, 1))
-    return type(faults[0])(f"{len(faults)} faults in {subject}:\n{listed}")
+    listed = "\n".join(f"{i}. {fault}" for i, fault in enumerate(faults[:MOST], 1))
+    more = f"\n… and {len(faults) - MOST} more" if len(faults) > MOST else ""
+    return type(faults[0])(f"{len(faults)} faults in {subject}:\n{listed}{more}")
 
 
 def raise_all(faults: Sequence[UdaError], subject: str) -> None:
@@ -86,6 +112,7 @@ def raise_all(faults: Sequence[UdaError], subject: str) -> None:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """``"did you mean 'x'? valid: …"`` for an unknown name."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST], names[: 10 * MOST], n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}valid: {', '.join(names)}"
+    more = f", … ({len(names)})" if len(names) > MOST else ""
+    return f"{hint}valid: {', '.join(names[:MOST])}{more}"

@@ -18,7 +18,7 @@ from uda.errors import ConfigError
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
 from uda.models import load_model
-from uda.scoring import Row, Scorer, Task
+from uda.scoring import Row, Scorer, Task, snapshots_in
 from uda.world import on_first
 
 
@@ -50,9 +50,9 @@ def evaluate(
         table: list[dict[str, Any]] = []
         for row in rows:
             progress(row.name)
-            table.append(scorer.row(row))
-            if settings.oracle and (best := _oracle(scorer, row)):
-                table.append(best)
+            table.append(_oracle(scorer, row, row.name) if row.oracle else scorer.row(row))
+            if settings.oracle and not row.oracle and snapshots_in(row.model.parent):
+                table.append(_oracle(scorer, row, f"{row.name}_oracle"))
         adapted = [r for r in table[1:] if "target_labels" not in r["supervision"]] or table
         ranked = max(adapted, key=lambda r: r[scorer.measure]["mean"] or 0.0)["name"]
         on_first(lambda: scorer.write(ranked))
@@ -71,11 +71,7 @@ def _check_convention(settings: Evaluate, card: DatasetCard) -> None:
         )
 
 
-def _oracle(scorer: Scorer, row: Row) -> dict[str, Any] | None:
+def _oracle(scorer: Scorer, row: Row, name: str) -> dict[str, Any]:
     """The snapshot of this row that the test labels like best: what selection could gain at most."""
-    snapshots = sorted((row.model.parent / "snapshots").glob("*/model.safetensors"))
-    if not snapshots:
-        return None
-    best = max(snapshots, key=scorer.mean)
-    chosen = replace(row, name=f"{row.name}_oracle", model=best)
-    return scorer.row(chosen, extra=("target_labels",))
+    best = max(snapshots_in(row.model.parent), key=scorer.mean)
+    return scorer.row(replace(row, name=name, model=best), extra=("target_labels",))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from uda.cards import AnyPrepare, DatasetCard
 from uda.errors import ConfigError, ModelError, PriorError
 from uda.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.foreign.adapter import program_bytes
+from uda.links import check_output
 from uda.models import ModelInfo, build, own_network, save_model
 from uda.network_specs import ForeignNetwork
 from uda.recipes import load_card, parse
@@ -78,7 +80,7 @@ def import_model(
         given.where,
     )
     _check(settings, names)
-    with torch.random.fork_rng(devices=[]):
+    with _named(given), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what no weight fills is the same every time
         model = build(settings, len(names), prepared.channels, given.program)
     report = _fill(model, given, weights)
@@ -90,8 +92,9 @@ def import_model(
         class_ratio=_ratio(class_ratio, names),
         origin={"network": given.where, "weights": report, "card": trained_on},
     )
-    dry_run(model, info)
-    path = Path(out) / MODEL_FILE
+    with _named(given):
+        dry_run(model, info)
+    path = check_output(Path(out)) / MODEL_FILE
     save_model(path, model, info)
     return path
 
@@ -105,6 +108,7 @@ class _Given:
     where: str
     program: bytes | None = None
     state: Mapping[str, Tensor] | None = None
+    file: Path | None = None
 
 
 def _given(network: Foreign, name: str) -> _Given:
@@ -118,7 +122,9 @@ def _given(network: Foreign, name: str) -> _Given:
                 where=path,
                 fix="give the file of a program, saved by torch.export.save or torch.jit.save",
             ) from error
-        return _Given(kind_of(data, str(path)), name or _file_name(path.stem), path.name, data)
+        return _Given(
+            kind_of(data, str(path)), name or _file_name(path.stem), path.name, data, file=path
+        )
     if isinstance(network, torch.jit.ScriptModule):
         name = name or _file_name(str(getattr(network, "original_name", "network")))
         return _Given("torchscript", name, name, program_bytes(network))
@@ -129,6 +135,19 @@ def _given(network: Foreign, name: str) -> _Given:
     name = name or str(getattr(network, "__name__", ""))
     register_network(name, network)
     return _Given("registered", name, name)
+
+
+@contextlib.contextmanager
+def _named(given: _Given) -> Iterator[None]:
+    """Faults of a program name its file."""
+    try:
+        yield
+    except ModelError as error:
+        if given.file is None:
+            raise
+        raise ModelError(
+            error.what, where=given.file, expected=error.expected, fix=error.fix
+        ) from error
 
 
 def _file_name(text: str) -> str:

@@ -21,23 +21,30 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from uda.checkpoint import write_text
+from uda.checkpoint import disk, write_text
 from uda.errors import RunError
 from uda.world import world
 
 
 class RunLog:
-    """Rows up to ``first_step`` of an interrupted run are kept, later ones are written again.
+    """``metrics.csv`` holds nothing that depends on the clock, so equal runs have equal files.
 
-    ``metrics.csv`` holds nothing that depends on the clock, so equal runs have equal files.
+    Args:
+        rows: :meth:`text` of an interrupted run at ``first_step``.
+
+    Raises:
+        RunError: the disk refuses.
     """
 
-    def __init__(self, folder: Path, title: str, steps: int, first_step: int, quiet: bool) -> None:
+    def __init__(
+        self, folder: Path, title: str, steps: int, first_step: int, quiet: bool, rows: str = ""
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.csv"
-        self._header, self._rows = _rows_until(self.path, first_step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._header, *self._rows = list(csv.reader(io.StringIO(rows))) or [[]]
+        with disk(folder):
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._bar = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -89,11 +96,15 @@ class RunLog:
         rate = f"{speed:.1f} steps/s" if speed else ""
         self._bar.update(self._task, loss=f"loss {values['loss']:.4f}", rate=rate)
 
-    def save(self) -> None:
-        """Bring ``metrics.csv`` on disk up to date."""
+    def text(self) -> str:
+        """All lines so far; nothing before the first."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self._header, *self._rows])
-        write_text(self.path, text.getvalue())
+        return text.getvalue() if self._rows else ""
+
+    def save(self) -> None:
+        """Bring ``metrics.csv`` on disk up to date."""
+        write_text(self.path, self.text())
 
     def images(self, step: int, image: Tensor, logits: Tensor, photos: bool = False) -> None:
         """A grid of up to four columns: image, entropy map, prediction; of volumes the middle slice.
@@ -142,6 +153,10 @@ class NoLog(RunLog):
     def row(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing is noted."""
 
+    def text(self) -> str:
+        """Nothing is known."""
+        return ""
+
     def save(self) -> None:
         """Nothing is written."""
 
@@ -149,14 +164,13 @@ class NoLog(RunLog):
         """Nothing is shown."""
 
 
-def open_log(folder: Path, title: str, steps: int, first_step: int, quiet: bool) -> RunLog:
+def open_log(
+    folder: Path, title: str, steps: int, first_step: int, quiet: bool, rows: str = ""
+) -> RunLog:
     """The log of a run on its first process; on the others :class:`NoLog`."""
-    return RunLog(folder, title, steps, first_step, quiet) if world().first else NoLog(folder)
+    return RunLog(folder, title, steps, first_step, quiet, rows) if world().first else NoLog(folder)
 
 
-def _rows_until(path: Path, step: int) -> tuple[list[str], list[list[str]]]:
-    if step == 0 or not path.is_file():
-        return [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    return rows[0], [row for row in rows[1:] if int(row[0]) <= step]
+def say(text: str) -> None:
+    """A line on the screen, where no error ends the run but its user should know."""
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from uda.cards import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
 from uda.checkpoint import load_tensors, save_tensors
 from uda.errors import ModelError, UdaError, nearest
+from uda.fields import FILE_NAME
 from uda.foreign import ForeignModel
 from uda.foreign.adapter import build_foreign
 from uda.network_specs import AnyNetwork, DeepLab, ForeignNetwork, Network
+from uda.ranges import ImageRanges
+from uda.reading import parse_json
 from uda.recipes import parse
 from uda.sizes import SizeDistribution
 
@@ -52,6 +55,8 @@ class ModelInfo:
     origin: dict[str, str] = field(default_factory=dict)
     sizes: SizeDistribution | None = None
     """how often and how large the classes are in the labelled training slices"""
+    images: ImageRanges | None = None
+    """what the images of its (last) domain were like, so that others are noticed; None: nobody measured them"""
 
     def to_json(self) -> str:
         raw = {
@@ -67,31 +72,34 @@ class ModelInfo:
         }
         if self.sizes is not None:
             raw["sizes"] = self.sizes.as_json()
+        if self.images is not None:
+            raw["images"] = self.images.as_json()
         return json.dumps(raw, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> ModelInfo:
         try:
-            raw: dict[str, Any] = json.loads(text)
+            raw: dict[str, Any] = parse_json(text)
             if raw["format"] != FORMAT:
                 raise ModelError(f"has format {raw['format']!r}", where=path, expected=FORMAT)
             ratios = {
-                key: tuple(raw[key]) if raw[key] else None
+                key: tuple(float(share) for share in raw[key]) if raw[key] else None
                 for key in ("class_ratio", "presence_ratio")
             }
             return cls(
                 network=_network(raw["network"], path),
-                classes=tuple(raw["classes"]),
+                classes=_class_names(raw["classes"]),
                 prepare=_prepare(raw["prepare"], path),
-                supervision=tuple(raw["supervision"]),
+                supervision=_names(raw["supervision"]),
                 step=int(raw["step"]),
                 origin=dict(raw["origin"]),
                 sizes=SizeDistribution.from_json(raw["sizes"]) if "sizes" in raw else None,
+                images=ImageRanges.from_json(raw["images"]) if "images" in raw else None,
                 **ratios,
             )
         except UdaError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"its description is incomplete: {error!r}",
                 where=path,
@@ -107,6 +115,19 @@ def union(*ledgers: Iterable[str]) -> tuple[str, ...]:
     """Ledger entries without repeats, in order; ``none`` only when there is nothing else."""
     entries = list(dict.fromkeys(entry for ledger in ledgers for entry in ledger))
     return tuple(e for e in entries if e != "none") or ("none",)
+
+
+def _class_names(raw: Any) -> tuple[str, ...]:
+    names = _names(raw)
+    if len(names) < 2 or not all(FILE_NAME.fullmatch(name) for name in names):
+        raise ValueError(f"{str(raw)[:80]!r} where classes are expected")
+    return names
+
+
+def _names(raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
+        raise ValueError(f"{str(raw)[:80]!r} where names are expected")
+    return tuple(raw)
 
 
 def _network(raw: Any, path: Path) -> AnyNetwork:
@@ -195,6 +216,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     info = ModelInfo.from_json(metadata["uda"], path)
     stored = tensors.pop(PROGRAM, None)
     program = None if stored is None else stored.numpy().tobytes()
+    if not isinstance(info.network, ForeignNetwork):
+        _check_weights(info, tensors, path)
     try:
         model = build(info.network, len(info.classes), info.prepare.channels, program)
     except ModelError as error:
@@ -203,19 +226,43 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     return model, info
 
 
+def _check_weights(info: ModelInfo, tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights of another network than the description's, before that is built in earnest, or not finite."""
+    with torch.device("meta"):
+        check_fit(build(info.network, len(info.classes), info.prepare.channels), tensors, path)
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ModelError(
+            f"{len(broken)} of its tensors hold NaN or infinite values: {', '.join(broken[:3])}",
+            where=path,
+            expected="finite weights",
+            fix="use an earlier model, from before the training diverged",
+        )
+
+
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Put every tensor in its place.
 
     Raises:
         ModelError: names missing, unexpected and misshapen tensors; nothing is loaded then.
     """
+    check_fit(model, tensors, path)
+    model.load_state_dict(tensors)
+
+
+def check_fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those of the network, by name and shape.
+
+    Raises:
+        ModelError: names missing, unexpected and misshapen tensors.
+    """
     own = model.state_dict()
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
     misshapen = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        f"{name} {_form(tensors[name])} for {_form(own[name])}"
         for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+        if name in tensors and not _alike(tensors[name], own[name])
     ]
     if missing or unexpected or misshapen:
         groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
@@ -227,7 +274,16 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
             expected="the weights of the network its description or recipe names",
             fix="use the recipe or network settings this model was trained with",
         )
-    model.load_state_dict(tensors)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether one tensor's values can stand in the other: whole numbers stay whole, real ones real."""
+    kinds = [(t.is_floating_point(), t.is_complex()) for t in (one, other)]
+    return one.shape == other.shape and kinds[0] == kinds[1]
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None:

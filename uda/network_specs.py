@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from uda.fields import Count, FileName, Frozen, Positive, Share
+from uda.fields import FileName, Frozen, Share, Side
+
+
+Width = Annotated[int, Field(gt=0, le=65_536)]
 
 
 class _AnyNetwork(Frozen):
     spatial_dims: Literal[2, 3] = 2
-    patch: tuple[Positive, Positive, Positive] | None = None
+    patch: tuple[Side, Side, Side] | None = None
     """Slices, rows and columns that a 3-D network sees at once."""
 
     @model_validator(mode="after")
@@ -25,8 +28,14 @@ class Network(_AnyNetwork):
     """MONAI's residual U-Net."""
 
     kind: Literal["unet"] = "unet"
-    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64, 128, 256)
-    res_units: Count = 2
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=16)] = (
+        16,
+        32,
+        64,
+        128,
+        256,
+    )
+    res_units: Annotated[int, Field(ge=0, le=64)] = 2
     norm: Literal["batch", "instance"] = "batch"
     dropout: Share = 0.0
 

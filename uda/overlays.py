@@ -11,7 +11,7 @@ from nibabel import io_orientation
 from numpy.typing import NDArray
 
 from uda.checkpoint import atomic_path, write_json
-from uda.data.geometry import Geometry, turned
+from uda.data.geometry import Geometry, region, turned
 from uda.metrics import CaseScore
 from uda.prediction import PreparedCase
 from uda.types import IGNORE
@@ -46,7 +46,7 @@ class Gallery:
         for key, (rank, number) in enumerate(picks.items()):
             case, at = self.cases[number], self.at[number]
             image = _turned(case.read_again().array, case.geometry)[at]
-            arrays[f"image_{key}"] = _shown(_grey(image), case.geometry)
+            arrays[f"image_{key}"] = _shown(grey(image), case.geometry)
             arrays[f"reference_{key}"] = self.references[number]
             arrays |= {f"{row}__{key}": slices[number] for row, slices in self.rows.items()}
             entries.append(
@@ -75,17 +75,14 @@ def _turned(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """The region of interest, what the network saw, as :func:`upright` says."""
-    spans = []
-    for axis in range(2):
-        full = geometry.turned_shape[axis + 1]
-        factor = full / geometry.resized[axis]
-        first = max(0, round(geometry.start[axis] * factor))
-        last = min(round((geometry.start[axis] + geometry.size[axis]) * factor), full)
-        spans.append(slice(first, last))
-    cut = image[spans[0], spans[1]]
+    return turned_up(image[region(geometry)], geometry)
+
+
+def turned_up(plane: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """A slice ``[h, w]`` as :func:`upright` says."""
     swap, backwards = upright(geometry)
-    cut = np.flip(cut, tuple(axis for axis in range(2) if backwards[axis]))
-    return np.ascontiguousarray(cut.T if swap else cut)
+    flipped = np.flip(plane, tuple(axis for axis in range(2) if backwards[axis]))
+    return np.ascontiguousarray(flipped.T if swap else flipped)
 
 
 def upright(geometry: Geometry) -> tuple[bool, list[bool]]:
@@ -101,7 +98,7 @@ def upright(geometry: Geometry) -> tuple[bool, list[bool]]:
     return bool(row[0] < column[0]), [bool(row[1] > 0), bool(column[1] > 0)]
 
 
-def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
+def grey(image: NDArray[Any]) -> NDArray[np.uint8]:
     """8 bit, the darkest and the brightest 1 % clipped."""
     low, high = np.percentile(image, (1, 99))
     scaled = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)

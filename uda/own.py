@@ -8,27 +8,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda import prediction_folder as predictions
 from uda.cards import DatasetCard
-from uda.checkpoint import StageFolder, fingerprint, lock, write_json
+from uda.checkpoint import fingerprint, sha256_of, write_json
 from uda.compute import make_fabric
 from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
-from uda.data.hashes import sha256_of
 from uda.data.store import Store, content_key, open_store
 from uda.environment import environment
 from uda.errors import ConfigError
 from uda.evaluation import evaluate as score
+from uda.guarding import MODEL_FILE
+from uda.links import check_links
 from uda.models import ModelInfo, load_model
+from uda.outcomes import Outcome
+from uda.prediction_folder import predict_cases
 from uda.presets import preset
 from uda.prior_specs import SourceRatioPrior
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior
 from uda.recipes import load_card
 from uda.scoring import Row
-from uda.stages import MODEL_FILE, Workplace
+from uda.stage_folder import StageFolder, lock
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
+from uda.workplace import Workplace
 from uda.world import world
 
 DEFAULT_COMPUTE = Compute()
@@ -85,6 +88,8 @@ def adapt(
         "data": {"target": content_key(card, cases)},
     }
     folder = StageFolder(out, fingerprint(record))
+    for written in (out, *out.parent.glob(f".{out.name}.*")):
+        check_links(written)
     with lock(out.parent, f".{out.name}.lock"):
         recorded = folder.recorded()
         if recorded is not None and recorded.get("hash") == folder.hash and not restart:
@@ -148,9 +153,20 @@ def card_of(info: ModelInfo) -> DatasetCard:
 
 
 def predict(
-    model: PathLike, images: PathLike, out: PathLike, *, compute: Compute = DEFAULT_COMPUTE
-) -> Iterator[predictions.Outcome]:
+    model: PathLike,
+    images: PathLike,
+    out: PathLike,
+    *,
+    entropy: bool = False,
+    compute: Compute = DEFAULT_COMPUTE,
+) -> Iterator[Outcome]:
     """Segment every image of a folder onto its own grid; yields one outcome per case as it is done.
+
+    An outcome says how sure the model is of the case, and why it is not to be trusted if anything about it is
+    unusual. After the last one ``out/predictions.json`` and ``out/report.html`` tell of all.
+
+    Args:
+        entropy: also write where the model is unsure, ``<case>_entropy`` beside each label map.
 
     Raises:
         ModelError, DataError, RunError: no model, no images, or a disk that refuses.
@@ -158,7 +174,8 @@ def predict(
     _check_alone()
     network, info = load_model(Path(model))
     cases = cases_in(Path(images), card_of(info).photos)
-    return predictions.predict_cases(network, info, cases, Path(out), make_fabric(compute))
+    fabric, folder = make_fabric(compute), check_links(Path(out), ["cases"])
+    return predict_cases(network, info, cases, folder, fabric, entropy=entropy)
 
 
 def evaluate_model(
@@ -174,7 +191,7 @@ def evaluate_model(
     _check_alone()
     domain = load_card(card)
     cases = cases_of(domain, root, split, labels=True)
-    folder = out / "evaluate"
+    folder = check_links(out, ["evaluate"]) / "evaluate"
     rows = [Row("model", "given", model / MODEL_FILE if model.is_dir() else model)]
     result = score(rows, cases, domain, Evaluate(), compute, folder)
     metrics = {

@@ -20,6 +20,7 @@ from uda.checkpoint import atomic_path
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry, read_photo, resize_photo
+from uda.data.traits import Traits, photo_traits
 from uda.prediction import inference
 
 Classes = NDArray[np.uint8]
@@ -32,6 +33,8 @@ class PreparedPhoto:
     case: Case
     planes: NDArray[np.uint8]
     geometry: Geometry
+    traits: Traits
+    """what it was like before it was resized"""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,7 +50,8 @@ def read_prepared(case: Case, prepare: PhotoPrepare) -> PreparedPhoto:
     """
     photo = read_photo(case.image)
     planes = np.ascontiguousarray(resize_photo(photo, prepare.size).transpose(2, 0, 1))
-    return PreparedPhoto(case, planes, photo_geometry(photo.shape[:2], prepare.size))
+    geometry = photo_geometry(photo.shape[:2], prepare.size)
+    return PreparedPhoto(case, planes, geometry, photo_traits(photo))
 
 
 def photo_logits(
@@ -72,6 +76,23 @@ def entropy_of(logits: Tensor) -> Tensor:
     """Entropy ``[h, w]`` of logits ``[1, k, h, w]`` at each pixel, as a share of the largest possible."""
     log_p = functional.log_softmax(logits[0], 0)
     return -(log_p.exp() * log_p).sum(0) / float(np.log(logits.shape[1]))
+
+
+def entropy_on(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Entropy of logits ``[1, k, h, w]`` interpolated to a file's pixels: uint8 ``[*size]``, 255 is log k.
+
+    Of the logits of :func:`classes_of`: :math:`\\log s - t/s` with the sums s of :math:`e^{l_k}` and t of
+    :math:`l_k e^{l_k}`, which need one class at a time.
+    """
+    largest = total = weighted = torch.zeros(size, device=logits.device)
+    for k in range(logits.shape[1]):
+        one = functional.interpolate(logits[:, k : k + 1], size, mode="bilinear")[0, 0]
+        largest = one if k == 0 else torch.maximum(largest, one)
+    for k in range(logits.shape[1]):
+        one = functional.interpolate(logits[:, k : k + 1], size, mode="bilinear")[0, 0] - largest
+        total, weighted = total + one.exp(), weighted + one * one.exp()
+    share: Tensor = (total.log() - weighted / total) * (255 / float(np.log(logits.shape[1])))
+    return share.round().clamp(0, 255).to(torch.uint8)
 
 
 def multi_scale_classes(
@@ -123,6 +144,15 @@ def write_classes(path: Path, classes: Classes, colors: Sequence[tuple[int, int,
     """
     image = Image.fromarray(classes)
     image.putpalette([value for color in colors for value in color])
+    _write_png(path, image)
+
+
+def write_grey(path: Path, values: NDArray[np.uint8]) -> None:
+    """Write ``[h, w]`` as a grey PNG, whole or not at all."""
+    _write_png(path, Image.fromarray(values))
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         image.save(file, format="PNG")
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import StageFolder, fingerprint, lock
-from uda.compute import check_processes, make_fabric
+from uda.checkpoint import fingerprint
+from uda.compute import check_processes, make_fabric, memory_for
 from uda.config import Recipe
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
 from uda.gather import rows_of
+from uda.links import check_links
 from uda.plan import Stage, plan
+from uda.stage_folder import StageFolder, lock
 from uda.world import on_first, world
 
 
@@ -65,7 +67,9 @@ def run(
     make_fabric(recipe.compute)  # a device that is not there is refused before anything is written
     hashes: dict[str, str] = {}
     done = []
+    parts = [name for stage in stages for name in (stage.name, f".{stage.name}.*")]
     with contextlib.ExitStack() as held:
+        on_first(lambda: check_links(out, ["store", *parts]))
         on_first(lambda: held.enter_context(lock(out)))
         for stage in stages:
             if stage.name in wanted:
@@ -126,7 +130,8 @@ def _execute(
     if work is None:
         return Done(stage.name, folder.path, False, 0.0)
     started = time.monotonic()
-    record = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
+    with memory_for(stage.name):
+        record = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
     seconds = time.monotonic() - started
     processes = {} if here.size == 1 else {"processes": here.size}
     on_first(
@@ -160,6 +165,8 @@ def _begin(
     recorded = folder.recorded()
     if recorded is not None and recorded.get("hash") == hash_ and not restart:
         return data, None
+    for parent in stage.parents:
+        StageFolder(out / parent, "").check()
     return data, folder.begin(restart)
 
 

@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import fingerprint, write_json
+from uda.checkpoint import fingerprint, read_json, sha256_of, write_json
 from uda.config import PLACE, Adapt, Recipe
-from uda.data.hashes import sha256_of
 from uda.domains import Domains
 from uda.environment import environment
 from uda.errors import DataError
@@ -30,8 +29,13 @@ from uda.priors import Prior
 from uda.rendering import render_data
 from uda.report import write_report
 from uda.scoring import Row
-from uda.stages import Workplace, adabn, adapt, train_supervised
+from uda.stage_folder import STAGE_FILE
+from uda.stages import adabn, adapt, train_supervised
+from uda.workplace import Workplace
 from uda.world import on_first
+
+KEPT = ("select", "kept", "step", "fallback", "why", "ended")
+"""what the table's row says of how its checkpoint was kept"""
 
 Body = Callable[[Path], dict[str, Any]]
 """writes a stage's artefacts into a folder and returns what ``stage.json`` should say of them"""
@@ -220,17 +224,20 @@ class _Planner:
             )
 
         parents = ("pretrain", f"prior-{variant.prior}") if variant.prior else ("pretrain",)
-        settings = {**self.common, "adapt": variant.model_dump(mode="json")}
+        idle = set() if variant.select == "guarded" else {"guard"}
+        settings = {**self.common, "adapt": variant.model_dump(mode="json", exclude=idle)}
         return Stage(stage, settings, parents, data, body, shared=True)
 
-    def _rows(self) -> list[tuple[str, str]]:
-        rows = [("source_only", "pretrain"), ("adabn", "adabn")]
-        rows += [(name, f"adapt-{name}") for name in self.recipe.adapt]
-        return (
-            [*rows, ("target_supervised", "target_supervised")]
-            if self.recipe.target_supervised
-            else rows
-        )
+    def _rows(self) -> list[Row]:
+        stages = {"source_only": "pretrain", "adabn": "adabn"}
+        stages |= {name: f"adapt-{name}" for name in self.recipe.adapt}
+        if self.recipe.target_supervised:
+            stages["target_supervised"] = "target_supervised"
+        best = {name for name, variant in self.recipe.adapt.items() if variant.select == "oracle"}
+        return [
+            Row(name, stage, self.out / stage / "model.safetensors", oracle=name in best)
+            for name, stage in stages.items()
+        ]
 
     def _evaluate(self) -> Stage:
         domains, recipe = self.domains, self.recipe
@@ -240,17 +247,14 @@ class _Planner:
             return {"target/test": domains.key(target, "test", True)}
 
         def body(folder: Path) -> dict[str, Any]:
-            models = [
-                Row(name, stage, self.out / stage / "model.safetensors") for name, stage in rows
-            ]
             cases = domains.cases(target, "test", True)
-            result = evaluate(models, cases, target, recipe.evaluate, recipe.compute, folder)
+            result = evaluate(rows, cases, target, recipe.evaluate, recipe.compute, folder)
             metrics = {
                 "recipe": recipe.name,
                 "classes": list(target.structures),
                 "colors": {name: list(color) for name, color in target.colors.items()},
                 "distance_unit": target.distance_unit,
-                "rows": result["rows"],
+                "rows": [self._selected(row) for row in result["rows"]],
                 "environment": {**environment(recipe.compute), "seed": recipe.seed},
                 "data": {**result["data"], "fingerprint": data()["target/test"]},
                 "rules": result["rules"],
@@ -267,8 +271,15 @@ class _Planner:
             "unit": target.distance_unit,
             "published": [row.model_dump() for row in recipe.published],
         }
-        parents = tuple(dict.fromkeys(stage for _, stage in rows))
+        parents = tuple(dict.fromkeys(row.stage for row in rows))
         return Stage("evaluate", settings, parents, data, body, shared=True)
+
+    def _selected(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of the table with what its stage says of the checkpoint it kept."""
+        said = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
+        if said is None or row["name"] not in self.recipe.adapt:
+            return row
+        return {**row, "selection": {key: said[key] for key in KEPT}}
 
     def _report(self) -> Stage:
         def body(folder: Path) -> dict[str, Any]:

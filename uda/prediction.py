@@ -18,6 +18,7 @@ from uda.data.cases import Case
 from uda.data.geometry import Geometry, to_file_grid
 from uda.data.slabs import slab_of
 from uda.data.sources import read_images
+from uda.data.traits import Traits, volume_traits
 from uda.data.volumes import Volume, prepare_image, read_volume
 from uda.errors import DataError
 from uda.models import ModelInfo
@@ -35,6 +36,8 @@ class PreparedCase:
     case: Case
     slices: NDArray[np.float32]
     geometry: Geometry
+    traits: Traits
+    """what the image was like before preparation"""
     card: DatasetCard | None = None
 
     @property
@@ -55,8 +58,9 @@ def read_case(case: Case, prepare: Prepare, card: DatasetCard | None = None) -> 
     Raises:
         DataError: it cannot be read or prepared, or it is no volume but separate records.
     """
-    slices, geometry = prepare_image(_read(case, card), prepare, case.image)
-    return PreparedCase(case, slices, geometry, card)
+    volume = _read(case, card)
+    slices, geometry = prepare_image(volume, prepare, case.image)
+    return PreparedCase(case, slices, geometry, volume_traits(volume, geometry), card)
 
 
 def _read(case: Case, card: DatasetCard | None) -> Volume:

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.cards import PhotoPrepare
+from uda.cards import PhotoPrepare, Prepare
 from uda.checkpoint import read_json, write_json
 from uda.colors import distinct_colors
 from uda.data.cases import Case
+from uda.data.geometry import to_file_maps
+from uda.data.traits import Traits
 from uda.data.volumes import write_volume
-from uda.errors import DataError, RunError, UdaError
+from uda.errors import DataError, ModelError, RunError, UdaError
 from uda.models import ModelInfo
-from uda.photos import classes_of, photo_logits, read_prepared, write_classes
-from uda.prediction import predict_case, read_case
+from uda.outcomes import Outcome, Places, read_record, write_record
+from uda.photos import (
+    classes_of,
+    entropy_on,
+    photo_logits,
+    read_prepared,
+    write_classes,
+    write_grey,
+)
+from uda.prediction import logit_planes, read_case
+from uda.prediction_page import write_report
+from uda.prediction_pictures import photo_picture, volume_picture, write_picture
+from uda.tally import Tally
+from uda.trust import flags_of
 
 
 def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
@@ -37,54 +51,129 @@ def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
     write_json(path, said)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one case."""
-
-    case: str
-    file: Path | None
-    fault: str = ""
-    skipped: bool = False
-
-
 def predict_cases(
-    model: nn.Module, info: ModelInfo, cases: Sequence[Case], out: Path, fabric: Fabric
+    model: nn.Module,
+    info: ModelInfo,
+    cases: Sequence[Case],
+    out: Path,
+    fabric: Fabric,
+    *,
+    entropy: bool = False,
 ) -> Iterator[Outcome]:
     """Write ``out/<case>.nii.gz`` (of photographs ``.png``) for each case: uint8 class indices on the input's own grid.
 
     A case that fails is reported and the others go on; one whose file exists is skipped, so a stopped
     prediction goes on where it was. ``out/prediction.json`` says what the indices mean and which model
-    they are from.
+    they are from. When all are done, ``predictions.json`` and ``report.html`` tell of every case of the
+    folder, those not to be trusted first.
+
+    Args:
+        entropy: also write ``<case>_entropy`` on the same grid, uint8: 255, which NIfTI readers show as 1, is where
+            all classes are alike, 0 where the model is sure or did not look.
 
     Raises:
-        DataError: the folder holds the predictions of another model.
+        DataError: the folder holds the predictions of another model, or two files would have one name.
         RunError: the disk refuses.
     """
     _sign(out / "prediction.json", model, info)
     model.to(fabric.device)
-    ending = ".png" if isinstance(info.prepare, PhotoPrepare) else ".nii.gz"
+    places = Places(out, isinstance(info.prepare, PhotoPrepare))
+    if entropy:
+        _check_names(cases, places)
+    work = _Work(model, info, places, fabric, entropy)
     for case in cases:
-        path = out / f"{case.name}{ending}"
-        if path.is_file():
-            yield Outcome(case.name, path, skipped=True)
-            continue
-        try:
-            _predict(model, info, case, path, fabric)
-        except RunError:
-            raise
-        except UdaError as fault:
-            yield Outcome(case.name, None, str(fault))
-        else:
-            yield Outcome(case.name, path)
+        yield _outcome(work, case)
+    write_report(places, info)
 
 
-def _predict(model: nn.Module, info: ModelInfo, case: Case, path: Path, fabric: Fabric) -> None:
-    """Segment one image into one file."""
-    if isinstance(info.prepare, PhotoPrepare):
-        photo = read_prepared(case, info.prepare)
-        found = classes_of(photo_logits(model, fabric, photo, info.prepare), photo.size)
-        write_classes(path, found.cpu().numpy(), distinct_colors(len(info.classes)))
-        return
-    prepared = read_case(case, info.prepare)
-    labels = predict_case(model, info, prepared, fabric)
-    write_volume(path, labels, np.asarray(prepared.geometry.affine))
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all cases."""
+
+    model: nn.Module
+    info: ModelInfo
+    places: Places
+    fabric: Fabric
+    entropy: bool
+
+
+def _check_names(cases: Sequence[Case], places: Places) -> None:
+    labels = {places.labels(case.name): case.name for case in cases}
+    for case in cases:
+        if (path := places.entropy(case.name)) in labels:
+            raise DataError(
+                f"the entropy of case {case.name!r} and the label map of {labels[path]!r} are both {path.name}",
+                where=case.image,
+                fix="rename the image, or predict the two in two folders",
+            )
+
+
+def _outcome(work: _Work, case: Case) -> Outcome:
+    there = read_record(work.places, case.name)
+    if there and not there.fault and not (work.entropy and there.entropy is None):
+        return replace(there, skipped=True)
+    prepare = work.info.prepare
+    try:
+        if isinstance(prepare, PhotoPrepare):
+            return _photo(work, case, prepare)
+        return _volume(work, case, prepare)
+    except RunError:
+        raise
+    except UdaError as error:
+        failed = Outcome(case.name, None, str(error))
+        write_record(work.places, failed)
+        return failed
+
+
+def _volume(work: _Work, case: Case, prepare: Prepare) -> Outcome:
+    """Segment one volume. Its label map is written last: where it is, all the rest is."""
+    prepared = read_case(case, prepare)
+    tally, affine = Tally(prepared.geometry), np.asarray(prepared.geometry.affine)
+    planes = tally.watch(logit_planes(work.model, work.info, prepared.slices, work.fabric))
+    labels, unsure = to_file_maps(planes, prepared.geometry, entropy=work.entropy)
+    found = _judged(work, case, prepared.traits, tally)
+    structures = len(work.info.classes) - 1
+    write_picture(work.places.picture(case.name), volume_picture(prepared, tally, structures))
+    if unsure is not None:
+        write_volume(work.places.entropy(case.name), unsure, affine, slope=1 / 255)
+    write_record(work.places, found)
+    write_volume(work.places.labels(case.name), labels, affine)
+    return found
+
+
+def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
+    """Likewise one photograph."""
+    photo, classes = read_prepared(case, prepare), len(work.info.classes)
+    tally = Tally(photo.geometry)
+    logits = photo_logits(work.model, work.fabric, photo, prepare)
+    tally.add(logits[0])
+    found = _judged(work, case, photo.traits, tally)
+    write_picture(work.places.picture(case.name), photo_picture(photo, tally, classes))
+    if work.entropy:
+        write_grey(work.places.entropy(case.name), entropy_on(logits, photo.size).cpu().numpy())
+    write_record(work.places, found)
+    labels = classes_of(logits, photo.size).cpu().numpy()
+    write_classes(work.places.labels(case.name), labels, distinct_colors(classes))
+    return found
+
+
+def _judged(work: _Work, case: Case, traits: Traits, tally: Tally) -> Outcome:
+    """What is to be said of a case that was predicted.
+
+    Raises:
+        ModelError: the network did not answer in numbers.
+    """
+    if not tally.finite:
+        raise ModelError(
+            "the network's answer is not finite (NaN or infinite)",
+            where=case.image,
+            fix="see whether other cases fail too: then the weights are broken, use another checkpoint",
+        )
+    measures, places = traits | tally.measures(work.info), work.places
+    return Outcome(
+        case.name,
+        places.labels(case.name),
+        measures=measures,
+        flags=flags_of(measures, work.info),
+        entropy=places.entropy(case.name) if work.entropy else None,
+    )

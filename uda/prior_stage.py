@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
+from uda.batches import BATCHNORM_BATCH
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
 from uda.config import Compute
@@ -58,13 +59,13 @@ from uda.priors import (
     size_distribution,
 )
 from uda.priors.superpixels import classify, majority, rowed, surest
-from uda.stages import BATCHNORM_BATCH, Workplace
 from uda.summaries import (
     example_images,
     image_features,
     predicted_ratios,
     superpixel_features,
 )
+from uda.workplace import Workplace
 
 SOURCE_IMAGES = 200
 """labelled images that landmarks are learned from, evenly spread over the source"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import typing
 from collections.abc import Mapping, Sequence
+from os.path import isfile  # False also for names that no disk can hold, where pathlib raises
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from uda.cards import DatasetCard
 from uda.config import Recipe
 from uda.errors import ConfigError, combine, nearest, raise_all
+from uda.reading import MAX_YAML, parse_yaml, read_text
 
 Kind = Literal["recipe", "card"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,7 +44,8 @@ def available(kind: Kind) -> dict[str, Path]:
     names: dict[str, Path] = {}
     for folder in search_folders(kind):
         for path in sorted(folder.glob("*.yaml")):
-            names.setdefault(path.stem, path)
+            if path.stem.isprintable():
+                names.setdefault(path.stem, path)
     return names
 
 
@@ -52,7 +55,7 @@ def find(name: str, kind: Kind) -> Path:
     Raises:
         ConfigError: no such path and no such name; proposes the nearest one.
     """
-    if Path(name).suffix in {".yaml", ".yml"} and Path(name).is_file():
+    if Path(name).suffix in {".yaml", ".yml"} and isfile(name):
         return Path(name)
     names = available(kind)
     if name in names:
@@ -71,30 +74,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: not readable, not YAML, a key given twice, or not a mapping.
     """
     try:
-        raw = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        raw = parse_yaml(read_text(path, MAX_YAML))
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot be read as YAML: {reason}", where=path, fix="correct the file at that place"
+            f"cannot be read as YAML: {error}", where=path, fix="correct the file at that place"
         ) from error
     if not isinstance(raw, dict):
         raise ConfigError(
             f"holds {type(raw).__name__}, not a mapping", where=path, expected="key: value lines"
         )
     return raw
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """``SafeLoader`` that refuses a key given twice instead of keeping the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def load_card(name: str) -> DatasetCard:
@@ -145,8 +134,8 @@ def _apply(raw: dict[str, Any], text: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override {text!r} is not key=value", expected="for example seed=1")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        parsed = parse_yaml(value)
+    except ValueError as error:
         raise ConfigError(f"override {text!r}: {value!r} is not YAML") from error
     _set(raw, key.split("."), parsed, text)
 
@@ -213,7 +202,7 @@ def _explain(model: type[BaseModel], fault: Any, where: str | Path) -> ConfigErr
         return ConfigError(f"key {key!r} is missing", where=where, fix="add it")
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return ConfigError(f"{key}: {message}", where=where)
+        return ConfigError(f"{key}: {message}", where=where, fix=f"correct {key} there")
     return ConfigError(f"{key}: got {fault['input']!r}", where=where, expected=message)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uda.errors import DataError
+from uda.links import check_output
 from uda.report_classes import class_tables
 from uda.report_files import map_folders, read_metrics
 from uda.report_seeds import seeds_class_tables, seeds_summary, seeds_table
@@ -54,7 +55,7 @@ def write_report(run: Path, out: Path) -> Path:
             body = report_html.absent(fault.what)
         sections.append((title, body))
     lead = report_page.headline(metrics)
-    path = out / "report.html"
+    path = check_output(out) / "report.html"
     guide = report_page.how_to_read(metrics)
     write_text(path, report_html.page(metrics["recipe"], _subtitle(metrics), lead, guide, sections))
     return path

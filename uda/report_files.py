@@ -6,8 +6,6 @@ showing where the run lies on the reader's disk.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -15,8 +13,10 @@ from typing import Any, NamedTuple, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from uda.data.npz import read_arrays
 from uda.errors import DataError, UdaError
 from uda.metrics import MEASURES, State
+from uda.reading import parse_json, read_rows, read_text
 from uda.report_shapes import Metrics, Overlay, PhotoMetrics, Scored
 
 Bytes = npt.NDArray[np.uint8]
@@ -124,7 +124,9 @@ def read_curves(run: Path) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         except (KeyError, TypeError, ValueError) as error:
             raise _unusable(path, f"{type(error).__name__} {error}", "the stage") from None
     if not curves:
-        raise DataError("no stage has a metrics.csv with a step in it", where=run)
+        raise DataError(
+            "no stage has a metrics.csv with a step in it", where=run, fix="run its stages"
+        )
     return curves
 
 
@@ -132,7 +134,7 @@ def read_stages(run: Path) -> list[dict[str, Any]]:
     """``stage.json`` of every stage, in the order in which stages run."""
     folders = _stage_folders(run, "stage.json")
     if not folders:
-        raise DataError("no stage has a stage.json", where=run)
+        raise DataError("no stage has a stage.json", where=run, fix="run its stages")
     # The folder's name stands in where the file does not say.
     return [
         {"stage": name, **_checked(run / name / "stage.json", dict[str, Any])} for name in folders
@@ -145,15 +147,16 @@ def read_overlays(run: Path) -> list[Gallery]:
     entries = cast("list[Overlay]", _checked(folder / "overlays.json", list[Overlay]))
     path = folder / "overlays.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = [_gallery(entry, arrays) for entry in entries]
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except (KeyError, OSError, ValueError) as error:
-        raise _unusable(path, str(error)) from None
+        _, arrays = read_arrays(path)
+        found = [_gallery(entry, arrays) for entry in entries]
+    except DataError as error:
+        raise (_unusable(path, error.what) if path.exists() else _missing(path)) from None
+    except KeyError as error:
+        raise _unusable(path, f"there is no array {error}") from None
     for one in found:
         shapes = {a.shape[:2] for part in one[1:] for a in part.values()}
-        if len(shapes) > 1 or one.entry["aspect"] <= 0:
+        kinds = {(a.dtype, a.ndim in (2, 3)) for part in one[1:] for a in part.values()}
+        if len(shapes) > 1 or kinds != {(np.dtype(np.uint8), True)} or one.entry["aspect"] <= 0:
             raise _unusable(path, f"the arrays of case {one.entry['case']} do not fit each other")
     return found
 
@@ -224,25 +227,25 @@ def _checked(path: Path, kind: Any) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
+        return parse_json(read_text(path))
     except FileNotFoundError:
         raise _missing(path) from None
     except (OSError, ValueError) as error:
         raise _unusable(path, str(error)) from None
 
 
-def _not_finite(word: str) -> float:
-    raise ValueError(f"{word} is not JSON; expected null where nothing counts")
-
-
 def _records(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            return list(csv.DictReader(lines))
+        rows = read_rows(path)
     except FileNotFoundError:
         raise _missing(path) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise _unusable(path, str(error)) from None
+    head = rows[0][1] if rows else []
+    for line, row in rows:
+        if len(row) != len(head):
+            raise _unusable(path, f"line {line} has {len(row)} cells for {len(head)} columns")
+    return [dict(zip(head, row, strict=True)) for _, row in rows[1:]]
 
 
 def _missing(path: Path) -> DataError:

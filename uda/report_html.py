@@ -12,16 +12,27 @@ from typing import Any
 
 from uda.report_words import ROLES, Row, marked, number, role
 
+ALONE = (
+    "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
+    "style-src 'unsafe-inline'\">"
+)
+"""tells the browser to run no script and to load nothing"""
+
 
 def page(
-    title: str, subtitle: str, lead: str, guide: str, sections: Iterable[tuple[str, str]]
+    title: str,
+    subtitle: str,
+    lead: str,
+    guide: str,
+    sections: Iterable[tuple[str, str]],
+    look: str = "",
 ) -> str:
-    """The whole document. ``title`` and ``subtitle`` are text, ``lead``, ``guide`` and sections HTML."""
+    """The whole document. ``title`` and ``subtitle`` are text, ``lead``, ``guide`` and sections HTML, ``look`` CSS."""
     body = "".join(f"<section><h2>{escape(head)}</h2>{html}</section>" for head, html in sections)
     return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        f"<!doctype html><html lang=en><head><meta charset=utf-8>{ALONE}"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)} · uda report</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{escape(title)} · uda report</title><style>{STYLE}{look}</style></head><body><main>"
         f"<header><h1>{escape(title)}</h1><p class=sub>{escape(subtitle)}</p>{lead}"
         f"<p>{guide}</p></header>{body}</main></body></html>\n"
     )

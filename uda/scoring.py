@@ -22,6 +22,13 @@ class Row:
     name: str
     stage: str
     model: Path
+    oracle: bool = False
+    """whether the row is the best of its snapshots by the test labels instead of its model"""
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """Models of a stage's snapshots in the order of their steps."""
+    return sorted((folder / "snapshots").glob("*/model.safetensors"))
 
 
 @dataclass(frozen=True)

@@ -5,31 +5,28 @@ Every function here gets all it needs as arguments and writes only into the fold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from uda.batches import all_images, source_batches, target_batches
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
-from uda.config import Adapt, Compute, Training
+from uda.config import Adapt, Training
 from uda.data.items import Items, items_of
-from uda.data.sampling import (
-    batch_indices,
-    positions_of,
-    shuffled_batches,
-    source_batch,
-    target_batch,
-)
 from uda.data.seeds import mix
 from uda.data.store import Store
-from uda.errors import ConfigError, PriorError
+from uda.domain_ranges import describe_images, with_ranges
+from uda.errors import ConfigError, NotFiniteError, PriorError
+from uda.guarding import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
 from uda.heads import head, head_parameters, use_auxiliary
 from uda.models import ModelInfo, build, check_classes, load_backbone, load_model, save_model
 from uda.network_specs import AnyNetwork
@@ -37,32 +34,15 @@ from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
 from uda.parts import Known
 from uda.priors import Prior, label_table, mean_ratios, size_distribution
-from uda.trainer import RESUME_FILE, Batches, Run, fit
-from uda.types import Batch
+from uda.selection import Judge, UnlabelledImages
+from uda.trainer import Batches, fit
+from uda.training_state import forget_checkpoints
 from uda.validation import validation_scores
+from uda.workplace import Workplace
 from uda.world import first_then_all, on_first
 
-MODEL_FILE = "model.safetensors"
-BATCHNORM_BATCH = 32
-"""slices"""
 SOURCE_AGAIN = ("source_images",)
 """ledger of a stage that is not source-free"""
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where and how a stage runs."""
-
-    folder: Path
-    stage: str
-    seed: int
-    compute: Compute
-    origin: dict[str, str]
-    quiet: bool = True
-
-    @property
-    def run(self) -> Run:
-        return Run(self.seed, self.stage, self.folder, self.quiet)
 
 
 def train_supervised(
@@ -97,10 +77,11 @@ def train_supervised(
         first_then_all(lambda: load_backbone(model, network))
     with deterministic():
         fabric = make_fabric(place.compute)
-        batches = _source_batches(store, network, settings, place, fabric)
+        batches = source_batches(store, network, settings, place, fabric)
         objective = Objective(settings.objective)
         use_auxiliary(model, any(term.aux for term in settings.objective))
-        kept = _train(place, fabric, model, info, objective, settings, batches, set_mode_train)
+        kept = _fit(place, fabric, model, info, objective, settings, batches, set_mode_train)
+        _finish(place, kept, info, settings, store, fabric)
         record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
             record |= on_first(lambda: validation_scores(kept, info, card, validation, fabric))
@@ -125,8 +106,10 @@ def adabn(place: Workplace, parent: Path, store: Store, card: DatasetCard) -> di
         fabric = make_fabric(place.compute)
         model.to(fabric.device)
         if has_batchnorm(model):
-            estimate_batchnorm(model, _all_images(_items(store, info), place), fabric.device)
-    save_model(place.folder / MODEL_FILE, model, info)
+            estimate_batchnorm(
+                model, all_images(items_of(store, info.network.patch), place), fabric.device
+            )
+        save_model(place.folder / MODEL_FILE, model, with_ranges(model, info, store, fabric))
     return {"supervision": list(info.supervision), "batchnorm": has_batchnorm(model)}
 
 
@@ -144,7 +127,7 @@ def adapt(
     check_classes(info, card, parent)
     told = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
     info = replace(info.told(told), prepare=card.prepare, origin=place.origin)
-    items = _items(store, info)
+    items = items_of(store, info.network.patch)
     if {"maps", "landmarks"} & settings.needs() and info.network.spatial_dims == 3:
         raise ConfigError(
             "a spatial prior says where a class lies in a slice; a 3-D network sees patches anywhere",
@@ -153,7 +136,7 @@ def adapt(
         )
     known = known_of(prior.validate(info.classes), store) if prior else None
     objective = Objective(
-        settings.objective, known, lambda: _all_images(items, place), mix(place.seed, place.stage)
+        settings.objective, known, lambda: all_images(items, place), mix(place.seed, place.stage)
     )
     if settings.freeze_head:
         head(model).requires_grad_(False)
@@ -162,16 +145,74 @@ def adapt(
         fabric = make_fabric(place.compute)
         if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
-            images = _all_images(items, place)
+            images = all_images(items, place)
             on_first(lambda: estimate_batchnorm(model, images, fabric.device))
-        batches = _target_batches(store, source, info.network, settings, place, fabric)
+        batches = target_batches(store, source, info.network, settings, place, fabric)
 
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
 
-        _train(place, fabric, model, info, objective, settings, batches, mode)
-    said = {"supervision": list(info.supervision), "source_free": settings.source_free}
-    return {**said, **_left_out(store)}
+        train = partial(_fit, place, fabric, model, info, objective)
+        every = settings.snapshot_every or max(1, settings.steps // JUDGEMENTS)
+        watched = settings.model_copy(update={"snapshot_every": every})
+        said: dict[str, Any] = {}
+        if settings.select == "guarded":
+            judge = _judge_maker(place, parent, items, card, settings, prior, fabric)
+            watch = Watch(judge, place.folder, every, settings.guard)
+            try:
+                train(watched, batches, mode, watch.seen)
+            except NotFiniteError as error:
+                watch.failed(error)
+            said["selection"] = watch.keep(info)
+            on_first(lambda: describe_images(place.folder / MODEL_FILE, store, fabric))
+            on_first(lambda: _clear(place, settings.snapshot_every > 0))
+        else:
+            oracle = settings.select == "oracle"
+            kept = train(watched if oracle else settings, batches, mode)
+            _finish(place, kept, info, settings, store, fabric)
+    supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
+    return {**supervision, **said, **_left_out(store)}
+
+
+def _clear(place: Workplace, snapshots: bool) -> None:
+    """Drop what a killed run would have gone on from, and snapshots that nobody asked for."""
+    forget_checkpoints(place.folder)
+    if not snapshots:
+        shutil.rmtree(place.folder / "snapshots", ignore_errors=True)
+
+
+def _judge_maker(
+    place: Workplace,
+    parent: Path,
+    items: Items,
+    card: DatasetCard,
+    settings: Adapt,
+    prior: Prior | None,
+    fabric: Fabric,
+) -> Callable[[], tuple[Judge, tuple[nn.Module, nn.Module]]]:
+    """What builds a variant's judge, and the two models that are there before adaptation."""
+
+    def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
+        source, info = load_model(parent)
+        adabn = copy.deepcopy(source.to(fabric.device))
+        if has_batchnorm(adabn):
+            images = all_images(items, replace(place, stage="adabn"))  # as that stage draws them
+            estimate_batchnorm(adabn, images, fabric.device)
+        ratio = prior.ratio if prior else info.class_ratio
+        judge = Judge(
+            UnlabelledImages(items, settings.guard.images, mirrored=card.photos),
+            info.classes,
+            tuple(info.classes.index(name) for name in card.structures),
+            None if ratio is None else torch.tensor(ratio),
+            source,
+            adabn,
+            settings.guard,
+            fabric,
+            place.seed,
+        )
+        return judge, (source, adabn)
+
+    return make
 
 
 def known_of(prior: Prior, store: Store) -> Known:
@@ -194,7 +235,7 @@ def known_of(prior: Prior, store: Store) -> Known:
     return Known(ratio, prior.maps, largest, segments, classes)
 
 
-def _train(
+def _fit(
     place: Workplace,
     fabric: Fabric,
     model: nn.Module,
@@ -203,19 +244,19 @@ def _train(
     settings: Training,
     batches: Batches,
     mode: Callable[[nn.Module], object],
+    seen: Callable[[int], bool] = lambda step: False,
 ) -> nn.Module:
-    """Run the loop, keep snapshots on the way and the model at the end, drop the resume file."""
+    """Run the loop and keep snapshots on the way; ``seen`` is told of each and may end the training."""
     if place.compute.channels_last:
         solid = info.network.spatial_dims == 3
         model.to(memory_format=torch.channels_last_3d if solid else torch.channels_last)
 
     def snapshot(kept: nn.Module, step: int) -> bool:
-        path = place.folder / "snapshots" / f"{step:06d}" / MODEL_FILE
+        path = snapshot_file(place.folder, step)
         on_first(lambda: save_model(path, kept, replace(info, step=step)))
-        return False
+        return seen(step)
 
-    heads = head_parameters(model) if settings.head_lr != 1 else []
-    kept = fit(
+    return fit(
         fabric,
         model,
         objective,
@@ -224,60 +265,20 @@ def _train(
         replace(place.run, photos=isinstance(info.prepare, PhotoPrepare)),
         set_mode=mode,
         snapshot=snapshot,
-        every=settings.snapshot_every,
-        heads=heads,
+        heads=head_parameters(model) if settings.head_lr != 1 else [],
     )
+
+
+def _finish(
+    place: Workplace,
+    kept: nn.Module,
+    info: ModelInfo,
+    settings: Training,
+    store: Store,
+    fabric: Fabric,
+) -> None:
+    """Write the model of the last step and drop what a killed run would have gone on from."""
     final = replace(info, step=settings.steps)
     on_first(lambda: save_model(place.folder / MODEL_FILE, kept, final))
-    on_first(lambda: (place.folder / RESUME_FILE).unlink(missing_ok=True))
-    return kept
-
-
-def _source_batches(
-    store: Store, network: AnyNetwork, settings: Training, place: Workplace, fabric: Fabric
-) -> Batches:
-    items = items_of(store, network.patch, settings.photo, place.compute.workers)
-    draw, pin = _draw(len(items), settings, mix(place.seed, place.stage, "source"), fabric)
-    return lambda step: Batch(source=source_batch(items, *draw(step), pin))
-
-
-def _target_batches(
-    store: Store,
-    source: Store | None,
-    network: AnyNetwork,
-    settings: Training,
-    place: Workplace,
-    fabric: Fabric,
-) -> Batches:
-    items = items_of(store, network.patch, settings.photo, place.compute.workers)
-    draw, pin = _draw(len(items), settings, mix(place.seed, place.stage, "target"), fabric)
-    if source is None:
-        return lambda step: Batch(target=target_batch(items, *draw(step), pin))
-    both = _source_batches(source, network, settings, place, fabric)
-    return lambda step: Batch(both(step).source, target_batch(items, *draw(step), pin))
-
-
-Draw = Callable[[int], tuple[NDArray[np.int64], list[int]]]
-"""step → which items stand in this process's share of the batch, and a seed for each"""
-
-
-def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> tuple[Draw, bool]:
-    """How batches are drawn, and whether their memory is to be pinned."""
-    rank, world = fabric.global_rank, fabric.world_size
-    batch = settings.batch // world
-
-    def draw(step: int) -> tuple[NDArray[np.int64], list[int]]:
-        positions = positions_of(batch, step, rank, world)
-        numbers = batch_indices(count, batch, step, seed, rank, world)
-        return numbers, [mix(seed, "place", int(position)) for position in positions]
-
-    return draw, fabric.device.type == "cuda"
-
-
-def _items(store: Store, info: ModelInfo) -> Items:
-    return items_of(store, info.network.patch)
-
-
-def _all_images(items: Items, place: Workplace) -> Iterator[Tensor]:
-    """Every image once, in a shuffled order so that each batch mixes cases."""
-    return shuffled_batches(items, BATCHNORM_BATCH, mix(place.seed, place.stage, "batchnorm"))
+    on_first(lambda: describe_images(place.folder / MODEL_FILE, store, fabric))
+    on_first(lambda: forget_checkpoints(place.folder))

@@ -7,7 +7,6 @@ killed and resumed repeats the uninterrupted one bit for bit. Nothing in a step 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,27 +18,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.checkpoint import (
-    grouped,
-    load_optimizer,
-    load_tensors,
-    optimizer_tensors,
-    prefixed,
-    save_tensors,
-)
+from uda.compute import memory_for
 from uda.config import Training
 from uda.data.augment import augment_batch
 from uda.data.seeds import mix
-from uda.errors import ModelError, NotFiniteError, RunError
+from uda.errors import NotFiniteError, RunError
 from uda.gather import all_outputs, all_rows, gathered, own_rows
+from uda.interruption import after_step, is_asked, stopped
 from uda.logs import RunLog, open_log
 from uda.objective import Objective
 from uda.syncnorm import check_synchronised, shared
-from uda.twin import follow, twin_of
+from uda.training_state import TrainingState
 from uda.types import Batch
 from uda.world import check_same_place, on_first, together, world
-
-RESUME_FILE = "resume.safetensors"
 
 Batches = Callable[[int], Batch]
 """step → batch on the host; a pure function of its argument"""
@@ -110,72 +101,84 @@ def fit(
     *,
     set_mode: Callable[[nn.Module], object],
     snapshot: Callable[[nn.Module, int], bool],
-    every: int = 0,
     heads: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
     """Train ``model`` and return the one to keep: its weighted average if ``settings.ema``, else itself.
 
     Args:
         set_mode: puts a model into its training mode, with the stage's BatchNorm policy.
-        snapshot: called with the model to keep and the step; says whether the training ends here. Where a killed run
-            goes on from such a step it is asked once more.
-        every: steps between two snapshots; 0 = none.
+        snapshot: called with the model to keep and the step, every ``settings.snapshot_every`` steps and at the last;
+            says whether the training ends here. Where a killed run goes on from such a step it is asked once more.
         heads: the classifiers' weights, which learn ``settings.head_lr`` times as fast.
 
     Raises:
-        NotFiniteError: the loss or the weights; the last checkpoint stays.
-        RunError: the disk refuses a checkpoint.
+        NotFiniteError: the loss or the weights; the last checkpoint is from before.
+        RunError: the disk refuses a checkpoint, or the device has no room for a step.
+        Stopped: a signal asked for it; the step is saved.
     """
     model = shared(model, lambda: _images(batches(0)), fabric.device)
     optimizer = make_optimizer(model, settings, heads)
-    state = _State(fabric, model, optimizer, settings, objective, run.folder / RESUME_FILE)
+    state = TrainingState(fabric, model, optimizer, settings, objective, run.folder)
     check_same_place(run.folder, state.step)
     set_mode(state.model)
     check_synchronised(state.model)
-    pending: list[Tensor] = []
     with (
+        memory_for(run.stage, training=True),
         together(),
-        open_log(run.folder, run.stage, settings.steps, state.step, run.quiet) as log,
+        after_step(),
+        open_log(run.folder, run.stage, settings.steps, state.step, run.quiet, state.log) as log,
         contextlib.closing(_ahead(batches, state.step, settings.steps)) as stream,
     ):
-        ended = _is_due(state.step, every) and snapshot(state.kept, state.step)
+        ended = _is_due(state.step, settings) and snapshot(state.kept, state.step)
         for batch in () if ended else stream:
-            pending.append(_step(state, settings, batch.to(fabric.device), run))
+            state.pending.append(_step(state, settings, batch.to(fabric.device), run))
             log.advance(state.step)
-            if _is_due(state.step, every):
+            if _is_due(state.step, settings):
+                _check_finite(state.kept, run)
                 ended = snapshot(state.kept, state.step)
                 _show(state.kept, batch, fabric, log, state.step, run)
                 set_mode(state.model)
             save = ended or state.step == settings.steps or state.step % settings.save_every == 0
             if save or state.step % settings.log_every == 0:
-                _report(pending, state.step, objective, settings, log)
-                pending.clear()
-            if save:
-                on_first(log.save)
-                on_first(state.save)
+                _report(state, settings, log)
+            stop = is_asked()
+            if save or stop:
+                _save(state, log, run)
+            if stop:
+                raise stopped(f"{run.stage} saved at step {state.step}")
             if ended:
                 break
-        if settings.steps and not every:
+        if settings.steps and not settings.snapshot_every:
             _show(state.kept, batches(0), fabric, log, state.step, run)
     _check_finite(state.kept, run)
     return state.kept
 
 
-def _is_due(step: int, every: int) -> bool:
-    return bool(every and step) and step % every == 0
+def _is_due(step: int, settings: Training) -> bool:
+    """Whether a snapshot is taken after this many steps."""
+    every = settings.snapshot_every
+    return bool(every and step) and (step % every == 0 or step == settings.steps)
+
+
+def _save(state: TrainingState, log: RunLog, run: Run) -> None:
+    """Write the log and a checkpoint, from which nobody shall go on with weights that are not finite."""
+    _check_finite(state.model, run)
+    state.log = log.text()
+    on_first(log.save)
+    on_first(state.save)
 
 
 def _check_finite(model: nn.Module, run: Run) -> None:
     """The last update is not seen by any loss; look at what it left."""
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise NotFiniteError(
-            "the weights are not finite after the last step",
+            "the weights are not finite any more",
             where=run.folder,
             fix="lower lr, set clip, or use precision 32-true; then run again with --restart",
         )
 
 
-def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
+def _step(state: TrainingState, settings: Training, batch: Batch, run: Run) -> Tensor:
     """One update of the network, then of what the terms own. Returns the values, on the device, unread."""
     fabric, objective = state.fabric, state.objective
     torch.manual_seed(mix(run.seed, run.stage, "network", state.step, world().rank))
@@ -205,10 +208,9 @@ def _step(state: _State, settings: Training, batch: Batch, run: Run) -> Tensor:
     return torch.stack([loss.detach(), *values.values()])
 
 
-def _report(
-    pending: list[Tensor], step: int, objective: Objective, settings: Training, log: RunLog
-) -> None:
+def _report(state: TrainingState, settings: Training, log: RunLog) -> None:
     """The only place where the host reads the device: one transfer for all steps since the last."""
+    pending, step = state.pending, state.step
     if not pending:
         return
     means = torch.stack(pending).double().mean(0).tolist()
@@ -219,7 +221,8 @@ def _report(
             expected="finite values",
             fix="lower lr, set clip, or use precision 32-true; then run again with --restart",
         )
-    values = dict(zip(["loss", *objective.names], means, strict=True))
+    values = dict(zip(["loss", *state.objective.names], means, strict=True))
+    state.pending = []
     log.row(step, {**values, "lr": learning_rate(settings, step - 1)})
 
 
@@ -255,61 +258,3 @@ def _ahead(batches: Batches, first: int, last: int) -> Generator[Batch]:
             if step + 1 < last:
                 future = pool.submit(batches, step + 1)
             yield batch
-
-
-class _State:
-    """What a checkpoint holds: weights, buffers, their average, the optimiser, the terms' own, the step."""
-
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        settings: Training,
-        objective: Objective,
-        path: Path,
-    ) -> None:
-        self.fabric, self.objective, self.path, self.step = fabric, objective, path, 0
-        self.forward, self.optimizer = fabric.setup(model, optimizer)
-        self.model: nn.Module = self.forward.module
-        self.ema = twin_of(self.model) if settings.ema else None
-        objective.setup(fabric, self.model)
-        if path.is_file():
-            self._load()
-
-    @property
-    def kept(self) -> nn.Module:
-        """The model a stage saves."""
-        return self.model if self.ema is None else self.ema
-
-    def average(self, decay: float) -> None:
-        """average ← decay · average + (1 − decay) · weights; at first a copy."""
-        if self.ema is not None:
-            follow(self.ema, self.model, 1 - decay if self.step > 1 else 1.0)
-
-    def save(self) -> None:
-        tensors = prefixed("model", self.model.state_dict())
-        if self.ema is not None:
-            tensors |= prefixed("ema", self.ema.state_dict())
-        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
-        tensors |= prefixed("objective", self.objective.state())
-        scaler = self.fabric.strategy.precision.state_dict()
-        save_tensors(self.path, tensors, {"step": str(self.step), "precision": json.dumps(scaler)})
-
-    def _load(self) -> None:
-        try:
-            tensors, metadata = load_tensors(self.path)
-            groups = grouped(tensors)
-            self.model.load_state_dict(groups["model"])
-            if self.ema is not None:
-                self.ema.load_state_dict(groups["ema"])
-            load_optimizer(self.optimizer, groups.get("optimizer", {}))
-            self.objective.load(groups.get("objective", {}))
-            self.fabric.strategy.precision.load_state_dict(json.loads(metadata["precision"]))
-            self.step = int(metadata["step"])
-        except (KeyError, ValueError, IndexError, RuntimeError, ModelError) as error:
-            raise ModelError(
-                f"is not a checkpoint of this stage: {getattr(error, 'what', error)}",
-                where=self.path,
-                fix="start the stage again with --restart",
-            ) from error

@@ -227,6 +227,19 @@ def barrier() -> None:
     gather_objects(None)
 
 
+def any_of(here: bool) -> bool:
+    """Whether it is so on any process; all get the same answer."""
+    if world().size == 1:
+        return here
+    import torch
+    from torch import distributed
+
+    count = torch.tensor([int(here)])
+    with together():
+        distributed.all_reduce(count, group=_joined()[1])
+    return bool(count)
+
+
 def check_same_place(folder: Path, step: int) -> None:
     """Refuse to go on where the processes found different checkpoints.
 

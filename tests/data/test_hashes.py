@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from uda.data import hashes
-from uda.data.hashes import Hashes, sha256_of
+from uda.checkpoint import sha256_of
+from uda.data.hashes import Hashes
 
 OLD = 10**18
 """a time long ago, in nanoseconds"""

@@ -17,7 +17,7 @@ from uda.errors import PriorError
 from uda.objective import Objective
 from uda.parts import Known
 from uda.terms import Term
-from uda.trainer import RESUME_FILE
+from uda.training_state import RESUME_FILE
 
 TERMS: tuple[Any, ...] = typing.get_args(typing.get_args(Term)[0])
 NAMES = [made.model_fields["term"].default for made in TERMS]

@@ -60,7 +60,7 @@ def _uniform(image: Tensor, bound: float, generator: torch.Generator) -> Tensor:
 def _warp(
     image: Tensor, label: Tensor | None, settings: Augment, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    affine = _affine(image, settings, generator)
+    affine = random_affine(image, settings, generator)
     grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
     warped = functional.grid_sample(image, grid, "bilinear", "border", align_corners=False)
     if label is None:
@@ -72,7 +72,7 @@ def _warp(
     return warped, moved.reshape(label.shape).to(label.dtype)
 
 
-def _affine(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
+def random_affine(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     """Where each output place is read, ``[b, 2, 3]`` or ``[b, 3, 4]``, in halves of the image.
 
     In 3-D the rotation is about the slice axis alone: slices are often many times thicker than pixels.

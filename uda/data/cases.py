@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import (
+    isdir,
+    isfile,
+)  # False also for names that no disk can hold, where pathlib raises
 from pathlib import Path
 
 from uda.cards import INSIDE, DatasetCard
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
+from uda.reading import read_rows
 
 SUFFIXES = (".nii.gz", ".nii")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
+SLICE = re.compile(r"[0-9]{1,9}")
+SHOWN = 200  # characters of a line in a message
+LONGEST = 200
+"""Bytes of a case's name: files of results are called by it, with an ending."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ def card_root(card: DatasetCard, root: str | Path | None) -> Path:
         DataError: there is no such folder.
     """
     folder = Path(root or ".") / card.root
-    if not folder.is_dir():
+    if not isdir(folder):
         raise DataError(
             "there is no such folder of data",
             where=folder,
@@ -71,7 +79,7 @@ def _first_file(patterns: Sequence[str], folder: Path, name: str, listing: Listi
     for pattern in patterns:
         paths = _candidates(folder, pattern, name, listing)
         said = said or paths[0]
-        if there := next((path for path in paths if path.is_file()), None):
+        if there := next(filter(isfile, paths), None):
             return there
     return said or folder
 
@@ -81,7 +89,7 @@ def _candidates(
 ) -> list[Path]:
     """What a pattern may mean for a case: one path, or every file that fits its ``*``."""
     inside, _, case = name.rpartition("/")
-    *folders, file = pattern.format(folder=inside, case=case).split("/")
+    *folders, file = pattern.replace("{folder}", inside).replace("{case}", case).split("/")
     if not any("*" in part for part in folders):
         return [folder.joinpath(*folders, file)]
     listing = {} if listing is None else listing
@@ -116,7 +124,7 @@ def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
 
     Raises:
         ConfigError: the card has no such split.
-        DataError: the wildcards match nothing at all.
+        DataError: the wildcards match nothing at all, or a name by which no file could be called.
     """
     if split not in card.splits:
         raise ConfigError(
@@ -133,7 +141,23 @@ def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
             expected=" or ".join(card.images),
             fix="correct data.root, or the card's patterns",
         )
+    strange = [fault for name in names if (fault := _strange_name(name, folder))]
+    raise_all(strange, f"split {split!r} of card {card.name!r}")
     return list(names)
+
+
+def _strange_name(name: str, where: Path) -> DataError | None:
+    """A fault for a name by which no file of results should be called, or that a terminal would not show as it is."""
+    case = name.rpartition("/")[2]
+    sound = case and case[0] != "." and "\\" not in case and name.isprintable()
+    if sound and len(case.encode()) <= LONGEST:
+        return None
+    return DataError(
+        f"a case cannot be called {name[:LONGEST]!r}",
+        where=where,
+        expected=f"up to {LONGEST} bytes that can be printed, no backslash, no dot at the beginning",
+        fix="rename the file",
+    )
 
 
 def _is_wild(entry: str) -> bool:
@@ -148,11 +172,23 @@ def _matches(card: DatasetCard, folder: Path, entry: str) -> list[str]:
         begun = pattern.replace("{folder}", inside)
         head, *tails = (re.escape(part).replace(r"\*", "[^/]+") for part in begun.split("{case}"))
         reads = re.compile(head + "(?P<case>[^/]+)" + "(?P=case)".join(tails))
-        for path in folder.glob(begun.format(case=wanted)):
+        for path in _globbed(folder, begun.replace("{case}", wanted)):
             fit = reads.fullmatch(path.relative_to(folder).as_posix())
-            if fit and path.is_file() and fnmatch.fnmatchcase(fit["case"], wanted):
+            if fit and isfile(path) and fnmatch.fnmatchcase(fit["case"], wanted):
                 found.add(inside + slash + fit["case"])
     return sorted(found, key=_natural)
+
+
+def _globbed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except (NotImplementedError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"the pattern {pattern!r} cannot be searched for: {error}",
+            where=folder,
+            expected="a path below the card's root; * within a name",
+            fix="correct the card's images, or its splits",
+        ) from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -182,7 +218,7 @@ def cases_of(
         image = image_path(card, folder, name, listing)
         label = label_path(card, folder, name, listing) if labels else None
         files = dict.fromkeys(path for path in (image, label) if path is not None)
-        faults += [_missing(card, name, path) for path in files if not path.is_file()]
+        faults += [_missing(card, name, path) for path in files if not isfile(path)]
         faults += doubled(card, folder, name, listing)
         cases.append(Case(name.rpartition("/")[2], image, label))
     faults += _named_twice(cases)
@@ -199,7 +235,7 @@ def doubled(
     paths = dict.fromkeys(
         path for p in card.images for path in _candidates(folder, p, name, listing)
     )
-    there = [path for path in paths if path.is_file()]
+    there = [path for path in paths if isfile(path)]
     if len(there) < 2:
         return []
     return [
@@ -240,7 +276,7 @@ def cases_in(images: Path, photos: bool = False) -> list[Case]:
     """
     suffixes = PHOTO_SUFFIXES if photos else SUFFIXES
     folder, pattern = (images.parent, images.name) if "*" in images.name else (images, "*")
-    if not folder.is_dir():
+    if not isdir(folder):
         raise DataError("there is no such folder of images", where=folder)
     cases: dict[str, Case] = {}
     for path in sorted(folder.glob(pattern)):
@@ -248,6 +284,8 @@ def cases_in(images: Path, photos: bool = False) -> list[Case]:
         if suffix is None or path.name.startswith("."):
             continue
         name = path.name[: -len(suffix)]
+        if fault := _strange_name(name, folder):
+            raise fault
         if name in cases:
             raise DataError(
                 f"two files of the case {name!r}",
@@ -273,21 +311,28 @@ def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tu
     """
     expected = ["case", "slice", *structures]
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"tags cannot be read: {error}", where=path) from error
-    if not rows or sorted(rows[0]) != sorted(expected):
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"tags have columns {rows[0] if rows else []}", where=path, expected=",".join(expected)
+            f"tags cannot be read: {error}",
+            where=path,
+            expected="a CSV file in UTF-8",
+            fix="correct the path, or save the table as CSV again",
+        ) from error
+    header = rows[0][1] if rows else []
+    if sorted(header) != sorted(expected):
+        raise DataError(
+            f"tags have columns {','.join(header)[:SHOWN]!r}",
+            where=path,
+            expected=",".join(expected),
         )
-    columns = [rows[0].index(name) for name in expected]
+    columns = [header.index(name) for name in expected]
     tags: dict[tuple[str, int], tuple[bool, ...]] = {}
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in rows[1:]:
         cells = [row[c].strip() if c < len(row) else "" for c in columns]
-        if not cells[1].isdecimal() or any(cell not in ("0", "1") for cell in cells[2:]):
+        if not SLICE.fullmatch(cells[1]) or any(cell not in ("0", "1") for cell in cells[2:]):
             raise DataError(
-                f"line {number} is {','.join(row)!r}",
+                f"line {number} is {','.join(row)[:SHOWN]!r}",
                 where=path,
                 expected="a case, a slice number from 0, then 0 or 1 for each structure",
             )

@@ -177,6 +177,21 @@ def _overlap(geometry: Geometry) -> tuple[tuple[slice, slice], tuple[slice, slic
     return (whole[0], whole[1]), (cut[0], cut[1])
 
 
+def inside(geometry: Geometry) -> tuple[slice, slice]:
+    """Rows and columns of a prepared slice that hold image, not padding."""
+    return _overlap(geometry)[1]
+
+
+def region(geometry: Geometry) -> tuple[slice, slice]:
+    """Rows and columns of a whole turned slice of the file that a prepared slice shows."""
+    spans = []
+    for axis, full in enumerate(geometry.turned_shape[1:]):
+        factor = full / geometry.resized[axis]
+        last = min(round((geometry.start[axis] + geometry.size[axis]) * factor), full)
+        spans.append(slice(max(0, round(geometry.start[axis] * factor)), last))
+    return spans[0], spans[1]
+
+
 def _paste(part: Tensor, geometry: Geometry, background: float) -> Tensor:
     """Prepared slices ``[s, k, h, w]`` inside whole slices, channel 0 elsewhere at ``background``."""
     whole, cut = _overlap(geometry)
@@ -207,18 +222,38 @@ def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uin
     Raises:
         DataError: more or fewer planes than prepared slices.
     """
-    slices, rows, columns = geometry.turned_shape
+    return to_file_maps(planes, geometry, entropy=False)[0]
+
+
+def to_file_maps(
+    planes: Iterable[Tensor], geometry: Geometry, *, entropy: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """The same and, if asked, the entropy of the same probabilities: 255 is log k; 0 outside the crop."""
     counted = _counted(planes, geometry.depth)
-    if (geometry.depth, geometry.resized) == (slices, (rows, columns)):
-        found = _largest(counted, geometry)
+    if (geometry.depth, *geometry.resized) == geometry.turned_shape:
+        found = _unchanged(counted, geometry, entropy)
     else:
-        found = (p.argmax(0, keepdim=True) for p in _between(_whole(counted, geometry), geometry))
-    labels = np.empty((slices, rows, columns), dtype=np.uint8)
+        between = _between(_whole(counted, geometry), geometry)
+        found = (_maps(p[None], p[None], entropy) for p in between)
+    out = np.empty((1 + entropy, *geometry.turned_shape), dtype=np.uint8)
     first = 0
     for part in found:
-        labels[first : first + len(part)] = part.to(torch.uint8).cpu().numpy()
+        out[:, first : first + len(part)] = part.movedim(1, 0).cpu().numpy()
         first += len(part)
-    return from_slices(labels, geometry)
+    labels = from_slices(out[0], geometry)
+    return labels, from_slices(out[1], geometry) if entropy else None
+
+
+def entropy_bytes(p: Tensor) -> Tensor:
+    """Entropy ``[n, *s]`` of probabilities ``[n, k, *s]``, uint8; 255 is log k, all classes alike."""
+    share: Tensor = torch.special.entr(p).sum(1) * (255 / float(np.log(p.shape[1])))
+    return share.round().clamp(0, 255).to(torch.uint8)
+
+
+def _maps(values: Tensor, p: Tensor, entropy: bool) -> Tensor:
+    """uint8 ``[n, 1 or 2, h, w]``: where ``values`` are largest, and if asked the entropy of ``p``."""
+    largest = values.argmax(1).to(torch.uint8)
+    return torch.stack([largest, entropy_bytes(p)] if entropy else [largest], 1)
 
 
 def _counted(planes: Iterable[Tensor], depth: int) -> Iterator[Tensor]:
@@ -231,11 +266,12 @@ def _counted(planes: Iterable[Tensor], depth: int) -> Iterator[Tensor]:
         raise DataError(f"there are logits of {count} slices", expected=f"of {depth}, as prepared")
 
 
-def _largest(planes: Iterable[Tensor], geometry: Geometry) -> Iterator[Tensor]:
-    """Class indices ``[n, rows, columns]`` of whole slices that were never resampled."""
+def _unchanged(planes: Iterable[Tensor], geometry: Geometry, entropy: bool) -> Iterator[Tensor]:
+    """Maps ``[n, 1 or 2, rows, columns]`` of whole slices that were never resampled."""
     for part in planes:
-        largest = part.argmax(1, keepdim=True).to(torch.uint8)
-        yield _paste(largest, geometry, background=0)[:, 0]
+        for plane in part.split(1) if entropy else (part,):
+            p = plane.softmax(1) if entropy else plane
+            yield _paste(_maps(plane, p, entropy), geometry, background=0)
 
 
 def _whole(planes: Iterable[Tensor], geometry: Geometry) -> Iterator[Tensor]:

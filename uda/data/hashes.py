@@ -6,28 +6,18 @@ file of the same size and the same time of its last change is taken to be unchan
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import read_json, write_json
+from uda.checkpoint import read_json, sha256_of, write_json
 from uda.errors import UdaError
 
 WORTH = 2**30
 """Bytes read in one go from which hashes are kept."""
 SETTLED = 2 * 10**9
 """A file changed less than so many nanoseconds ago may change again within one tick of its clock."""
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Hashes:

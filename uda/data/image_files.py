@@ -20,11 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.errors import DataError, UnreadableError
+from uda.reading import INFLATES
 
 MAX_PIXELS = 80_000_000
 """of one image; what claims more is refused before anything is allocated"""
 MAX_BYTES = 1 << 30
 """of one file"""
+MAX_SCANS = 200
+"""of a JPEG, each a pass over all its pixels; encoders write ten"""
+JPEG_HOLDS = 512
+"""Pixels that a byte of a JPEG can stand for at most: 8 blocks of 8×8, a bit each"""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
@@ -36,6 +41,10 @@ SHORT = 3
 
 Color = Literal["grey", "RGB", "palette", "CMYK"]
 PNG_COLORS: dict[int, Color] = {0: "grey", 2: "RGB", 3: "palette", 4: "grey", 6: "RGB"}
+PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""a channel, of each of these"""
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+"""chunks that pixels come from; the others (profiles, texts, animations) no decoder is given"""
 JPEG_COLORS: dict[int, Color] = {1: "grey", 3: "RGB", 4: "CMYK"}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """markers of a JPEG's frame header; the three left out are tables"""
@@ -72,6 +81,8 @@ def opencv() -> Any:
     import cv2
 
     cv2.setNumThreads(1)
+    log = cv2.utils.logging
+    log.setLogLevel(log.LOG_LEVEL_SILENT)  # of a damaged file our own error tells
     return cv2
 
 
@@ -100,8 +111,18 @@ def read_file(path: Path) -> tuple[bytes, Header]:
             expected=f"{MAX_PIXELS} pixels at most",
             fix="cut it into tiles or shrink it, if its header is right",
         )
+    if header.rows * header.columns > _holds(header, len(data)):
+        raise _unreadable(
+            f"is cut short: {len(data)} bytes cannot hold {header.rows}×{header.columns} pixels",
+            path,
+        )
     _check_upright(header.exif, path)
     return data, header
+
+
+def _holds(header: Header, size: int) -> int:
+    """Pixels that a file of so many bytes can hold at the very most."""
+    return size * (JPEG_HOLDS if header.format == "JPEG" else 8 * INFLATES // header.bits)
 
 
 def pixels(data: bytes, header: Header, path: Path) -> NDArray[Any]:
@@ -168,9 +189,15 @@ def _png(data: bytes) -> Header:
     first, *others = _chunks(data)
     if first.kind != b"IHDR" or first.end - first.start != 13 or not _whole(data, first):
         raise ValueError("its PNG header is damaged")
-    columns, rows, bits, color = struct.unpack_from(">IIBB", data, first.start)
-    if color not in PNG_COLORS:
-        raise ValueError(f"its PNG header names the colour type {color}, which there is not")
+    columns, rows, bits, color, *ways = struct.unpack_from(">IIBBBBB", data, first.start)
+    if bits not in PNG_BITS.get(color, ()):
+        raise ValueError(
+            f"its PNG header names the colour type {color} of {bits} bits, which there is not"
+        )
+    if ways not in ([0, 0, 0], [0, 0, 1]):
+        raise ValueError("its PNG header names a way to pack pixels that there is not")
+    if not all(_whole(data, chunk) for chunk in others):
+        raise ValueError("its data are damaged: a checksum does not match")
     kinds = {chunk.kind: chunk for chunk in others}
     exif = kinds.get(b"eXIf")
     return Header(
@@ -204,6 +231,8 @@ def _jpeg(data: bytes) -> Header:
         at += 2 + length
     if frame is None or frame[3] not in JPEG_COLORS:
         raise ValueError("its JPEG header is damaged")
+    if (scans := data.count(bytes((0xFF, SCAN)), at - 2)) > MAX_SCANS:
+        raise ValueError(f"has {scans} scans, which would take for ever")
     if data.rfind(END_OF_JPEG) < at:  # the byte pair cannot occur inside compressed data
         raise IndexError
     bits, rows, columns, channels = frame
@@ -243,7 +272,7 @@ def _orientation(exif: bytes) -> int:
 def _decoded(data: bytes, header: Header) -> NDArray[Any] | None:
     """Grey, RGB or RGBA by OpenCV; None where it gives up."""
     cv2 = opencv()
-    raw = np.frombuffer(data, dtype=np.uint8)
+    raw = np.frombuffer(_bare(data) if header.format == "PNG" else data, dtype=np.uint8)
     if header.color == "RGB" and header.bits == 8 and not header.alpha:
         image = cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     else:
@@ -257,10 +286,14 @@ def _decoded(data: bytes, header: Header) -> NDArray[Any] | None:
 
 
 def _indices(data: bytes) -> NDArray[np.uint8]:
-    """A palette's indices, which OpenCV does not give; Pillow does, but leaves checksums aside."""
+    """A palette's indices, which OpenCV does not give; Pillow does."""
     from PIL import Image
 
-    if not all(_whole(data, chunk) for chunk in _chunks(data)):
-        raise ValueError
-    with Image.open(io.BytesIO(data)) as file:
+    with Image.open(io.BytesIO(_bare(data))) as file:
         return np.array(file)
+
+
+def _bare(data: bytes) -> bytes:
+    """A PNG without the chunks that pixels do not need: a decoder would unpack or complain of some of them."""
+    kept = [data[c.start - 8 : c.end + 4] for c in _chunks(data) if c.kind in PIXELS]
+    return b"".join((PNG, *kept))

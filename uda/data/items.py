@@ -34,6 +34,9 @@ class Items(Protocol):
     def places(self, numbers: Numbers, seeds: Sequence[int] | None = None) -> Numbers:
         """Where these items lie; with a seed for each, where they lie in this draw."""
 
+    def cases(self, places: Numbers) -> Tensor:
+        """Number of each item's case ``[b]``."""
+
     def image(self, places: Numbers) -> Tensor:
         """``[b, c, *s]`` float32."""
 
@@ -68,6 +71,10 @@ class Slices:
 
     def places(self, numbers: Numbers, seeds: Sequence[int] | None = None) -> Numbers:
         return numbers
+
+    def cases(self, places: Numbers) -> Tensor:
+        stops = np.array([case.stop for case in self.store.cases])
+        return torch.from_numpy(np.searchsorted(stops, places, side="right"))
 
     def image(self, places: Numbers) -> Tensor:
         return self._scaled(self.store.stacks(places))
@@ -141,6 +148,9 @@ class Patches:
         shift = (draws - 0.5) * self.patch
         moved = np.clip(np.rint(places[:, 1:] + shift), 0, room).astype(np.int64)
         return np.concatenate([places[:, :1], moved], axis=1)
+
+    def cases(self, places: Numbers) -> Tensor:
+        return torch.from_numpy(places[:, 0])
 
     def image(self, places: Numbers) -> Tensor:
         parts = [self._cut(self.store.images, place) for place in places]

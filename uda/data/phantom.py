@@ -18,7 +18,6 @@ The MR and the CT subject of one number are different people. A file depends on
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from uda.checkpoint import atomic_path
 from uda.data.phantom_render import Frame, ct_image, ct_values, mr_image, mr_values
 from uda.data.phantom_shapes import Grid, Points, paint
 from uda.data.phantom_thorax import draw_subject
@@ -75,7 +75,6 @@ def write_phantom(root: Path, *, mr: Sequence[int], ct: Sequence[int], seed: int
         folder = Path(root) / f"{modality}_train"
         for subject in subjects:
             volume = render_subject(modality, subject, seed)
-            folder.mkdir(parents=True, exist_ok=True)
             for kind, array in (("image", volume.image), ("label", volume.label)):
                 path = folder / f"{modality}_train_{subject}_{kind}.nii.gz"
                 _write(path, array, volume.affine)
@@ -182,6 +181,5 @@ def _write(path: Path, array: NDArray[np.int16], affine: NDArray[np.float64]) ->
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     image.header.set_xyzt_units("mm")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_bytes(gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))

@@ -8,22 +8,17 @@ npz with ``arr_0`` (image) and ``arr_1`` (label). Labels are raw values: what th
 from __future__ import annotations
 
 import hashlib
-import io
-import lzma
 import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from uda.checkpoint import atomic_path
+from uda.data.npz import read_arrays
 from uda.data.tfrecord import (
     decode_example,
     encode_example,
@@ -49,23 +44,6 @@ __all__ = [
 ]
 
 _FLOAT = np.dtype("<f4")
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    tokenize.TokenError,
-    EOFError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-)
-"""What zipfile and numpy raise for archives that are cut short, damaged or something else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,43 +186,22 @@ def read_npz(
         DataError: no such archive, cut short, damaged, without ``arr_0``, with Python objects, of another
             shape, or not finite.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise DataError("is not a regular file", where=path, fix="give the path of a file")
-        with zipfile.ZipFile(path) as archive:
-            image = _array(archive, "arr_0", path)
-            label = _array(archive, "arr_1", path) if labels else None
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        refuse(f"cannot be read as npz: {reason}", str(path), "a complete archive of arrays")
-    if image is None:
-        there = ", ".join(sorted(name.removesuffix(".npy") for name in archive.namelist()))
-        refuse(f"has no array 'arr_0'; its arrays: {there or 'none'}", str(path), "the image")
+    wanted = ("arr_0", "arr_1") if labels else ("arr_0",)
+    names, found = read_arrays(path, wanted)
+    arrays = {name: _cube(array, f"{path}, {name}") for name, array in found.items()}
+    if "arr_0" not in arrays:
+        there = ", ".join(names) or "none"
+        refuse(f"has no array 'arr_0'; its arrays: {there}", str(path), "the image")
+    image, label = arrays["arr_0"], arrays.get("arr_1")
     _check_finite(image, str(path))
     if label is not None:
         _check_pair(image, label, str(path))
     return image, label
 
 
-def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[np.float32] | None:
-    """One array as float32, or None when it is not there; room is made only for bytes that are."""
-    where = f"{path}, {key}"
-    if f"{key}.npy" not in archive.namelist():
-        return None
-    content = archive.read(f"{key}.npy")  # to its end, so that its checksum is compared
-    stream = io.BytesIO(content)
-    first = npy.read_magic(stream) == (1, 0)
-    read_header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
-    if dtype.kind not in "biuf":
-        refuse(f"holds {dtype} values", where, "numbers, no Python objects")
-    if len(shape) != 3 or min(shape) < 1:
-        refuse(f"has shape {shape}", where, "rows, columns, slices")
-    needed = math.prod(shape) * dtype.itemsize
-    if len(content) - stream.tell() != needed:
-        refuse(f"has {len(content) - stream.tell()} bytes", where, f"{needed} for shape {shape}")
-    values = np.frombuffer(content, dtype, offset=stream.tell())
-    array = values.reshape(shape, order="F" if fortran else "C")
+def _cube(array: NDArray[Any], where: str) -> NDArray[np.float32]:
+    if array.ndim != 3 or min(array.shape) < 1:
+        refuse(f"has shape {array.shape}", where, "rows, columns, slices")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
 

@@ -20,8 +20,10 @@ from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.photo_labels import check_same_size, read_classes
 from uda.data.records import read_images as record_images
 from uda.data.records import read_npz, read_records
+from uda.data.traits import Traits, photo_traits, volume_traits
 from uda.data.volumes import Volume, prepare_image, prepare_label, read_volume
 from uda.errors import ConfigError, DataError
+from uda.reading import check_memory
 
 RECORDS, ARRAYS = ".tfrecords", ".npz"
 
@@ -31,8 +33,8 @@ def holds_both(path: Path) -> bool:
     return path.suffix in (RECORDS, ARRAYS)
 
 
-def prepared_stack(case: Case, card: DatasetCard) -> tuple[NDArray[Any], Geometry]:
-    """A case's prepared slices and the way back to its file.
+def prepared_stack(case: Case, card: DatasetCard) -> tuple[NDArray[Any], Geometry, Traits]:
+    """A case's prepared slices, the way back to its file, and what its image was like before.
 
     Returns:
         float32 ``[s, h, w]``, or ``[s, c, h, w]`` where the file holds each slice's neighbours too; of a
@@ -44,12 +46,16 @@ def prepared_stack(case: Case, card: DatasetCard) -> tuple[NDArray[Any], Geometr
     prepare = card.prepare
     if isinstance(prepare, PhotoPrepare):
         photo = read_photo(case.image)
+        rows, columns = prepare.size
+        check_memory(3 * rows * columns, f"an image of {rows}×{columns} pixels", case.image)
         planes = resize_photo(photo, prepare.size).transpose(2, 0, 1)
-        return planes[None], photo_geometry(photo.shape[:2], prepare.size)
-    prepared = [prepare_image(volume, prepare, case.image) for volume in read_images(case, card)]
-    if len(prepared) == 1:
-        return prepared[0]
-    return np.stack([slices for slices, _ in prepared], axis=1), prepared[0][1]
+        return planes[None], photo_geometry(photo.shape[:2], prepare.size), photo_traits(photo)
+    volumes = read_images(case, card)
+    prepared = [prepare_image(volume, prepare, case.image) for volume in volumes]
+    slices, geometry = prepared[0]
+    if len(prepared) > 1:
+        slices = np.stack([channel for channel, _ in prepared], axis=1)
+    return slices, geometry, volume_traits(volumes[len(volumes) // 2], geometry)
 
 
 def prepared_label(case: Case, geometry: Geometry, card: DatasetCard) -> NDArray[np.uint8]:

@@ -5,11 +5,8 @@ Images and labels are separate arrays; a store of unlabelled cases has no label 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
-from uda.checkpoint import fingerprint, write_json
+from uda.checkpoint import fingerprint, scratch, sync, write_json
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.hashes import Hashes
 from uda.data.records import fingerprint_images
 from uda.data.slabs import slab_of
 from uda.data.sources import holds_both
+from uda.data.traits import Traits
 from uda.data.writing import crc32, write_arrays
 from uda.errors import DataError, RunError
+from uda.reading import parse_json, read_text
 
 FORMAT = 3
 """Raised when the meaning of a stored array changes, so that older stores are prepared again."""
@@ -43,6 +42,8 @@ class StoredCase:
     geometry: Geometry
     low: float
     """its smallest intensity, that of padding"""
+    traits: Traits
+    """what its image was like before preparation"""
 
 
 class Store:
@@ -58,9 +59,14 @@ class Store:
         self.key: str = index["key"]
         self.cases = [
             StoredCase(
-                c["name"], c["start"], c["stop"], Geometry.from_json(c["geometry"]), c["low"]
+                name=case["name"],
+                start=case["start"],
+                stop=case["stop"],
+                geometry=Geometry.from_json(case["geometry"]),
+                low=case["low"],
+                traits=case["traits"],
             )
-            for c in index["cases"]
+            for case in index["cases"]
         ]
         self.channels: int = index["channels"]
         self.scale: tuple[list[float], list[float]] | None = index["scale"]
@@ -173,15 +179,15 @@ _intact_once: dict[Path, list[tuple[int, int]]] = {}
 def _intact(folder: Path, key: str) -> bool:
     """Whether every array has the bytes it was written with."""
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        if index["key"] != key:
-            return False
+        index = parse_json(read_text(folder / "index.json"))
+        if index["key"] != key or index.pop("sha256", "") != fingerprint(index):
+            return False  # damaged, or older: it says less of the same arrays
         said = [(folder / name).stat() for name in index["crc32"]]
         signs = [(one.st_size, one.st_mtime_ns) for one in said]
         if _intact_once.get(folder) == signs:
             return True
         sound = all(crc32(folder / name) == crc for name, crc in index["crc32"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     if sound:
         _intact_once[folder] = signs
@@ -190,20 +196,15 @@ def _intact(folder: Path, key: str) -> bool:
 
 def _build(card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, workers: int) -> None:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(
-            f".{folder.name}.*"
-        ):  # of a killed run; ours holds the lock
-            shutil.rmtree(stale, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            index = write_arrays(card, cases, work, workers)
-            write_json(work / "index.json", {"key": key, **index})
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(FileExistsError):  # another process was first
-                os.replace(work, folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with scratch(folder.parent) as unfinished:
+            work = unfinished / folder.name
+            work.mkdir()
+            index = {"key": key, **write_arrays(card, cases, work, workers)}
+            write_json(work / "index.json", {**index, "sha256": fingerprint(index)})
+            if folder.exists():
+                os.replace(folder, unfinished / "damaged")
+            os.replace(work, folder)
+            sync(folder.parent)
     except OSError as error:
         raise RunError(
             f"the store cannot be written: {error}",

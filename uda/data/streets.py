@@ -23,7 +23,6 @@ nothing else, to the byte: not on how many are written.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import cv2
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from uda.checkpoint import atomic_path
 from uda.data.streets_labels import LABEL_COLORS, LABEL_ID, SYNTHIA_IDS
 from uda.data.streets_render import render_street
 from uda.errors import DataError
@@ -154,10 +154,8 @@ def _png16(label: NDArray[np.uint16]) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
 
 
 def _refuse_negative(**numbers: int) -> None:

@@ -8,8 +8,7 @@ slices stand in memory.
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -29,7 +25,9 @@ from uda.checkpoint import atomic_path
 from uda.data import geometry as grids
 from uda.data.geometry import Geometry
 from uda.data.intensity import check_units, foreground, normalize
+from uda.data.nifti import read_array
 from uda.errors import ConfigError, DataError
+from uda.reading import check_memory
 from uda.types import IGNORE
 
 GRID_TOLERANCE = 1e-3
@@ -38,17 +36,9 @@ GRID_TOLERANCE = 1e-3
 CHUNK = 16
 """Slices that are turned and resampled at a time."""
 
-UNREADABLE = (
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-    EOFError,
-    OSError,
-    OverflowError,
-    ValueError,
-    zlib.error,
-)
-"""What nibabel raises for files that are cut short, damaged or something else."""
+LARGEST = float(np.finfo(np.float32).max)
+WIDEST = 1e6
+"""Largest voxel, in mm: beyond it nothing was measured, a header is damaged."""
 
 
 @dataclass(frozen=True)
@@ -81,73 +71,42 @@ def read_volume(path: Path) -> Volume:
         DataError: missing, not NIfTI, cut short, not 3-D, empty, without a usable affine, or not
             of finite numbers.
     """
-    if not path.is_file():
-        raise DataError(
-            "there is no such file", where=path, fix="correct the card's pattern or root"
-        )
-    try:
-        file = _open(path)
-        array = np.asanyarray(file.dataobj)
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"cannot be read as NIfTI: {reason}",
-            where=path,
-            expected="a complete .nii or .nii.gz file",
-            fix="copy or download it again; `gzip -t` tells whether an archive is cut short",
-        ) from error
+    array, header = read_array(path)
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
-    affine = np.asarray(file.affine, dtype=np.float64)
-    _check_content(array, affine, path)
-    return Volume(array, affine)
+    _check_content(array, header.affine, path)
+    return Volume(array, header.affine)
 
 
 def _check_content(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Refuse what is no 3-D image of finite numbers with a place in the world."""
-    if array.ndim != 3 or 0 in array.shape:
-        raise DataError(
-            f"has shape {array.shape}",
-            where=path,
-            expected="three axes",
-            fix="split time frames or channels",
-        )
-    if array.dtype.kind not in "iuf":
-        raise DataError(
-            f"its voxels are {array.dtype}, not numbers",
-            where=path,
-            expected="one integer or real number a voxel",
-            fix="convert colour to intensity, a complex image to its magnitude",
-        )
-    if not _invertible(affine):
+    """Refuse voxels that are no finite numbers, or have no place in the world."""
+    if not invertible(affine):
         raise DataError(
             "its affine is not invertible, so orientation and spacing are unknown",
             where=path,
             fix="set a valid sform or qform",
         )
-    bad = 0 if np.issubdtype(array.dtype, np.integer) else int((~np.isfinite(array)).sum())
-    if bad:
+    if array.dtype.kind == "f" and (bad := _beyond(array)):
         raise DataError(
-            f"{bad} voxels are NaN or infinite",
+            f"{bad} voxels are NaN, infinite or beyond what float32 holds",
             where=path,
             expected="finite intensities",
             fix="replace them, e.g. by the background intensity",
         )
 
 
-def _open(path: Path) -> Any:
-    """The file; an archive is unpacked to its end, so that its checksum is verified."""
-    if path.suffix != ".gz":
-        return nibabel.load(path)
-    with gzip.open(path) as archive:
-        raw = archive.read()
-    nifti2 = int.from_bytes(raw[:4], "little") == 540 or int.from_bytes(raw[:4], "big") == 540
-    return (nibabel.Nifti2Image if nifti2 else nibabel.Nifti1Image).from_bytes(raw)
+def _beyond(array: NDArray[Any]) -> int:
+    """Voxels that are no numbers, or would be none as float32; counted only where there are any."""
+    if max(-float(array.min()), float(array.max())) <= LARGEST:
+        return 0
+    return int((~(np.abs(array) <= LARGEST)).sum())
 
 
-def _invertible(affine: NDArray[np.float64]) -> bool:
-    """Whether each axis of the file has a direction of its own."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+def invertible(affine: NDArray[np.float64]) -> bool:
+    """Whether each axis of the file has a direction and a size of its own."""
+    if not np.isfinite(affine).all() or np.abs(affine[:3, :3]).max() > WIDEST:
+        return False
+    if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         return False
     return bool(np.isfinite(nibabel.io_orientation(affine)).all())
 
@@ -161,10 +120,11 @@ def prepare_image(
         float32 slices ``[s, h, w]`` and the way back.
 
     Raises:
-        DataError: the image is constant inside the region of interest, or a CT without its offset.
+        DataError: the image is constant inside the region of interest, a CT without its offset, or too large.
     """
     check_units(volume.array, prepare, path)
     geometry = _geometry(volume, prepare)
+    _check_room(geometry, path)
     geometry = replace(geometry, start=_crop_start(volume, geometry, prepare))
     slices = np.empty((geometry.turned_shape[0], *prepare.size), dtype=np.float32)
     first = 0
@@ -198,6 +158,15 @@ def _geometry(volume: Volume, prepare: Prepare) -> Geometry:
     if prepare.slice_spacing is not None:
         geometry = replace(geometry, depth=_cells(slices * through, prepare.slice_spacing))
     return geometry
+
+
+def _check_room(geometry: Geometry, path: Path) -> None:
+    """Refuse prepared slices that would not fit, such as those of a spacing that is far too small."""
+    rows, columns = geometry.size
+    slices = max(geometry.depth, geometry.turned_shape[0])
+    whole = math.prod(geometry.resized) * min(CHUNK, geometry.turned_shape[0])
+    what = f"{slices} slices of {rows}×{columns}, cut from {'×'.join(map(str, geometry.resized))} pixels,"
+    check_memory(4 * (slices * rows * columns + whole), what, path)
 
 
 def _cells(length: float, spacing: float) -> int:
@@ -276,9 +245,15 @@ def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.u
     return mapped
 
 
-def write_volume(path: Path, array: NDArray[Any], affine: Any) -> None:
-    """Write a NIfTI file whole or not at all."""
+def write_volume(path: Path, array: NDArray[Any], affine: Any, slope: float | None = None) -> None:
+    """Write a NIfTI file whole or not at all.
+
+    Args:
+        slope: what readers multiply the stored values by.
+    """
     image = nibabel.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
 

@@ -19,6 +19,7 @@ from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import ordered
 from uda.data.sources import prepared_label, prepared_stack
+from uda.data.traits import Traits
 from uda.errors import DataError, MismatchError, UdaError, UnreadableError, raise_all
 
 HEADER = 256
@@ -74,12 +75,13 @@ class _Prepared:
     images: NDArray[Any]
     geometry: Geometry
     labels: NDArray[np.uint8] | None
+    traits: Traits
 
 
 def _prepared(case: Case, card: DatasetCard) -> _Prepared:
-    images, geometry = prepared_stack(case, card)
+    images, geometry, traits = prepared_stack(case, card)
     labels = None if case.label is None else prepared_label(case, geometry, card)
-    return _Prepared(case, images, geometry, labels)
+    return _Prepared(case, images, geometry, labels, traits)
 
 
 def write_arrays(
@@ -146,8 +148,8 @@ class _Kept:
     def _count(self, one: _Prepared) -> None:
         stop = self.count + len(one.images)
         entry = {"name": one.case.name, "start": self.count, "stop": stop}
-        low = float(one.images.min())
-        self.entries.append({**entry, "geometry": one.geometry.as_json(), "low": low})
+        measured = {"low": float(one.images.min()), "traits": one.traits}
+        self.entries.append({**entry, "geometry": one.geometry.as_json(), **measured})
         self.count, self.shape = stop, one.images.shape[1:]
 
     def check(self) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-from collections.abc import Iterator
-from typing import Any
 
 from uda.errors import ModelError
 
@@ -39,41 +36,23 @@ _PARTS = (
 )
 
 
-def check_expressions(description: bytes, name: str) -> None:
-    """Refuse a program that has anything but arithmetic where sizes and guards are described.
+_GROWING = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
+_POWERS, _EXPONENT = 3, 64
+"""powers and shifts in one expression; their largest exponent"""
 
-    Args:
-        description: the JSON of the program.
+
+def check_expression(text: str, name: str) -> None:
+    """Refuse a size or a guard that is anything but arithmetic.
 
     Raises:
-        ModelError: not JSON, or an expression that calls or reads something else.
+        ModelError: an expression that calls or reads something else, or whose value may have no end.
     """
-    try:
-        found = list(_expressions(json.loads(description)))
-    except (ValueError, RecursionError) as error:
+    if not _is_arithmetic(text):
         raise ModelError(
-            f"its description is not JSON: {error}", where=name, fix="export the network again"
-        ) from error
-    for text in found:
-        if not _is_arithmetic(text):
-            raise ModelError(
-                f"describes a size by {text[:80]!r}, which is not arithmetic and is not evaluated",
-                where=name,
-                fix="export the network yourself, from code you trust",
-            )
-
-
-def _expressions(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
-        for item in node:
-            yield from _expressions(item)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key == "expr_str":
-                yield str(value)
-            elif key in ("guards_code", "range_constraints") and isinstance(value, list | dict):
-                yield from map(str, value)
-            yield from _expressions(value)
+            f"describes a size by {text[:80]!r}, which is not arithmetic and is not evaluated",
+            where=name,
+            fix="export the network yourself, from code you trust",
+        )
 
 
 def _is_arithmetic(text: str) -> bool:
@@ -81,7 +60,36 @@ def _is_arithmetic(text: str) -> bool:
         parsed = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError):
         return False
-    return all(_is_harmless(node) for node in ast.walk(parsed))
+    nodes = list(ast.walk(parsed))
+    return all(_is_harmless(node) for node in nodes) and _is_bounded(nodes)
+
+
+def _is_bounded(nodes: list[ast.AST]) -> bool:
+    """Whether its value has an end that can be waited for: 9**9**9 has none."""
+    powers = [node for node in nodes if _is_power(node)]
+    return len(powers) <= _POWERS and all(_is_small(node) for node in powers)
+
+
+def _is_power(node: ast.AST) -> bool:
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Pow | ast.LShift)
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in _GROWING
+
+
+def _is_small(power: ast.AST) -> bool:
+    """Whether the exponent is a name, or made of small numbers by no product."""
+    if isinstance(power, ast.BinOp):
+        exponents: list[ast.expr] = [power.right]
+    else:
+        exponents = power.args[1:] if isinstance(power, ast.Call) else []
+    for part in (inner for exponent in exponents for inner in ast.walk(exponent)):
+        if isinstance(part, ast.Mult | ast.Pow | ast.LShift):
+            return False
+        if isinstance(part, ast.Constant) and not (
+            isinstance(part.value, int | float) and abs(part.value) <= _EXPONENT
+        ):
+            return False
+    return True
 
 
 def _is_harmless(node: ast.AST) -> bool:

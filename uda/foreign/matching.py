@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,9 @@ def read_state(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise ModelError("there is no such file", where=path, fix="give the path of a state dict")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of what it does not know it raises, too
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can make the unpickler raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(

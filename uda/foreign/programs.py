@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from uda.errors import ModelError
-from uda.foreign.expressions import check_expressions
+from uda.foreign.archives import EXPORTED, TORCHSCRIPT, known_parts, packed, read_parts
+from uda.foreign.descriptions import check_payload, checked_description
+from uda.foreign.scripts import check_scripts
 
 Kind = Literal["torchscript", "exported"]
+
+_DESCRIPTION = "models/model.json"
+_EXAMPLE = "data/sample_inputs/model.pt"
+_PAYLOADS = {
+    "data/weights": "model_weights_config.json",
+    "data/constants": "model_constants_config.json",
+}
 
 
 def kind_of(data: bytes, name: str) -> Kind:
@@ -26,33 +33,18 @@ def kind_of(data: bytes, name: str) -> Kind:
     Raises:
         ModelError: weights without a program, a file cut short, or something else.
     """
-    expected = "a program of torch.jit.save or torch.export.save"
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if min((member.header_offset for member in archive.infolist()), default=1):
-                raise zipfile.BadZipFile("it does not begin where its first part does")
-            damaged = archive.testzip()
-            names = [member.partition("/")[2] for member in archive.namelist()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ModelError(
-            f"cannot be read as a network: {error}",
-            where=name,
-            expected=expected,
-            fix="copy or save the file again; a state dict is given as weights (--weights), not as "
-            "the network",
-        ) from error
-    if damaged is not None:
-        raise ModelError(
-            f"its part {damaged!r} is damaged", where=name, fix="copy or save the file again"
-        )
-    if any(member.startswith("models/") for member in names):
+    return _kind(read_parts(data, name), name)
+
+
+def _kind(parts: Mapping[str, bytes], name: str) -> Kind:
+    if any(path.startswith("models/") for path in parts):
         return "exported"
-    if "constants.pkl" in names:
+    if "constants.pkl" in parts:
         return "torchscript"
     raise ModelError(
         "holds weights or other objects, and no program",
         where=name,
-        expected=expected,
+        expected="a program of torch.jit.save or torch.export.save",
         fix="export the network with torch.export.export and torch.export.save, and give this file "
         "as weights (--weights)",
     )
@@ -61,18 +53,19 @@ def kind_of(data: bytes, name: str) -> Kind:
 def load_program(kind: Kind, data: bytes, name: str) -> Any:
     """The network of a TorchScript file (a ``ScriptModule``), or the ``ExportedProgram`` of the other kind.
 
-    A program is code of its author: it computes what it wants from the images. It is not Python, and no
-    pickled object, script object or expression outside arithmetic is accepted.
+    A program is code of its author: it computes what it wants from the images. It is not Python; no pickled
+    object, script object, compiled code or operator of files is accepted, and torch sees no part of the file that was
+    not checked.
 
     Raises:
         ModelError: damaged, of the other kind, or with parts that are not opened.
     """
-    found = kind_of(data, name)
-    if found != kind:
+    parts = read_parts(data, name)
+    if (found := _kind(parts, name)) != kind:
         raise ModelError(
             f"is a {found} program", where=name, expected=kind, fix="import the file again"
         )
-    return _torchscript(data, name) if kind == "torchscript" else _exported(data, name)
+    return _torchscript(parts, name) if kind == "torchscript" else _exported(parts, name)
 
 
 def _unreadable(error: Exception, name: str) -> ModelError:
@@ -85,11 +78,13 @@ def _unreadable(error: Exception, name: str) -> ModelError:
     )
 
 
-def _torchscript(data: bytes, name: str) -> nn.Module:
+def _torchscript(parts: Mapping[str, bytes], name: str) -> nn.Module:
+    known = known_parts(parts, TORCHSCRIPT, name)
+    check_scripts(known, name)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.* is deprecated")
-            module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+            module: nn.Module = torch.jit.load(packed(known), map_location="cpu")
             _refuse_baked(module, name)
     except RuntimeError as error:
         raise _unreadable(error, name) from error
@@ -124,21 +119,17 @@ def _refuse_baked(module: nn.Module, name: str) -> None:
                 )
 
 
-def _exported(data: bytes, name: str) -> Any:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for member in archive.namelist():
-            file = member.rpartition("/")[2]
-            if file.startswith(("custom_obj", "opaque_obj")):
-                raise ModelError(
-                    f"holds a script object or a pickle ({file}), which could run code when opened",
-                    where=name,
-                    fix="export a network whose state is tensors alone",
-                )
-            if "/models/" in member and file.endswith(".json"):
-                check_expressions(archive.read(member), name)
+def _exported(parts: Mapping[str, bytes], name: str) -> Any:
+    known = known_parts(parts, EXPORTED, name)
+    for folder, tensors in _PAYLOADS.items():
+        if (listed := known.get(f"{folder}/{tensors}")) is not None:
+            check_payload(listed, known, folder, name)
+    if (description := known.get(_DESCRIPTION)) is not None:
+        known[_DESCRIPTION] = checked_description(description, name)
+    known[_EXAMPLE] = b""  # a pickle that nobody needs
     try:
         with _only_tensors(), _silent("torch.export"):
-            return torch.export.load(io.BytesIO(data))
+            return torch.export.load(packed(known))
     except (
         Exception
     ) as error:  # whatever its schema, decoder and operators raise for a strange file

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from uda.cards import DatasetCard
 from uda.checkpoint import write_text
 from uda.data.geometry import turn_to
-from uda.data.volumes import UNREADABLE
+from uda.data.nifti import read_header
+from uda.data.volumes import invertible
 from uda.errors import DataError, UdaError, raise_all
 from uda.nnunet.listing import Listing
 from uda.recipes import parse
@@ -26,7 +26,6 @@ VALIDATE_EVERY = 5
 SIZE_STEP = 32
 SIZE_PERCENTILE = 95
 CLIP = (0.5, 99.5)
-SMALLEST = 1e-9  # mm³ of a voxel
 
 
 @dataclass(frozen=True)
@@ -209,19 +208,11 @@ def _pixels(listing: Listing) -> tuple[float, tuple[int, int]]:
 
 def _read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Shape and affine of a NIfTI file; no voxel is read."""
-    try:
-        file: Any = nibabel.load(path)
-        shape, affine = tuple(file.shape), np.asarray(file.affine, dtype=np.float64)
-    except UNREADABLE as error:
-        raise DataError(
-            f"its header cannot be read: {' '.join(str(error).split()) or type(error).__name__}",
-            where=path,
-            expected="a complete .nii or .nii.gz file",
-            fix="copy or download it again",
-        ) from error
+    header = read_header(path)
+    shape, affine = header.shape, header.affine
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
-    if len(shape) != 3 or not abs(np.linalg.det(affine[:3, :3])) > SMALLEST:
+    if len(shape) != 3 or not invertible(affine):
         raise DataError(
             f"has shape {shape} and affine {affine[:3].round(3).tolist()}",
             where=path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os.path import isfile  # False also for names that no disk can hold, where pathlib raises
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -105,9 +106,9 @@ def _from_list(reader: Reader, raw: list[Any], ending: str) -> Iterator[tuple[st
             continue
         image = _tidy(entry["image"])
         name = PurePosixPath(image).name.removesuffix(ending).removesuffix(CHANNEL)
-        if not (reader.source.parent / image).is_file():  # nnU-Net v1 leaves the channel out
+        if not isfile(reader.source.parent / image):  # nnU-Net v1 leaves the channel out
             with_channel = f"{image.removesuffix(ending)}{CHANNEL}{ending}"
-            if (reader.source.parent / with_channel).is_file():
+            if isfile(reader.source.parent / with_channel):
                 image = with_channel
         label = _tidy(entry["label"]) if isinstance(entry.get("label"), str) else None
         pair = Pair(image, label)
@@ -116,7 +117,7 @@ def _from_list(reader: Reader, raw: list[Any], ending: str) -> Iterator[tuple[st
 
 
 def _there(reader: Reader, name: str, pair: Pair) -> bool:
-    absent = [p for p in (pair.image, pair.label) if p and not (reader.source.parent / p).is_file()]
+    absent = [p for p in (pair.image, pair.label) if p and not isfile(reader.source.parent / p)]
     for path in absent:
         reader.lies(
             f"lists {path} for case {name!r}, which is not there",

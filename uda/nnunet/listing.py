@@ -5,7 +5,6 @@ Every statement is compared with the files; whatever is not true is told at once
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from uda.errors import DataError, raise_all
 from uda.nnunet.files import FILE, Pair, Reader, find_files
+from uda.reading import parse_json, read_text
 
 ENDINGS = (".nii.gz", ".nii")
 IGNORE_NAME = "ignore"
@@ -79,8 +79,8 @@ def read_listing(folder: Path) -> Listing:
 
 def _mapping(source: Path) -> Mapping[str, Any]:
     try:
-        raw = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raw = parse_json(read_text(source))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as JSON: {error}",
             where=source,

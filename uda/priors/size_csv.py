@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from uda.errors import DataError, nearest, raise_all
+from uda.reading import read_rows
 
 ID_COLUMN = "val_ids"
 _ID = re.compile(r"(?P<case>.+)_(?P<slice>[0-9]{1,9})(?:\.[A-Za-z][A-Za-z0-9]*){0,2}")
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 _LIST = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*\]")
 _SHOWN = 60  # characters of a cell in a message
+_LISTED = 400  # of all columns
 
 
 def read_sizes(
@@ -46,7 +47,8 @@ def read_sizes(
     for name in (ID_COLUMN, column):
         if header.count(name) != 1:
             raise DataError(
-                f"the CSV has {header.count(name)} columns {name!r}; its columns are {header}",
+                f"the CSV has {header.count(name)} columns {name!r}; its columns are "
+                f"{str(header)[:_LISTED]}",
                 where=path,
                 expected=f"a column {ID_COLUMN!r} and a column of lists, separated by ; or ,",
                 fix=nearest(name, filter(None, header)),
@@ -86,12 +88,8 @@ def read_sizes(
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and cells of every line that is not empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            separator = ";" if ";" in file.readline() else ","
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator)
-            return [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return read_rows(path, separators=";,")
+    except (OSError, ValueError) as error:
         raise DataError(
             f"sizes cannot be read: {error}", where=path, fix="give the path of a CSV file"
         ) from error
@@ -118,7 +116,7 @@ def _counts(text: str, classes: int, pixels: int | None, where: str) -> tuple[fl
         what = f"the sizes are {text[:_SHOWN]!r}"
     elif len(counts) != classes:
         what = f"{len(counts)} sizes in {text[:_SHOWN]!r}"
-    elif not all(math.isfinite(count) and count >= 0 for count in counts):
+    elif not math.isfinite(total) or min(counts) < 0:
         what = f"a size in {text[:_SHOWN]!r} is negative or not finite"
     elif total <= 0:
         what = f"the sizes {text[:_SHOWN]!r} cover no pixel"

@@ -1,0 +1,133 @@
+"""Gates and the rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from uda.guard_specs import Guard
+from uda.selection import (
+    RULE,
+    Expected,
+    Scores,
+    Views,
+    choose,
+    faults,
+    mean_ranks,
+    smoothed,
+    stale,
+)
+
+LOW = Scores(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+HIGH = replace(LOW, **{name: 0.1 if name == "ratio_distance" else 0.9 for name in RULE})
+GUARD = Guard(factor=3, overlap=0.3)
+
+
+def labels_of(first: int, second: int) -> Tensor:
+    """Two images of 100 pixels with so many pixels of both structures."""
+    row = torch.zeros(100, dtype=torch.long)
+    row[:first], row[50 : 50 + second] = 1, 2
+    return row.view(10, 10).expand(2, -1, -1).clone()
+
+
+def views_of(labels: Tensor) -> Views:
+    log_p = (functional.one_hot(labels, 3).movedim(-1, 1) * 20.0).log_softmax(1)
+    return Views(log_p, (labels,))
+
+
+def expected(first: int = 10, second: int = 20, ratio: tuple[float, ...] | None = None) -> Expected:
+    """Source model and AdaBN find so many pixels; so says the prior, unless told otherwise."""
+    before = labels_of(first, second)
+    prior = torch.tensor(ratio or (1 - (first + second) / 100, first / 100, second / 100))
+    return Expected(
+        ("background", "disk", "ring"), (1, 2), prior, before, before, torch.tensor([0, 1])
+    )
+
+
+def test_a_model_as_expected_is_safe() -> None:
+    assert faults(views_of(labels_of(12, 18)), expected(), GUARD) == []
+
+
+def test_a_lost_structure_is_named() -> None:
+    told = faults(views_of(labels_of(0, 20)), expected(), GUARD)
+    assert told[0] == "disk is not found any more"
+
+
+@pytest.mark.parametrize(("count", "safe"), [(3, False), (4, True), (29, True), (31, False)])
+def test_a_structures_ratio_may_differ_by_the_factor_and_no_more(count: int, safe: bool) -> None:
+    guard = GUARD.model_copy(update={"overlap": 0.0})
+    told = faults(views_of(labels_of(count, 20)), expected(), guard)
+    assert (not told) == safe
+    if told:
+        assert told == [f"disk takes {count} % of the pixels, expected 3.33 to 30 %"]
+
+
+def test_what_the_prior_and_adabn_say_are_both_as_expected() -> None:
+    """The prior says 2 %, AdaBN finds 10 %: from a third of the one to three times the other."""
+    known = expected(ratio=(0.78, 0.02, 0.2))
+    guard = GUARD.model_copy(update={"overlap": 0.0})
+    assert faults(views_of(labels_of(1, 20)), known, guard) == []
+    assert faults(views_of(labels_of(29, 20)), known, guard) == []
+    assert faults(views_of(labels_of(31, 20)), known, guard) != []
+
+
+def test_a_structure_that_was_never_found_need_not_be_found() -> None:
+    assert faults(views_of(labels_of(0, 20)), expected(0, 20, (0.8, 0.0, 0.2)), GUARD) == []
+
+
+def test_a_structure_elsewhere_has_drifted() -> None:
+    moved = labels_of(10, 20).flip(1)
+    told = faults(views_of(moved), expected(), GUARD)
+    assert "disk overlaps by Dice 0.00 with where it was before adaptation" in told
+
+
+def test_it_is_enough_to_agree_with_the_source_model_or_with_adabn() -> None:
+    moved = labels_of(10, 20).flip(1)
+    known = replace(expected(), adabn=moved)
+    assert faults(views_of(moved), known, GUARD) == []
+    assert faults(views_of(labels_of(10, 20)), known, GUARD) == []
+
+
+def test_predictions_that_are_no_numbers_are_unsafe() -> None:
+    views = views_of(labels_of(10, 20))
+    views.log_p[0, 0, 0, 0] = torch.nan
+    assert faults(views, expected(), GUARD) == ["its predictions are not finite"]
+
+
+def test_the_best_combined_rank_is_chosen() -> None:
+    choice = choose({"source": LOW, "adabn": LOW, "000010": HIGH, "000020": LOW})
+    assert (choice.name, choice.fallback) == ("000010", False)
+
+
+def test_nothing_better_than_before_falls_back_to_the_better_of_the_two() -> None:
+    assert choose({"source": LOW, "adabn": HIGH, "000010": LOW}).name == "adabn"
+    assert choose({"source": HIGH, "adabn": LOW, "000010": LOW}).name == "source"
+    assert choose({"source": HIGH, "adabn": LOW}).fallback
+
+
+def test_of_equals_the_one_before_adaptation_is_kept() -> None:
+    assert choose({"000010": HIGH, "source": LOW, "adabn": HIGH}).name == "adabn"
+
+
+def test_equal_scores_share_their_rank() -> None:
+    ranks = mean_ranks({"a": LOW, "b": LOW, "c": HIGH})
+    assert ranks == {"a": 1.5, "b": 1.5, "c": 3.0}
+
+
+def test_the_entropy_has_no_say() -> None:
+    assert choose({"source": LOW, "adabn": LOW, "000010": replace(LOW, entropy=0.0)}).fallback
+
+
+def test_smoothing_is_the_mean_with_the_checkpoint_before() -> None:
+    trend = smoothed([LOW, HIGH, HIGH])
+    assert [one.agreement for one in trend] == pytest.approx([0.5, 0.7, 0.9])
+    assert smoothed([]) == []
+
+
+def test_how_long_nothing_was_better() -> None:
+    assert stale([LOW, HIGH, LOW, LOW]) == 2
+    assert stale([LOW, HIGH]) == 0

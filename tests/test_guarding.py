@@ -1,0 +1,232 @@
+"""A guarded stage keeps the best safe checkpoint, or what was there before, and says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from typer.testing import CliRunner
+
+from uda import pipeline, stages
+from uda.checkpoint import load_tensors
+from uda.cli import app
+from uda.config import Recipe
+from uda.errors import RunError
+from uda.guarding import Watch
+from uda.recipes import load_recipe
+from uda.selection import Choice, Judge, Scores
+from uda.selection import judge as judging
+
+ONE = "adapt-minent"
+COLLAPSING = "adapt.minent.lr=1.0"
+
+
+def recipe_of(tiny: Tiny, *overrides: str) -> Recipe:
+    fixed = ["compute.device=cpu", "pretrain.steps=60", "pretrain.lr=0.01", "pretrain.ema=0"]
+    return load_recipe(tiny.recipe, [*tiny.overrides, *fixed, *overrides])
+
+
+def adapted(tiny: Tiny, out: Path, *overrides: str) -> dict[str, Any]:
+    """What stage.json of the variant says after running it."""
+    pipeline.run(recipe_of(tiny, *overrides), out, until=ONE)
+    said: dict[str, Any] = json.loads((out / ONE / "stage.json").read_text())
+    return said
+
+
+def weights(folder: Path) -> dict[str, list[float]]:
+    tensors, _ = load_tensors(folder / "model.safetensors")
+    return {name: tensor.double().flatten().tolist() for name, tensor in tensors.items()}
+
+
+def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Make the rule choose a candidate, if it is there."""
+
+    def choose(scores: dict[str, Scores]) -> Choice:
+        return Choice(name if name in scores else "adabn", dict.fromkeys(scores, 1.0))
+
+    monkeypatch.setattr(judging, "choose", choose)
+
+
+def test_a_collapse_falls_back_to_the_model_before_adaptation_weight_for_weight(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    said = adapted(tiny, tmp_path, COLLAPSING, "adapt.minent.guard.overlap=0.9")
+    pipeline.run(recipe_of(tiny, COLLAPSING), tmp_path, until="adabn")
+    selection = said["selection"]
+    assert selection["fallback"]
+    assert selection["why"].startswith("no checkpoint was safe: ")
+    assert selection["ended"].startswith("2 checkpoints in a row were unsafe: ")
+    assert [one["safe"] for one in selection["candidates"]] == [True, True, False, False]
+    before = tmp_path / {"source": "pretrain", "adabn": "adabn"}[selection["kept"]]
+    assert weights(tmp_path / ONE) == weights(before)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("source", "pretrain"), ("adabn", "adabn")])
+def test_both_models_before_adaptation_can_be_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
+) -> None:
+    favouring(monkeypatch, name)
+    assert adapted(tiny, tmp_path)["selection"]["kept"] == name
+    pipeline.run(recipe_of(tiny), tmp_path, until=stage)
+    assert weights(tmp_path / ONE) == weights(tmp_path / stage)
+
+
+def test_the_checkpoint_that_the_rule_likes_is_kept_and_not_the_last(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favouring(monkeypatch, "000003")
+    wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
+    said = adapted(tiny, tmp_path, "adapt.minent.lr=1e-5", *wide)["selection"]
+    assert (said["kept"], said["step"], said["fallback"]) == ("step 3", 3, False)
+    kept = tmp_path / ONE / "snapshots" / "000003"
+    assert weights(tmp_path / ONE) == weights(kept)
+    assert weights(kept) != weights(tmp_path / ONE / "snapshots" / "000006")
+
+
+def test_snapshots_that_nobody_asked_for_do_not_stay(tiny: Tiny, tmp_path: Path) -> None:
+    said = adapted(tiny, tmp_path, "adapt.minent.snapshot_every=0", "adapt.minent.steps=16")
+    steps = [one["step"] for one in said["selection"]["candidates"]]
+    assert steps[:4] == [0, 0, 2, 4]
+    assert not (tmp_path / ONE / "snapshots").exists()
+
+
+def test_the_last_step_is_judged_even_off_the_beat(tiny: Tiny, tmp_path: Path) -> None:
+    said = adapted(
+        tiny,
+        tmp_path,
+        "adapt.minent.lr=1e-6",
+        "adapt.minent.steps=5",
+        "adapt.minent.guard.patience=9",
+    )
+    assert [one["step"] for one in said["selection"]["candidates"]] == [0, 0, 3, 5]
+
+
+def test_training_ends_when_nothing_gets_better(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores that fall from step to step, of checkpoints that are all safe."""
+    real = Judge.scores
+
+    def falling(self: Judge, some: Any = None) -> dict[str, Scores]:
+        found = real(self, some)
+        return {
+            name: Scores(*[1 / (1 + int(name)) if name.isdecimal() else 0.0] * 8) for name in found
+        }
+
+    monkeypatch.setattr(Judge, "scores", falling)
+    said = adapted(
+        tiny,
+        tmp_path,
+        "adapt.minent.lr=1e-6",
+        "adapt.minent.steps=8",
+        "adapt.minent.snapshot_every=1",
+        "adapt.minent.guard.patience=2",
+    )["selection"]
+    assert said["ended"] == "none of the last 2 checkpoints was better"
+    assert [one["step"] for one in said["candidates"]][-1] < 8
+
+
+def test_a_killed_stage_judges_and_keeps_what_the_uninterrupted_one_does(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ("adapt.minent.lr=1e-4", "adapt.minent.steps=8", "adapt.minent.snapshot_every=2")
+    whole = adapted(tiny, tmp_path / "whole", *plan)["selection"]
+    seen, calls = Watch._seen, []
+
+    def killed(self: Watch, step: int) -> bool:
+        calls.append(step)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return seen(self, step)
+
+    monkeypatch.setattr(Watch, "_seen", killed)
+    with pytest.raises(KeyboardInterrupt):
+        adapted(tiny, tmp_path / "killed", *plan)
+    again = adapted(tiny, tmp_path / "killed", *plan)["selection"]
+    assert calls == [2, 4, 6, 4, 6, 8]  # the checkpoint of step 4 is where it goes on
+    assert again == whole
+    assert weights(tmp_path / "killed" / ONE) == weights(tmp_path / "whole" / ONE)
+
+
+def test_a_loss_that_is_no_number_ends_a_guarded_training_and_fails_another(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    exploding = ("adapt.minent.lr=1e30", "adapt.minent.clip=0", "adapt.minent.snapshot_every=1")
+    said = adapted(tiny, tmp_path / "guarded", *exploding)["selection"]
+    assert said["fallback"]
+    with pytest.raises(RunError, match=r"not finite|became nan"):
+        adapted(tiny, tmp_path / "last", *exploding, "adapt.minent.select=last")
+    assert not (tmp_path / "last" / ONE).exists()
+
+
+def test_without_a_guard_nothing_is_judged(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "Judge", None)
+    said = adapted(tiny, tmp_path, "adapt.minent.select=last")
+    assert "selection" not in said
+
+
+def test_the_guards_settings_make_a_new_stage_only_where_they_act(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    def runs(*overrides: str) -> bool:
+        return pipeline.run(recipe_of(tiny, *overrides), tmp_path, until=ONE)[-1].ran
+
+    last, other = "adapt.minent.select=last", "adapt.minent.guard.factor=5"
+    assert runs(last)
+    assert not runs(last, other)
+    assert runs()
+    assert runs(other)
+
+
+def test_the_oracle_is_a_snapshot_and_says_that_it_used_target_labels(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    recipe = recipe_of(tiny, "adapt.minent.select=oracle", "adapt.minent.snapshot_every=1")
+    pipeline.run(recipe, tmp_path, until="evaluate")
+    rows = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["rows"]
+    row = next(one for one in rows if one["name"] == "minent")
+    assert "target_labels" in row["supervision"]
+    assert 1 <= row["step"] <= 6
+
+
+def test_the_table_says_what_was_kept(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, COLLAPSING, "adapt.minent.guard.overlap=0.9")
+    pipeline.run(recipe, tmp_path, until="evaluate")
+    rows = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["rows"]
+    by_name = {row["name"]: row for row in rows}
+    kept = by_name["minent"]["selection"]
+    assert kept["fallback"]
+    before = by_name[{"source": "source_only", "adabn": "adabn"}[kept["kept"]]]
+    assert by_name["minent"]["dice"] == before["dice"]
+    assert "selection" not in by_name["adabn"]
+
+
+@pytest.mark.parametrize(("extra", "code"), [([], 3), (["--allow-fallback"], 0)])
+def test_the_command_ends_with_3_where_it_fell_back_unless_that_is_allowed(
+    tiny: Tiny, tmp_path: Path, extra: list[str], code: int
+) -> None:
+    changes = [*tiny.overrides, COLLAPSING, "adapt.minent.guard.overlap=0.9"]
+    call = ["adapt", tiny.recipe, *changes, "--only", "minent", "--out", str(tmp_path), "-q"]
+    result = CliRunner().invoke(app, [*call, "--device", "cpu", *extra])
+    assert result.exit_code == code, result.output
+    assert f"{ONE}: kept " in result.stderr
+    again = CliRunner().invoke(app, [*call, "--device", "cpu", *extra])
+    assert again.exit_code == code
+
+
+def test_ones_own_model_is_guarded_too(tiny: Tiny, tmp_path: Path) -> None:
+    pipeline.run(recipe_of(tiny), tmp_path / "run", until="pretrain")
+    images = tiny.root / "t" / "images"
+    model, out = tmp_path / "run" / "pretrain", tmp_path / "own"
+    call = ["adapt", "--model", str(model), "--target", str(images), "--out", str(out)]
+    sets = ["--set", "steps=4", "--set", "lr=1.0", "--set", "guard.overlap=0.9"]
+    result = CliRunner().invoke(app, [*call, "--method", "minent", *sets, "--device", "cpu", "-q"])
+    assert result.exit_code == 3, result.output
+    said = json.loads((out / "stage.json").read_text())["selection"]
+    assert said["fallback"]
+    assert weights(out)

@@ -1,0 +1,214 @@
+"""NIfTI files: what a header promises is compared with the file and with memory before any voxel is read."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import logging
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+from uda.errors import DataError
+from uda.reading import INFLATES, check_memory
+
+Result = TypeVar("Result")
+
+BLOCK = 1 << 20
+TRAILING = 1 << 20
+"""Bytes that an archive may hold behind its image; unpacking more could take for ever."""
+_KINDS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+"""by the size that a header says it has"""
+_ERRORS = 40
+"""Level from which a remark of nibabel on a header is an error."""
+_UNREADABLE = (
+    HeaderDataError,
+    WrapStructError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+)
+"""What nibabel and gzip raise for files that are cut short, damaged or something else."""
+
+_quiet = logging.Logger("nibabel's remarks on headers")
+_quiet.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its voxels."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """as stored"""
+    affine: NDArray[np.float64]
+    offset: int
+    """of the first voxel, in bytes"""
+    scale: tuple[float, float]
+    """slope and intercept of the stored values"""
+    placed: bool
+    """whether it says where the patient lies"""
+
+    @property
+    def voxels(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> Header:
+    """The header alone; no voxel is read.
+
+    Raises:
+        DataError: missing, not NIfTI, or a header that the file cannot keep.
+    """
+    return _reading(path, lambda: _read_header(path))
+
+
+def read_array(path: Path) -> tuple[NDArray[Any], Header]:
+    """All voxels in the file's axes, scaled as the header says. An archive is unpacked to its end, so that its
+    checksum is verified; what is not packed stays on the disk until it is looked at.
+
+    Raises:
+        DataError: missing, not NIfTI, cut short, not numbers, or larger than the memory.
+    """
+    return _reading(path, lambda: _read(path))
+
+
+def _reading(path: Path, read: Callable[[], Result]) -> Result:
+    if not path.is_file():
+        raise DataError(
+            "there is no such file", where=path, fix="correct the card's pattern or root"
+        )
+    try:
+        with np.errstate(all="ignore"):  # absurd numbers are refused, not warned of
+            return read()
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot be read as NIfTI: {reason}",
+            where=path,
+            expected="a complete .nii or .nii.gz file",
+            fix="copy or download it again; `gzip -t` tells whether an archive is cut short",
+        ) from error
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """The file, to be read from behind its header, and the header."""
+    with gzip.open(path) if _packed(path) else path.open("rb") as opened:
+        file = cast("BinaryIO", opened)
+        header = _header(file)
+        size = path.stat().st_size
+        needed = header.offset + header.voxels * header.dtype.itemsize
+        if needed > size * (INFLATES if _packed(path) else 1):
+            held = f"{size} packed bytes" if _packed(path) else f"{size} bytes"
+            raise ValueError(f"its header promises {needed} bytes, which {held} cannot hold")
+        yield file, header
+
+
+def _header(file: BinaryIO) -> Header:
+    raw = file.read(max(_KINDS))
+    sizes = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")} & set(_KINDS)
+    if not sizes:
+        raise ValueError(
+            f"it does not begin with a header of {' or '.join(map(str, _KINDS))} bytes"
+        )
+    size = sizes.pop()
+    if len(raw) < size:
+        raise EOFError(f"it ends within its header, after {len(raw)} bytes")
+    kind: Any = _KINDS[size]
+    found = kind(raw[:size], check=False)
+    found.check_fix(logger=_quiet, error_level=_ERRORS)
+    header = Header(
+        shape=tuple(int(n) for n in found.get_data_shape()),
+        dtype=found.get_data_dtype(),
+        affine=np.asarray(found.get_best_affine(), dtype=np.float64),
+        offset=int(found.get_data_offset()),
+        scale=_scale(found),
+        placed=bool(found["sform_code"] or found["qform_code"]),
+    )
+    if not header.shape or min(header.shape) < 1:
+        raise ValueError(f"its header says that it has shape {header.shape}")
+    if header.offset < size:
+        raise ValueError(f"its header says that voxels begin at byte {header.offset}")
+    return header
+
+
+def _scale(header: Any) -> tuple[float, float]:
+    slope, intercept = header.get_slope_inter()
+    return (1.0, 0.0) if slope is None else (slope, intercept)
+
+
+def _read_header(path: Path) -> Header:
+    with _opened(path) as (_, header):
+        return header
+
+
+def _read(path: Path) -> tuple[NDArray[Any], Header]:
+    with _opened(path) as (file, header):
+        _check(header, path)
+        if _packed(path):
+            array = _unpacked(file, header)
+        else:
+            array = np.memmap(path, header.dtype, "c", header.offset, header.shape, order="F")
+    slope, intercept = map(np.float64, header.scale)
+    scaled: NDArray[Any] = apply_read_scaling(array, slope, intercept)
+    return scaled, header
+
+
+def _check(header: Header, path: Path) -> None:
+    """Refuse what is no image of numbers with three axes, or too large for the memory."""
+    if len(header.shape) != 3 and (len(header.shape) != 4 or header.shape[3] != 1):
+        raise DataError(
+            f"has shape {header.shape}",
+            where=path,
+            expected="three axes",
+            fix="split time frames or channels",
+        )
+    if header.dtype.kind not in "iuf":
+        raise DataError(
+            f"its voxels are {header.dtype}, not numbers",
+            where=path,
+            expected="one integer or real number a voxel",
+            fix="convert colour to intensity, a complex image to its magnitude",
+        )
+    width = header.dtype.itemsize if header.scale == (1, 0) else max(header.dtype.itemsize, 8)
+    shape = "×".join(map(str, header.shape))
+    check_memory(header.voxels * width, f"its image of {shape} voxels", path)
+
+
+def _unpacked(file: BinaryIO, header: Header) -> NDArray[Any]:
+    """The voxels of an archive, read straight into their array."""
+    file.seek(header.offset)
+    flat = np.empty(header.voxels, header.dtype)
+    room: memoryview = flat.view(np.uint8).data
+    at = 0
+    while at < len(room):
+        block = file.read(min(BLOCK, len(room) - at))
+        if not block:
+            raise EOFError(f"its archive ends {len(room) - at} bytes before its image does")
+        room[at : at + len(block)] = block
+        at += len(block)
+    beyond = 0
+    while block := file.read(BLOCK):
+        beyond += len(block)
+        if beyond > TRAILING:
+            raise ValueError(
+                "much follows behind its last voxel: header and image do not belong together"
+            )
+    return flat.reshape(header.shape, order="F")

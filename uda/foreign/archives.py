@@ -1,0 +1,107 @@
+"""The archive of a program: its parts under names that are known. torch gets a new archive, of these parts alone."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+
+from uda.errors import ModelError
+
+EXPORTED = re.compile(
+    r"models/model\.json|archive_format|archive_version"
+    r"|data/weights/(model_weights_config\.json|weight_[0-9]+|model\.pt)"
+    r"|data/constants/(model_constants_config\.json|tensor_[0-9]+|model\.pt)"
+    r"|version|byteorder|\.data/(version|serialization_id)"
+)
+TORCHSCRIPT = re.compile(
+    r"data\.pkl|constants\.pkl|(data|constants)/[0-9]+|code/[\w/]+\.py"
+    r"|version|byteorder|\.data/(version|serialization_id)"
+)
+LEFT_OUT = re.compile(
+    r"data/sample_inputs/model\.pt|.*\.debug_pkl|extra/.*|traced_inputs\b.*|bytecode\.pkl|mobile_debug_handles\.pkl"
+)
+"""Parts that a program has and nobody needs: example images, traces of the source, notes of its author."""
+
+_ENCRYPTED = 1
+_UNPACKED = 1 << 26
+"""bytes of all parts that are compressed; torch compresses source code alone"""
+
+
+def read_parts(data: bytes, name: str) -> dict[str, bytes]:
+    """Name below the archive's one folder → content, every checksum verified.
+
+    Raises:
+        ModelError: no archive, damaged, or one that is larger than its file, or names a part twice.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if min((member.header_offset for member in members), default=1):
+                raise zipfile.BadZipFile("it does not begin where its first part does")
+            _check_members(members, len(data), name)
+            if (damaged := archive.testzip()) is not None:
+                raise ModelError(
+                    f"its part {damaged!r} is damaged",
+                    where=name,
+                    fix="copy or save the file again",
+                )
+            return {m.filename.partition("/")[2]: archive.read(m) for m in members}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(
+            f"cannot be read as a network: {error}",
+            where=name,
+            expected="a program of torch.jit.save or torch.export.save",
+            fix="copy or save the file again; a state dict is given as weights (--weights), not as "
+            "the network",
+        ) from error
+
+
+def _check_members(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
+    """Who repeats a part wants two readers to see two archives; who promises gigabytes wants memory to run out."""
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names):
+        raise _strange("names a part twice", name)
+    if len({path.partition("/")[0] for path in names}) > 1:
+        raise _strange("has several folders at its top", name)
+    if any(member.flag_bits & _ENCRYPTED for member in members):
+        raise _strange("is encrypted", name)
+    small = [m.file_size for m in members if m.compress_type != zipfile.ZIP_STORED]
+    if sum(m.file_size for m in members) - sum(small) > size or sum(small) > _UNPACKED:
+        raise _strange("holds far more than the file has bytes", name)
+
+
+def known_parts(parts: Mapping[str, bytes], known: re.Pattern[str], name: str) -> dict[str, bytes]:
+    """The parts that torch may see.
+
+    Raises:
+        ModelError: a part that is not known, such as compiled code or a pickled object.
+    """
+    for path in parts:
+        if not known.fullmatch(path) and not LEFT_OUT.fullmatch(path):
+            raise ModelError(
+                f"holds {path!r}, which could run code when it is opened",
+                where=name,
+                expected="a network, its weights and other tensors",
+                fix="export a network whose state is tensors alone",
+            )
+    return {path: content for path, content in parts.items() if known.fullmatch(path)}
+
+
+def packed(parts: Mapping[str, bytes]) -> io.BytesIO:
+    """An archive of the parts, as torch reads it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path, content in parts.items():
+            archive.writestr(f"archive/{path}", content)
+    buffer.seek(0)
+    return buffer
+
+
+def _strange(what: str, name: str) -> ModelError:
+    return ModelError(
+        f"the archive {what}, which torch never does",
+        where=name,
+        fix="save the program again with torch.export.save or torch.jit.save",
+    )

@@ -1,0 +1,170 @@
+"""What an exported program says of itself. torch makes Python of it, so every word of it is checked before.
+
+torch writes names into source code that it runs, looks operators up by their path, and imports modules that a tree of
+inputs or outputs names. Here a name is a name, an operator one of tensors or numbers, a tree one of tuples and their
+like.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from uda.errors import ModelError
+from uda.foreign.expressions import check_expression
+
+DENIED = frozenset({"from_file", "save", "read_file", "write_file"})
+"""operators that read or write a file"""
+
+_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?")
+_PLAIN = re.compile(r"[A-Za-z0-9_.,:+/ -]*")
+_OPERATOR = re.compile(
+    r"torch\.ops\.(aten|prims|torchvision)\.(?P<name>[A-Za-z]\w*|_[A-Za-z]\w*)(\.\w+)?"
+    r"|torch\.ops\.higher_order\.(cond|map_impl|while_loop|scan|associative_scan"
+    r"|wrap_with_set_grad_enabled|wrap_with_autocast)"
+    r"|torch\._?sym_[a-z_]+|math\.[a-z0-9]+"
+    r"|_operator\.(add|and_|eq|floordiv|ge|getitem|gt|le|lshift|lt|mod|mul|ne|neg|not_|or_|pos|pow"
+    r"|rshift|sub|truediv|xor|abs|index|inv|invert)",
+    re.ASCII,
+)
+_NAMES = frozenset({"name", "as_name", "user_input_name", "forward_arg_names", "field_names"})
+_TREES = frozenset({"in_spec", "out_spec"})
+_TREE_TYPES = frozenset(
+    {
+        None,
+        "builtins.tuple",
+        "builtins.list",
+        "builtins.dict",
+        "collections.OrderedDict",
+        "torch.fx.immutable_collections.immutable_list",
+        "torch.fx.immutable_collections.immutable_dict",
+    }
+)
+_FREE = frozenset({"as_string", "as_strings"})
+"""arguments of operators: texts that stay texts"""
+_SHARED = 16
+"""values a byte; above 1 where an axis of a tensor repeats the same memory"""
+_DIALECTS = frozenset({"ATEN", "TRAINING"})
+_OBJECTS = frozenset({"as_custom_obj", "custom_obj"})
+
+
+def checked_description(content: bytes, name: str) -> bytes:
+    """The description of a program without what is only for its author (traces of source code).
+
+    Raises:
+        ModelError: not JSON, or a word that torch could run, import or call.
+    """
+    return json.dumps(_checked(_parsed(content, name), "", name)).encode()
+
+
+def check_payload(content: bytes, parts: Mapping[str, bytes], folder: str, name: str) -> None:
+    """Refuse a list of tensors that names a pickle, no part of the archive, or more values than the part can hold.
+
+    Raises:
+        ModelError: as said, or not JSON.
+    """
+    raw = _parsed(content, name)
+    _checked(raw, "", name)
+    entries = raw.get("config") if isinstance(raw, dict) else None
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
+        if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
+            raise ModelError(
+                f"{key!r} is a pickle, which could run code when it is opened",
+                where=name,
+                fix="export a network whose state is plain tensors",
+            )
+        part = parts.get(f"{folder}/{entry.get('path_name')}")
+        if part is None:
+            raise _refused(f"{key!r} lies in {str(entry.get('path_name'))[:80]!r}", name)
+        if _count(entry.get("tensor_meta")) > _SHARED * len(part):
+            raise _refused(f"{key!r} promises more values than it has", name)
+
+
+def _count(meta: Any) -> int:
+    """Values of a tensor by its description."""
+    sizes = meta.get("sizes") if isinstance(meta, dict) else None
+    found = (
+        [s.get("as_int") for s in sizes if isinstance(s, dict)] if isinstance(sizes, list) else []
+    )
+    return math.prod(n for n in found if isinstance(n, int))
+
+
+def _parsed(content: bytes, name: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"its description is not JSON: {error}", where=name, fix="export the network again"
+        ) from error
+
+
+def _checked(node: Any, key: str, name: str) -> Any:
+    """The same tree; ``key`` is the nearest one above."""
+    if isinstance(node, list):
+        return [_checked(item, key, name) for item in node]
+    if isinstance(node, str):
+        _check_text(node, key, name)
+    if not isinstance(node, dict):
+        return node
+    for inner in node:
+        if inner in _OBJECTS:
+            raise _refused("it holds an object that is no tensor", name)
+        _check_text(inner, "guards_code" if key == "range_constraints" else "", name)
+    return {k: {} if k == "metadata" else _checked(v, k, name) for k, v in node.items()}
+
+
+def _check_text(text: str, key: str, name: str) -> None:
+    if key in _FREE:
+        return
+    if key in ("expr_str", "guards_code"):
+        check_expression(text, name)
+    elif key in ("target", "as_operator"):
+        _check_operator(text, name)
+    elif key in _TREES:
+        _check_tree(_parsed(text.encode(), name), name)
+    elif key == "verifiers" and text not in _DIALECTS:
+        raise _refused(f"it is of the dialect {text[:80]!r}", name)
+    elif not (_NAME if key in _NAMES else _PLAIN).fullmatch(text):
+        raise _refused(f"something is called {text[:80]!r}", name)
+
+
+def _check_operator(text: str, name: str) -> None:
+    found = _OPERATOR.fullmatch(text)
+    if found is None or found["name"] in DENIED:
+        raise _refused(f"it calls {text[:80]!r}, which is no operator of tensors", name)
+
+
+def _check_tree(raw: Any, name: str) -> None:
+    """A tree ``[version, {type, context, children_spec}]``; a context is nothing, or the keys of a mapping."""
+    if not isinstance(raw, list) or len(raw) != 2 or not isinstance(raw[0], int):
+        raise _refused("a tree of inputs or outputs is not one", name)
+    pending = [raw[1]]
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, dict) or node.get("type") not in _TREE_TYPES:
+            kind = node.get("type") if isinstance(node, dict) else node
+            raise _refused(f"its inputs or outputs hold a {str(kind)[:80]!r}", name)
+        context = node.get("context")
+        keys = None if context is None else _parsed(str(context).encode(), name)
+        if keys is not None and not _are_keys(keys):
+            raise _refused(f"its inputs or outputs are called {str(context)[:80]!r}", name)
+        children = node.get("children_spec")
+        pending += children if isinstance(children, list) else []
+
+
+def _are_keys(keys: Any) -> bool:
+    return isinstance(keys, list) and all(
+        isinstance(key, int) or (isinstance(key, str) and _PLAIN.fullmatch(key)) for key in keys
+    )
+
+
+def _refused(what: str, name: str) -> ModelError:
+    return ModelError(
+        f"{what}; this is not opened",
+        where=name,
+        expected="what torch.export.save writes of a network of tensors",
+        fix="export the network yourself, from code you trust",
+    )

@@ -1,0 +1,132 @@
+"""What a training is at a step, and its two last checkpoints on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from uda.checkpoint import (
+    CHECKSUM,
+    grouped,
+    load_optimizer,
+    load_tensors,
+    optimizer_tensors,
+    prefixed,
+    save_tensors,
+)
+from uda.config import Training
+from uda.errors import ModelError
+from uda.logs import say
+from uda.objective import Objective
+from uda.twin import follow, twin_of
+from uda.world import world
+
+RESUME_FILE = "resume.safetensors"
+OLDER_FILE = "resume.older.safetensors"
+_AGAIN = "start the stage again with --restart"
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what a finished training does not go on from."""
+    for name in (OLDER_FILE, RESUME_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+class TrainingState:
+    """Weights, buffers, their average, the optimiser, the terms' own, the step, the log so far.
+
+    It starts from the last checkpoint in the folder whose checksum is right, if there is one.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: Training,
+        objective: Objective,
+        folder: Path,
+    ) -> None:
+        self.fabric, self.objective, self.folder, self.step = fabric, objective, folder, 0
+        self.log = ""
+        """rows of ``metrics.csv`` until this step"""
+        self.pending: list[Tensor] = []
+        """losses since the last of these rows, on the device"""
+        self.forward, self.optimizer = fabric.setup(model, optimizer)
+        self.model: nn.Module = self.forward.module
+        self.ema = twin_of(self.model) if settings.ema else None
+        objective.setup(fabric, self.model)
+        self._resume()
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model a stage saves."""
+        return self.model if self.ema is None else self.ema
+
+    def average(self, decay: float) -> None:
+        """average ← decay · average + (1 − decay) · weights; at first a copy."""
+        if self.ema is not None:
+            follow(self.ema, self.model, 1 - decay if self.step > 1 else 1.0)
+
+    def save(self) -> None:
+        """Write a checkpoint; the one before it stays as the older one."""
+        tensors = prefixed("model", self.model.state_dict())
+        if self.ema is not None:
+            tensors |= prefixed("ema", self.ema.state_dict())
+        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
+        tensors |= prefixed("objective", self.objective.state())
+        if self.pending:
+            tensors["pending.losses"] = torch.stack(self.pending)
+        precision = json.dumps(self.fabric.strategy.precision.state_dict())
+        said = {"step": str(self.step), "precision": precision, "log": self.log}
+        save_tensors(self.folder / RESUME_FILE, tensors, said, keep=self.folder / OLDER_FILE)
+
+    def _resume(self) -> None:
+        faults = []
+        for path in (self.folder / RESUME_FILE, self.folder / OLDER_FILE):
+            if not path.is_file():
+                continue
+            try:
+                tensors, said = _verified(path)
+            except ModelError as error:
+                faults.append(error)
+                continue
+            self._load(path, tensors, said)
+            for fault in faults if world().first else ():
+                say(f"{fault.where} {fault.what}; going on from {path.name}, step {self.step}")
+            return
+        if faults:
+            raise ModelError(
+                "; ".join(f"{Path(str(f.where)).name} {f.what}" for f in faults),
+                where=self.folder,
+                expected="a checkpoint of this stage that is whole",
+                fix=_AGAIN,
+            )
+
+    def _load(self, path: Path, tensors: dict[str, Tensor], said: dict[str, str]) -> None:
+        try:
+            groups = grouped(tensors)
+            self.model.load_state_dict(groups["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(groups["ema"])
+            load_optimizer(self.optimizer, groups.get("optimizer", {}))
+            self.objective.load(groups.get("objective", {}))
+            self.fabric.strategy.precision.load_state_dict(json.loads(said["precision"]))
+            self.step, self.log = int(said["step"]), said["log"]
+        except (KeyError, ValueError, IndexError, RuntimeError) as error:
+            raise ModelError(
+                f"is not a checkpoint of this stage: {error}", where=path, fix=_AGAIN
+            ) from error
+        losses = groups.get("pending", {}).get("losses")
+        self.pending = [] if losses is None else list(losses.to(self.fabric.device))
+
+
+def _verified(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, said = load_tensors(path)
+    if CHECKSUM not in said:
+        raise ModelError("is not a checkpoint of this stage: it has no checksum", where=path)
+    return tensors, said
