@@ -100,16 +100,31 @@ def command(arguments: list[str], errors: Path, fault: Fault, before: Any = None
     main()
 
 
-def stages(recipe: str, overrides: list[str], out: Path, until: str, fault: Fault) -> None:
-    """A recipe up to a stage."""
+def stages(
+    recipe: str,
+    overrides: list[str],
+    out: Path,
+    until: str,
+    fault: Fault,
+    errors: Path | None = None,
+) -> None:
+    """A recipe up to any of its stages, ending as the command line does.
+
+    Args:
+        errors: takes what would be said on stderr.
+    """
     import torch
 
-    from uda import pipeline
+    from uda import cli, pipeline
     from uda.recipes import load_recipe
 
     torch.set_num_threads(1)
+    if errors is not None:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     strike(fault)
-    pipeline.run(load_recipe(recipe, [*overrides, "compute.device=cpu"]), out, until=until)
+    changes = [*overrides, "compute.device=cpu"]
+    cli.app = lambda: pipeline.run(load_recipe(recipe, changes), out, until=until)
+    cli.main()
 
 
 def started(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
@@ -150,7 +165,7 @@ def write_everything(tiny: Tiny) -> str:
     """A recipe with every kind of stage that a user's files can have; returns its path."""
     raw = yaml.safe_load(Path(tiny.recipe).read_text())
     raw["name"] = "everything"
-    raw["pretrain"] |= {**SHORT, "steps": 4}
+    raw["pretrain"] |= SHORT
     raw["prior"] = {
         "tags": {"kind": "target_tags"},
         "predicted": {"kind": "predicted"},
@@ -256,8 +271,17 @@ def command_works(tiny: Tiny, home: Path, model: Path) -> list[Work]:
     images, card = str(tiny.root / "t" / "images"), str(tiny.home / "source.yaml")
     verbs = {
         "adapt --model": [
-            *("adapt", "--model", str(model), "--target", images, "--method", "tent"),
-            *("--set", "steps=2", "--set", "batch=2", "--set", "save_every=1", "--quiet"),
+            *("adapt", "--model", str(model), "--target", images, "--method", "minent"),
+            *(
+                "--set",
+                "steps=2",
+                "--set",
+                "batch=2",
+                "--set",
+                "save_every=1",
+                "--quiet",
+                "--allow-fallback",
+            ),
         ],
         "predict": ["predict", "--model", str(model), "--images", images],
         "import": ["import", str(program), "--card", card],
@@ -279,15 +303,15 @@ def command_works(tiny: Tiny, home: Path, model: Path) -> list[Work]:
 # What becomes of them -------------------------------------------------------------------------------
 
 
-def moments(work: Work, out: Path) -> Iterator[tuple[int, str]]:
-    """Kill before each file operation in turn, go on each time: number and ``exact`` or what was lost."""
+def moments(work: Work, out: Path, every: int = 1) -> Iterator[tuple[int, str]]:
+    """Kill before each (or every n-th) file operation, go on each time: its number, ``exact`` or what was lost."""
     work.place(out)
     out.mkdir(exist_ok=True)
     if code := work.life(out):
         raise RuntimeError(f"{work.name} alone ended with {code}")
-    expected, at = work.found(out), 0
+    expected, at = work.found(out), 1 - every
     while True:
-        at += 1
+        at += every
         verdict = killed_at(work, out, at, expected)
         if verdict is None:
             return

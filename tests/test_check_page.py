@@ -33,7 +33,7 @@ def test_the_page_is_one_file_with_every_case_and_finding(tiny: Tiny, tmp_path: 
     sources = re.findall(r"src='([^']*)'", html)
     assert len(sources) == 3
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
-    assert "http" not in html
+    assert "://" not in html
     assert "421 (4096 voxels)" in html
     assert "1 fault(s)" in html
     assert sorted(p.name for p in out.iterdir()) == ["c0.png", "c1.png", "c2.png", "index.html"]

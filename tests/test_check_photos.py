@@ -406,7 +406,7 @@ def test_the_page_shows_official_colours_beside_the_raw_picture(root: Path, tmp_
     alone = imread(tmp_path / f"page/{case_of('train', 0).replace('/', '_')}.png")
     assert alone.shape[:2] == (ROWS, COLUMNS)
     assert len(re.findall(r"src='data:image/jpeg;base64,", html)) == 4
-    assert "http" not in html
+    assert "://" not in html
     for words in ("1 fault(s)", "rgb(128, 64, 128)", "traffic_light", "not opened", "is empty"):
         assert words in html
 

@@ -17,15 +17,18 @@ import torch
 from conftest import write_nifti
 from nibabel import orientations
 from torch import Tensor, nn
+from torch.nn import functional
 
 from uda.cards import DatasetCard, Prepare
 from uda.compute import make_fabric
 from uda.config import Compute
 from uda.data.cases import Case
+from uda.data.geometry import to_file_grid, to_file_maps
 from uda.data.slabs import slab_of
 from uda.errors import DataError
 from uda.models import ModelInfo
 from uda.network_specs import Network
+from uda.photos import entropy_on
 from uda.prediction import BATCH, logit_planes, predict_case, read_case
 from uda.prediction_folder import predict_cases
 
@@ -277,3 +280,56 @@ def test_records_of_several_slices_are_no_volume(
         read_case(Case("a", tmp_path / "a.tfrecords"), card().prepare, card())
     assert caught.value.where == tmp_path / "a.tfrecords"
     assert caught.value.fix
+
+
+# entropy
+
+
+def uncertainty(array: np.ndarray) -> np.ndarray:
+    """Of the threshold's two classes, as a share of log 2."""
+    p = 1 / (1 + np.exp(-2 * SLOPE * (array.astype(np.float64) - THRESHOLD)))
+    q = np.clip(np.stack([p, 1 - p]), 1e-12, 1)
+    return -(q * np.log(q)).sum(0) / np.log(2)
+
+
+@EACH_PATCH
+@pytest.mark.parametrize("extra", [EXACT["crop"], RESAMPLED["everything"]], ids=["exact", "not"])
+def test_entropy_maps_lie_on_the_files_own_grid_in_shares_of_log_k(
+    tmp_path: Path, patch: Any, extra: dict[str, Any]
+) -> None:
+    info = describe(WHOLE.model_copy(update=extra), patch)
+    for number, turn in enumerate(TURNS[::13]):
+        file = stored(turn, 25)
+        case = Case(str(number), write_nifti(tmp_path / f"{number}.nii", *file))
+        (outcome,) = predict_cases(Threshold(), info, [case], tmp_path / "out", CPU, entropy=True)
+        assert outcome.entropy == tmp_path / "out" / f"{number}_entropy.nii.gz"
+        written = nibabel.load(outcome.entropy)
+        assert written.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(written.affine, file[1], atol=1e-4)
+        found, expected = np.asarray(written.dataobj), uncertainty(file[0])
+        assert found.shape == file[0].shape
+        if "spacing" in extra:
+            assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.8
+        else:
+            assert (
+                np.abs(found - expected).max() < 1 / 255
+            )  # far from the crop's edge it is certain
+
+
+def test_asking_for_entropy_changes_no_label(tmp_path: Path) -> None:
+    prepare = WHOLE.model_copy(update=RESAMPLED["everything"])
+    case = read_case(Case("a", write_nifti(tmp_path / "a.nii", *stored(TURNS[7]))), prepare)
+    planes = list(logit_planes(Threshold(), describe(prepare), case.slices, CPU))
+    labels, entropy = to_file_maps(planes, case.geometry, entropy=True)
+    np.testing.assert_array_equal(labels, to_file_grid(planes, case.geometry))
+    assert entropy is not None
+    border = labels != np.roll(labels, 1, 0)
+    assert entropy[border].mean() > 5 * entropy[~border].mean()
+
+
+def test_entropy_of_a_photograph_is_that_of_its_interpolated_logits() -> None:
+    logits = 3 * torch.randn(1, 19, 12, 24, generator=torch.Generator().manual_seed(0))
+    p = functional.interpolate(logits, (64, 128), mode="bilinear")[0].double().softmax(0)
+    expected = 255 * torch.special.entr(p).sum(0) / np.log(19)
+    difference = entropy_on(logits, (64, 128)).double() - expected
+    assert difference.abs().max() < 0.51

@@ -300,7 +300,7 @@ def test_without_metrics_there_is_no_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [
-        (("rules",), "none", "rules: Input should be a valid list"),
+        (("rules",), "none", "rules: Input should be a valid array"),
         (("rows", 2, "dice", "mean"), "high", r"rows\.2\.dice\.mean"),
         (("rows", 0, "assd", "sd"), math.nan, "NaN is not JSON"),
         (("rows", 2, "hd95", "per_class"), {}, "row minent has no hd95 of myo"),

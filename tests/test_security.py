@@ -271,7 +271,7 @@ def tree(kind: str, context: Any) -> Callable[[Any], Any]:
     def change(raw: Any) -> None:
         signature = raw["graph_module"]["module_call_graph"][0]["signature"]
         version, spec = json.loads(signature["in_spec"])
-        spec["children_spec"][1] |= {"type": kind, "context": json.dumps(context)}
+        spec["children_spec"][1] |= {"type": kind, "context": context}
         signature["in_spec"] = json.dumps([version, spec])
 
     return change
@@ -294,13 +294,13 @@ DESCRIPTIONS: dict[str, Callable[[Path], Callable[[Any], Any]]] = {
     "a private name": lambda trap: calls("torch.ops.aten.__class__.__init__"),
     "another loader": lambda trap: calls("#custom:op"),
     "an enumeration": lambda trap: tree(
-        "builtins.dict", {"__enum__": 1, "fqn": "this:s", "name": "x"}
+        "builtins.dict", json.dumps({"__enum__": 1, "fqn": "this:s", "name": "x"})
     ),
     "a factory": lambda trap: tree(
         "collections.defaultdict",
         {"default_factory_module": "this", "default_factory_name": "s", "dict_context": []},
     ),
-    "a named tuple": lambda trap: tree("collections.namedtuple", "this.S"),
+    "a named tuple": lambda trap: tree("collections.namedtuple", '"this.S"'),
     "a dialect": lambda trap: lambda raw: raw.update(verifiers=["this"]),
     "an endless number": lambda trap: lambda raw: raw.update(guards_code=["9**9**9**9 > 1"]),
     "a long shift": lambda trap: lambda raw: raw.update(guards_code=["1 << 10**12 > 1"]),

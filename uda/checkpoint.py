@@ -59,10 +59,7 @@ def scratch(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     with _held(parent, fcntl.LOCK_EX):  # nobody looks between a folder's making and its locking
-        for stale in parent.glob(f"{HALF}*"):
-            with contextlib.suppress(OSError), _held(stale, fcntl.LOCK_EX | fcntl.LOCK_NB) as sure:
-                if sure:
-                    shutil.rmtree(stale, ignore_errors=True)
+        sweep(parent)
         folder = Path(tempfile.mkdtemp(prefix=HALF, dir=parent))
         lock = contextlib.ExitStack()
         lock.enter_context(_held(folder, fcntl.LOCK_EX))
@@ -71,6 +68,14 @@ def scratch(parent: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the unfinished writes of killed processes; those of living ones are held."""
+    for stale in parent.glob(f"{HALF}*"):
+        with contextlib.suppress(OSError), _held(stale, fcntl.LOCK_EX | fcntl.LOCK_NB) as sure:
+            if sure:
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from uda.cli_runs import (
     seeds_of,
     tell_fallbacks,
 )
-from uda.cli_tables import print_seeds, print_table
+from uda.cli_tables import print_page, print_seeds, print_table
 from uda.methods import SOURCE_FREE
 
 app = typer.Typer(
@@ -64,8 +64,10 @@ def run(
         print_table(folder)
         tell_fallbacks([one.folder for one in done], allow_fallback)
         return
+    from uda.links import check_output
     from uda.recipes import override
 
+    check_output(folder)
     folders, stages = [], []
     for seed in seeds_of(seeds):
         folders.append(folder / f"seed-{seed}")
@@ -141,6 +143,7 @@ def adapt(
         quiet=quiet,
     )
     typer.echo(f"adapted model: {path}")
+    print_page(path.parent)
     tell_fallbacks([path.parent], allow_fallback)
 
 
@@ -244,6 +247,12 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("UDA_DEBUG"):
             raise
+        if isinstance(error, OSError):
+            typer.echo(f"error: the disk or the system refused: {error}", err=True)
+            typer.echo(
+                "  fix:      make room or give permission; the same command goes on", err=True
+            )
+            sys.exit(1)
         typer.echo(f"unexpected {type(error).__name__}: {error}", err=True)
         typer.echo("this is a fault of uda; UDA_DEBUG=1 shows where it happened", err=True)
         sys.exit(1)

@@ -21,7 +21,12 @@ def print_table(folder: Path, out: Path | None = None) -> None:
     print_wide(table(metrics))
     for block in class_tables(metrics, _width()):
         print_wide(block)
-    page = (out or folder / "report") / "report.html"
+    print_page(out or folder / "report")
+
+
+def print_page(folder: Path) -> None:
+    """Print where a page is, if there is one."""
+    page = folder / "report.html"
     if page.is_file():
         typer.echo(f"report: {page}")
 

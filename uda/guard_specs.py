@@ -18,7 +18,8 @@ class Guard(Frozen):
     """Target images that every checkpoint is judged on, evenly spread over the target."""
     factor: Factor = 3.0
     """A structure's predicted ratio lies within [1/factor, factor] of the expected one."""
-    overlap: Share = 0.3
-    """Least Dice of a structure with what the source model, or AdaBN, finds; below it the model has drifted away."""
+    overlap: Share = 0.7
+    """Least Dice of a structure with where the source model, or AdaBN, finds it, as a share of the Dice of those two
+    with each other; below it the model has drifted away."""
     patience: Positive = 3
     """Judgements after which the training ends when none of them was better."""

@@ -15,6 +15,7 @@ from uda.cards import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
 from uda.checkpoint import load_tensors, save_tensors
 from uda.errors import ModelError, UdaError, nearest
 from uda.fields import FILE_NAME
+from uda.fitting import check_finite, check_fit, load_weights
 from uda.foreign import ForeignModel
 from uda.foreign.adapter import build_foreign
 from uda.network_specs import AnyNetwork, DeepLab, ForeignNetwork, Network
@@ -217,73 +218,16 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     stored = tensors.pop(PROGRAM, None)
     program = None if stored is None else stored.numpy().tobytes()
     if not isinstance(info.network, ForeignNetwork):
-        _check_weights(info, tensors, path)
+        with torch.device("meta"):  # before memory is given to whatever the description says
+            shell = build(info.network, len(info.classes), info.prepare.channels)
+        check_fit(shell, tensors, path)
+        check_finite(tensors, path)
     try:
         model = build(info.network, len(info.classes), info.prepare.channels, program)
     except ModelError as error:
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
     return model, info
-
-
-def _check_weights(info: ModelInfo, tensors: dict[str, Tensor], path: Path) -> None:
-    """Refuse weights of another network than the description's, before that is built in earnest, or not finite."""
-    with torch.device("meta"):
-        check_fit(build(info.network, len(info.classes), info.prepare.channels), tensors, path)
-    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise ModelError(
-            f"{len(broken)} of its tensors hold NaN or infinite values: {', '.join(broken[:3])}",
-            where=path,
-            expected="finite weights",
-            fix="use an earlier model, from before the training diverged",
-        )
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put every tensor in its place.
-
-    Raises:
-        ModelError: names missing, unexpected and misshapen tensors; nothing is loaded then.
-    """
-    check_fit(model, tensors, path)
-    model.load_state_dict(tensors)
-
-
-def check_fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are not those of the network, by name and shape.
-
-    Raises:
-        ModelError: names missing, unexpected and misshapen tensors.
-    """
-    own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
-    unexpected = [name for name in tensors if name not in own]
-    misshapen = [
-        f"{name} {_form(tensors[name])} for {_form(own[name])}"
-        for name in own
-        if name in tensors and not _alike(tensors[name], own[name])
-    ]
-    if missing or unexpected or misshapen:
-        groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        listed = "; ".join(f"{len(g)} {word}: {', '.join(g[:3])}" for word, g in groups if g)
-        matched = len(own) - len(missing) - len(misshapen)
-        raise ModelError(
-            f"the weights are of another architecture: {matched} of {len(own)} tensors match; {listed}",
-            where=path,
-            expected="the weights of the network its description or recipe names",
-            fix="use the recipe or network settings this model was trained with",
-        )
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether one tensor's values can stand in the other: whole numbers stay whole, real ones real."""
-    kinds = [(t.is_floating_point(), t.is_complex()) for t in (one, other)]
-    return one.shape == other.shape and kinds[0] == kinds[1]
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from uda.cards import DatasetCard
 from uda.checkpoint import fingerprint, sha256_of, write_json
-from uda.compute import make_fabric
+from uda.compute import make_fabric, memory_for
 from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store
@@ -27,6 +27,7 @@ from uda.prior_specs import SourceRatioPrior
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior
 from uda.recipes import load_card
+from uda.report_adaptation import write_adaptation
 from uda.scoring import Row
 from uda.stage_folder import StageFolder, lock
 from uda.stages import adabn as adabn_stage
@@ -90,7 +91,7 @@ def adapt(
     folder = StageFolder(out, fingerprint(record))
     for written in (out, *out.parent.glob(f".{out.name}.*")):
         check_links(written)
-    with lock(out.parent, f".{out.name}.lock"):
+    with lock(out.parent, f".{out.name}.lock"), memory_for("adapt"):
         recorded = folder.recorded()
         if recorded is not None and recorded.get("hash") == folder.hash and not restart:
             return out / MODEL_FILE
@@ -100,7 +101,9 @@ def adapt(
         place = Workplace(work, "adapt", seed, compute, origin, quiet)
         said = _adapt_in(place, model, store, card, settings, prior)
         record |= {"hash": folder.hash, "seconds": round(time.monotonic() - started, 2)}
-        folder.commit({**record, **said, "environment": environment(compute)})
+        record |= {**said, "environment": environment(compute)}
+        write_adaptation(work, out.resolve().name, record)
+        folder.commit(record)
     return out / MODEL_FILE
 
 
@@ -193,7 +196,8 @@ def evaluate_model(
     cases = cases_of(domain, root, split, labels=True)
     folder = check_links(out, ["evaluate"]) / "evaluate"
     rows = [Row("model", "given", model / MODEL_FILE if model.is_dir() else model)]
-    result = score(rows, cases, domain, Evaluate(), compute, folder)
+    with memory_for("evaluate"):
+        result = score(rows, cases, domain, Evaluate(), compute, folder)
     metrics = {
         "recipe": f"{model.stem} on {domain.name}/{split}",
         "classes": list(domain.structures),

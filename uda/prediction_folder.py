@@ -14,6 +14,7 @@ from torch import nn
 from uda.cards import PhotoPrepare, Prepare
 from uda.checkpoint import read_json, write_json
 from uda.colors import distinct_colors
+from uda.compute import memory_for
 from uda.data.cases import Case
 from uda.data.geometry import to_file_maps
 from uda.data.traits import Traits
@@ -114,9 +115,10 @@ def _outcome(work: _Work, case: Case) -> Outcome:
         return replace(there, skipped=True)
     prepare = work.info.prepare
     try:
-        if isinstance(prepare, PhotoPrepare):
-            return _photo(work, case, prepare)
-        return _volume(work, case, prepare)
+        with memory_for(f"case {case.name!r}"):
+            if isinstance(prepare, PhotoPrepare):
+                return _photo(work, case, prepare)
+            return _volume(work, case, prepare)
     except RunError:
         raise
     except UdaError as error:

@@ -17,7 +17,17 @@ from uda.report_classes import class_tables
 from uda.report_files import map_folders, read_metrics
 from uda.report_seeds import seeds_class_tables, seeds_summary, seeds_table
 from uda.report_table import table
-from uda.report_words import PHOTOS, PUBLISHED, convention_title, kind_of, ordered, points, role
+from uda.report_words import (
+    KEPT_TITLE,
+    PHOTOS,
+    PUBLISHED,
+    convention_title,
+    kind_of,
+    marked,
+    ordered,
+    points,
+    role,
+)
 
 __all__ = [
     "class_tables",
@@ -46,6 +56,7 @@ def write_report(run: Path, out: Path) -> Path:
     from uda import report_html, report_page
     from uda.checkpoint import write_text
 
+    check_output(out)
     metrics = read_metrics(run)
     sections = []
     for title, build in _sections(run, metrics):
@@ -55,7 +66,7 @@ def write_report(run: Path, out: Path) -> Path:
             body = report_html.absent(fault.what)
         sections.append((title, body))
     lead = report_page.headline(metrics)
-    path = check_output(out) / "report.html"
+    path = out / "report.html"
     guide = report_page.how_to_read(metrics)
     write_text(path, report_html.page(metrics["recipe"], _subtitle(metrics), lead, guide, sections))
     return path
@@ -73,6 +84,8 @@ def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
     yield "Results", lambda: page.results_table(metrics)
     yield from _papers(metrics)
     yield from (_of_photos if of_photos else _of_volumes)(run, metrics)
+    if any("selection" in row for row in metrics["rows"]):
+        yield KEPT_TITLE, lambda: _selections(run, metrics)
     for folder in map_folders(run):
         title = f"Where classes lie: prior {folder.name.removeprefix('prior-')}"
         yield title, partial(photos.maps_section, folder, turned=not of_photos)
@@ -166,6 +179,18 @@ def _boxes(run: Path, metrics: Mapping[str, Any], measure: str, name: str, unit:
     return report_page.role_legend(used) + report_page.panels(figures, note)
 
 
+def _selections(run: Path, metrics: Mapping[str, Any]) -> str:
+    """What the guard of each variant kept, and the adapted rows that had none."""
+    from uda.report_files import read_selections
+    from uda.report_selection import selection_section
+
+    rows = ordered(metrics["rows"])
+    alone = [r for r in rows if role(r) in ("adapted", "oracle") and "selection" not in r]
+    found = read_selections(run)
+    shown = {row["name"]: found[row["name"]] for row in rows if row["name"] in found}
+    return selection_section(shown, map(marked, alone))
+
+
 def _curves(run: Path) -> str:
     """A panel per training stage."""
     from uda import report_figures, report_page
@@ -175,8 +200,7 @@ def _curves(run: Path) -> str:
         (f"Loss of {stage} over its steps", report_figures.curve(stage, columns))
         for stage, columns in read_curves(run).items()
     ]
-    note = "Black: the loss, with the range of its values shaded. Thin: its terms as logged."
-    return report_page.panels(figures, note)
+    return report_page.panels(figures, report_page.CURVES)
 
 
 def _overlays(run: Path, metrics: Mapping[str, Any]) -> str:

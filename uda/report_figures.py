@@ -117,7 +117,9 @@ def curve(title: str, columns: Mapping[str, Floats]) -> str:
             axes.plot(step, mean, color=colour, linestyle=line, linewidth=1, label=shorten(name))
         least, most = ([float(end(stretch)) for stretch in loss] for end in (np.min, np.max))
         axes.fill_between(step, least, most, color=INK, alpha=0.12, lw=0)
-        axes.plot(step, _means(columns["loss"]), color=INK, linewidth=1.8, label="loss")
+        alone = "o" if len(step) == 1 else None  # a line of one point is invisible
+        mean = _means(columns["loss"])
+        axes.plot(step, mean, color=INK, linewidth=1.8, marker=alone, label="loss")
         axes.set_xlabel("step")
         axes.grid(color="#e3e7eb", linewidth=0.8)
         figure.suptitle(shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)

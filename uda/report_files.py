@@ -6,18 +6,20 @@ showing where the run lies on the reader's disk.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import NotRequired, TypedDict
 
 from uda.data.npz import read_arrays
 from uda.errors import DataError, UdaError
 from uda.metrics import MEASURES, State
 from uda.reading import parse_json, read_rows, read_text
-from uda.report_shapes import Metrics, Overlay, PhotoMetrics, Scored
+from uda.report_shapes import Metrics, Overlay, PhotoMetrics, Scored, Selection
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -37,6 +39,12 @@ class Gallery(NamedTuple):
     """the predictions of all other rows"""
 
 
+class _Judged(TypedDict):
+    """``stage.json``, so far as the guard wrote it."""
+
+    selection: NotRequired[Selection]
+
+
 class PriorMaps(NamedTuple):
     """The spatial maps of one prior, ``[k, h, w]``."""
 
@@ -50,6 +58,8 @@ class PriorMaps(NamedTuple):
 def read_metrics(run: Path) -> dict[str, Any]:
     """The content of ``evaluate/metrics.json`` of a run folder.
 
+    What a row says of the checkpoint it kept is said of the same row by other conventions too.
+
     Raises:
         DataError: the file is missing, or not what ``uda evaluate`` writes; problems are listed.
     """
@@ -62,6 +72,11 @@ def read_metrics(run: Path) -> dict[str, Any]:
         holes += _holes(convention["rows"], content["classes"], papers)
     if holes:
         raise _unusable(path, "; ".join(holes[:8]))
+    chosen = {row["name"]: row["selection"] for row in content["rows"] if "selection" in row}
+    for convention in content.get("conventions", {}).values():
+        for row in convention["rows"]:
+            if row["name"] in chosen:
+                row["selection"] = chosen[row["name"]]
     return content
 
 
@@ -109,25 +124,41 @@ def case_means(run: Path, measure: str = "dice") -> dict[tuple[str, str], float]
 
 def read_curves(run: Path) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
     """The columns of ``metrics.csv`` of every training stage that has lines in it."""
-    curves = {}
-    for stage in _stage_folders(run, "metrics.csv"):
-        path = run / stage / "metrics.csv"
-        records = _records(path)
-        if not records:
-            continue
-        try:
-            columns = {
-                name: np.array([float(record[name] or "nan") for record in records])
-                for name in records[0]
-            }
-            curves[stage] = {name: columns.pop(name) for name in ("step", "loss")} | columns
-        except (KeyError, TypeError, ValueError) as error:
-            raise _unusable(path, f"{type(error).__name__} {error}", "the stage") from None
+    stages = _stage_folders(run, "metrics.csv")
+    read = {stage: read_curve(run / stage / "metrics.csv") for stage in stages}
+    curves = {stage: columns for stage, columns in read.items() if columns}
     if not curves:
         raise DataError(
             "no stage has a metrics.csv with a step in it", where=run, fix="run its stages"
         )
     return curves
+
+
+def read_curve(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of one ``metrics.csv``, ``step`` and ``loss`` first; none where it has no lines."""
+    records = _records(path)
+    if not records:
+        return {}
+    try:
+        columns = {
+            name: np.array([float(record[name] or "nan") for record in records])
+            for name in records[0]
+        }
+        return {name: columns.pop(name) for name in ("step", "loss")} | columns
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(path, f"{type(error).__name__} {error}", "the stage") from None
+
+
+def read_selections(run: Path) -> dict[str, Selection]:
+    """How each guarded variant's checkpoint was kept, by the variant's name."""
+    found: dict[str, Selection] = {}
+    for stage in _stage_folders(run, "stage.json"):
+        if stage.startswith("adapt-"):
+            path = run / stage / "stage.json"
+            content = _checked(path, _Judged)
+            if "selection" in content:
+                found[stage.removeprefix("adapt-")] = content["selection"]
+    return found
 
 
 def read_stages(run: Path) -> list[dict[str, Any]]:
@@ -218,7 +249,7 @@ def _checked(path: Path, kind: Any) -> Any:
 
     content = _json(path)
     try:
-        TypeAdapter(kind).validate_python(content)
+        TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         listed = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise _unusable(path, "; ".join(listed[:8])) from None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from uda.report_words import ROLES, Row, marked, number, role
+from uda.report_words import ROLES, Row, fallback, marked, number, role
 
 ALONE = (
     "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
@@ -65,7 +65,8 @@ def grid(head: Sequence[str], lines: Iterable[tuple[str, Sequence[str]]]) -> str
 def name_cell(row: Row) -> str:
     """A row's name and, small, what kind of row it is."""
     name = escape(marked(row)).replace("_", "_<wbr>").replace(" †", "&nbsp;†")
-    return f"{name}<small>{ROLES[role(row)]}</small>"
+    kind = "kept the model before adaptation" if fallback(row) else ROLES[role(row)]
+    return f"{name.replace('→ ', '→&nbsp;')}<small>{kind}</small>"
 
 
 def spread(measure: Mapping[str, Any], scale: float) -> str:
@@ -124,6 +125,9 @@ thead th:first-child{background:var(--tint)}
 td{white-space:nowrap}tr.published td{white-space:normal}th small,td small{display:block;font-weight:400}
 tr.best>*{background:#e8f3ea!important}
 tr.oracle>*,tr.supervised>*{background:#fff6ea!important}
+tr.unsafe>*,td.soft{color:var(--soft)}td.wrap{white-space:normal;min-width:15em}
+.judged table{font-size:.84rem}.judged th,.judged td{padding:6px 8px}.judged tbody th{min-width:7.5em}
+.judged tr.why>*{border-top:0;padding-top:0;white-space:normal}
 .bad{color:#a8200d}
 .chip{display:inline-block;padding:0 7px;margin:1px 0;border-radius:9px;background:#e6ebf0;
 font-size:.8rem;white-space:nowrap}.chip.warn{background:#fbd9b0;color:#6a3200}

@@ -12,12 +12,15 @@ from typing import Any
 
 from uda.report_html import chip, count, grid, image, legend, name_cell, spread
 from uda.report_words import (
+    KEPT_TITLE,
     PHOTOS,
     ROLES,
     Role,
     Row,
     best,
     duration,
+    fallback,
+    fell_back,
     gain,
     kind_of,
     missed,
@@ -44,6 +47,7 @@ MEASURED = {
     "iou": "mIoU is the mean over the classes of their IoU, overlap in points from 0 to 100, more is better; "
     "accuracy is the share of the labelled pixels that are right.",
 }
+CURVES = "Black: the loss, with the range of its values shaded. Thin: its terms as logged."
 HOW_TO_READ = (
     "Every row is one network, scored on the same labelled target {case}s. Compare a row with "
     "<b>source_only</b> (the network as it came from the source domain) and with <b>adabn</b> (the "
@@ -87,7 +91,7 @@ def results_table(metrics: Mapping[str, Any], ledger: bool = True) -> str:
     for row in rows:
         change, mean = None if row["name"] == "source_only" else gain(row, rows), score(row)
         cells = [
-            name_cell(row),
+            name_cell(row) + _kept(row),
             f"<b>{points(mean['mean'])}</b>{spread(mean, 100)}",
             points(change, sign=True),
             _interval(row),
@@ -99,8 +103,10 @@ def results_table(metrics: Mapping[str, Any], ledger: bool = True) -> str:
     note += (
         "the bar of the interval runs from 0 to 100. "
         f"Shaded: highest {'mean Dice' if kind.mean == 'Dice' else kind.mean} without target labels. "
-        "† saw target labels."
+        "† saw target labels. "
     )
+    if told := fell_back(rows):
+        note += f"{told}: see “{KEPT_TITLE}”."
     return (
         f"{grid([*shared, *heads], lines)}<p class=note>{note}</p>{_ledger(rows) if ledger else ''}"
     )
@@ -214,6 +220,12 @@ def _hashes(parents: Any) -> str:
         for key, value in named.items()
     ]
     return "<br>".join(lines) or "–"
+
+
+def _kept(row: Row) -> str:
+    """The step of the checkpoint that a guarded row kept."""
+    said = row.get("selection")
+    return "" if said is None or fallback(row) else f"<small>kept {escape(said['kept'])}</small>"
 
 
 def _interval(row: Row) -> str:

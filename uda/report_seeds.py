@@ -82,6 +82,11 @@ def _rows(
         found = [r for table in tables for r in table if r["name"] == row["name"]]
         summary: dict[str, Any] = {"name": row["name"], "supervision": list(row["supervision"])}
         summary["n"] = len(found)
+        if said := [r["selection"] for r in found if "selection" in r]:
+            summary["selection"] = {
+                "fallbacks": sum(one["fallback"] for one in said),
+                "kept": [one["kept"] for one in said],
+            }
         for measure in measures:
             summary[measure] = _over_seeds([r[measure]["mean"] for r in found])
             summary[measure]["per_class"] = {

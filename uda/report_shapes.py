@@ -28,6 +28,35 @@ class Summary(TypedDict):
     per_class: dict[str, PerClass]
 
 
+class RowSelection(TypedDict):
+    """Which checkpoint a guarded row kept; ``kept`` is ``source``, ``adabn`` or ``step`` and its number."""
+
+    select: str
+    kept: str
+    step: int
+    fallback: bool
+    why: str
+    ended: str
+
+
+class Candidate(TypedDict):
+    """A model that was judged; ``faults`` are sentences, ``rank`` is None where it could not be chosen."""
+
+    name: str
+    step: int
+    safe: bool
+    faults: list[str]
+    rank: float | None
+    scores: dict[str, float | None]
+
+
+class Selection(RowSelection):
+    """What ``stage.json`` says of how a checkpoint was kept; ``rule`` names the scores that ranked."""
+
+    rule: list[str]
+    candidates: list[Candidate]
+
+
 class MetricsRow(TypedDict):
     """One network on volumes."""
 
@@ -36,6 +65,7 @@ class MetricsRow(TypedDict):
     dice: Summary
     hd95: Summary
     assd: Summary
+    selection: NotRequired[RowSelection]
 
 
 class ConventionClass(TypedDict):
@@ -96,6 +126,7 @@ class PhotoRow(TypedDict):
     iou: Iou
     accuracy: float | None
     subsets: dict[str, float | None]
+    selection: NotRequired[RowSelection]
 
 
 class PhotoConvention(TypedDict):

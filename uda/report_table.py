@@ -16,6 +16,7 @@ from uda.report_words import (
     Role,
     Row,
     convention_title,
+    fell_back,
     folded,
     head_lines,
     interval,
@@ -111,7 +112,7 @@ def listed_structures(metrics: Mapping[str, Any]) -> list[str]:
 def add_rows(shown: Table, rows: Iterable[Row], cells: Cells) -> None:
     """Rows in their order, each with its name and its supervision before its cells."""
     for row in ordered(rows):
-        name = "\n".join(head_lines(marked(row), NARROW)) if "iou" in row else folded(marked(row))
+        name = "\n".join(head_lines(marked(row), NARROW if "iou" in row else FOLD))
         head = [name, "\n".join(row["supervision"])]
         _plain_row(shown, [*head, *cells(row)], ROLE_STYLES[role(row)])
 
@@ -164,6 +165,7 @@ def frame(
 
     roles = {role(row) for row in metrics["rows"]}
     parts = [DAGGER] if roles & {"oracle", "supervised"} else []
+    parts += filter(None, [fell_back(metrics["rows"])])
     if not metrics.get("same_data", True):
         parts.insert(0, "the runs were scored on DIFFERENT target data")
     parts += _sources(metrics.get("published", ()))

@@ -39,6 +39,12 @@ CONVENTIONS = {
     "multi_scale": "Several scales and mirror images",
 }
 PUBLISHED = "Published, not run here"
+KEPT_TITLE = "Which checkpoint was kept"
+ARROW = " → "
+FELL_BACK = "→ kept the model before adaptation, because no checkpoint was safe and better"
+FELL_BACK_SEEDS = "→ in so many seeds kept the model before adaptation"
+BEFORE = {"source": "source_only", "adabn": "adabn"}
+"""what a guarded adaptation may keep in place of a checkpoint, and the row that shows the same network"""
 FAIR: tuple[Role, ...] = ("baseline", "adapted")
 """rows that compete: they saw no target labels"""
 FOLD = 24  # characters of a row's name in a line
@@ -74,7 +80,7 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 def best(rows: Iterable[Row]) -> Row | None:
     """The row without target labels, adapted or not, that has the highest mean score."""
-    fair = (r for r in rows if role(r) in FAIR)
+    fair = (r for r in ordered(rows) if role(r) in FAIR)  # of equals the one that did nothing
     scored = [r for r in fair if score(r)["mean"] is not None]
     return max(scored, key=lambda row: float(score(row)["mean"]), default=None)
 
@@ -91,9 +97,28 @@ def leads(row: Row, name: str, top: float | None) -> bool:
     return bool(top) and role(row) in FAIR and score(row)["per_class"][name]["mean"] == top
 
 
+def fallback(row: Row) -> str:
+    """The row whose network this one kept in place of a checkpoint, or in how many seeds it did; empty otherwise."""
+    said = row.get("selection", {})
+    if count := said.get("fallbacks", 0):
+        return f"{count} of {row['n']} seed{'s' * (row['n'] > 1)}"
+    return BEFORE.get(said["kept"], str(said["kept"])) if said.get("fallback") else ""
+
+
+def fell_back(rows: Iterable[Row]) -> str:
+    """What the arrow beside a name means; empty where no row has one."""
+    told = [row["selection"] for row in rows if fallback(row)]
+    if not told:
+        return ""
+    return FELL_BACK_SEEDS if any("fallbacks" in one for one in told) else FELL_BACK
+
+
 def marked(row: Row) -> str:
-    """The row's name, with a dagger when it saw target labels."""
-    return f"{row['name']} †" if role(row) in ("oracle", "supervised") else str(row["name"])
+    """The row's name, with a dagger when it saw target labels, and with an arrow to what it fell back to."""
+    if role(row) in ("oracle", "supervised"):
+        return f"{row['name']} †"
+    kept = fallback(row)
+    return f"{row['name']}{ARROW}{kept}" if kept else str(row["name"])
 
 
 def missed(row: Row, kind: Literal["missed", "spurious"] = "missed") -> int:
@@ -151,7 +176,13 @@ def folded(name: str, width: int = FOLD) -> str:
 
 
 def head_lines(name: str, width: int = 10) -> list[str]:
-    """A name in lines of ``width`` characters, broken after underscores and at spaces where that is enough."""
+    """A name in lines of ``width`` characters, broken after underscores and at spaces where that is enough.
+
+    An arrow and what it leads to have a line of their own.
+    """
+    name, arrow, kept = name.partition(ARROW)
+    if arrow:
+        return [*head_lines(name, width), *head_lines(f"{ARROW.strip()} {kept}", width)]
     lines = [""]
     for piece in name.replace("_", "_\0").replace(" ", " \0").split("\0"):
         for part in folded(piece, width).split("\n"):

@@ -25,7 +25,7 @@ from uda.data.items import Items, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.domain_ranges import describe_images, with_ranges
-from uda.errors import ConfigError, NotFiniteError, PriorError
+from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.guarding import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
 from uda.heads import head, head_parameters, use_auxiliary
 from uda.models import ModelInfo, build, check_classes, load_backbone, load_model, save_model
@@ -81,10 +81,10 @@ def train_supervised(
         objective = Objective(settings.objective)
         use_auxiliary(model, any(term.aux for term in settings.objective))
         kept = _fit(place, fabric, model, info, objective, settings, batches, set_mode_train)
-        _finish(place, kept, info, settings, store, fabric)
         record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
             record |= on_first(lambda: validation_scores(kept, info, card, validation, fabric))
+        _finish(place, kept, info, settings, store, fabric)
     return record
 
 
@@ -195,9 +195,16 @@ def _judge_maker(
     def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
         source, info = load_model(parent)
         adabn = copy.deepcopy(source.to(fabric.device))
-        if has_batchnorm(adabn):
-            images = all_images(items, replace(place, stage="adabn"))  # as that stage draws them
-            estimate_batchnorm(adabn, images, fabric.device)
+        try:
+            if has_batchnorm(adabn):
+                images = all_images(
+                    items, replace(place, stage="adabn")
+                )  # as that stage draws them
+                estimate_batchnorm(adabn, images, fabric.device)
+        except (
+            ModelError
+        ):  # a program whose statistics cannot follow: what is left is the source model
+            adabn = copy.deepcopy(source)
         ratio = prior.ratio if prior else info.class_ratio
         judge = Judge(
             UnlabelledImages(items, settings.guard.images, mirrored=card.photos),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from uda.fields import Amount, Count, Frozen, Positive, Rate, Share
 
@@ -210,9 +210,17 @@ class PseudoLabelTerm(_Term):
     """Weight of CRST's model regularisation towards the uniform prediction."""
     confidence: Literal["none", "pixel", "image"] = "none"
     """Weigh a label by the teacher's probability, or an image's labels by its share of sure pixels."""
+    dice: Amount = 0.0
+    """Weight of a soft Dice loss on the labels, beside their cross-entropy."""
     classmix: Literal["none", "source", "target"] = "none"
     """Paste half the classes of a source image (DACS), or of another target image by its pseudo-labels
     (ClassMix), onto each target image before the student sees it."""
+
+    @model_validator(mode="after")
+    def _hard(self) -> PseudoLabelTerm:
+        if self.dice and self.soft:
+            raise ValueError("dice compares with hard labels; soft must be 0")
+        return self
 
     def needs(self) -> frozenset[Knowledge]:
         return frozenset({"maps"} if self.spatial else ())

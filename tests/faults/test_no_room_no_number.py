@@ -11,9 +11,10 @@ import torch
 from conftest import Tiny
 from fault_injection import contents
 
-from uda import evaluation_volumes, pipeline, trainer
+from uda import evaluation_volumes, pipeline, prediction_folder, trainer
 from uda.checkpoint import load_tensors
 from uda.errors import NotFiniteError, RunError
+from uda.own import predict
 from uda.recipes import load_recipe
 
 
@@ -81,6 +82,26 @@ def test_a_stage_that_trains_nothing_says_it_too(
     assert "network.patch" in str(caught.value.fix)
     assert not (tmp_path / "evaluate").exists()
     assert (tmp_path / "pretrain" / "model.safetensors").is_file()
+
+
+def test_a_case_that_is_too_large_is_named_and_the_others_stay(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny, tmp_path / "run")
+    given = (tmp_path / "run" / "pretrain", tiny.root / "t" / "images", tmp_path / "out")
+    read = prediction_folder.read_case
+
+    def full(case: Any, *rest: Any) -> Any:
+        if case.name == "c1":
+            raise MemoryError
+        return read(case, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_folder, "read_case", full)
+        with pytest.raises(RunError, match="the machine ran out of memory in case 'c1'"):
+            list(predict(*given))
+    assert (tmp_path / "out" / "c0.nii.gz").is_file()
+    assert [one.skipped for one in predict(*given)] == [True, False, False]
 
 
 def test_other_errors_of_a_step_stay_what_they_are(

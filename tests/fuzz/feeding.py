@@ -10,7 +10,6 @@ import signal
 import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +92,7 @@ def feed(reader: Reader, count: int, seed: int, folder: Path, keep: Path | None 
         for name, one, content in files:
             _give(reader, one, name, content, folder, tally, said, keep)
         for number in range(count):
-            rng = Random(f"{reader.name} {seed} {number}")
+            rng = Random(f"{reader.name} {seed} {number}")  # noqa: S311 - no secret
             one = seeds[number % len(seeds)]
             content = one.wrap(one.mutate(one.content, rng))
             _give(reader, one, f"seed {seed}, file {number}", content, folder, tally, said, keep)
@@ -184,7 +183,7 @@ def _alarm() -> Iterator[None]:
 @contextlib.contextmanager
 def bounded() -> Iterator[Callable[[], str]]:
     """Within the block address space is limited; yields what tells what was printed, by anybody, since it was asked."""
-    with tempfile.TemporaryFile() as heard:
+    with tempfile.TemporaryFile() as heard, _python_to(heard.fileno()):
         kept = [(number, os.dup(number)) for number in (1, 2)]
         limits = resource.getrlimit(resource.RLIMIT_AS)
         if size := _status("VmSize"):
@@ -208,6 +207,17 @@ def bounded() -> Iterator[Callable[[], str]]:
             for number, copy in kept:
                 os.dup2(copy, number)
                 os.close(copy)
+
+
+@contextlib.contextmanager
+def _python_to(descriptor: int) -> Iterator[None]:
+    """Within the block Python prints there, whatever stands for its streams."""
+    with (
+        open(descriptor, "w", buffering=1, closefd=False) as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
+        yield
 
 
 def _status(name: str) -> int:

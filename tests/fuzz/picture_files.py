@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,17 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def header(columns: int = COLUMNS, rows: int = ROWS, bits: int = 8, color: int = 2, *rest: int) -> bytes:
+def header(
+    columns: int = COLUMNS, rows: int = ROWS, bits: int = 8, color: int = 2, *rest: int
+) -> bytes:
     return struct.pack(">IIBBBBB", columns, rows, bits, color, *(rest or (0, 0, 0)))
 
 
 def png(head: bytes, data: bytes, *others: bytes) -> bytes:
     """A PNG of these parts, each with a right checksum; ``others`` stand between header and data."""
-    return b"".join((SIGN, chunk(b"IHDR", head), *others, chunk(b"IDAT", data), chunk(b"IEND", b"")))
+    return b"".join(
+        (SIGN, chunk(b"IHDR", head), *others, chunk(b"IDAT", data), chunk(b"IEND", b""))
+    )
 
 
 def lines() -> bytes:
@@ -105,7 +109,9 @@ def photo_seeds() -> list[Seed]:
         Seed("x.png", lines(), lambda data: png(header(), zlib.compress(data))),
         Seed("x.png", packed, lambda data: png(header(), data)),
         Seed("x.png", saved(photo(), mode="RGBA"), mutate=partial(damaged, focus=40)),
-        Seed("x.png", b"\0" * 13, lambda body: png(header(), packed, chunk(b"eXIf", b"MM\0*" + body))),
+        Seed(
+            "x.png", b"\0" * 13, lambda body: png(header(), packed, chunk(b"eXIf", b"MM\0*" + body))
+        ),
         Seed("x.jpg", saved(photo(), "JPEG"), mutate=partial(damaged, focus=640)),
         Seed("x.jpeg", saved(photo(), "JPEG", progressive=True)),
         Seed("x.jpg", saved(photo(), "JPEG", quality=95, subsampling=0)),
@@ -116,16 +122,28 @@ def odd_photos() -> list[Seed]:
     packed = zlib.compress(lines())
     sizes = (0, 1, 13, 15, 8000, 65535, 2**31 - 1, 2**31, 2**32 - 1)
     found = [png(header(a, b), packed) for a in sizes for b in sizes]
-    found += [png(header(COLUMNS, ROWS, bits, color), packed) for bits in range(18) for color in range(8)]
-    found += [png(header(COLUMNS, ROWS, 8, 2, *rest), packed) for rest in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 9))]
+    found += [
+        png(header(COLUMNS, ROWS, bits, color), packed) for bits in range(18) for color in range(8)
+    ]
+    found += [
+        png(header(COLUMNS, ROWS, 8, 2, *rest), packed)
+        for rest in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 9))
+    ]
     bomb = zlib.compress(bytes(64 << 20))
     found += [png(header(), packed, other) for other in ancillary(bomb)]
-    found += [png(header(), bomb), png(header(), b""), png(header(), packed[:-4]), png(header(), zlib.compress(lines()[:99]))]
+    found += [
+        png(header(), bomb),
+        png(header(), b""),
+        png(header(), packed[:-4]),
+        png(header(), zlib.compress(lines()[:99])),
+    ]
     found.append(png(header(20_000, 3_000), zlib.compress(bytes(100))))
     found += [saved(photo(), "PNG", mode) for mode in ("L", "1", "P", "RGBA", "LA", "I;16")]
     found += [saved(photo(), kind) for kind in ("TIFF", "BMP", "GIF", "PPM", "WEBP")]
     found += [b"", b"\x89", SIGN, SIGN + chunk(b"IEND", b""), b"hello", bytes(5000)]
-    return [Seed("x.png", content) for content in found] + [Seed("x.jpg", content) for content in odd_jpegs()]
+    return [Seed("x.png", content) for content in found] + [
+        Seed("x.jpg", content) for content in odd_jpegs()
+    ]
 
 
 def ancillary(bomb: bytes) -> Iterator[bytes]:
@@ -140,30 +158,51 @@ def ancillary(bomb: bytes) -> Iterator[bytes]:
     yield chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))
     yield chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 2**31, 2**31, 0, 0, 0, 0, 0, 0))
     for orientation in (0, 1, 6, 255):
-        yield chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1" + bytes([0, orientation, 0, 0]))
+        yield chunk(
+            b"eXIf", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1" + bytes([0, orientation, 0, 0])
+        )
     yield from (chunk(b"abcd", b"") * 500 for _ in range(1))
+
+
+def many_scans() -> bytes:
+    """A progressive JPEG whose last scan is there 3,000 times."""
+    once = saved(np.zeros((400, 400, 3), np.uint8), "JPEG", progressive=True)
+    scan = once.rindex(b"\xff\xda")
+    return once[:-2] + once[scan:-2] * 3000 + once[-2:]
 
 
 def odd_jpegs() -> Iterator[bytes]:
     sound = saved(photo(), "JPEG")
     frame = sound.index(b"\xff\xc0")
-    for rows, columns in ((0, 14), (11, 0), (65535, 65535), (8000, 9000), (1, 1), (11, 15), (65535, 1)):
+    for rows, columns in (
+        (0, 14),
+        (11, 0),
+        (65535, 65535),
+        (8000, 9000),
+        (1, 1),
+        (11, 15),
+        (65535, 1),
+    ):
         yield sound[: frame + 5] + struct.pack(">HH", rows, columns) + sound[frame + 9 :]
     for position in range(frame + 4, frame + 19):
         for value in (0, 1, 4, 0x11, 0x44, 0xFF):
             yield sound[:position] + bytes([value]) + sound[position + 1 :]
     for kind in (0xC1, 0xC2, 0xC3, 0xC5, 0xC9, 0xCF):
         yield sound[: frame + 1] + bytes([kind]) + sound[frame + 2 :]
-    slow = saved(np.zeros((400, 400, 3), np.uint8), "JPEG", progressive=True)
-    scan = slow.rindex(b"\xff\xda")
-    yield slow[:-2] + slow[scan:-2] * 3000 + slow[-2:]
+    yield many_scans()
     for mode in ("L", "CMYK"):
         yield saved(photo(), "JPEG", mode)
     for orientation in (1, 3, 6, 8):
         exif = Image.Exif()
         exif[0x0112] = orientation
         yield saved(photo(), "JPEG", exif=exif.tobytes())
-    yield from (b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"\xff\xd8" + b"\xff" * 5000, sound[:-2])
+    yield from (
+        b"\xff\xd8",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xd9",
+        b"\xff\xd8" + b"\xff" * 5000,
+        sound[:-2],
+    )
     yield from (sound + sound, b"\xff\xd8\xff\xe1\xff\xff" + bytes(70_000), saved(photo()))
 
 
@@ -184,7 +223,11 @@ def label_seeds() -> list[Seed]:
         Seed("deep.png", deep()),
         Seed("x.png", rows, lambda data: png(grey, zlib.compress(data))),
         Seed("x.png", grey, lambda head: png(head, zlib.compress(rows))),
-        Seed("x.png", bytes(range(100)), lambda table: png(header(color=3), zlib.compress(rows), chunk(b"PLTE", table))),
+        Seed(
+            "x.png",
+            bytes(range(100)),
+            lambda table: png(header(color=3), zlib.compress(rows), chunk(b"PLTE", table)),
+        ),
     ]
 
 
@@ -196,10 +239,6 @@ def odd_labels() -> list[Seed]:
     rng = np.random.default_rng(0)
     contents.append(saved(rng.integers(0, 256, (99, 99, 3), dtype=np.uint8)))
     return [Seed(name, content) for content in contents for name in ("x.png", "deep.png")]
-
-
-def sound_labels() -> list[Seed]:
-    return label_seeds()
 
 
 def read_label(path: Path) -> None:
@@ -220,7 +259,6 @@ def _photo_beside(path: Path) -> Path:
     return place
 
 
-Content = Callable[[], list[Seed]]
 READERS = [
     Reader("PNG and JPEG photograph", photo_seeds, read_photo, odd_photos, 1.5),
     Reader("PNG label", label_seeds, read_label, odd_labels),

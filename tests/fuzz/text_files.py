@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tempfile
@@ -11,12 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import nibabel
 import numpy as np
 import yaml
 from feeding import Mutate, Reader, Seed
 from mutations import damaged, regrown, reworded
-from volume_files import AFFINE, CARD, image, nifti, packed
+from volume_files import CARD, image, nifti, packed
 
 from uda.checkpoint import read_json
 from uda.data.cases import Case, cases_of, read_tags
@@ -38,7 +38,9 @@ def as_json(tree: Any) -> bytes:
 
 
 def as_yaml(tree: Any) -> bytes:
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def by_tree(read: Callable[[str], Any], write: Callable[[Any], bytes]) -> Mutate:
@@ -70,14 +72,16 @@ ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
 )
 ODD_YAML = (
-    "", "~", "[]", "hello", "- a\n- b", ALIASES, "a: &a [*a]", "a: &a {b: *a}", "[" * 5000, "{a: " * 3000, "- " * 5000,
-    "!!python/object/apply:os.system ['true']", "a: !!python/name:os.system", "a: !!python/object:object {}", "!foo {}",
-    "name: a\nname: b", "? [a, b]\n: c", "? {a: b}\n: c", "a: !!int ''", "a: !!int x", "a: !!float x", "a: !!bool maybe",
-    "a: !!timestamp x", "a: 2020-13-45", "a: !!binary '%'", "a: !!set {b, c}", "a: !!omap [b: c]", "a: !!pairs [b: c]",
-    "a: " + "9" * 5000, "a: " + "9" * 30, "a: 0x" + "f" * 40, "a: " + ":".join(["59"] * 300), "a: 1e999", "a: .nan",
-    'a: "\\ud800"', 'a: "\\UFFFFFFFF"', "a: \0", "a: \x1b[31m", "\ufeffname: x", "a: b: c", "a:\tb", "%YAML 9.9\n---\na: b",
-    "--- a\n--- b", "<<: {a: b}", "<<: [1, 2]", "<<: x", "a: *b", "x" * 100_000, "a: " + "x" * 10**6, "1: 2\ntrue: 3\n~: 4",
-    "a: |\n" + " x\n" * 1000, "".join(f"k{n}: {n}\n" for n in range(3000)), "&a a: *a", "a: !!str [b]", "a: !!map [b]",
+    "", "~", "[]", "hello", "- a\n- b", ALIASES, "a: &a [*a]", "a: &a {b: *a}", "[" * 5000, "{a: " * 3000,
+    "- " * 5000, "!!python/object/apply:os.system ['true']", "a: !!python/name:os.system", "!foo {}",
+    "a: !!python/object:object {}", "name: a\nname: b", "? [a, b]\n: c", "? {a: b}\n: c", "a: !!int ''",
+    "a: !!int x", "a: !!float x", "a: !!bool maybe", "a: !!timestamp x", "a: 2020-13-45", "a: !!binary '%'",
+    "a: !!set {b, c}", "a: !!omap [b: c]", "a: !!pairs [b: c]", "a: " + "9" * 5000, "a: " + "9" * 30,
+    "a: 0x" + "f" * 40, "a: " + ":".join(["59"] * 300), "a: 1e999", "a: .nan", 'a: "\\ud800"',
+    'a: "\\UFFFFFFFF"', "a: \0", "a: \x1b[31m", "\ufeffname: x", "a: b: c", "a:\tb", "%YAML 9.9\n---\na: b",
+    "--- a\n--- b", "<<: {a: b}", "<<: [1, 2]", "<<: x", "a: *b", "x" * 100_000, "a: " + "x" * 10**6,
+    "1: 2\ntrue: 3\n~: 4", "a: |\n" + " x\n" * 1000, "&a a: *a", "a: !!str [b]", "a: !!map [b]",
+    "".join(f"k{n}: {n}\n" for n in range(1000)),
 )  # fmt: skip
 
 
@@ -85,11 +89,26 @@ def odd_yaml(*bases: bytes) -> list[Seed]:
     contents = [text.encode() for text in ODD_YAML]
     contents += [base + b"\n" + text.encode() for base in bases for text in ODD_YAML]
     contents += [base.decode().encode("utf-16") for base in bases]
-    values = (".nan", ".inf", "-1", "0", "1e30", "9" * 18, "[]", "{}", "~", "'{case}{x}'", "'{case}{case.__class__}'", "/x/{case}")
+    values = (
+        ".nan",
+        ".inf",
+        "-1",
+        "0",
+        "1e30",
+        "9" * 18,
+        "[]",
+        "{}",
+        "~",
+        "'{case}{x}'",
+        "'{case}{case.__class__}'",
+        "/x/{case}",
+    )
     for base in bases:
         for line in base.decode().splitlines():
             key = line.partition(":")[0]
-            contents += [base.replace(line.encode(), f"{key}: {value}".encode()) for value in values]
+            contents += [
+                base.replace(line.encode(), f"{key}: {value}".encode()) for value in values
+            ]
     return [Seed("x.yaml", content) for content in dict.fromkeys(contents)]
 
 
@@ -133,7 +152,12 @@ pretrain:
 prior: {ratio: {kind: source_labels}, tags: {kind: target_tags}}
 adapt:
   minent: {steps: 6, batch: 4, lr: 0.001, objective: [{term: entropy}], snapshot_every: 3}
-  adami: {steps: 6, batch: 4, lr: 0.001, prior: tags, objective: [{term: entropy}, {term: class_ratio_kl, direction: prediction_to_prior}]}
+  adami:
+    steps: 6
+    batch: 4
+    lr: 0.001
+    prior: tags
+    objective: [{term: entropy}, {term: class_ratio_kl, direction: prediction_to_prior}]
 """
 
 
@@ -141,10 +165,8 @@ def read_a_card(path: Path) -> None:
     """Read it and look for its cases in an empty folder, as every verb begins."""
     card = load_card(str(path))
     for split in (*card.splits, "none"):
-        try:
+        with contextlib.suppress(UdaError):
             cases_of(card.model_copy(update={"root": "."}), path.parent, split)
-        except UdaError as error:
-            str(error).encode()
 
 
 def read_a_recipe(path: Path) -> None:
@@ -154,9 +176,10 @@ def read_a_recipe(path: Path) -> None:
 # --- JSON -------------------------------------------------------------------------------------
 
 ODD_JSON = (
-    "", "null", "[]", "0", '"x"', "{}", "[" * 100_000, '{"a":' * 50_000, "NaN", '{"a": NaN}', '{"a": 1e999}', '{"a": Infinity}',
-    "9" * 5000, '{"a": 1, "a": 2}', '"\\ud800"', '{"\\ud800": 1}', "\ufeff{}", "{}{}", "{'a': 1}", '{"a": 1,}', "tru", "//", "\0",
-    '{"a": "' + "x" * 10**6 + '"}', "[" + "0," * 10**5 + "0]", '{"format": "uda-prior-1"}', '{"a": 01}', '{"a": -}', "1e5",
+    "", "null", "[]", "0", '"x"', "{}", "[" * 100_000, '{"a":' * 50_000, "NaN", '{"a": NaN}', '{"a": 1e999}',
+    '{"a": Infinity}', "9" * 5000, '{"a": 1, "a": 2}', '"\\ud800"', '{"\\ud800": 1}', "\ufeff{}", "{}{}",
+    "{'a': 1}", '{"a": 1,}', "tru", "//", "\0", '{"a": "' + "x" * 10**6 + '"}', "[" + "0," * 10**5 + "0]",
+    '{"format": "uda-prior-1"}', '{"a": 01}', '{"a": -}', "1e5",
 )  # fmt: skip
 
 
@@ -223,22 +246,29 @@ def read_store(path: Path) -> None:
     assert store.places() == [("c0", n) for n in range(len(sound))]
 
 
+BOTH = ("a1", "a2")
 DATASET = {
     "name": "Heart",
     "channel_names": {"0": "CT"},
     "labels": {"background": 0, "left ventricle": 1, "ring": 2},
     "numTraining": 2,
     "file_ending": ".nii.gz",
-    "dataset": {name: {"images": [f"imagesTr/{name}_0000.nii.gz"], "label": f"labelsTr/{name}.nii.gz"} for name in ("a1", "a2")},
-}  # fmt: skip
+    "dataset": {
+        name: {"images": [f"imagesTr/{name}_0000.nii.gz"], "label": f"labelsTr/{name}.nii.gz"}
+        for name in BOTH
+    },
+}
 DECATHLON = {
     "name": "Heart",
     "modality": {"0": "MRI"},
     "labels": {"0": "background", "1": "left ventricle", "2": "ring"},
     "numTraining": 2,
-    "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("a1", "a2")],
+    "training": [
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+        for name in BOTH
+    ],
     "test": ["./imagesTr/a1.nii.gz"],
-}  # fmt: skip
+}
 
 
 def dataset_seeds() -> list[Seed]:
@@ -264,7 +294,11 @@ def read_hashes(path: Path) -> None:
 def metrics() -> dict[str, Any]:
     one = {"mean": 0.5, "sd": 0.1, "n": 2, "missed": 0, "spurious": 0}
     summary = {"mean": 0.5, "sd": None, "ci95": [0.4, 0.6], "per_class": {"disk": one, "ring": one}}
-    row = {"name": "adabn", "supervision": ["none"], **dict.fromkeys(("dice", "hd95", "assd"), summary)}
+    row = {
+        "name": "adabn",
+        "supervision": ["none"],
+        **dict.fromkeys(("dice", "hd95", "assd"), summary),
+    }
     return {
         "recipe": "tiny",
         "classes": ["disk", "ring"],
@@ -297,7 +331,10 @@ def run_seeds() -> list[Seed]:
         "adapt-x/stage.json": as_json({"stage": "adapt-x", "hash": "0" * 64, "seconds": 1.5}),
     }
     ways = {".json": json_damaged, ".csv": text_damaged, ".npz": damaged}
-    return [Seed(name, content, beside=files, mutate=ways[Path(name).suffix]) for name, content in files.items()]
+    return [
+        Seed(name, content, beside=files, mutate=ways[Path(name).suffix])
+        for name, content in files.items()
+    ]
 
 
 def read_run(path: Path) -> None:
@@ -309,21 +346,73 @@ def read_run(path: Path) -> None:
 
 # --- CSV --------------------------------------------------------------------------------------
 
-TAGS = b"case,slice,disk,ring\n" + b"".join(f"c{c},{s},1,{s % 2}\n".encode() for c in range(3) for s in range(4))
-SIZES = b"val_ids;other;val_gt_size\n" + b"".join(f"c{c}_{s}.png;x;[{90 - s}, 8, {s}]\n".encode() for c in range(3) for s in range(4))
+TAGS = b"case,slice,disk,ring\n" + b"".join(
+    f"c{c},{s},1,{s % 2}\n".encode() for c in range(3) for s in range(4)
+)
+SIZES = b"val_ids;other;val_gt_size\n" + b"".join(
+    f"c{c}_{s}.png;x;[{90 - s}, 8, {s}]\n".encode() for c in range(3) for s in range(4)
+)
 QUOTED = b'val_ids,val_gt_size\n1003_17,"[60, 12, 0]"\n1003_18,"[5, 1e1, 3.5]"\n'
 
 
 def odd_csv() -> Iterator[bytes]:
-    yield from (b"", b"\n", b"\xef\xbb\xbf" + TAGS, TAGS.replace(b"\n", b"\r\n"), TAGS.replace(b"\n", b"\r"), b"\0")
-    yield from (TAGS.decode().encode("utf-16"), TAGS.replace(b"c0", b"c\xe9"), TAGS.replace(b"c0", b"c\0"), TAGS + TAGS)
-    yield from (TAGS.replace(b",", b";"), TAGS.replace(b"c0,0", b"c0," + b"9" * 5000), TAGS.replace(b"c0,0", "c0,٣".encode()))
-    yield from (b"case,slice,disk,ring\n" + b"x" * 10**6, b"x" * 10**6, b"," * 10**6, b'"' + b"x" * 1000, b"case,slice,disk\n")
-    yield from (TAGS.replace(b"disk,ring", b"disk,disk"), b"case,slice,disk,ring\n", TAGS + b'c9,"0,1,1', b"\x1b[31m" + TAGS)
-    yield from (b"\n\n" + TAGS, TAGS.replace(b"\n", b"\n\n"), TAGS.replace(b"1", b" 1 "), TAGS[:-3], TAGS + b"c8,0,1,1,1,1\n")
-    for text in (b"[1e999, 1, 1]", b"[nan, 1, 1]", b"[" + b"9" * 4000 + b", 1, 1]", b"[]", b"[-1, 2, 3]", b"[1e308, 1e308, 1]", b"[0,0,0]"):
+    yield from (
+        b"",
+        b"\n",
+        b"\xef\xbb\xbf" + TAGS,
+        TAGS.replace(b"\n", b"\r\n"),
+        TAGS.replace(b"\n", b"\r"),
+        b"\0",
+    )
+    yield from (
+        TAGS.decode().encode("utf-16"),
+        TAGS.replace(b"c0", b"c\xe9"),
+        TAGS.replace(b"c0", b"c\0"),
+        TAGS + TAGS,
+    )
+    yield from (
+        TAGS.replace(b",", b";"),
+        TAGS.replace(b"c0,0", b"c0," + b"9" * 5000),
+        TAGS.replace(b"c0,0", "c0,٣".encode()),
+    )
+    yield from (
+        b"case,slice,disk,ring\n" + b"x" * 10**6,
+        b"x" * 10**6,
+        b"," * 10**6,
+        b'"' + b"x" * 1000,
+        b"case,slice,disk\n",
+    )
+    yield from (
+        TAGS.replace(b"disk,ring", b"disk,disk"),
+        b"case,slice,disk,ring\n",
+        TAGS + b'c9,"0,1,1',
+        b"\x1b[31m" + TAGS,
+    )
+    yield from (
+        b"\n\n" + TAGS,
+        TAGS.replace(b"\n", b"\n\n"),
+        TAGS.replace(b"1", b" 1 "),
+        TAGS[:-3],
+        TAGS + b"c8,0,1,1,1,1\n",
+    )
+    for text in (
+        b"[1e999, 1, 1]",
+        b"[nan, 1, 1]",
+        b"[" + b"9" * 4000 + b", 1, 1]",
+        b"[]",
+        b"[-1, 2, 3]",
+        b"[1e308, 1e308, 1]",
+        b"[0,0,0]",
+    ):
         yield b"val_ids;val_gt_size\nc_1;" + text + b"\n"
-    for name in (b"_" * 100_000, b"c_" + b"9" * 100, b"c_1.a.b.c", b"_1", b"a" * 10**6 + b"_1", b"__import__('os')_1"):
+    for name in (
+        b"_" * 100_000,
+        b"c_" + b"9" * 100,
+        b"c_1.a.b.c",
+        b"_1",
+        b"a" * 10**6 + b"_1",
+        b"__import__('os')_1",
+    ):
         yield b"val_ids;val_gt_size\n" + name + b";[1, 2, 3]\n"
     yield b";".join([b"val_ids", b"val_gt_size", *(b"c%d" % n for n in range(20_000))]) + b"\n"
     yield b";".join(b"c%d" % n for n in range(20_000))
@@ -337,16 +426,62 @@ def read_table(path: Path) -> None:
         read_tags(path, CLASSES[1:])
 
 
+def one(file: str, content: bytes, mutate: Mutate) -> Callable[[], list[Seed]]:
+    return lambda: [Seed(file, content, mutate=mutate)]
+
+
+def card_seeds() -> list[Seed]:
+    return [Seed("x.yaml", raw, mutate=yaml_damaged) for raw in (CARD_YAML, PHOTO_YAML)]
+
+
+def odd_cards() -> list[Seed]:
+    return odd_yaml(CARD_YAML, PHOTO_YAML)
+
+
+def table_seeds() -> list[Seed]:
+    tables = (("tags.csv", TAGS), ("sizes.csv", SIZES), ("sizes.csv", QUOTED))
+    return [Seed(name, raw, mutate=text_damaged) for name, raw in tables]
+
+
+def odd_tables() -> list[Seed]:
+    return [Seed(name, content) for content in odd_csv() for name in ("tags.csv", "sizes.csv")]
+
+
+def odd_stores() -> list[Seed]:
+    name = next(name for name in stored() if name.endswith(".json"))
+    return odd_json(name, stored())()
+
+
+def odd_runs() -> list[Seed]:
+    files = {seed.file: seed.content for seed in run_seeds()}
+    return [seed for name in files if name.endswith(".json") for seed in odd_json(name, files)()]
+
+
+PRIOR_JSON, HASHES = as_json(PRIOR), as_json({"/x": [1, 2, "ab"]})
+STAGE = as_json({"hash": "0" * 64, "files": {}})
 READERS = [
-    Reader("YAML card", lambda: [Seed("x.yaml", raw, mutate=yaml_damaged) for raw in (CARD_YAML, PHOTO_YAML)], read_a_card, lambda: odd_yaml(CARD_YAML, PHOTO_YAML)),
-    Reader("YAML recipe", lambda: [Seed("x.yaml", RECIPE_YAML, mutate=yaml_damaged)], read_a_recipe, lambda: odd_yaml(RECIPE_YAML)),
-    Reader("JSON prior", lambda: [Seed("prior.json", as_json(PRIOR), mutate=json_damaged)], read_prior, odd_json("prior.json")),
-    Reader("JSON stage", lambda: [Seed("stage.json", as_json({"hash": "0" * 64, "files": {}}), mutate=json_damaged)], read_stage, odd_json("stage.json")),
+    Reader("YAML card", card_seeds, read_a_card, odd_cards, 0.6),
+    Reader(
+        "YAML recipe",
+        one("x.yaml", RECIPE_YAML, yaml_damaged),
+        read_a_recipe,
+        lambda: odd_yaml(RECIPE_YAML),
+        0.6,
+    ),
+    Reader(
+        "JSON prior",
+        one("prior.json", PRIOR_JSON, json_damaged),
+        read_prior,
+        odd_json("prior.json"),
+    ),
+    Reader(
+        "JSON stage", one("stage.json", STAGE, json_damaged), read_stage, odd_json("stage.json")
+    ),
     Reader("JSON of nnU-Net", dataset_seeds, read_dataset, odd_json("dataset.json")),
-    Reader("JSON of hashes", lambda: [Seed("h.json", as_json({"/x": [1, 2, "ab"]}), mutate=json_damaged)], read_hashes, odd_json("h.json"), 0.5),
-    Reader("store", store_seeds, read_store, lambda: odd_json("store/x/index.json", stored())(), 0.5),
-    Reader("files of a report", run_seeds, read_run, lambda: odd_json("evaluate/metrics.json", {s.file: s.content for s in run_seeds()})(), 1.5),
-    Reader("CSV", lambda: [Seed(name, raw, mutate=text_damaged) for name, raw in (("tags.csv", TAGS), ("sizes.csv", SIZES), ("sizes.csv", QUOTED))], read_table,
-           lambda: [Seed(name, content) for content in odd_csv() for name in ("tags.csv", "sizes.csv")]),
-]  # fmt: skip
-assert nibabel.aff2axcodes(AFFINE) == ("R", "A", "S")
+    Reader(
+        "JSON of hashes", one("h.json", HASHES, json_damaged), read_hashes, odd_json("h.json"), 0.5
+    ),
+    Reader("store", store_seeds, read_store, odd_stores, 0.5),
+    Reader("files of a report", run_seeds, read_run, odd_runs, 1.5),
+    Reader("CSV", table_seeds, read_table, odd_tables),
+]

@@ -163,8 +163,20 @@ def odd_images() -> list[Seed]:
     seeds = [Seed("x.nii", content) for content in contents]
     seeds += [Seed("x.nii.gz", packed(content)) for content in contents]
     sound = nifti(image().astype(np.int16))
-    others = [b"", b"\x1f\x8b", b"\x1f\x8b\x08" + bytes(20), b"hello", packed(b""), packed(b"hello" * 300)]
-    others += [packed(sound) + packed(sound), packed(sound) + b"junk", packed(packed(sound)), sound[:348]]
+    others = [
+        b"",
+        b"\x1f\x8b",
+        b"\x1f\x8b\x08" + bytes(20),
+        b"hello",
+        packed(b""),
+        packed(b"hello" * 300),
+    ]
+    others += [
+        packed(sound) + packed(sound),
+        packed(sound) + b"junk",
+        packed(packed(sound)),
+        sound[:348],
+    ]
     others.append(packed(sound + bytes(64 << 20)))  # 64 MiB behind the image
     others += [packed(sound)[:-8], packed(sound)[:-1], packed(sound)[:-8] + bytes(8)]
     seeds += [Seed("x.nii.gz", content) for content in others]
@@ -220,13 +232,26 @@ def record_seeds() -> list[Seed]:
     head = len(example()) - 2 * 8 * 9 * 3 * 4  # what is not values
     return [
         Seed("x.tfrecords", whole, mutate=partial(damaged, focus=16)),
-        Seed("x.tfrecords", example(), lambda b: frame(b) + frame(example(1)), partial(damaged, focus=60)),
+        Seed(
+            "x.tfrecords",
+            example(),
+            lambda b: frame(b) + frame(example(1)),
+            partial(damaged, focus=60),
+        ),
         Seed("x.tfrecords", example(), frame, partial(damaged, focus=head)),
     ]
 
 
 def odd_records() -> list[Seed]:
-    found = [b"", b"\0", bytes(16), bytes(10_000), packed(frame(example())), frame(b""), frame(b"\x0a")]
+    found = [
+        b"",
+        b"\0",
+        bytes(16),
+        bytes(10_000),
+        packed(frame(example())),
+        frame(b""),
+        frame(b"\x0a"),
+    ]
     for sizes in ((0, 9, 3), (-1, -9, 24), (2**31, 2**31, 3), (2**62, 2, 3), (8, 9, 2), (8, 27, 1)):
         data = np.zeros((8, 9, 3), "<f4").tobytes()
         features: dict[str, Any] = {"data_vol": data, "label_vol": data}
@@ -262,7 +287,11 @@ def npy(array: np.ndarray, shape: Any = None, descr: Any = None) -> bytes:
     if shape is None and descr is None:
         np.save(stream, array)
         return stream.getvalue()
-    header = {"descr": descr or array.dtype.str, "fortran_order": False, "shape": shape or array.shape}
+    header = {
+        "descr": descr or array.dtype.str,
+        "fortran_order": False,
+        "shape": shape or array.shape,
+    }
     np.lib.format.write_array_header_1_0(stream, header)
     return stream.getvalue() + array.tobytes()
 
@@ -294,20 +323,36 @@ def npz_seeds() -> list[Seed]:
 def odd_npz() -> list[Seed]:
     first, second = npy(image().astype(np.float32)), npy(label())
     zeros = bytes(16 << 20)
-    members = [
-        npy(image(), (2**31, 2**31, 2**31)), npy(image(), (2**62, 4, 4)), npy(image(), (-9, -8, 4)), npy(image(), (0, 8, 4)),
-        npy(image(), (9, 32)), npy(image(), descr="|O"), npy(image(), descr="<U2"), npy(image(), descr="<c8"),
-        npy(image(), descr="<f16"), npy(image(), descr=">f8"), npy(image(), descr="|b1"), npy(image(), descr="V8"),
-        npy(image() * np.nan), npy(np.full(SHAPE, 5.0)), npy(np.full(SHAPE, 1e300)), b"", b"\x93NUMPY\x03\0" + b"\xff" * 4,
-        b"\x93NUMPY\x02\0" + b"\xff\xff\xff\x7f" + zeros[:100_000], npy(image(), descr=[("a", "<f4"), ("b", "<f4")]),
-    ]  # fmt: skip
+    shapes = [(2**31,) * 3, (2**62, 4, 4), (-9, -8, 4), (0, 8, 4), (9, 32)]
+    kinds: list[Any] = [
+        "|O",
+        "<U2",
+        "<c8",
+        "<f16",
+        ">f8",
+        "|b1",
+        "V8",
+        [("a", "<f4"), ("b", "<f4")],
+    ]
+    members = [npy(image(), shape) for shape in shapes] + [npy(image(), descr=k) for k in kinds]
+    members += [npy(image() * np.nan), npy(np.full(SHAPE, 5.0)), npy(np.full(SHAPE, 1e300)), b""]
+    members.append(b"\x93NUMPY\x03\0" + b"\xff" * 4)
+    members.append(b"\x93NUMPY\x02\0" + b"\xff\xff\xff\x7f" + zeros[:100_000])
     found = [zipped(DEFLATED, member, second) for member in members]
     bomb = zipped(DEFLATED, npy(image(), (256, 256, 256), "|u1")[:128] + zeros, second)
     lies = zipped(DEFLATED, zeros, second)
     central = lies.rfind(b"PK\1\2", 0, lies.rfind(b"PK\1\2"))
     lies = lies[: central + 24] + (100).to_bytes(4, "little") + lies[central + 28 :]
     others = [zipped(zipfile.ZIP_BZIP2, first, second), zipped(zipfile.ZIP_LZMA, first, second)]
-    others += [bomb, lies, zipped(DEFLATED, first + zeros, second), zipped(STORED, first), b"", b"PK\3\4", b"PK\5\6" + bytes(18)]
+    others += [
+        bomb,
+        lies,
+        zipped(DEFLATED, first + zeros, second),
+        zipped(STORED, first),
+        b"",
+        b"PK\3\4",
+        b"PK\5\6" + bytes(18),
+    ]
     return [Seed("x.npz", content) for content in (*found, *others, first)]
 
 

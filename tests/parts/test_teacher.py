@@ -124,6 +124,25 @@ def test_the_value_is_the_loss_of_the_notes() -> None:
     assert float(values["pseudo_labels"]) == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
+def test_dice_of_the_labels_stands_beside_their_cross_entropy() -> None:
+    objective = objective_of(term("pseudo_labels", dice=0.7))
+    student = network()
+    set_up(objective, student).begin(0)
+    batch = batch_of(0)
+    assert batch.target is not None
+    notes = objective.annotate(batch)
+    assert notes[0] is not None
+    target, labels = student(batch.target.image), notes[0][:, 1].long()
+    _, values = objective(batch, None, target, 0, notes)
+    expected = losses.partial_cross_entropy(target, labels) + 0.7 * losses.dice(target, labels)
+    assert float(values["pseudo_labels"]) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+def test_dice_does_not_go_with_soft_labels() -> None:
+    with pytest.raises(ValueError, match="soft must be 0"):
+        term("pseudo_labels", dice=1.0, soft=2.0)
+
+
 def test_soft_labels_are_learnt_as_probabilities() -> None:
     objective = objective_of(term("pseudo_labels", soft=0.5))
     student = network()

@@ -24,7 +24,7 @@ from uda.selection import (
 
 LOW = Scores(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
 HIGH = replace(LOW, **{name: 0.1 if name == "ratio_distance" else 0.9 for name in RULE})
-GUARD = Guard(factor=3, overlap=0.3)
+GUARD = Guard(factor=3, overlap=0.5)
 
 
 def labels_of(first: int, second: int) -> Tensor:
@@ -82,7 +82,18 @@ def test_a_structure_that_was_never_found_need_not_be_found() -> None:
 def test_a_structure_elsewhere_has_drifted() -> None:
     moved = labels_of(10, 20).flip(1)
     told = faults(views_of(moved), expected(), GUARD)
-    assert "disk overlaps by Dice 0.00 with where it was before adaptation" in told
+    assert "disk overlaps by Dice 0.00 with where it was before adaptation, expected 0.50" in told
+
+
+def test_where_the_two_models_before_adaptation_differ_a_structure_may_move() -> None:
+    """Source model and AdaBN share half of the disk: Dice 0.5, so that half of that is enough."""
+    known = replace(expected(), adabn=labels_of(0, 20))
+    known.adabn.view(2, 100)[:, 5:15] = 1
+    moved = labels_of(0, 20)
+    moved.view(2, 100)[:, 12:22] = 1  # Dice 0.3 with AdaBN's, 0 with the source model's
+    assert faults(views_of(moved), known, GUARD) == []
+    told = faults(views_of(moved), known, GUARD.model_copy(update={"overlap": 0.7}))
+    assert told == ["disk overlaps by Dice 0.30 with where it was before adaptation, expected 0.35"]
 
 
 def test_it_is_enough_to_agree_with_the_source_model_or_with_adabn() -> None:
@@ -124,7 +135,7 @@ def test_the_entropy_has_no_say() -> None:
 
 def test_smoothing_is_the_mean_with_the_checkpoint_before() -> None:
     trend = smoothed([LOW, HIGH, HIGH])
-    assert [one.agreement for one in trend] == pytest.approx([0.5, 0.7, 0.9])
+    assert [one.consistency for one in trend] == pytest.approx([0.5, 0.7, 0.9])
     assert smoothed([]) == []
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
-from uda.checkpoint import fingerprint, scratch, sync, write_json
+from uda.checkpoint import fingerprint, scratch, sweep, sync, write_json
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.hashes import Hashes
@@ -167,7 +167,9 @@ def open_store(
     """
     key = key or content_key(card, cases)
     folder = root / key[:16]
-    if not _intact(folder, key):
+    if _intact(folder, key):
+        sweep(root)
+    else:
         _build(card, cases, folder, key, workers)
     return Store(folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 from uda.errors import ModelError
@@ -48,7 +49,15 @@ def read_parts(data: bytes, name: str) -> dict[str, bytes]:
                     fix="copy or save the file again",
                 )
             return {m.filename.partition("/")[2]: archive.read(m) for m in members}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ModelError(
             f"cannot be read as a network: {error}",
             where=name,

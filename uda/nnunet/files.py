@@ -59,9 +59,9 @@ def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, 
             "correct the number, or add the files that are missing",
         )
     for name in [*training, *unlabelled]:
-        if re.search(r"[*?{}/]", name):
+        if not name or re.search(r"[*?{}/]", name):
             reader.lies(
-                f"a case is called {name!r}", "no * ? { } / in its name", "rename its files"
+                f"a case is called {name!r}", "a name without * ? { } /", "rename its files"
             )
     return training, unlabelled
 

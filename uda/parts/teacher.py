@@ -115,6 +115,8 @@ class PseudoLabels(Part):
             hard = labels[:, 0].long()
             loss = losses.partial_cross_entropy(view.unlabelled, hard, weight)
             labelled = hard != IGNORE
+            if self.term.dice:
+                loss = loss + self.term.dice * losses.dice(view.unlabelled, hard)
         if self.term.mrkld:
             loss = loss + self.term.mrkld * losses.mrkld(view.unlabelled, labelled)
         return loss

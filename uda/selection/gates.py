@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +31,10 @@ class Expected:
     case: Tensor
     """``[n]``"""
 
+    def dice(self, labels: Tensor, others: Tensor) -> Tensor:
+        """Dice ``[structures]`` of two models' labels."""
+        return structure_dice(labels, others, self.case, len(self.classes), self.structures)
+
     def range(self, structure: int) -> tuple[float, float]:
         """Least and largest ratio between which a structure is expected: the prior's and AdaBN's."""
         found = float((self.adabn == structure).double().mean())
@@ -43,19 +46,12 @@ def faults(views: Views, expected: Expected, guard: Guard) -> list[str]:
     """Why a checkpoint is not safe, a sentence each; none for a safe one."""
     if not views.finite:
         return ["its predictions are not finite"]
-    labels, classes = views.labels, len(expected.classes)
     told = [
         sentence
         for structure in expected.structures
-        if (sentence := _ratio_fault(labels, structure, expected, guard.factor))
+        if (sentence := _ratio_fault(views.labels, structure, expected, guard.factor))
     ]
-    kept = torch.stack(
-        [
-            structure_dice(labels, before, expected.case, classes, expected.structures)
-            for before in (expected.source, expected.adabn)
-        ]
-    ).amax(0)
-    return told + _drifted(kept, expected, guard.overlap)
+    return told + _drifted(views.labels, expected, guard.overlap)
 
 
 def _ratio_fault(labels: Tensor, structure: int, expected: Expected, factor: float) -> str | None:
@@ -72,11 +68,20 @@ def _ratio_fault(labels: Tensor, structure: int, expected: Expected, factor: flo
     )
 
 
-def _drifted(kept: Tensor, expected: Expected, least: float) -> list[str]:
-    """Structures that the model found before adaptation, and now finds elsewhere."""
-    names: Sequence[tuple[int, float]] = list(zip(expected.structures, kept.tolist(), strict=True))
+def _drifted(labels: Tensor, expected: Expected, share: float) -> list[str]:
+    """Structures that are elsewhere now than both models before adaptation had found them.
+
+    How far is too far is measured by how far those two are from each other: where they agree, a structure is known.
+    """
+    kept = torch.maximum(
+        expected.dice(labels, expected.source), expected.dice(labels, expected.adabn)
+    )
+    least = share * expected.dice(expected.source, expected.adabn)
     return [
-        f"{expected.classes[k]} overlaps by Dice {dice:.2f} with where it was before adaptation"
-        for k, dice in names
-        if dice < least and expected.range(k)[0] >= FOUND
+        f"{expected.classes[structure]} overlaps by Dice {now:.2f} with where it was before adaptation, "
+        f"expected {limit:.2f}"
+        for structure, now, limit in zip(
+            expected.structures, kept.tolist(), least.tolist(), strict=True
+        )
+        if now < limit
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from uda.selection.scores import Scores
 
-RULE = ("consistency", "ratio_distance", "agreement", "confidence")
+RULE = ("consistency", "nuclear_norm")
 """scores whose ranks are combined; `benchmarks/selectbench.py` measures what each is worth"""
 BEFORE = ("source", "adabn")
 """candidates that no adaptation made"""
