@@ -26,7 +26,7 @@ from uda.importing import import_model
 from uda.models import PROGRAM, load_model
 
 CPU = Compute(device="cpu")
-TWO_STEPS = ("steps=2", "batch=2", "lr=1e-3")
+TWO_STEPS = ("steps=2", "batch=2", "lr=1e-3", "select=last")
 SIZE = (1, 32, 32)
 
 

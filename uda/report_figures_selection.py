@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEPT_COLOUR = "#cfe8d5"
+CROWD = 20  # models beyond which points would hide the lines
 TICKS = 5  # steps that are written below the axis
 SPREAD = 0.012  # of the axis, between the points of one model
 
@@ -34,6 +35,7 @@ def rank_plot(
         titles: of the scores of ``selection["rule"]``.
     """
     places = _places(selection["candidates"])
+    few = len(places) <= CROWD
     with figure_of(4.8, 3.3) as figure:
         axes = figure.add_subplot()
         _shade(axes, selection, places)
@@ -42,12 +44,16 @@ def rank_plot(
             heights = {one: of[name] for one, of in ranks.items()}
             shift = SPREAD * (number - (len(titles) - 1) / 2) * _length(places)
             colour = TERM_COLOURS[number % len(TERM_COLOURS)]
-            _line(axes, places, heights, colour, 0.9, 2.6, said, shift)
+            _line(axes, places, heights, colour, 0.9, 2.6 if few else 1.0, said, shift)
         known = {c["name"]: c["rank"] for c in selection["candidates"] if c["rank"] is not None}
-        _line(axes, places, known, INK, 2.0, 5.0, "their mean, which decides")
+        _line(axes, places, known, INK, 2.0, 5.0 if few else 2.6, "their mean, which decides")
         lost = [places[c["name"]] for c in selection["candidates"] if not c["safe"]]
         if lost:
-            axes.plot(lost, [0.35] * len(lost), "x", color=MISS, ms=7, mew=2, label="unsafe")
+            low = [0.06] * len(lost)  # of the height of the axes
+            marks = axes.get_xaxis_transform()
+            axes.plot(
+                lost, low, "x", color=MISS, ms=6, mew=1.8, label="unsafe", transform=marks, zorder=3
+            )
         _frame(axes, places, selection["candidates"], max(len(known), 2))
         figure.suptitle(shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)
         figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
@@ -57,7 +63,7 @@ def rank_plot(
 def _places(candidates: Sequence[Candidate]) -> dict[str, float]:
     """Where each candidate stands on the axis of steps: the models before adaptation left of the first step."""
     steps = [one["step"] for one in candidates if one["name"] not in BEFORE]
-    gap = max(steps[0], 0.17 * steps[-1]) if steps else 1.0
+    gap = max(steps[0], 0.2 * steps[-1]) if steps else 1.0
     first = steps[0] if steps else 1
     left = {name: first - gap * (len(BEFORE) - i) for i, name in enumerate(BEFORE)}
     return {one["name"]: left.get(one["name"], one["step"]) for one in candidates}
@@ -78,21 +84,23 @@ def _line(
     shift: float = 0.0,
 ) -> None:
     """Points of the models before adaptation, and a line through the checkpoints; a gap where one was unsafe."""
-    before = [name for name in places if name in BEFORE]
+    before = [name for name in places if name in BEFORE]  # points alone, large enough to be seen
     after = [name for name in places if name not in BEFORE]
     for names, style in ((before, "o"), (after, "o-")):
         x = [places[name] + shift for name in names]
         y = [heights.get(name, math.nan) for name in names]
         said = label if names is after else None
-        axes.plot(x, y, style, color=colour, lw=width, ms=size, label=said)
+        seen = size if names is after else max(size, 2.6)
+        axes.plot(x, y, style, color=colour, lw=width, ms=seen, label=said)
 
 
 def _shade(axes: Axes, selection: Selection, places: Mapping[str, float]) -> None:
     """A band behind the model that was kept."""
     kept = selection["kept"] if selection["fallback"] else f"{selection['step']:06d}"
     if kept in places:
-        half = max(0.035 * _length(places), 1e-9)
-        x = places[kept]
+        x, length = places[kept], _length(places)
+        beside = min((abs(place - x) for place in places.values() if place != x), default=1.0)
+        half = min(max(0.4 * beside, 0.01 * length), 0.035 * length)
         axes.axvspan(x - half, x + half, color=KEPT_COLOUR, lw=0, label="kept")
 
 
@@ -100,13 +108,18 @@ def _frame(
     axes: Axes, places: Mapping[str, float], candidates: Sequence[Candidate], highest: int
 ) -> None:
     """Ticks, limits and names of the axes."""
+    from matplotlib.ticker import MaxNLocator
+
     steps = [one for one in candidates if one["name"] not in BEFORE]
     stride = math.ceil(len(steps) / TICKS)
     shown = [one for one in candidates if one["name"] in BEFORE] + steps[stride - 1 :: stride or 1]
     words = [one["name"] if one["name"] in BEFORE else str(one["step"]) for one in shown]
     axes.set_xticks([places[one["name"]] for one in shown], words)
-    axes.set_ylim(0, highest + 0.4)
-    axes.set_yticks(range(1, highest + 1, math.ceil(highest / 8)))
+    axes.set_ylim(
+        1 - 0.2 * highest, 1.06 * highest
+    )  # below the worst rank is room for what is unsafe
+    ticks = MaxNLocator(7, integer=True).tick_values(1, highest)
+    axes.set_yticks([tick for tick in ticks if 1 <= tick <= highest])
     axes.set_ylabel("rank, more is better")
     axes.set_xlabel("step")
     axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)

@@ -126,7 +126,7 @@ td{white-space:nowrap}tr.published td{white-space:normal}th small,td small{displ
 tr.best>*{background:#e8f3ea!important}
 tr.oracle>*,tr.supervised>*{background:#fff6ea!important}
 tr.unsafe>*,td.soft{color:var(--soft)}td.wrap{white-space:normal;min-width:15em}
-.judged table{font-size:.84rem}.judged th,.judged td{padding:6px 8px}.judged tbody th{min-width:7.5em}
+.judged table{font-size:.84rem}.judged th,.judged td{padding:6px 8px}.judged tbody th{min-width:0;white-space:nowrap}
 .judged tr.why>*{border-top:0;padding-top:0;white-space:normal}
 .bad{color:#a8200d}
 .chip{display:inline-block;padding:0 7px;margin:1px 0;border-radius:9px;background:#e6ebf0;
