@@ -53,7 +53,7 @@ def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_a_collapse_falls_back_to_the_model_before_adaptation_weight_for_weight(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    said = adapted(tiny, tmp_path, COLLAPSING, "adapt.minent.guard.overlap=1")
+    said = adapted(tiny, tmp_path, COLLAPSING, "adapt.minent.guard.overlap=0.99")
     pipeline.run(recipe_of(tiny, COLLAPSING), tmp_path, until="adabn")
     selection = said["selection"]
     assert selection["fallback"]
@@ -195,7 +195,7 @@ def test_the_oracle_is_a_snapshot_and_says_that_it_used_target_labels(
 
 
 def test_the_table_says_what_was_kept(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny, COLLAPSING, "adapt.minent.guard.overlap=1")
+    recipe = recipe_of(tiny, COLLAPSING, "adapt.minent.guard.overlap=0.99")
     pipeline.run(recipe, tmp_path, until="evaluate")
     rows = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["rows"]
     by_name = {row["name"]: row for row in rows}
@@ -210,7 +210,7 @@ def test_the_table_says_what_was_kept(tiny: Tiny, tmp_path: Path) -> None:
 def test_the_command_ends_with_3_where_it_fell_back_unless_that_is_allowed(
     tiny: Tiny, tmp_path: Path, extra: list[str], code: int
 ) -> None:
-    changes = [*tiny.overrides, COLLAPSING, "adapt.minent.guard.overlap=1"]
+    changes = [*tiny.overrides, COLLAPSING, "adapt.minent.guard.overlap=0.99"]
     call = ["adapt", tiny.recipe, *changes, "--only", "minent", "--out", str(tmp_path), "-q"]
     result = CliRunner().invoke(app, [*call, "--device", "cpu", *extra])
     assert result.exit_code == code, result.output
@@ -224,7 +224,7 @@ def test_ones_own_model_is_guarded_too(tiny: Tiny, tmp_path: Path) -> None:
     images = tiny.root / "t" / "images"
     model, out = tmp_path / "run" / "pretrain", tmp_path / "own"
     call = ["adapt", "--model", str(model), "--target", str(images), "--out", str(out)]
-    sets = ["--set", "steps=4", "--set", "lr=1.0", "--set", "guard.overlap=1"]
+    sets = ["--set", "steps=4", "--set", "lr=1.0", "--set", "guard.overlap=0.99"]
     result = CliRunner().invoke(app, [*call, "--method", "minent", *sets, "--device", "cpu", "-q"])
     assert result.exit_code == 3, result.output
     said = json.loads((out / "stage.json").read_text())["selection"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from uda.data.cases import read_tags
+from uda.data.tags import read_tags
 from uda.data.geometry import Geometry
 from uda.errors import DataError, ModelError, PriorError, UdaError
 from uda.priors import (

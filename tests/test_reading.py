@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uda.data.cases import read_tags
+from uda.data.tags import read_tags
 from uda.reading import parse_json, parse_yaml, read_rows, read_text
 
 

@@ -23,9 +23,10 @@ from uda.report_adaptation import write_adaptation
 from uda.report_files import read_selections
 from uda.report_selection import SCORES, kept_words, safe_ranks, selection_section
 from uda.report_words import FELL_BACK, FELL_BACK_SEEDS, best, head_lines, marked
-from uda.selection import RULE, Scores, choose
+from uda.selection import Scores, choose
 
 TITLE = "<h2>Which checkpoint was kept</h2>"
+RULE = ("consistency", "ratio_distance", "agreement", "confidence")
 FAULT = "myo <b> is not found any more"
 
 
@@ -38,7 +39,7 @@ def scores(quality: float) -> Scores:
 def selection(kept: str, **safe: float) -> dict[str, Any]:
     """As a guarded stage writes it: candidates by name and quality; steps 3 and 4 of 4 are unsafe."""
     ranked = {name.removeprefix("s_"): scores(value) for name, value in safe.items()}
-    ranks = choose({"source": scores(0.5), "adabn": scores(0.6), **ranked}).ranks
+    ranks = choose({"source": scores(0.5), "adabn": scores(0.6), **ranked}, RULE).ranks
     judged = {"source": scores(0.5), "adabn": scores(0.6), **ranked}
     judged |= {"000030": scores(0.9), "000040": scores(math.nan)}
     candidates = []

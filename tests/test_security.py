@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uda.cards import DatasetCard
-from uda.data.cases import Case, read_tags
+from uda.data.cases import Case
+from uda.data.tags import read_tags
 from uda.data.records import read_npz, read_records
 from uda.data.sources import prepared_stack
 from uda.data.store import Store, content_key, open_store

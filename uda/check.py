@@ -18,11 +18,12 @@ from uda.check_photos import PhotoCheck
 from uda.check_report import WHOLE_SET, CaseReport, Picture
 from uda.check_rules import Facts
 from uda.data import geometry as grids
-from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path, read_tags
+from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry
 from uda.data.nifti import read_header
 from uda.data.sources import RECORDS, read_images, read_label
+from uda.data.tags import read_tags
 from uda.data.volumes import (
     Volume,
     check_same_grid,

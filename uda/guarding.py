@@ -118,7 +118,10 @@ class Watch:
         checkpoints = self._checkpoints()
         safe = sum(one.safe for one in checkpoints)
         if not choice.fallback:
-            return f"best combined rank of {safe} safe checkpoints of {len(checkpoints)}"
+            return (
+                f"best combined rank among {safe} safe checkpoints of {len(checkpoints)} "
+                "and the models before adaptation"
+            )
         if not safe:
             reason = checkpoints[-1].faults[0] if checkpoints else "there is none"
             return f"no checkpoint was safe: {reason}"

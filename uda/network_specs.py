@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from uda.fields import FileName, Frozen, Share, Side
 
-
 Width = Annotated[int, Field(gt=0, le=65_536)]
 
 

@@ -18,11 +18,11 @@ from uda.batches import BATCHNORM_BATCH
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
 from uda.config import Compute
-from uda.data.cases import read_tags
 from uda.data.items import Slices, items_of
 from uda.data.sampling import shuffled_batches
 from uda.data.seeds import mix
 from uda.data.store import Store
+from uda.data.tags import read_tags
 from uda.errors import PriorError
 from uda.models import ModelInfo, load_model
 from uda.norms import estimate_batchnorm, has_batchnorm

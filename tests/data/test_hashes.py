@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from uda.data import hashes
 from uda.checkpoint import sha256_of
+from uda.data import hashes
 from uda.data.hashes import Hashes
 
 OLD = 10**18

@@ -64,7 +64,7 @@ def interrupted(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, saves: i
     with monkeypatch.context() as patch:
         patch.setattr(training_state, "save_tensors", counted)
         with pytest.raises(Stopped):
-            run(tiny, out)
+            run(tiny, out, "pretrain")
     (folder,) = out.glob(".pretrain.*")
     return folder
 
@@ -121,11 +121,11 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_gives_the_same_weights(
 ) -> None:
     folder = interrupted(tiny, tmp_path / "run", monkeypatch, saves=2)
     damage(folder / "resume.safetensors")
-    run(tiny, tmp_path / "run")
+    run(tiny, tmp_path / "run", "pretrain")
     said = " ".join(capsys.readouterr().err.split())
     assert str(folder / "resume.safetensors") in said
     assert "going on from resume.older.safetensors, step 2" in said
-    run(tiny, tmp_path / "straight")
+    run(tiny, tmp_path / "straight", "pretrain")
     assert contents(tmp_path / "run") == contents(tmp_path / "straight")
     assert hidden(tmp_path / "run") == []
 
@@ -135,8 +135,8 @@ def test_a_damaged_log_of_a_stopped_run_does_not_matter(
 ) -> None:
     folder = interrupted(tiny, tmp_path / "run", monkeypatch, saves=2)
     flip(folder / "metrics.csv", 0.9)
-    run(tiny, tmp_path / "run")
-    run(tiny, tmp_path / "straight")
+    run(tiny, tmp_path / "run", "pretrain")
+    run(tiny, tmp_path / "straight", "pretrain")
     assert contents(tmp_path / "run") == contents(tmp_path / "straight")
 
 
@@ -168,9 +168,9 @@ def test_killed_between_the_two_checkpoints_the_older_one_serves_without_a_word(
 ) -> None:
     folder = interrupted(tiny, tmp_path / "run", monkeypatch, saves=1)
     (folder / "resume.safetensors").rename(folder / "resume.older.safetensors")
-    run(tiny, tmp_path / "run")
+    run(tiny, tmp_path / "run", "pretrain")
     assert capsys.readouterr().err == ""
-    run(tiny, tmp_path / "straight")
+    run(tiny, tmp_path / "straight", "pretrain")
     assert contents(tmp_path / "run") == contents(tmp_path / "straight")
 
 
@@ -195,18 +195,18 @@ def test_what_a_stage_wrote_is_checked_before_the_next_reads_it(
     tiny: Tiny, tmp_path: Path, file: str, damage: Damage
 ) -> None:
     out = tmp_path / "run"
-    run(tiny, out)
+    run(tiny, out, "adapt-adami_tags")
     expected = contents(out)
     shutil.rmtree(out / "adapt-adami_tags")
     damage(out / file)
     stage = Path(file).parts[0]
     with pytest.raises(ModelError, match=f"not what stage '{stage}' wrote") as error:
-        run(tiny, out)
+        run(tiny, out, "adapt-adami_tags")
     assert error.value.where == out / file
     assert "--restart" in str(error.value.fix)
     assert not (out / "adapt-adami_tags").exists()
     shutil.rmtree(out / stage)
-    run(tiny, out)
+    run(tiny, out, "adapt-adami_tags")
     assert contents(out) == expected
 
 

@@ -23,7 +23,7 @@ SLOW = 0.2
 
 def run(tiny: Tiny, out: Path) -> None:
     recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
-    pipeline.run(recipe, out, until="adapt")
+    pipeline.run(recipe, out, until="pretrain")
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> list[int]:

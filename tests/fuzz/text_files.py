@@ -19,9 +19,10 @@ from mutations import damaged, regrown, reworded
 from volume_files import CARD, image, nifti, packed
 
 from uda.checkpoint import read_json
-from uda.data.cases import Case, cases_of, read_tags
+from uda.data.cases import Case, cases_of
 from uda.data.hashes import Hashes
 from uda.data.store import Store, open_store
+from uda.data.tags import read_tags
 from uda.errors import UdaError
 from uda.nnunet import read_listing, write_card
 from uda.priors import Prior

@@ -64,7 +64,7 @@ def _ratio_fault(labels: Tensor, structure: int, expected: Expected, factor: flo
         return None
     return (
         f"{name} takes {100 * ratio:.3g} % of the pixels, expected {100 * low / factor:.3g} to "
-        f"{100 * high * factor:.3g} %"
+        f"{min(100.0, 100 * high * factor):.3g} %"
     )
 
 

@@ -108,10 +108,10 @@ class Judge:
         sample = log_p.movedim(1, -1).reshape(-1, count)[self.pixels]
         return Scores(
             entropy=mean_entropy(log_p),
-            ratio_distance=0.0 if ratio is None else ratio_distance(log_p, ratio),
+            ratio_distance=math.nan if ratio is None else ratio_distance(log_p, ratio),
             mutual_information=mean_mutual_information(log_p),
             consistency=perturbation_consistency(labels, views.perturbed, case, count, structures),
-            agreement=0.0,
+            agreement=math.nan,
             density=neighbourhood_density(sample),
             nuclear_norm=nuclear_norm(sample),
             confidence=soft_dice_confidence(labels, self.source_log_p, case, structures),

@@ -47,15 +47,19 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def choose(scores: Mapping[str, Scores], names: Sequence[str] = RULE) -> Choice:
-    """The candidate of the best mean rank; of equals what was there before adaptation, then the earliest.
+    """The candidate of the best mean rank; of equals AdaBN, then the source model, then the earliest checkpoint.
 
     Args:
         scores: of the source model (``source``), of AdaBN (``adabn``) and of every safe checkpoint in the order of
             its steps.
     """
     ranks = mean_ranks(scores, names)
-    order = sorted(ranks, key=lambda name: name not in BEFORE)
-    return Choice(max(order, key=lambda name: ranks[name]), ranks, tuple(names))
+    order = [*reversed(BEFORE), *(name for name in ranks if name not in BEFORE)]
+    return Choice(
+        max((name for name in order if name in ranks), key=lambda name: ranks[name]),
+        ranks,
+        tuple(names),
+    )
 
 
 def smoothed(scores: Sequence[Scores]) -> list[Scores]:
