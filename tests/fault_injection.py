@@ -111,6 +111,7 @@ def stages(
     """A recipe up to any of its stages, ending as the command line does.
 
     Args:
+        until: empty for all of it.
         errors: takes what would be said on stderr.
     """
     import torch
@@ -123,7 +124,7 @@ def stages(
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     strike(fault)
     changes = [*overrides, "compute.device=cpu"]
-    cli.app = lambda: pipeline.run(load_recipe(recipe, changes), out, until=until)
+    cli.app = lambda: pipeline.run(load_recipe(recipe, changes), out, until=until or None)
     cli.main()
 
 
@@ -248,7 +249,7 @@ ORDER = (
 def stage_works(tiny: Tiny, home: Path) -> list[Work]:
     """Each stage alone, the ones before it being complete; makes one whole run first."""
     recipe, straight = write_everything(tiny), home / "straight"
-    code = ended(stages, recipe, tiny.overrides, straight, "report", Fault(straight))
+    code = ended(stages, recipe, tiny.overrides, straight, "", Fault(straight))
     if code:
         raise RuntimeError(f"the whole run ended with {code}")
     works = []

@@ -16,12 +16,12 @@ from uda.cards import DatasetCard
 from uda.cli import app
 from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_of
-from uda.data.tags import read_tags
 from uda.data.items import items_of
 from uda.data.phantom import write_phantom
 from uda.data.records import read_npz, read_records, write_npz, write_records
 from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
+from uda.data.tags import read_tags
 from uda.errors import ConfigError, DataError
 from uda.recipes import load_card, load_recipe
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from uda.data.tags import read_tags
 from uda.data.geometry import Geometry
+from uda.data.tags import read_tags
 from uda.errors import DataError, ModelError, PriorError, UdaError
 from uda.priors import (
     Prior,

@@ -24,10 +24,10 @@ from torch import nn
 
 from uda.cards import DatasetCard
 from uda.data.cases import Case
-from uda.data.tags import read_tags
 from uda.data.records import read_npz, read_records
 from uda.data.sources import prepared_stack
 from uda.data.store import Store, content_key, open_store
+from uda.data.tags import read_tags
 from uda.data.volumes import read_volume
 from uda.errors import ModelError, UdaError
 from uda.foreign import kind_of, load_program, read_state

@@ -33,7 +33,7 @@ def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tu
     header = rows[0][1] if rows else []
     if sorted(header) != sorted(expected):
         raise DataError(
-            f"tags have columns {','.join(header)[:SHOWN]!r}",
+            f"tags have columns {str(header)[:SHOWN]}",
             where=path,
             expected=",".join(expected),
         )
