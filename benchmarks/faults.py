@@ -126,8 +126,9 @@ def as_user(tiny: Tiny, out: Path, *changes: str) -> list[str]:
 def refusal(errors: Path, code: int) -> str:
     """Whether a message of ours ended it."""
     told = errors.read_text()
-    clear = told.count("error: ") == 1 and "Traceback" not in told and "fault of uda" not in told
-    return "refused" if code in (1, 2) and clear else f"exit code {code}: {told[-200:]}"
+    errors_told = sum(line.startswith("error: ") for line in told.splitlines())
+    clear = errors_told == 1 and "Traceback" not in told and "fault of uda" not in told
+    return "refused" if code in (1, 2) and clear else f"exit code {code}: {told}"
 
 
 def full_disks(tiny: Tiny, home: Path, runs: int, draw: random.Random) -> Iterator[str]:
@@ -156,7 +157,7 @@ def flips(
     """One bit of what a stage reads: a checkpoint, a store, a complete stage before it."""
     by_name = {work.name: work for work in works}
     kinds: tuple[tuple[str, str, str, int], ...] = (
-        ("checkpoint", "pretrain", ".pretrain.*/resume*.safetensors", 45),
+        ("checkpoint", "pretrain", ".pretrain.*/resume*.safetensors", 58),
         ("store", "adapt-tags", "store/*/*", 0),
         ("complete stage", "adapt-tags", "pretrain/model.safetensors", 0),
         ("complete stage", "adapt-tags", "prior-tags/prior.json", 0),
@@ -168,7 +169,7 @@ def flips(
         what, name, pattern, moment = kinds[number % len(kinds)]
         work = by_name[name]
         work.place(out)
-        if moment and work.life(out, Fault(out, draw.randint(moment, moment + 12))) == 0:
+        if moment and work.life(out, Fault(out, draw.randint(moment, moment + 45))) == 0:
             continue
         if not (files := sorted(out.glob(pattern))):
             continue

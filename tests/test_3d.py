@@ -74,14 +74,14 @@ def test_an_adversary_judges_patches_slice_by_slice(tiny: Tiny, tmp_path: Path) 
 def test_a_resumed_3d_run_gives_the_same_weights(
     tiny: Tiny, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uda import stages
+    from uda import batches
 
     recipe = recipe_of(tiny, variants("mean_teacher"), "adapt.mean_teacher.steps=6")
     for out in ("whole", "cut"):
         pipeline.run(recipe, tmp_path / out, until="pretrain")
     pipeline.run(recipe, tmp_path / "whole", until="adapt-mean_teacher")
 
-    fetch = stages.target_batch
+    fetch = batches.target_batch
     calls = 0
 
     def dies(*arguments: object) -> object:
@@ -91,10 +91,10 @@ def test_a_resumed_3d_run_gives_the_same_weights(
             raise KeyboardInterrupt
         return fetch(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages, "target_batch", dies)
+    monkeypatch.setattr(batches, "target_batch", dies)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(recipe, tmp_path / "cut", until="adapt-mean_teacher")
-    monkeypatch.setattr(stages, "target_batch", fetch)
+    monkeypatch.setattr(batches, "target_batch", fetch)
     pipeline.run(recipe, tmp_path / "cut", until="adapt-mean_teacher")
     whole, cut = (
         tmp_path / out / "adapt-mean_teacher" / "model.safetensors" for out in ("whole", "cut")

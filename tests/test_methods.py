@@ -22,7 +22,7 @@ from uda.recipes import load_recipe, parse, show
 if TYPE_CHECKING:
     from conftest import Tiny
 
-PLAIN = {"steps": 2, "batch": 2, "lr": 1e-3}
+PLAIN = {"select": "last", "steps": 2, "batch": 2, "lr": 1e-3}
 PRIORS = {"cbst_sp": "spatial", "curriculum": "sizes"}
 
 

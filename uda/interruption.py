@@ -53,6 +53,10 @@ def heeded() -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in taken}
     try:
         yield
+    except Exception as error:
+        if _asked.number:  # a library took what the handler raised for an error of its own
+            raise stopped() from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -77,6 +77,22 @@ def test_a_signal_ends_what_is_no_training_at_once(
     assert list((tmp_path / "run" / "store").iterdir()) == []
 
 
+def test_a_library_that_takes_the_signal_for_its_own_error_does_not_hide_it() -> None:
+    """As code in other languages does that calls Python."""
+
+    def swallowing() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except Stopped:
+            raise ValueError("cannot be read") from None
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), heeded():
+        swallowing()
+    with pytest.raises(ValueError, match="of our own"), heeded():
+        raise ValueError("of our own")
+
+
 def test_an_ignored_signal_stays_ignored_and_handlers_come_back() -> None:
     """As nohup has it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -60,11 +60,12 @@ def _ratio_fault(labels: Tensor, structure: int, expected: Expected, factor: flo
     ratio = float((labels == structure).double().mean())
     if ratio == 0 and low >= FOUND:
         return f"{name} is not found any more"
-    if low / factor <= ratio <= max(high, FOUND) * factor:
+    least, most = low / factor, min(1.0, max(high, FOUND) * factor)
+    if least <= ratio <= most:
         return None
     return (
-        f"{name} takes {100 * ratio:.3g} % of the pixels, expected {100 * low / factor:.3g} to "
-        f"{min(100.0, 100 * high * factor):.3g} %"
+        f"{name} takes {100 * ratio:.3g} % of the pixels, expected {100 * least:.3g} to "
+        f"{100 * most:.3g} %"
     )
 
 
