@@ -96,7 +96,7 @@ STREETS = [
     *("pretrain.steps=2", "pretrain.batch=2", "network.backbone=small", "network.stride=16"),
     *("network.weights=none", "data.size=[64,96]", "compute.precision=32-true"),
 ]
-ONE_METHOD = "adapt={im: {preset: im, steps: 2, batch: 2, lr: 1.0e-4}}"
+ONE_METHOD = "adapt={im: {preset: im, select: last, steps: 2, batch: 2, lr: 1.0e-4}}"
 
 
 def test_gta5_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
