@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -59,8 +60,15 @@ class RunLog:
         self._task = self._bar.add_task(title, total=steps, completed=first_step, loss="", rate="")
 
     def __enter__(self) -> RunLog:
+        self._hook, threading.excepthook = threading.excepthook, self._heard
         self._bar.start()
         return self
+
+    def _heard(self, told: threading.ExceptHookArgs) -> None:
+        """What TensorBoard's thread could not write is told once, at the end."""
+        ours = type(told.thread).__module__.startswith("tensorboard")
+        if not (ours and isinstance(told.exc_value, OSError)):
+            self._hook(told)
 
     def __exit__(
         self,
@@ -73,6 +81,8 @@ class RunLog:
             self._board.close()
         except OSError as refused:
             error = error or refused
+        finally:
+            threading.excepthook = self._hook
         if isinstance(error, OSError):  # TensorBoard's thread could not write
             raise RunError(
                 f"the log cannot be written: {error}",
