@@ -102,7 +102,7 @@ def test_an_imported_network_goes_the_whole_way(
     teacher = api.adapt(
         model, images, out / "teacher", method="mean_teacher", overrides=TWO_STEPS, compute=CPU
     )
-    adabn = api.adapt(model, images, out / "adabn", compute=CPU)
+    adabn = api.adapt(model, images, out / "adabn", method="adabn", compute=CPU)
     norms = {n for n in own(model) if "running" in n or "num_batches" in n}
     assert differences(model, adabn) == norms
     for adapted in (minent, teacher):

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import yaml
+from conftest import CLASSES, SIZE
 
-from uda import pipeline
+from uda import own, pipeline
+from uda.cards import Prepare
 from uda.checkpoint import read_json
 from uda.config import Adapt
 from uda.errors import ConfigError
 from uda.heads import head
 from uda.methods import METHODS, SOURCE_FREE
-from uda.models import load_model
-from uda.presets import preset
+from uda.models import ModelInfo, build, load_model, save_model
+from uda.network_specs import Network
+from uda.presets import default_method, preset
 from uda.recipes import load_recipe, parse, show
 
 if TYPE_CHECKING:
@@ -93,6 +96,31 @@ def test_a_method_for_ones_own_folder_asks_for_a_prior_only_where_it_needs_one(m
     assert made is not None
     assert made.steps == 7
     assert (made.prior == "given") == bool(made.needs())
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "ratio_teacher", "street_teacher"])
+def test_the_default_is_one_of_the_methods(method: str) -> None:
+    kinds = [(photos, ratio) for photos in (False, True) for ratio in (False, True)]
+    assert method in {default_method(*kind) for kind in kinds}
+    assert default_method(photos=False, ratio_known=True) == "ratio_teacher"
+    assert default_method(photos=False, ratio_known=False) == "mean_teacher"
+
+
+@pytest.mark.parametrize("ratio", [None, (0.8, 0.1, 0.1)])
+def test_without_a_word_a_model_is_adapted_by_the_default_that_fits_it(
+    tiny: Tiny, tmp_path: Path, ratio: tuple[float, ...] | None
+) -> None:
+    network, prepare = Network(channels=(4, 8), res_units=0), Prepare(size=(SIZE, SIZE))
+    info = ModelInfo(network, tuple(CLASSES), prepare, ("source_labels",), class_ratio=ratio)
+    save_model(tmp_path / "model.safetensors", build(network, len(CLASSES)), info)
+    short = ["steps=2", "batch=2"]
+    out = own.adapt(
+        tmp_path / "model.safetensors", tiny.root / "t" / "images", tmp_path / "o", overrides=short
+    )
+    told = read_json(out.parent / "stage.json")
+    assert told["settings"]["preset"] == ("ratio_teacher" if ratio else "mean_teacher")
+    assert (out.parent / "prior.json").is_file() == bool(ratio)
+    assert told["selection"]["select"] == "guarded"
 
 
 def test_a_method_that_needs_the_source_says_where_it_can_be_had() -> None:

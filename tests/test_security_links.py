@@ -85,7 +85,9 @@ def imports(tiny: Tiny, ready: Path, out: Path) -> object:
 
 WRITERS: dict[str, Writer] = {
     "run": runs,
-    "adapt": lambda tiny, ready, out: adapt(ready, ready / "images", out, restart=True),
+    "adapt": lambda tiny, ready, out: adapt(
+        ready, ready / "images", out, method="adabn", restart=True
+    ),
     "predict": lambda tiny, ready, out: list(predict(ready, ready / "images", out)),
     "evaluate": lambda tiny, ready, out: evaluate_model(
         ready, str(tiny.home / "target.yaml"), tiny.root, out
@@ -182,12 +184,12 @@ def test_restart_deletes_no_folder_behind_a_link(
 ) -> None:
     """A finished stage, into which somebody put a link later."""
     out = tmp_path / "out"
-    adapt(ready, ready / "images", out)
+    adapt(ready, ready / "images", out, method="adabn")
     (out / "more").symlink_to(precious)
     with pytest.raises(DataError, match="is a link to"):
-        adapt(ready, ready / "images", out, restart=True)
+        adapt(ready, ready / "images", out, method="adabn", restart=True)
     (out / "more").unlink()
-    adapt(ready, ready / "images", out, restart=True)
+    adapt(ready, ready / "images", out, method="adabn", restart=True)
 
 
 def test_a_report_is_not_written_through_a_link(precious: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from uda.cli_runs import (
     tell_fallbacks,
 )
 from uda.cli_tables import print_page, print_seeds, print_table
-from uda.methods import SOURCE_FREE
+from uda.methods import DEFAULT, OWN
 
 app = typer.Typer(
     name="uda",
@@ -104,7 +104,7 @@ def adapt(
     target: Annotated[
         Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(SOURCE_FREE)}.")] = "adabn",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(OWN)}.")] = DEFAULT,
     prior: Annotated[
         Path | None, typer.Option(help="prior.json; default: the model's own.")
     ] = None,

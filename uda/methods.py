@@ -12,6 +12,13 @@ from typing import Any
 
 _WEIGHTED = {"term": "entropy", "normalized": False, "class_weights": "inverse_ratio"}
 _RATIO = {"term": "class_ratio_kl", "over": "batch"}
+_SURE_TEACHER = {
+    "term": "pseudo_labels",
+    "teacher": "ema",
+    "portion": 0.6,
+    "portion_limit": 0.6,
+    "confidence": "pixel",
+}
 _STRONG = {
     "rotate": 30,
     "scale": 0.2,
@@ -65,30 +72,22 @@ METHODS: dict[str, dict[str, Any]] = {
     "mean_teacher": {
         "batchnorm": "warmed",
         "augment": _STRONG,
+        "objective": [_SURE_TEACHER],
+    },
+    # An EMA teacher whose student keeps the class ratio: ours, what `default` stands for
+    "ratio_teacher": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
         "objective": [
-            {
-                "term": "pseudo_labels",
-                "teacher": "ema",
-                "portion": 0.6,
-                "portion_limit": 0.6,
-                "confidence": "pixel",
-            }
+            {**_SURE_TEACHER, "dice": 1.0},
+            {**_RATIO, "direction": "prior_to_prediction"},
         ],
     },
-    # The same for photographs: nothing turned upside down, ClassMix (Olsson et al. 2021) among target images
+    # mean_teacher for photographs: nothing turned upside down, ClassMix (Olsson et al. 2021) among target images
     "street_teacher": {
         "batchnorm": "warmed",
         "augment": {**_RECOLOURED, "mirror": True},
-        "objective": [
-            {
-                "term": "pseudo_labels",
-                "teacher": "ema",
-                "portion": 0.6,
-                "portion_limit": 0.6,
-                "confidence": "pixel",
-                "classmix": "target",
-            }
-        ],
+        "objective": [{**_SURE_TEACHER, "classmix": "target"}],
     },
     # Tranheden et al. 2021 (DACS): source classes pasted onto the target, labels weighed by an image's sure pixels
     "dacs": {
@@ -123,3 +122,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 SOURCE_FREE = ("adabn", *(n for n, raw in METHODS.items() if raw.get("source_free", True)))
 """what a model and a folder of images are enough for"""
+DEFAULT = "default"
+"""stands for the one that fits the model"""
+OWN = (DEFAULT, *SOURCE_FREE)
+"""names for one's own model and images"""

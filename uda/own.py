@@ -19,10 +19,11 @@ from uda.errors import ConfigError
 from uda.evaluation import evaluate as score
 from uda.guarding import MODEL_FILE
 from uda.links import check_links
+from uda.methods import DEFAULT
 from uda.models import ModelInfo, load_model
 from uda.outcomes import Outcome
 from uda.prediction_folder import predict_cases
-from uda.presets import preset
+from uda.presets import default_method, preset
 from uda.prior_specs import SourceRatioPrior
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior
@@ -44,7 +45,7 @@ def adapt(
     target: PathLike,
     out: PathLike,
     *,
-    method: str | Adapt = "adabn",
+    method: str | Adapt = DEFAULT,
     overrides: Sequence[str] = (),
     prior: Prior | None = None,
     seed: int = 0,
@@ -58,7 +59,7 @@ def adapt(
         model: ``model.safetensors`` (or the folder that holds it).
         target: folder of NIfTI images, or a pattern such as ``scans/*_image.nii.gz``.
         out: folder of the result; complete or absent, a killed call goes on.
-        method: a name of :data:`uda.methods.SOURCE_FREE`, or settings of your own.
+        method: a name of :data:`uda.methods.OWN`, or settings of your own.
         overrides: ``key=value`` changes of the method's settings.
         prior: defaults to the class ratio of the model's training labels.
 
@@ -70,11 +71,13 @@ def adapt(
     """
     _check_alone()
     model, target, out = Path(model), Path(target), Path(out)
-    settings = preset(method, list(overrides)) if isinstance(method, str) else method
     _, info = load_model(model)
+    card = card_of(info)
+    if method == DEFAULT:
+        method = default_method(card.photos, prior is not None or info.class_ratio is not None)
+    settings = preset(method, list(overrides)) if isinstance(method, str) else method
     if settings is not None and settings.prior is not None:
         prior = (prior or _own_prior(model)).validate(info.classes)
-    card = card_of(info)
     cases = cases_in(target, card.photos)
     make_fabric(compute)  # a device that is not there is refused before anything is written
     record: dict[str, Any] = {
