@@ -13,12 +13,15 @@ from types import ModuleType
 
 import pytest
 import torch
+from conftest import Tiny
 
 import uda.losses
+from uda import pipeline
+from uda.checkpoint import read_json
 from uda.data.cases import cases_of
 from uda.data.phantom import write_phantom
 from uda.data.store import open_store
-from uda.recipes import load_card
+from uda.recipes import load_card, load_recipe
 from uda.types import Scalar
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -130,3 +133,28 @@ def test_a_large_volume_is_predicted_in_a_process_of_its_own(
     small = "--shape 24 24 12 --patch 4 16 16 --channels 4 8 --networks 3-D"
     load("volume", monkeypatch).main(small.split())
     assert "| 3-D U-Net" in capsys.readouterr().out
+
+
+def test_the_default_is_measured_away_from_its_settings(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["compute.device=cpu", "pretrain.steps=2"]
+    run, out = tiny.home / "run", tiny.home / "sensitivity"
+    pipeline.run(load_recipe(tiny.recipe, [*tiny.overrides, *few]), run, until="pretrain")
+    bench = load("sensitivity", monkeypatch)
+    panels = (bench.Panel("steps", "steps", (1, 2)), bench.Panel("prior", "factor", (0.5,)))
+    monkeypatch.setattr(bench, "PANELS", panels)
+    monkeypatch.setattr(bench.Setting, "overrides", ["steps=2", "batch=2", "snapshot_every=1"])
+    card = str(tiny.home / "target.yaml")
+    bench.main([str(run / "pretrain"), "--card", card, "--root", str(tiny.root), "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert re.findall(r"^\| (steps|prior) \| ([\d.]+) \| \d+\.\d \|", printed, re.MULTILINE) == [
+        ("steps", "1"),
+        ("steps", "2"),
+        ("prior", "0.5"),
+    ]
+    assert (out / "sensitivity.png").is_file()
+    halved = read_json(next(out.glob("model-0/*prior0.5")) / "prior.json")["ratio"]
+    usual = uda.estimate_prior(run / "pretrain").ratio
+    assert halved[1:] == pytest.approx([share / 2 for share in usual[1:]])
+    assert sum(halved) == pytest.approx(1)
