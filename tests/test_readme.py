@@ -13,7 +13,7 @@ from uda.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
 STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]
-FEW_STEPS = ["--set", "steps=2", "--allow-fallback"]
+FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
 SHORT = ["pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"]
 
 
@@ -41,8 +41,8 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
     for words in listed:
         recipe = words[1] if words[0] == "run" else ""
         short = {"cardiac_phantom": SHORT, "street_phantom": STREET}.get(recipe, [])
-        if words[:2] == ["adapt", "--model"] and "--set" not in words:
-            short = FEW_STEPS
+        if words[:2] == ["adapt", "--model"]:
+            short = FEW
         result = runner.invoke(app, [*words, *short], catch_exceptions=False)
         assert result.exit_code == 0, (words, result.output)
 

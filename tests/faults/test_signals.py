@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
     return taken
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Also where these tests run in the background, whose SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_training_after_its_step_and_nothing_is_done_twice(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
