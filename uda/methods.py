@@ -89,6 +89,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "augment": {**_RECOLOURED, "mirror": True},
         "objective": [{**_SURE_TEACHER, "classmix": "target"}],
     },
+    # ratio_teacher for photographs
+    "street_ratio_teacher": {
+        "batchnorm": "warmed",
+        "augment": {**_RECOLOURED, "mirror": True},
+        "objective": [
+            {**_SURE_TEACHER, "classmix": "target", "dice": 1.0},
+            {**_RATIO, "direction": "prior_to_prediction"},
+        ],
+    },
     # Tranheden et al. 2021 (DACS): source classes pasted onto the target, labels weighed by an image's sure pixels
     "dacs": {
         "batchnorm": "warmed",

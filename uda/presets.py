@@ -16,13 +16,15 @@ from uda.recipes import override, parse
 _USUAL = {"steps": 200, "batch": 16, "lr": 1e-5}
 _LONGER = {"steps": 400, "batch": 8, "lr": 1e-4}
 """of the methods that are the default; measured in ``benchmarks/RESULTS.md``"""
-_LENGTHS = {"ratio_teacher": _LONGER, "street_teacher": _LONGER}
+_LENGTHS = dict.fromkeys(
+    ("ratio_teacher", "street_ratio_teacher", "mean_teacher", "street_teacher"), _LONGER
+)
 
 
 def default_method(photos: bool, ratio_known: bool) -> str:
     """The method for images of which nothing is known: an EMA teacher, held by the class ratio where there is one."""
     if photos:
-        return "street_teacher"
+        return "street_ratio_teacher" if ratio_known else "street_teacher"
     return "ratio_teacher" if ratio_known else "mean_teacher"
 
 
