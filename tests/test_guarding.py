@@ -64,6 +64,13 @@ def test_a_collapse_falls_back_to_the_model_before_adaptation_weight_for_weight(
     assert weights(tmp_path / ONE) == weights(before)
 
 
+def test_a_training_whose_faults_may_pass_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+    limits = ["adapt.minent.guard.overlap=0.99", "adapt.minent.guard.unsafe=100"]
+    selection = adapted(tiny, tmp_path, COLLAPSING, *limits)["selection"]
+    assert selection["fallback"]
+    assert selection["ended"] == "at its last step"
+
+
 @pytest.mark.parametrize(("name", "stage"), [("source", "pretrain"), ("adabn", "adabn")])
 def test_both_models_before_adaptation_can_be_kept(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str

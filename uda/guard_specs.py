@@ -23,3 +23,5 @@ class Guard(Frozen):
     with each other; below it the model has drifted away."""
     patience: Positive = 3
     """Judgements after which the training ends when none of them was better."""
+    unsafe: Positive = 2
+    """Unsafe checkpoints in a row after which the training ends."""

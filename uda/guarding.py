@@ -21,8 +21,6 @@ from uda.world import on_first
 
 JUDGEMENTS = 8
 """of a training whose ``snapshot_every`` is 0"""
-UNSAFE = 2
-"""unsafe checkpoints in a row that end the training"""
 MODEL_FILE = "model.safetensors"
 
 
@@ -83,8 +81,9 @@ class Watch:
 
     def _verdict(self) -> str:
         judged = self._checkpoints()
-        if len(judged) >= UNSAFE and not any(one.safe for one in judged[-UNSAFE:]):
-            return f"{UNSAFE} checkpoints in a row were unsafe: {judged[-1].faults[0]}"
+        limit = self.guard.unsafe
+        if len(judged) >= limit and not any(one.safe for one in judged[-limit:]):
+            return f"{limit} checkpoints in a row were unsafe: {judged[-1].faults[0]}"
         scores = self.judge.scores()
         trend = smoothed([scores[one.name] for one in judged if one.safe])
         if trend and stale(trend) >= self.guard.patience:

@@ -89,9 +89,10 @@ METHODS: dict[str, dict[str, Any]] = {
         "augment": {**_RECOLOURED, "mirror": True},
         "objective": [{**_SURE_TEACHER, "classmix": "target"}],
     },
-    # ratio_teacher for photographs
+    # ratio_teacher for photographs, whose smallest classes are lost at first and then brought back by the ratio
     "street_ratio_teacher": {
         "batchnorm": "warmed",
+        "guard": {"unsafe": 8},
         "augment": {**_RECOLOURED, "mirror": True},
         "objective": [
             {**_SURE_TEACHER, "classmix": "target", "dice": 1.0},
