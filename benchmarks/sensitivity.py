@@ -6,7 +6,7 @@
 Adapts a source model to the ``adapt`` images of a card as a user would, with one setting at a time away from the
 default, and scores on its ``test`` images what the guard keeps and, beside it, the last checkpoint, whatever it is. So
 that there is a last one the guard does not end a training because nothing gets better. Several models (seeds) are
-averaged. Prints Markdown and draws ``sensitivity.png``; what is complete is not done again.
+averaged. Prints Markdown and draws ``sensitivity.png``; adaptations that are complete are not done again.
 """
 
 from __future__ import annotations
