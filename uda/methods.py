@@ -89,7 +89,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "augment": {**_RECOLOURED, "mirror": True},
         "objective": [{**_SURE_TEACHER, "classmix": "target"}],
     },
-    # ratio_teacher for photographs, whose smallest classes are lost at first and then brought back by the ratio
+    # ratio_teacher for photographs, whose smallest classes are often lost at first; the ratio may bring them back
     "street_ratio_teacher": {
         "batchnorm": "warmed",
         "guard": {"unsafe": 8},
