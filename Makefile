@@ -11,7 +11,7 @@ LOCKS := requirements.lock requirements-uv.lock requirements-audit.lock
 .PHONY: demo test setup lint types tests format lock audit docs benchmark clean
 
 demo: setup  ## run the phantom MR→CT benchmark and print its table
-	$(PY) -m uda run cardiac_phantom
+	$(PY) -m uda run cardiac_phantom --allow-fallback
 
 test: lint types tests  ## everything CI runs
 

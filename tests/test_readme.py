@@ -14,7 +14,10 @@ from uda.cli import app
 README = Path(__file__).parents[1] / "README.md"
 STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]
 FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
-SHORT = ["pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"]
+SHORT = [
+    *("pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"),
+    *("adapt.ratio_teacher.guard.images=8", "--allow-fallback"),
+]
 
 
 def commands() -> list[list[str]]:

@@ -95,7 +95,7 @@ def test_mr_to_ct() -> None:
 
 @pytest.mark.usefixtures("few_people")
 def test_which_prior() -> None:
-    verbs = follow("which_prior", {}, {"cardiac_phantom": SHORT})
+    verbs = follow("which_prior", {}, {"cardiac_phantom": [*SHORT, "--allow-fallback"]})
     assert verbs.count("prior") == 6
     assert Path("checkpoints/with-tags/model.safetensors").is_file()
 
