@@ -4,9 +4,10 @@
     python benchmarks/sensitivity.py RUN/pretrain --card cmrseg_lge --root FOLDER --out checkpoints/sensitivity
 
 Adapts a source model to the ``adapt`` images of a card as a user would, with one setting at a time away from the
-default, and scores on its ``test`` images what the guard keeps and, beside it, the last checkpoint, whatever it is. So
-that there is a last one the guard does not end a training because nothing gets better. Several models (seeds) are
-averaged. Prints Markdown and draws ``sensitivity.png``; adaptations that are complete are not done again.
+default, and scores on its ``test`` images what the guard keeps and, beside it, the last checkpoint, whatever it is. The
+guard ends a training after unsafe checkpoints, not because nothing gets better, so that the last one is late. Several
+models (seeds) are averaged, with a point for each. Prints Markdown and draws ``sensitivity.png``; adaptations that are
+complete are not done again.
 """
 
 from __future__ import annotations
@@ -118,13 +119,21 @@ def scores(
     return kept, score(last.parent, given.card, given.root, at / "last")
 
 
+def said(values: np.ndarray[Any, Any]) -> str:
+    """The mean over models, and each of several."""
+    each = " / ".join(f"{value:.1f}" for value in values)
+    return f"{values.mean():.1f} ({each})" if len(values) > 1 else each
+
+
 def draw(axes: Axes, panel: Panel, found: dict[Setting, np.ndarray[Any, Any]], before: Any) -> None:
-    """One panel: mean over models with their range."""
+    """One panel: mean over models, and a point for each."""
     places = range(len(panel.values))
-    for column, (label, style) in enumerate((("kept by the guard", "o-"), ("last step", "s--"))):
+    for column, (label, style) in enumerate(
+        (("kept by the guard", "o-"), ("last checkpoint", "s--"))
+    ):
         values = np.stack([found[panel.setting(value)][:, column] for value in panel.values], 1)
         axes.plot(places, values.mean(0), style, label=label, color=f"C{column}")
-        axes.fill_between(places, values.min(0), values.max(0), alpha=0.15, color=f"C{column}")
+        axes.plot(places, values.T, style[0], markersize=3, alpha=0.5, color=f"C{column}")
     for name, value, color in zip(("adabn", "source_only"), before, ("0.35", "0.65"), strict=True):
         axes.axhline(value, color=color, linewidth=1, linestyle=":", label=name)
     axes.set_xticks(list(places), [f"{value:g}" for value in panel.values])
@@ -142,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     images = images_of(given.card, given.root, given.out / "images")
     settings = list(dict.fromkeys(p.setting(value) for p in PANELS for value in p.values))
+    settings.sort(key=lambda setting: setting.steps)  # the longest is the last to wait for
     found: dict[Setting, list[Any]] = {setting: [] for setting in settings}
     before = []
     for number, model in enumerate(given.models):
@@ -156,14 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     reference = np.mean(before, 0)
     arrays = {setting: np.array(rows) for setting, rows in found.items()}
     print(f"adabn {reference[0]:.1f}, source_only {reference[1]:.1f}, {len(before)} models\n")
-    print("| setting | value | kept by the guard | last step |\n|---|---|---|---|")
+    print("| setting | value | kept by the guard | last checkpoint |\n|---|---|---|---|")
     figure = Figure(figsize=(14, 3.6), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for panel, one in zip(PANELS, axes, strict=True):
         draw(one, panel, arrays, reference)
         for value in panel.values:
-            kept, last = arrays[panel.setting(value)].mean(0)
-            print(f"| {panel.title} | {value:g} | {kept:.1f} | {last:.1f} |")
+            kept, last = (said(column) for column in arrays[panel.setting(value)].T)
+            print(f"| {panel.title} | {value:g} | {kept} | {last} |")
     axes[0].set_ylabel("mean Dice, points")
     axes[-1].legend(fontsize=8)
     figure.savefig(given.out / "sensitivity.png", dpi=110)
