@@ -76,7 +76,7 @@ class Panel:
 PANELS = (
     Panel("learning rate", "lr", (3e-5, 1e-4, 3e-4)),
     Panel("weight of the class ratio", "weight", (0.0, 1.0, 3.0)),
-    Panel("steps", "steps", (200, 400, 800)),
+    Panel("steps", "steps", (100, 200, 400)),
     Panel("prior × its true value on the source", "factor", (0.5, 1.0, 2.0)),
 )
 
