@@ -21,12 +21,10 @@ from uda.data.sampling import (
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.network_specs import AnyNetwork
+from uda.norms import BATCHNORM_BATCH
 from uda.trainer import Batches
 from uda.types import Batch
 from uda.workplace import Workplace
-
-BATCHNORM_BATCH = 32
-"""slices"""
 
 
 def source_batches(

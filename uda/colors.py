@@ -5,6 +5,8 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 
+from uda.cards import DatasetCard
+
 
 def distinct_colors(count: int) -> list[tuple[int, int, int]]:
     """Red, green and blue of each class: hues a golden angle apart.
@@ -27,3 +29,8 @@ def class_colors(
         red, green, blue = named.get(name, other)
         found.append((red, green, blue))
     return found
+
+
+def palette(card: DatasetCard) -> list[tuple[int, int, int]]:
+    """A colour a class: the card's where it names one."""
+    return class_colors(card.classes, card.colors)

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from uda.cards import DatasetCard, PhotoPrepare
+from uda.cards import PhotoPrepare
 from uda.checkpoint import atomic_path, write_json, write_text
-from uda.colors import class_colors
+from uda.colors import palette
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
@@ -178,11 +178,6 @@ class PhotoScorer:
         with atomic_path(self.out / "overlays.npz") as path:
             np.savez_compressed(path, **arrays)
         write_json(self.out / "overlays.json", entries)
-
-
-def palette(card: DatasetCard) -> list[tuple[int, int, int]]:
-    """A colour a class: the card's where it names one."""
-    return class_colors(card.classes, card.colors)
 
 
 def image_scores(

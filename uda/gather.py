@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from uda.errors import ConfigError
-from uda.objective import Heads
-from uda.types import Batch, SourceBatch, TargetBatch
+from uda.types import Batch, Heads, SourceBatch, TargetBatch
 from uda.world import together, world
 
 

@@ -16,21 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from uda.errors import DataError
+from uda.report_shapes import MEASURES, State
 from uda.surfaces import Floats, Mask, bounding_box, surface_distances
-
-# ok        in the reference and in the prediction
-# missed    in the reference only: Dice 0, distances = image diagonal, never less than a hit
-# spurious  in the prediction only: Dice 0, distances undefined and not averaged
-# n/a       in neither: the case does not count for this structure
-State = Literal["ok", "missed", "spurious", "n/a"]
-Measure = Literal["dice", "hd95", "assd"]
-MEASURES: tuple[Measure, ...] = ("dice", "hd95", "assd")
 
 NAN = float("nan")
 RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each

@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from uda.errors import ModelError
 
 Policy = Literal["train", "frozen", "target", "warmed"]
+BATCHNORM_BATCH = 32
+"""Slices of a batch from which the statistics are estimated."""
 
 
 def _is_program(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from uda.losses import Prediction
 from uda.parts import Ground, Known, View, make_part
 from uda.parts.part import Images
 from uda.terms import Term
-from uda.types import Batch
+from uda.types import Batch, Heads
 
 
 def ramp(term: Term, step: int, weight: float | None = None) -> float:
@@ -34,10 +34,6 @@ def ramp(term: Term, step: int, weight: float | None = None) -> float:
         "sigmoid": math.exp(-5 * (1 - t) ** 2),
     }
     return weight * shape[term.ramp]
-
-
-Heads = Tensor | tuple[Tensor, Tensor]
-"""logits of the network's head, or of its main and its auxiliary head"""
 
 
 def _prediction(logits: Heads | None, auxiliary: bool) -> Prediction | None:

@@ -21,7 +21,7 @@ from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.traits import Traits, photo_traits
-from uda.prediction import inference
+from uda.inference import inference
 
 Classes = NDArray[np.uint8]
 

@@ -24,13 +24,13 @@ from uda.prior_specs import (
     SizeCsvPrior,
     TagPrior,
 )
-from uda.prior_stage import Evidence, card_tags, estimate_prior
+from uda.prior_stage import Evidence, card_tags
 from uda.priors import Prior
 from uda.rendering import render_data
 from uda.report import write_report
 from uda.scoring import Row
 from uda.stage_folder import STAGE_FILE
-from uda.stages import adabn, adapt, train_supervised
+from uda.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.workplace import Workplace
 from uda.world import on_first
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,12 +20,9 @@ from uda.data.sources import read_images
 from uda.data.traits import Traits, volume_traits
 from uda.data.volumes import Volume, prepare_image, read_volume
 from uda.errors import DataError
+from uda.inference import BATCH, PIXELS, inference
 from uda.models import ModelInfo
 from uda.windows import window_planes
-
-BATCH = 16
-"""Slices that go through a 2-D network at once; fewer where they are large."""
-PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -75,18 +71,6 @@ def _read(case: Case, card: DatasetCard | None) -> Volume:
             fix="name the volumes in the card's images",
         )
     return volumes[0]
-
-
-@contextmanager
-def inference(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode without gradients; its mode returns afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield model
-    finally:
-        model.train(training)
 
 
 def predict_case(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from uda.checkpoint import atomic_path
 from uda.colors import distinct_colors
-from uda.overlays import grey, turned_up, upright
+from uda.data.geometry import grey, turned_up, upright
 from uda.photos import PreparedPhoto, shown_size
 from uda.prediction import PreparedCase
 from uda.report_figures import overlay

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
-from uda.batches import BATCHNORM_BATCH
 from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
 from uda.config import Compute
@@ -25,7 +24,7 @@ from uda.data.store import Store
 from uda.data.tags import read_tags
 from uda.errors import PriorError
 from uda.models import ModelInfo, load_model
-from uda.norms import estimate_batchnorm, has_batchnorm
+from uda.norms import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
 from uda.prior_specs import (
     AreaPrior,
     ImageLevelPrior,
@@ -39,7 +38,6 @@ from uda.prior_specs import (
     TagPrior,
 )
 from uda.priors import (
-    PRIOR_FILE,
     Landmarks,
     Prior,
     from_areas_mm2,
@@ -65,7 +63,6 @@ from uda.summaries import (
     predicted_ratios,
     superpixel_features,
 )
-from uda.workplace import Workplace
 
 SOURCE_IMAGES = 200
 """labelled images that landmarks are learned from, evenly spread over the source"""
@@ -86,15 +83,6 @@ class Evidence:
     tags: Mapping[tuple[str, int], Sequence[bool]] | None = None
     sizes: Path | None = None
     """CSV of pixel counts"""
-
-
-def estimate_prior(
-    place: Workplace, spec: PriorSpec, parent: Path, evidence: Evidence
-) -> dict[str, Any]:
-    """Make one named prior and write its files."""
-    prior = make_prior(spec, parent, evidence, place.compute, mix(place.seed, place.stage))
-    prior.save(place.folder / PRIOR_FILE)
-    return {"supervision": list(prior.supervision)}
 
 
 def make_prior(

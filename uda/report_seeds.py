@@ -7,8 +7,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from uda.errors import DataError
-from uda.metrics import MEASURES
 from uda.report_classes import class_tables
+from uda.report_shapes import MEASURES
 from uda.report_table import (
     add_papers,
     add_rows,

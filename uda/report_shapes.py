@@ -6,7 +6,17 @@ from typing import Any, Literal, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
-from uda.metrics import State
+# ok        in the reference and in the prediction
+# missed    in the reference only: Dice 0, distances = image diagonal, never less than a hit
+# spurious  in the prediction only: Dice 0, distances undefined and not averaged
+# n/a       in neither: the case does not count for this structure
+State = Literal["ok", "missed", "spurious", "n/a"]
+
+
+Measure = Literal["dice", "hd95", "assd"]
+
+
+MEASURES: tuple[Measure, ...] = ("dice", "hd95", "assd")
 
 
 class PerClass(TypedDict):

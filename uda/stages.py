@@ -33,7 +33,9 @@ from uda.network_specs import AnyNetwork
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
 from uda.parts import Known
-from uda.priors import Prior, label_table, mean_ratios, size_distribution
+from uda.prior_specs import PriorSpec
+from uda.prior_stage import Evidence, make_prior
+from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.selection import Judge, UnlabelledImages
 from uda.trainer import Batches, fit
 from uda.training_state import forget_checkpoints
@@ -289,3 +291,12 @@ def _finish(
     on_first(lambda: save_model(place.folder / MODEL_FILE, kept, final))
     on_first(lambda: describe_images(place.folder / MODEL_FILE, store, fabric))
     on_first(lambda: forget_checkpoints(place.folder))
+
+
+def estimate_prior(
+    place: Workplace, spec: PriorSpec, parent: Path, evidence: Evidence
+) -> dict[str, Any]:
+    """Make one named prior and write its files."""
+    prior = make_prior(spec, parent, evidence, place.compute, mix(place.seed, place.stage))
+    prior.save(place.folder / PRIOR_FILE)
+    return {"supervision": list(prior.supervision)}

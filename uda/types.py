@@ -17,6 +17,8 @@ IGNORE = 255
 """Label of a pixel that takes part in nothing."""
 
 Logits: TypeAlias = Float[Tensor, "b k *s"]
+Heads: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Logits of the network's head, or of its main and its auxiliary head."""
 Labels: TypeAlias = Int[Tensor, "b *s"]
 Image: TypeAlias = Float[Tensor, "b c *s"]
 Ratio: TypeAlias = Float[Tensor, "k"] | Float[Tensor, "b k"]

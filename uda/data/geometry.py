@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel import orientations
+from nibabel import io_orientation, orientations
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -298,3 +298,31 @@ def _between(planes: Iterator[Tensor], geometry: Geometry) -> Iterator[Tensor]:
         before = plane
     for _ in range(done, slices):
         yield before
+
+
+def turned_up(plane: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """A slice ``[h, w]`` as :func:`upright` says."""
+    swap, backwards = upright(geometry)
+    flipped = np.flip(plane, tuple(axis for axis in range(2) if backwards[axis]))
+    return np.ascontiguousarray(flipped.T if swap else flipped)
+
+
+def upright(geometry: Geometry) -> tuple[bool, list[bool]]:
+    """How to draw a slice with the head up (the front in axial slices) and the patient's right on the left
+    (the front in sagittal ones).
+
+    Returns:
+        whether rows and columns change places, and which of the two is first turned round.
+    """
+    directions = io_orientation(np.asarray(geometry.affine))
+    world = {to: directions[axis] * (1, flip) for axis, (to, flip) in enumerate(geometry.turn)}
+    row, column = (world[axis] for axis in range(3) if axis != geometry.slice_axis)
+    return bool(row[0] < column[0]), [bool(row[1] > 0), bool(column[1] > 0)]
+
+
+def grey(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """8 bit, the darkest and the brightest 1 % clipped."""
+    low, high = np.percentile(image, (1, 99))
+    scaled = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
+    grey: NDArray[np.uint8] = (scaled * 255).astype(np.uint8)
+    return grey
