@@ -45,7 +45,7 @@ from fault_injection import (
     started,
 )
 
-from uda.checkpoint import _checksum, save_tensors
+from uda.files.atomic import _checksum, save_tensors
 
 SHARES = {"SIGTERM": 0.2, "full": 0.3, "flips": 0.4, "ranks": 0.05}
 """of the number of kills"""

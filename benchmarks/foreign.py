@@ -25,7 +25,6 @@ from torch.nn import functional
 
 from uda.api import adapt, evaluate_model, predict
 from uda.augment_specs import Augment
-from uda.checkpoint import atomic_path, read_json
 from uda.cli_import import import_
 from uda.compute import deterministic, make_fabric
 from uda.config import Compute
@@ -33,6 +32,7 @@ from uda.data.augment import augment
 from uda.data.cases import cases_of
 from uda.data.store import Store, open_store
 from uda.environment import environment
+from uda.files.atomic import atomic_path, read_json
 from uda.importing import import_model
 from uda.recipes import load_card
 

@@ -20,13 +20,13 @@ import torch
 from selecttable import Run, table
 
 from uda import pipeline
-from uda.checkpoint import read_json, write_json
 from uda.compute import deterministic, make_fabric
 from uda.config import Adapt, Evaluate, Recipe
 from uda.data.items import items_of
 from uda.domains import Domains
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
+from uda.files.atomic import read_json, write_json
 from uda.guard_specs import Guard
 from uda.models import load_model
 from uda.recipes import load_recipe, parse

@@ -17,10 +17,10 @@ from conftest import Tiny
 
 import uda.losses
 from uda import pipeline
-from uda.checkpoint import read_json
 from uda.data.cases import cases_of
 from uda.data.phantom import write_phantom
 from uda.data.store import open_store
+from uda.files.atomic import read_json
 from uda.recipes import load_card, load_recipe
 from uda.types import Scalar
 

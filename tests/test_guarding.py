@@ -11,10 +11,10 @@ from conftest import Tiny
 from typer.testing import CliRunner
 
 from uda import pipeline, stages
-from uda.checkpoint import load_tensors
 from uda.cli import app
 from uda.config import Recipe
 from uda.errors import RunError
+from uda.files.atomic import load_tensors
 from uda.guarding import Watch
 from uda.recipes import load_recipe
 from uda.selection import Choice, Judge, Scores

@@ -12,9 +12,9 @@ from conftest import CLASSES, SIZE
 
 from uda import own, pipeline
 from uda.cards import Prepare
-from uda.checkpoint import read_json
 from uda.config import Adapt
 from uda.errors import ConfigError
+from uda.files.atomic import read_json
 from uda.heads import head
 from uda.methods import METHODS, SOURCE_FREE
 from uda.models import ModelInfo, build, load_model, save_model

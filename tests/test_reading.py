@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uda.data.tags import read_tags
-from uda.reading import parse_json, parse_yaml, read_rows, read_text
+from uda.files.untrusted import parse_json, parse_yaml, read_rows, read_text
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:

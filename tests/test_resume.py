@@ -155,7 +155,7 @@ def test_unfinished_work_of_other_settings_is_not_continued(
 def test_killed_between_the_renames_of_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uda.stage_folder import StageFolder
+    from uda.files.stage_folder import StageFolder
 
     place = tmp_path / "stage"
 
@@ -188,7 +188,7 @@ def test_killed_between_the_renames_of_commit(
 
 
 def test_killed_before_the_renames_of_commit_keeps_the_old_stage(tmp_path: Path) -> None:
-    from uda.stage_folder import StageFolder
+    from uda.files.stage_folder import StageFolder
 
     old = StageFolder(tmp_path / "stage", "old")
     old.begin(restart=False)
@@ -201,9 +201,9 @@ def test_killed_before_the_renames_of_commit_keeps_the_old_stage(tmp_path: Path)
 
 def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
     from uda import pipeline
-    from uda.checkpoint import read_json
+    from uda.files.atomic import read_json
+    from uda.files.stage_folder import StageFolder
     from uda.recipes import load_recipe
-    from uda.stage_folder import StageFolder
 
     recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
     pipeline.run(recipe, tmp_path, until="pretrain")

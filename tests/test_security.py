@@ -503,7 +503,7 @@ def test_a_model_file_is_checked_like_the_program_it_holds(
     good.write_bytes(programs["exported"])
     prepare = opened(good).prepare.model_copy(update={"size": (16, 16)})
     model = import_model(good, tmp_path / "m", classes=("a", "b", "c"), prepare=prepare)
-    from uda.checkpoint import CHECKSUM, load_tensors
+    from uda.files.atomic import CHECKSUM, load_tensors
 
     tensors, metadata = load_tensors(model)
     hostile = described(programs["exported"], DESCRIPTIONS["an input's name"](trap))

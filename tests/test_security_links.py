@@ -17,17 +17,17 @@ from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 from uda import pipeline
 from uda.cards import Prepare
 from uda.check_page import Album
-from uda.checkpoint import save_tensors, write_json
 from uda.convert import convert_to_records
 from uda.errors import DataError, RunError, UdaError
+from uda.files.atomic import save_tensors, write_json
+from uda.files.links import check_links, check_output
+from uda.files.stage_folder import lock
 from uda.importing import import_model
-from uda.links import check_links, check_output
 from uda.models import ModelInfo, build, save_model
 from uda.network_specs import Network
 from uda.own import adapt, evaluate_model, predict
 from uda.recipes import find, load_card, load_recipe
 from uda.report import write_report
-from uda.stage_folder import lock
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_others_get_the_rights_that_the_user_gives_and_no_more(umask: int, tmp_p
 
 
 def test_unfinished_work_is_nobody_elses(tmp_path: Path) -> None:
-    from uda.checkpoint import atomic_path
+    from uda.files.atomic import atomic_path
 
     before = os.umask(0)
     try:

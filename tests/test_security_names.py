@@ -25,12 +25,12 @@ from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_in, cases_of
 from uda.errors import DataError, UdaError, visible
 from uda.fields import FileName, RowName
+from uda.files.untrusted import parse_json, parse_yaml
 from uda.models import ModelInfo, build, load_model, save_model
 from uda.network_specs import Network
 from uda.nnunet import read_listing, write_card
 from uda.own import predict
 from uda.priors import Prior
-from uda.reading import parse_json, parse_yaml
 from uda.recipes import available, load_card, load_recipe
 from uda.report import write_report
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from uda import pipeline
-from uda.checkpoint import read_json
 from uda.config import Compute, Recipe
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, open_store
 from uda.data.tags import read_tags
 from uda.errors import PriorError
+from uda.files.atomic import read_json
 from uda.models import ModelInfo, check_classes, load_model
 from uda.own import DEFAULT_COMPUTE, PathLike, adapt, card_of, evaluate_model, predict
 from uda.prior_specs import KINDS, NEEDS_SOURCE, NEEDS_TARGET, PriorSpec

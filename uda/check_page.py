@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
 from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
-from uda.checkpoint import atomic_path, write_text
 from uda.colors import palette
 from uda.data.geometry import upright
 from uda.errors import UdaError
-from uda.links import check_output
+from uda.files.atomic import atomic_path, write_text
+from uda.files.links import check_output
 from uda.report_figures import overlay, structure_style
 from uda.report_html import ALONE, STYLE, grid, image, legend
 from uda.report_page import structure_legend

@@ -64,7 +64,7 @@ def run(
         print_table(folder)
         tell_fallbacks([one.folder for one in done], allow_fallback)
         return
-    from uda.links import check_output
+    from uda.files.links import check_output
     from uda.recipes import override
 
     check_output(folder)

@@ -79,7 +79,7 @@ def tell_fallbacks(folders: Sequence[Path], allowed: bool) -> None:
     Args:
         allowed: end with 0 all the same.
     """
-    from uda.stage_folder import StageFolder
+    from uda.files.stage_folder import StageFolder
 
     found = False
     for folder in folders:

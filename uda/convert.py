@@ -16,14 +16,14 @@ import yaml
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard, Prepare
-from uda.checkpoint import write_text
 from uda.data.cases import Case, card_root, cases_of
 from uda.data.records import write_npz, write_records
 from uda.data.slabs import slab_of
 from uda.data.sources import prepared_stack, read_label
 from uda.data.volumes import prepare_label, volume_prepare
 from uda.errors import ConfigError, DataError
-from uda.links import check_links
+from uda.files.atomic import write_text
+from uda.files.links import check_links
 from uda.types import IGNORE
 
 CHANNELS = 3

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from uda.cards import PhotoPrepare
-from uda.checkpoint import atomic_path, write_json, write_text
 from uda.colors import palette
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
 from uda.errors import ModelError, UdaError
+from uda.files.atomic import atomic_path, write_json, write_text
 from uda.models import ModelInfo, check_classes, load_model, union
 from uda.overlap import IOU_RULES, Confusion, summarise_iou
 from uda.photos import (

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard, PhotoPrepare
-from uda.checkpoint import write_text
 from uda.conventions import Sifa
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
 from uda.data.volumes import check_same_grid, map_labels, write_volume
 from uda.errors import DataError, ModelError
+from uda.files.atomic import write_text
 from uda.metrics import CaseScore, score_case, summarise
 from uda.models import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery

@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from uda.checkpoint import disk, write_text
 from uda.errors import RunError
+from uda.files.atomic import disk, write_text
 from uda.world import world
 
 

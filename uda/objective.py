@@ -10,8 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.checkpoint import grouped, prefixed
 from uda.errors import ConfigError
+from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
 from uda.parts import Ground, Known, View, make_part
 from uda.parts.part import Images

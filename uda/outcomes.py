@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import read_json, write_json
 from uda.errors import UdaError
+from uda.files.atomic import read_json, write_json
 from uda.tally import CONFIDENCE, MEAN, RATIO
 from uda.trust import Flag
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.checkpoint import atomic_path, write_json
 from uda.data.geometry import Geometry, grey, region, turned, turned_up, upright
+from uda.files.atomic import atomic_path, write_json
 from uda.metrics import CaseScore
 from uda.prediction import PreparedCase
 from uda.types import IGNORE

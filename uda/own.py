@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from uda.cards import DatasetCard
-from uda.checkpoint import fingerprint, sha256_of, write_json
 from uda.compute import make_fabric, memory_for
 from uda.config import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
@@ -17,8 +16,10 @@ from uda.data.store import Store, content_key, open_store
 from uda.environment import environment
 from uda.errors import ConfigError
 from uda.evaluation import evaluate as score
+from uda.files.atomic import fingerprint, sha256_of, write_json
+from uda.files.links import check_links
+from uda.files.stage_folder import StageFolder, lock
 from uda.guarding import MODEL_FILE
-from uda.links import check_links
 from uda.methods import DEFAULT
 from uda.models import ModelInfo, load_model
 from uda.outcomes import Outcome
@@ -30,7 +31,6 @@ from uda.priors import PRIOR_FILE, Prior
 from uda.recipes import load_card
 from uda.report_adaptation import write_adaptation
 from uda.scoring import Row
-from uda.stage_folder import StageFolder, lock
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
 from uda.workplace import Workplace

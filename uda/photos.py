@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.cards import PhotoPrepare
-from uda.checkpoint import atomic_path
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.traits import Traits, photo_traits
+from uda.files.atomic import atomic_path
 from uda.inference import inference
 
 Classes = NDArray[np.uint8]

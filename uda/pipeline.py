@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import fingerprint
 from uda.compute import check_processes, make_fabric, memory_for
 from uda.config import Recipe
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
+from uda.files.atomic import fingerprint
+from uda.files.links import check_links
+from uda.files.stage_folder import StageFolder, lock
 from uda.gather import rows_of
-from uda.links import check_links
 from uda.plan import Stage, plan
-from uda.stage_folder import StageFolder, lock
 from uda.world import on_first, world
 
 

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import fingerprint, read_json, sha256_of, write_json
 from uda.config import PLACE, Adapt, Recipe
 from uda.domains import Domains
 from uda.environment import environment
 from uda.errors import DataError
 from uda.evaluation import evaluate
+from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
+from uda.files.stage_folder import STAGE_FILE
 from uda.models import backbone_file
 from uda.network_specs import DeepLab
 from uda.prior_specs import (
@@ -29,7 +30,6 @@ from uda.priors import Prior
 from uda.rendering import render_data
 from uda.report import write_report
 from uda.scoring import Row
-from uda.stage_folder import STAGE_FILE
 from uda.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.workplace import Workplace
 from uda.world import on_first

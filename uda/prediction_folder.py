@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from uda.cards import PhotoPrepare, Prepare
-from uda.checkpoint import read_json, write_json
 from uda.colors import distinct_colors
 from uda.compute import memory_for
 from uda.data.cases import Case
@@ -20,6 +19,7 @@ from uda.data.geometry import to_file_maps
 from uda.data.traits import Traits
 from uda.data.volumes import write_volume
 from uda.errors import DataError, ModelError, RunError, UdaError
+from uda.files.atomic import read_json, write_json
 from uda.models import ModelInfo
 from uda.outcomes import Outcome, Places, read_record, write_record
 from uda.photos import (

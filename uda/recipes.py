@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from uda.cards import DatasetCard
 from uda.config import Recipe
 from uda.errors import ConfigError, combine, nearest, raise_all
-from uda.reading import MAX_YAML, parse_yaml, read_text
+from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
 
 Kind = Literal["recipe", "card"]
 Model = TypeVar("Model", bound=BaseModel)

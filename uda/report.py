@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uda.errors import DataError
-from uda.links import check_output
+from uda.files.links import check_output
 from uda.report_classes import class_tables
 from uda.report_files import map_folders, read_metrics
 from uda.report_seeds import seeds_class_tables, seeds_summary, seeds_table
@@ -54,7 +54,7 @@ def write_report(run: Path, out: Path) -> Path:
         RunError: ``out`` cannot be written to.
     """
     from uda import report_html, report_page
-    from uda.checkpoint import write_text
+    from uda.files.atomic import write_text
 
     check_output(out)
     metrics = read_metrics(run)

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import write_text
 from uda.errors import DataError
+from uda.files.atomic import write_text
 from uda.report_figures import curve
 from uda.report_files import read_curve
 from uda.report_html import absent, page

@@ -9,7 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.checkpoint import (
+from uda.config import Training
+from uda.errors import ModelError
+from uda.files.atomic import (
     CHECKSUM,
     grouped,
     load_optimizer,
@@ -18,8 +20,6 @@ from uda.checkpoint import (
     prefixed,
     save_tensors,
 )
-from uda.config import Training
-from uda.errors import ModelError
 from uda.logs import say
 from uda.objective import Objective
 from uda.twin import follow, twin_of

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from uda.checkpoint import sha256_of
 from uda.data import hashes
 from uda.data.hashes import Hashes
+from uda.files.atomic import sha256_of
 
 OLD = 10**18
 """a time long ago, in nanoseconds"""

@@ -12,8 +12,8 @@ from conftest import Tiny
 from fault_injection import contents
 
 from uda import evaluation_volumes, pipeline, prediction_folder, trainer
-from uda.checkpoint import load_tensors
 from uda.errors import NotFiniteError, RunError
+from uda.files.atomic import load_tensors
 from uda.own import predict
 from uda.recipes import load_recipe
 

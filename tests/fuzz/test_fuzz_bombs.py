@@ -18,13 +18,13 @@ import volume_files as volumes
 import weight_files as models
 from feeding import attempt, bounded
 
-from uda import reading
 from uda.cards import DatasetCard
 from uda.data.nifti import read_array, read_header
 from uda.data.records import read_npz
 from uda.data.sources import prepared_stack
 from uda.data.volumes import prepare_image, read_volume
 from uda.errors import DataError, UdaError
+from uda.files import untrusted as reading
 
 SMALL = 8 << 20
 """Bytes by which memory may grow while a promise is refused."""

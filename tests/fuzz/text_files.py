@@ -18,18 +18,18 @@ from feeding import Mutate, Reader, Seed
 from mutations import damaged, regrown, reworded
 from volume_files import CARD, image, nifti, packed
 
-from uda.checkpoint import read_json
 from uda.data.cases import Case, cases_of
 from uda.data.hashes import Hashes
 from uda.data.store import Store, open_store
 from uda.data.tags import read_tags
 from uda.errors import UdaError
+from uda.files.atomic import read_json
+from uda.files.stage_folder import StageFolder
 from uda.nnunet import read_listing, write_card
 from uda.priors import Prior
 from uda.priors.size_csv import read_sizes
 from uda.recipes import load_card, load_recipe, show
 from uda.report_files import read_cases, read_curves, read_metrics, read_overlays, read_stages
-from uda.stage_folder import StageFolder
 
 CLASSES = ("background", "disk", "ring")
 

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from text_files import CLASSES, as_json, by_tree
 
 from uda.cards import DatasetCard
-from uda.checkpoint import load_tensors, prefixed
+from uda.files.atomic import load_tensors, prefixed
 from uda.foreign import read_state
 from uda.importing import import_model
 from uda.models import ModelInfo, build, load_model

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from uda.checkpoint import fingerprint, write_json
 from uda.errors import PriorError, RunError
+from uda.files.atomic import fingerprint, write_json
 from uda.priors import Prior, SizeDistribution, from_source_labels, relative_maps
 
 CLASSES = ("background", "disk", "ring")
@@ -293,7 +293,7 @@ def test_a_disk_that_refuses_leaves_what_was_there(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("uda.checkpoint.os.replace", full)
+    monkeypatch.setattr("uda.files.atomic.os.replace", full)
     with pytest.raises(RunError, match="No space left on device"):
         prior(maps=maps(1)).save(tmp_path / "prior.json")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

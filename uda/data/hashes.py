@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import read_json, sha256_of, write_json
 from uda.errors import UdaError
+from uda.files.atomic import read_json, sha256_of, write_json
 
 WORTH = 2**30
 """Bytes read in one go from which hashes are kept."""

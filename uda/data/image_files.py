@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.errors import DataError, UnreadableError
-from uda.reading import INFLATES
+from uda.files.untrusted import INFLATES
 
 MAX_PIXELS = 80_000_000
 """of one image; what claims more is refused before anything is allocated"""

@@ -20,7 +20,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from uda.errors import DataError
-from uda.reading import INFLATES, check_memory
+from uda.files.untrusted import INFLATES, check_memory
 
 Result = TypeVar("Result")
 

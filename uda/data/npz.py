@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from uda.errors import DataError
-from uda.reading import INFLATES, check_memory
+from uda.files.untrusted import INFLATES, check_memory
 
 HEAD = 1 << 16
 """Bytes in which an array's header must end; numpy reads none of more than 10,000."""

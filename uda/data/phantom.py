@@ -30,11 +30,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from uda.checkpoint import atomic_path
 from uda.data.phantom_render import Frame, ct_image, ct_values, mr_image, mr_values
 from uda.data.phantom_shapes import Grid, Points, paint
 from uda.data.phantom_thorax import draw_subject
 from uda.errors import DataError
+from uda.files.atomic import atomic_path
 
 Modality: TypeAlias = Literal["mr", "ct"]
 

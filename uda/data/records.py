@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.checkpoint import atomic_path
 from uda.data.npz import read_arrays
 from uda.data.tfrecord import (
     decode_example,
@@ -29,6 +28,7 @@ from uda.data.tfrecord import (
     split_example,
 )
 from uda.errors import DataError
+from uda.files.atomic import atomic_path
 
 __all__ = [
     "Record",

@@ -23,7 +23,7 @@ from uda.data.records import read_npz, read_records
 from uda.data.traits import Traits, photo_traits, volume_traits
 from uda.data.volumes import Volume, prepare_image, prepare_label, read_volume
 from uda.errors import ConfigError, DataError
-from uda.reading import check_memory
+from uda.files.untrusted import check_memory
 
 RECORDS, ARRAYS = ".tfrecords", ".npz"
 

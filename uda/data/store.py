@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
-from uda.checkpoint import fingerprint, scratch, sweep, sync, write_json
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.hashes import Hashes
@@ -26,7 +25,8 @@ from uda.data.sources import holds_both
 from uda.data.traits import Traits
 from uda.data.writing import crc32, write_arrays
 from uda.errors import DataError, RunError
-from uda.reading import parse_json, read_text
+from uda.files.atomic import fingerprint, scratch, sweep, sync, write_json
+from uda.files.untrusted import parse_json, read_text
 
 FORMAT = 3
 """Raised when the meaning of a stored array changes, so that older stores are prepared again."""

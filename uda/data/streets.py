@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from uda.checkpoint import atomic_path
 from uda.data.streets_labels import LABEL_COLORS, LABEL_ID, SYNTHIA_IDS
 from uda.data.streets_render import render_street
 from uda.errors import DataError
+from uda.files.atomic import atomic_path
 
 __all__ = ["render_street", "write_streets", "write_synthia"]
 

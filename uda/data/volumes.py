@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from uda.cards import DatasetCard, Prepare
-from uda.checkpoint import atomic_path
 from uda.data import geometry as grids
 from uda.data.geometry import Geometry
 from uda.data.intensity import check_units, foreground, normalize
 from uda.data.nifti import read_array
 from uda.errors import ConfigError, DataError
-from uda.reading import check_memory
+from uda.files.atomic import atomic_path
+from uda.files.untrusted import check_memory
 from uda.types import IGNORE
 
 GRID_TOLERANCE = 1e-3

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uda.checkpoint import load_tensors
 from uda.errors import ModelError
+from uda.files.atomic import load_tensors
 
 LEAST = 0.9
 """share of a network's tensors that a state dict must fit"""

@@ -13,11 +13,11 @@ import yaml
 from numpy.typing import NDArray
 
 from uda.cards import DatasetCard
-from uda.checkpoint import write_text
 from uda.data.geometry import turn_to
 from uda.data.nifti import read_header
 from uda.data.volumes import invertible
 from uda.errors import DataError, UdaError, raise_all
+from uda.files.atomic import write_text
 from uda.nnunet.listing import Listing
 from uda.recipes import parse
 

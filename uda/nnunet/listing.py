@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from uda.errors import DataError, raise_all
+from uda.files.untrusted import parse_json, read_text
 from uda.nnunet.files import FILE, Pair, Reader, find_files
-from uda.reading import parse_json, read_text
 
 ENDINGS = (".nii.gz", ".nii")
 IGNORE_NAME = "ignore"

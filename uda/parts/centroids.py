@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda import losses
-from uda.checkpoint import grouped, prefixed
 from uda.data.seeds import mix
+from uda.files.atomic import grouped, prefixed
 from uda.heads import features_of
 from uda.losses import Prediction
 from uda.parts.part import Ground, Part, View, present

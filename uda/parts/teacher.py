@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from uda import losses
-from uda.checkpoint import grouped, prefixed
 from uda.errors import ConfigError
+from uda.files.atomic import grouped, prefixed
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
 from uda.parts.part import Ground, Known, Part, View, present
 from uda.priors import relative_maps

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uda.checkpoint import load_tensors, save_tensors
 from uda.errors import PriorError, UdaError
+from uda.files.atomic import load_tensors, save_tensors
 from uda.priors.maps import METADATA, is_ours
 from uda.types import IGNORE
 

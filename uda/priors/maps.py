@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uda.checkpoint import load_tensors, save_tensors
 from uda.errors import PriorError, UdaError
+from uda.files.atomic import load_tensors, save_tensors
 
 SUM_TOLERANCE = 1e-4
 FORMAT = "uda-prior-maps-1"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.checkpoint import atomic_path
+from uda.files.atomic import atomic_path
 from uda.types import IGNORE
 
 COLUMNS = 5

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uda.checkpoint import fingerprint, read_json, write_json
 from uda.errors import PriorError, raise_all
+from uda.files.atomic import fingerprint, read_json, write_json
 from uda.priors.landmarks import Landmarks, forget_landmarks, load_landmarks, save_landmarks
 from uda.priors.maps import forget_maps, load_maps, maps_digest, maps_fault, save_maps
 from uda.sizes import SizeDistribution

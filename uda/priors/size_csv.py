@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uda.errors import DataError, nearest, raise_all
-from uda.reading import read_rows
+from uda.files.untrusted import read_rows
 
 ID_COLUMN = "val_ids"
 _ID = re.compile(r"(?P<case>.+)_(?P<slice>[0-9]{1,9})(?:\.[A-Za-z][A-Za-z0-9]*){0,2}")

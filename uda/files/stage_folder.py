@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uda.checkpoint import HALF, disk, read_json, scratch, sha256_of, sync, write_json
 from uda.errors import ModelError, RunError
+from uda.files.atomic import HALF, disk, read_json, scratch, sha256_of, sync, write_json
 
 STAGE_FILE = "stage.json"
 UNREAD = ("tensorboard", "snapshots", "predictions")

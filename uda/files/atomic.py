@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uda.errors import ModelError, RunError
-from uda.reading import parse_json, read_text
+from uda.files.untrusted import parse_json, read_text
 
 HALF = ".half-"
 """how the hidden folders of unfinished writes begin"""
