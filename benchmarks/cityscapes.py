@@ -32,15 +32,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.compute import make_fabric
-from uda.config import Compute
+from uda.config.loading import load_card
+from uda.config.networks import DeepLab
+from uda.config.recipe import Compute
 from uda.data.cases import Case
 from uda.data.sources import photo_classes
 from uda.environment import environment
 from uda.models import build
-from uda.network_specs import DeepLab
 from uda.overlap import Confusion, summarise_iou
 from uda.photos import classes_of, photo_logits, read_prepared
-from uda.recipes import load_card
 from uda.types import IGNORE
 
 CARD = load_card("cityscapes")

@@ -24,17 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.api import adapt, evaluate_model, predict
-from uda.augment_specs import Augment
 from uda.cli_import import import_
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute
+from uda.config.augment import Augment
+from uda.config.loading import load_card
+from uda.config.recipe import Compute
 from uda.data.augment import augment
 from uda.data.cases import cases_of
 from uda.data.store import Store, open_store
 from uda.environment import environment
 from uda.files.atomic import atomic_path, read_json
 from uda.importing import import_model
-from uda.recipes import load_card
 
 SOURCE, TARGET = "cmrseg_bssfp", "cmrseg_lge"
 WIDTH, BATCH, LR = 8, 8, 1e-3

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from uda.augment_specs import PhotoAugment
-from uda.config import Compute
+from uda.config.augment import PhotoAugment
+from uda.config.recipe import Compute
 from uda.data.images import ordered, processors, read_photo, resize_photo
 from uda.data.photo_augment import changed
 from uda.environment import environment

@@ -25,7 +25,9 @@ import torch
 from torch import nn
 
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute, Pretrain
+from uda.config.loading import load_card
+from uda.config.networks import Network
+from uda.config.recipe import Compute, Pretrain
 from uda.data.cases import cases_of
 from uda.data.items import Slices
 from uda.data.phantom import write_phantom
@@ -34,9 +36,7 @@ from uda.data.store import Store, open_store
 from uda.environment import environment
 from uda.losses import cross_entropy, dice
 from uda.models import build
-from uda.network_specs import Network
 from uda.objective import Objective
-from uda.recipes import load_card
 from uda.stages import set_mode_train
 from uda.trainer import Run, fit
 from uda.types import Batch

@@ -37,11 +37,11 @@ from measure import (
 from torch import Tensor
 
 from uda import losses
-from uda.config import Compute
+from uda.config.networks import Network
+from uda.config.recipe import Compute
 from uda.environment import environment
 from uda.losses import Prediction
 from uda.models import build
-from uda.network_specs import Network
 from uda.types import IGNORE
 
 NETWORK = Network(channels=(16, 32, 64, 128), res_units=2, norm="batch")  # of cardiac_phantom

@@ -28,7 +28,7 @@ import torch
 from measure import resident_bytes, seconds, spread
 from torch.nn import functional
 
-from uda.config import Compute
+from uda.config.recipe import Compute
 from uda.environment import environment
 from uda.metrics import score_case
 

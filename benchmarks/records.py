@@ -128,7 +128,7 @@ def memory_lines(groups: dict[str, list[Path]]) -> list[str]:
 
 
 def report(groups: dict[str, list[Path]], rounds: int) -> None:
-    from uda.config import Compute  # not at the head: the processes measured need none of it
+    from uda.config.recipe import Compute  # not at the head: the processes measured need none of it
     from uda.environment import environment
 
     told = environment(Compute())

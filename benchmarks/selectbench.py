@@ -21,15 +21,15 @@ from selecttable import Run, table
 
 from uda import pipeline
 from uda.compute import deterministic, make_fabric
-from uda.config import Adapt, Evaluate, Recipe
+from uda.config.guard import Guard
+from uda.config.loading import load_recipe, parse
+from uda.config.recipe import Adapt, Evaluate, Recipe
 from uda.data.items import items_of
 from uda.domains import Domains
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
 from uda.files.atomic import read_json, write_json
-from uda.guard_specs import Guard
 from uda.models import load_model
-from uda.recipes import load_recipe, parse
 from uda.scoring import Scorer, Task
 from uda.selection import Candidate, Judge, UnlabelledImages
 

@@ -24,10 +24,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import uda
+from uda.config.loading import load_card
 from uda.data.cases import cases_of
 from uda.own import evaluate_model
 from uda.priors import Prior
-from uda.recipes import load_card
 
 METHOD = "ratio_teacher"
 

@@ -22,11 +22,11 @@ import nibabel
 import numpy as np
 import torch
 
-from uda.cards import Prepare
-from uda.config import Compute
+from uda.config.card import Prepare
+from uda.config.networks import Network
+from uda.config.recipe import Compute
 from uda.environment import environment
 from uda.models import ModelInfo, build, save_model
-from uda.network_specs import Network
 
 CLASSES = ("background", "myocardium", "left_atrium", "left_ventricle", "aorta")
 LIMIT = 4.0

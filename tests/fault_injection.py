@@ -117,7 +117,7 @@ def stages(
     import torch
 
     from uda import cli, pipeline
-    from uda.recipes import load_recipe
+    from uda.config.loading import load_recipe
 
     torch.set_num_threads(1)
     if errors is not None:

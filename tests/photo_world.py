@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from uda.cards import DatasetCard
-from uda.config import Data
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card
+from uda.config.networks import DeepLab
+from uda.config.recipe import Data
 from uda.data.streets import write_streets
 from uda.domains import sized
 from uda.models import ModelInfo, build, save_model
-from uda.network_specs import DeepLab
-from uda.recipes import load_card
 
 SIZE = (48, 96)
 NETWORK = DeepLab(kind="deeplab_v2", backbone="small", stride=16)

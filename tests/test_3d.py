@@ -11,11 +11,11 @@ import torch
 from conftest import SIZE, SLICES, Tiny
 
 from uda import api, pipeline
-from uda.config import Recipe
+from uda.config.loading import load_recipe
+from uda.config.recipe import Recipe
 from uda.errors import ConfigError, PriorError
 from uda.models import load_model
 from uda.priors import Prior
-from uda.recipes import load_recipe
 
 SOLID = ["network.spatial_dims=3", "network.patch=[4,16,16]", "compute.device=cpu"]
 SHORT = "steps: 4, batch: 2, lr: 0.001, save_every: 2, log_every: 2"

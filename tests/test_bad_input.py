@@ -16,17 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uda import api
-from uda.cards import Prepare
-from uda.config import Compute
+from uda.config.card import Prepare
+from uda.config.loading import load_card, override
+from uda.config.networks import Network
+from uda.config.recipe import Compute
 from uda.data.cases import Case, cases_in, cases_of
 from uda.data.geometry import turn_to
 from uda.data.store import open_store
 from uda.data.volumes import prepare_image, read_volume
 from uda.errors import ConfigError, DataError, ModelError, PriorError, UdaError
 from uda.models import ModelInfo, build, save_model
-from uda.network_specs import Network
 from uda.priors import Prior
-from uda.recipes import load_card, override
 
 CPU = Compute(device="cpu")
 PREPARE = Prepare(size=(SIZE, SIZE))

@@ -15,14 +15,14 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from uda.cards import DatasetCard
 from uda.cli import app
 from uda.cli_check import check as check_verb
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, override
 from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_of
 from uda.data.store import Store, open_store
 from uda.errors import ConfigError, DataError, MismatchError, UdaError, UnreadableError
-from uda.recipes import load_card, override
 
 APP = typer.Typer()
 APP.command()(check_verb)

@@ -17,11 +17,11 @@ from conftest import Tiny
 
 import uda.losses
 from uda import pipeline
+from uda.config.loading import load_card, load_recipe
 from uda.data.cases import cases_of
 from uda.data.phantom import write_phantom
 from uda.data.store import open_store
 from uda.files.atomic import read_json
-from uda.recipes import load_card, load_recipe
 from uda.types import Scalar
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

@@ -14,14 +14,14 @@ import yaml
 from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
 from typer.testing import CliRunner
 
-from uda.cards import DatasetCard
 from uda.check import check_card
 from uda.check_report import CaseReport
 from uda.cli_check import check as check_verb
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, override
 from uda.data.phantom import write_phantom
 from uda.data.records import write_npz, write_records
 from uda.errors import DataError, UdaError
-from uda.recipes import load_card, override
 
 APP = typer.Typer()
 APP.command()(check_verb)

@@ -13,10 +13,10 @@ from matplotlib.image import imread
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from uda import check_page
-from uda.cards import DatasetCard
 from uda.check import check_card
 from uda.check_page import Album
-from uda.recipes import load_card, override
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, override
 
 
 def album_of(card: DatasetCard, root: Path, out: Path) -> tuple[Album, str]:

@@ -11,15 +11,15 @@ from matplotlib.image import imread
 from PIL import Image
 
 from uda import check_photos
-from uda.cards import DatasetCard
 from uda.check import check_card
 from uda.check_layout import layout_of
 from uda.check_page import OPAQUE, Album
 from uda.check_photos import PhotoCheck
 from uda.check_report import CaseReport, PhotoPicture, PhotoSummary
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, override
 from uda.data.image_files import read_file
 from uda.errors import DataError, RunError
-from uda.recipes import load_card, override
 
 ROWS, COLUMNS = 32, 64
 CLASSES = load_card("cityscapes").classes

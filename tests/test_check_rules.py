@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uda.cards import DatasetCard
 from uda.check_rules import (
     Facts,
     Intensities,
@@ -25,6 +24,7 @@ from uda.check_rules import (
     lacks_offset,
     unused_structures,
 )
+from uda.config.card import DatasetCard
 from uda.data.geometry import turn_to, turned
 from uda.data.phantom import Modality, render_subject
 

@@ -18,8 +18,8 @@ import yaml
 from conftest import CLASSES, SIZE, SLICES, Tiny
 
 from uda import cli, pipeline
+from uda.config.loading import load_recipe
 from uda.priors import Prior
-from uda.recipes import load_recipe
 
 LAST = "adapt.*.select=last"
 HELP = Path(__file__).with_name("help.txt")
@@ -553,7 +553,7 @@ def test_a_fault_of_ours_exits_with_1_and_a_message(
     def broken(kind: str) -> dict[str, Path]:
         raise ZeroDivisionError("of our own")
 
-    monkeypatch.setattr("uda.recipes.available", broken)
+    monkeypatch.setattr("uda.config.loading.available", broken)
     ended = uda("list")
     assert ended.code == 1
     assert "unexpected ZeroDivisionError: of our own" in ended.err
@@ -568,6 +568,6 @@ def test_an_interrupt_exits_with_130(uda: Uda, monkeypatch: pytest.MonkeyPatch) 
     def interrupted(kind: str) -> dict[str, Path]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("uda.recipes.available", interrupted)
+    monkeypatch.setattr("uda.config.loading.available", interrupted)
     ended = uda("list")
     assert ended.code == 130

@@ -12,11 +12,11 @@ from conftest import card as card_of
 from conftest import recipe as recipe_of
 from pydantic import ValidationError
 
-from uda.cards import DatasetCard
-from uda.config import Adapt, Recipe
+from uda.config.card import DatasetCard
+from uda.config.loading import available, load_card, load_recipe, override, parse, show
+from uda.config.recipe import Adapt, Recipe
+from uda.config.terms import ClassRatioTerm
 from uda.errors import ConfigError
-from uda.recipes import available, load_card, load_recipe, override, parse, show
-from uda.terms import ClassRatioTerm
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines").glob("*.y*ml"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
 from uda.conventions import Sifa, summarise
 from uda.data.geometry import Geometry, label_slices
 from uda.data.volumes import Volume, prepare_image, prepare_label

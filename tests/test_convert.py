@@ -12,8 +12,9 @@ import yaml
 from typer.testing import CliRunner
 
 from uda import pipeline
-from uda.cards import DatasetCard
 from uda.cli import app
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, load_recipe
 from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_of
 from uda.data.items import items_of
@@ -23,7 +24,6 @@ from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
 from uda.data.tags import read_tags
 from uda.errors import ConfigError, DataError
-from uda.recipes import load_card, load_recipe
 
 SMALL = {"size": (64, 64), "spacing": 3.2, "slice_spacing": 10.0}
 SPLITS = {

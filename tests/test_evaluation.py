@@ -13,16 +13,16 @@ import pytest
 import torch
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 
-from uda.cards import DatasetCard, Prepare
-from uda.config import Compute, Evaluate
+from uda.config.card import DatasetCard, Prepare
+from uda.config.loading import load_card, override
+from uda.config.networks import Network
+from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case, cases_of
 from uda.data.records import write_npz, write_records
 from uda.errors import ConfigError, DataError
 from uda.evaluation import evaluate
 from uda.evaluation_volumes import read_references
 from uda.models import ModelInfo, build, load_model, save_model
-from uda.network_specs import Network
-from uda.recipes import load_card, override
 from uda.scoring import Row
 
 CPU = Compute(device="cpu")

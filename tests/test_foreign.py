@@ -29,10 +29,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError
 from uda.foreign import kind_of, load_program, match_state, read_state, register_network, registered
 from uda.foreign.adapter import ForeignModel, build_foreign, select, two_logits
-from uda.network_specs import ForeignNetwork
 from uda.norms import estimate_batchnorm, has_batchnorm, layers, set_mode
 from uda.twin import follow, twin_of
 

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from uda import pipeline, stages
 from uda.cli import app
-from uda.config import Recipe
+from uda.config.loading import load_recipe
+from uda.config.recipe import Recipe
 from uda.errors import RunError
 from uda.files.atomic import load_tensors
 from uda.guarding import Watch
-from uda.recipes import load_recipe
 from uda.selection import Choice, Judge, Scores
 from uda.selection import judge as judging
 

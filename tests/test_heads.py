@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from uda import losses
 from uda.compute import make_fabric
-from uda.config import Compute, Training
+from uda.config.networks import DeepLab, Network
+from uda.config.recipe import Compute, Training
+from uda.config.terms import AdversarialTerm, CrossEntropyTerm, DualClassRatioTerm, EntropyTerm
 from uda.errors import ModelError
 from uda.heads import head_parameters, use_auxiliary
 from uda.models import build, load_model
-from uda.network_specs import DeepLab, Network
 from uda.objective import Objective
 from uda.parts import Known
-from uda.terms import AdversarialTerm, CrossEntropyTerm, DualClassRatioTerm, EntropyTerm
 from uda.trainer import Run, fit, learning_rate, make_optimizer
 from uda.types import Batch, SourceBatch, TargetBatch
 
@@ -162,9 +162,9 @@ def test_weights_that_cannot_be_had_are_told_before_any_image_is_prepared(tmp_pa
     """And a file's content is part of the stage: other weights train again."""
     from photo_world import write_world
 
+    from uda.config.loading import load_recipe
     from uda.errors import DataError, UdaError
     from uda.pipeline import run
-    from uda.recipes import load_recipe
 
     def recipe(weights: Path) -> Any:
         return load_recipe(

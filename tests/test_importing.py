@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from uda import api
-from uda.cards import Prepare
 from uda.cli_import import import_
-from uda.config import Compute
+from uda.config.card import Prepare
+from uda.config.recipe import Compute
 from uda.errors import ModelError, PriorError, UdaError
 from uda.importing import import_model
 from uda.models import PROGRAM, load_model

@@ -11,16 +11,16 @@ import yaml
 from conftest import CLASSES, SIZE
 
 from uda import own, pipeline
-from uda.cards import Prepare
-from uda.config import Adapt
+from uda.config.card import Prepare
+from uda.config.default_method import default_method, preset
+from uda.config.loading import load_recipe, parse, show
+from uda.config.methods import METHODS, SOURCE_FREE
+from uda.config.networks import Network
+from uda.config.recipe import Adapt
 from uda.errors import ConfigError
 from uda.files.atomic import read_json
 from uda.heads import head
-from uda.methods import METHODS, SOURCE_FREE
 from uda.models import ModelInfo, build, load_model, save_model
-from uda.network_specs import Network
-from uda.presets import default_method, preset
-from uda.recipes import load_recipe, parse, show
 
 if TYPE_CHECKING:
     from conftest import Tiny

@@ -15,7 +15,8 @@ from foreign_networks import Answers, Plain, exported, scripted, traced, used
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
+from uda.config.networks import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
 from uda.foreign import register_network
 from uda.heads import features_of, head
@@ -29,7 +30,6 @@ from uda.models import (
     save_model,
     union,
 )
-from uda.network_specs import ForeignNetwork, Network
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 
 NETWORK = Network(channels=(4, 8), res_units=1, dropout=0.1)

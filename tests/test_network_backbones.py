@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from uda.network_specs import DeepLab
+from uda.config.networks import DeepLab
 from uda.networks.backbones import Backbone, build_backbone, dilate
 
 

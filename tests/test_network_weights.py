@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uda.config.networks import DeepLab
 from uda.errors import ConfigError, ModelError
-from uda.network_specs import DeepLab
 from uda.networks import build_deeplab, load_backbone_weights, weights, weights_file
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from uda.config.networks import DeepLab
 from uda.errors import ModelError
 from uda.heads import features_of, head
-from uda.network_specs import DeepLab
 from uda.networks import build_deeplab
 from uda.networks.resize import by_matrices, upsample
 from uda.norms import estimate_batchnorm, set_mode

@@ -10,7 +10,7 @@ import pytest
 from conftest import write_nifti
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case
 from uda.metrics import CaseScore
 from uda.overlays import Gallery

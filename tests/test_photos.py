@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 import uda
-from uda.cards import DatasetCard
 from uda.compute import make_fabric
-from uda.config import Compute, Evaluate
+from uda.config.card import DatasetCard
+from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case, cases_of
 from uda.data.sources import photo_classes
 from uda.errors import ConfigError, ModelError
@@ -192,9 +192,9 @@ def test_ones_own_model_adapts_to_and_segments_a_folder_of_photographs(
 def test_a_model_of_volumes_does_not_score_photographs(
     cases: list[Case], card: DatasetCard, tmp_path: Path
 ) -> None:
-    from uda.cards import Prepare
+    from uda.config.card import Prepare
+    from uda.config.networks import Network
     from uda.models import ModelInfo, build, save_model
-    from uda.network_specs import Network
 
     network = Network(channels=(4, 8))
     info = ModelInfo(network, card.classes, Prepare(size=(32, 32)), ("source_labels",))

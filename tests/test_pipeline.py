@@ -15,9 +15,9 @@ import yaml
 from conftest import Tiny
 
 from uda import pipeline
-from uda.config import Recipe
+from uda.config.loading import load_recipe
+from uda.config.recipe import Recipe
 from uda.errors import ConfigError, DataError, RunError
-from uda.recipes import load_recipe
 from uda.types import TargetBatch
 
 ENTROPY_AND_SOURCE = "adapt.minent.objective=[{term: entropy}, {term: cross_entropy}]"

@@ -19,16 +19,16 @@ from nibabel import orientations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uda.cards import DatasetCard, Prepare
 from uda.compute import make_fabric
-from uda.config import Compute
+from uda.config.card import DatasetCard, Prepare
+from uda.config.networks import Network
+from uda.config.recipe import Compute
 from uda.data.cases import Case
 from uda.data.geometry import to_file_grid, to_file_maps
 from uda.data.slabs import slab_of
 from uda.errors import DataError
 from uda.inference import BATCH
 from uda.models import ModelInfo
-from uda.network_specs import Network
 from uda.photos import entropy_on
 from uda.prediction import logit_planes, predict_case, read_case
 from uda.prediction_folder import predict_cases

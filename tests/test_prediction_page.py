@@ -21,16 +21,16 @@ from typer.testing import CliRunner
 
 import uda
 from uda import prediction_folder, prediction_page
-from uda.cards import PhotoPrepare, Prepare
 from uda.cli import app
 from uda.compute import make_fabric
-from uda.config import Compute
+from uda.config.card import PhotoPrepare, Prepare
+from uda.config.networks import DeepLab, Network
+from uda.config.recipe import Compute
 from uda.data.cases import Case, cases_in
 from uda.data.store import open_store
 from uda.domain_ranges import with_ranges
 from uda.errors import DataError, RunError
 from uda.models import ModelInfo, build, load_model, save_model
-from uda.network_specs import DeepLab, Network
 from uda.outcomes import Outcome, Places, read_record
 from uda.own import card_of
 from uda.prediction_folder import predict_cases

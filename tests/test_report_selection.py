@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from uda import own, pipeline, report_figures_selection
 from uda.cli import app
+from uda.config.loading import load_recipe
 from uda.errors import DataError
-from uda.recipes import load_recipe
 from uda.report import class_tables, read_metrics, seeds_summary, seeds_table, table, write_report
 from uda.report_adaptation import write_adaptation
 from uda.report_files import read_selections

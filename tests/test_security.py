@@ -22,7 +22,9 @@ from foreign_networks import Plain, exported, repacked, scripted, used
 from safetensors.torch import save_file
 from torch import nn
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, load_recipe, override
+from uda.config.networks import ForeignNetwork
 from uda.data.cases import Case
 from uda.data.records import read_npz, read_records
 from uda.data.sources import prepared_stack
@@ -35,9 +37,7 @@ from uda.foreign.adapter import build_foreign
 from uda.foreign.descriptions import DENIED
 from uda.importing import import_model
 from uda.models import PROGRAM, load_model
-from uda.network_specs import ForeignNetwork
 from uda.priors import Prior
-from uda.recipes import load_card, load_recipe, override
 from uda.report_files import read_metrics, read_overlays
 
 IMAGE = torch.zeros(2, 1, 16, 16)
@@ -205,7 +205,7 @@ TAGS = [
     "!!python/object/new:os.system ['touch {trap}']",
     "!!python/name:os.system",
     "!!python/module:os",
-    "!!python/object:uda.cards.DatasetCard {{}}",
+    "!!python/object:uda.config.card.DatasetCard {{}}",
 ]
 
 

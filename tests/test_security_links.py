@@ -15,8 +15,10 @@ import torch
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 
 from uda import pipeline
-from uda.cards import Prepare
 from uda.check_page import Album
+from uda.config.card import Prepare
+from uda.config.loading import find, load_card, load_recipe
+from uda.config.networks import Network
 from uda.convert import convert_to_records
 from uda.errors import DataError, RunError, UdaError
 from uda.files.atomic import save_tensors, write_json
@@ -24,9 +26,7 @@ from uda.files.links import check_links, check_output
 from uda.files.stage_folder import lock
 from uda.importing import import_model
 from uda.models import ModelInfo, build, save_model
-from uda.network_specs import Network
 from uda.own import adapt, evaluate_model, predict
-from uda.recipes import find, load_card, load_recipe
 from uda.report import write_report
 
 

@@ -17,21 +17,21 @@ from pydantic import TypeAdapter, ValidationError
 from test_report import HOSTILE, write_run
 
 from uda import cli
-from uda.cards import Prepare
 from uda.check import check_card
 from uda.check_page import Album
-from uda.config import Recipe
+from uda.config.card import Prepare
+from uda.config.fields import FileName, RowName
+from uda.config.loading import available, load_card, load_recipe
+from uda.config.networks import Network
+from uda.config.recipe import Recipe
 from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_in, cases_of
 from uda.errors import DataError, UdaError, visible
-from uda.fields import FileName, RowName
 from uda.files.untrusted import parse_json, parse_yaml
 from uda.models import ModelInfo, build, load_model, save_model
-from uda.network_specs import Network
 from uda.nnunet import read_listing, write_card
 from uda.own import predict
 from uda.priors import Prior
-from uda.recipes import available, load_card, load_recipe
 from uda.report import write_report
 
 PATHS = ["..", ".", "/etc/x", "../x", "a/b", "a/../b", "a\\b", "~/x", "", " ", ".x", "-x"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uda.config.loading import load_recipe
 from uda.data.streets import write_streets, write_synthia
 from uda.pipeline import run
-from uda.recipes import load_recipe
 
 SMALL = [
     "network.backbone=small",

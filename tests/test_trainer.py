@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from uda import trainer
 from uda.compute import make_fabric
-from uda.config import Compute, Training
+from uda.config.recipe import Compute, Training
+from uda.config.terms import CrossEntropyTerm, DiceTerm
 from uda.errors import ConfigError, RunError
 from uda.objective import Objective
-from uda.terms import CrossEntropyTerm, DiceTerm
 from uda.trainer import Run, fit, learning_rate
 from uda.types import Batch, SourceBatch
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from uda.cards import PhotoPrepare, Prepare
+from uda.config.card import PhotoPrepare, Prepare
+from uda.config.networks import DeepLab, Network
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry
 from uda.errors import ModelError
 from uda.models import ModelInfo
-from uda.network_specs import DeepLab, Network
 from uda.ranges import ImageRanges, Range, ranges_over
 from uda.tally import Tally
 from uda.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown

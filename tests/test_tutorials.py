@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from uda.cli import app
-from uda.recipes import load_card
+from uda.config.loading import load_card
 
 QUICK = [
     *("--set", "steps=2"),

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from uda import gather, pipeline, syncnorm
 from uda import world as world_module
 from uda.compute import check_processes, make_fabric
-from uda.config import Compute
+from uda.config.loading import load_recipe
+from uda.config.recipe import Compute
 from uda.errors import ConfigError, ModelError
-from uda.recipes import load_recipe
 from uda.world import ALONE, World, launched, share
 
 HERE = Path(__file__).parent

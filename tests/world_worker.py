@@ -17,19 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uda import pipeline
-from uda.augment_specs import Augment
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute, Training
-from uda.data.sampling import batch_indices
-from uda.data.seeds import mix
-from uda.errors import DataError, UdaError
-from uda.gather import all_outputs, all_rows, gathered, own_rows, rows_of
-from uda.norms import set_mode
-from uda.objective import Objective
-from uda.parts import Known
-from uda.recipes import load_recipe
-from uda.syncnorm import synchronised
-from uda.terms import (
+from uda.config.augment import Augment
+from uda.config.loading import load_recipe
+from uda.config.recipe import Compute, Training
+from uda.config.terms import (
     AdversarialTerm,
     ClassRatioTerm,
     CrossEntropyTerm,
@@ -38,6 +30,14 @@ from uda.terms import (
     PseudoLabelTerm,
     Term,
 )
+from uda.data.sampling import batch_indices
+from uda.data.seeds import mix
+from uda.errors import DataError, UdaError
+from uda.gather import all_outputs, all_rows, gathered, own_rows, rows_of
+from uda.norms import set_mode
+from uda.objective import Objective
+from uda.parts import Known
+from uda.syncnorm import synchronised
 from uda.trainer import Run, fit
 from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 from uda.world import (

@@ -10,10 +10,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from uda import losses, priors
     from uda.api import adapt, estimate_prior, evaluate, predict, pretrain
+    from uda.config.loading import load_recipe
     from uda.foreign import register_network
     from uda.importing import import_model
     from uda.pipeline import run
-    from uda.recipes import load_recipe
 
 _PLACES = {
     "adapt": "uda.api",
@@ -24,7 +24,7 @@ _PLACES = {
     "pretrain": "uda.api",
     "register_network": "uda.foreign",
     "run": "uda.pipeline",
-    "load_recipe": "uda.recipes",
+    "load_recipe": "uda.config.loading",
 }
 __all__ = [
     "adapt",

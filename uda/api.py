@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from uda import pipeline
-from uda.config import Compute, Recipe
+from uda.config.loading import load_card, override, parse
+from uda.config.priors import KINDS, NEEDS_SOURCE, NEEDS_TARGET, PriorSpec
+from uda.config.recipe import Compute, Recipe
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, open_store
 from uda.data.tags import read_tags
@@ -16,10 +18,8 @@ from uda.errors import PriorError
 from uda.files.atomic import read_json
 from uda.models import ModelInfo, check_classes, load_model
 from uda.own import DEFAULT_COMPUTE, PathLike, adapt, card_of, evaluate_model, predict
-from uda.prior_specs import KINDS, NEEDS_SOURCE, NEEDS_TARGET, PriorSpec
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import Prior, select_tags
-from uda.recipes import load_card, override, parse
 
 
 def pretrain(recipe: Recipe, out: PathLike | None = None) -> Path:
@@ -68,7 +68,7 @@ def estimate_prior(
         target: folder (or pattern) of the target images.
         source: card of labelled images (split ``train``), below ``root``.
         supervision: what to write into the ledger where somebody gave sizes.
-        overrides: ``key=value`` changes of the settings of this kind (:mod:`uda.prior_specs`).
+        overrides: ``key=value`` changes of the settings of this kind (:mod:`uda.config.priors`).
 
     Raises:
         UdaError: two kinds at once, something that the kind needs is missing, or numbers that cannot be

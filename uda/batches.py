@@ -9,7 +9,8 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.config import Training
+from uda.config.networks import AnyNetwork
+from uda.config.recipe import Training
 from uda.data.items import Items, items_of
 from uda.data.sampling import (
     batch_indices,
@@ -20,7 +21,6 @@ from uda.data.sampling import (
 )
 from uda.data.seeds import mix
 from uda.data.store import Store
-from uda.network_specs import AnyNetwork
 from uda.norms import BATCHNORM_BATCH
 from uda.trainer import Batches
 from uda.types import Batch

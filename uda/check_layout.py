@@ -8,7 +8,7 @@ from itertools import combinations
 from os.path import isfile
 from pathlib import Path
 
-from uda.cards import INSIDE, DatasetCard
+from uda.config.card import INSIDE, DatasetCard
 from uda.data.cases import Listing, doubled, image_path, label_path, names_of
 from uda.errors import DataError, UdaError
 

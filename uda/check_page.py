@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard
 from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
-from uda.colors import palette
+from uda.config.card import DatasetCard
+from uda.config.colors import palette
 from uda.data.geometry import upright
 from uda.errors import UdaError
 from uda.files.atomic import atomic_path, write_text

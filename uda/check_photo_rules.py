@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from uda.cards import DatasetCard
 from uda.check_layout import APART
+from uda.config.card import DatasetCard
 from uda.errors import DataError
 
 SQUEEZED = 1.05

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda import check_photo_rules as rules
-from uda.cards import DatasetCard
 from uda.check_layout import UNLABELLED, Layout
 from uda.check_photo_rules import Place
 from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, PhotoSummary, SplitSummary
+from uda.config.card import DatasetCard
 from uda.data.cases import image_path, label_path
 from uda.data.geometry import label_slices
 from uda.data.image_files import Header, read_file

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.volumes import volume_prepare
 from uda.errors import DataError
 

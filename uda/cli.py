@@ -30,7 +30,7 @@ from uda.cli_runs import (
     tell_fallbacks,
 )
 from uda.cli_tables import print_page, print_seeds, print_table
-from uda.methods import DEFAULT, OWN
+from uda.config.methods import DEFAULT, OWN
 
 app = typer.Typer(
     name="uda",
@@ -64,8 +64,8 @@ def run(
         print_table(folder)
         tell_fallbacks([one.folder for one in done], allow_fallback)
         return
+    from uda.config.loading import override
     from uda.files.links import check_output
-    from uda.recipes import override
 
     check_output(folder)
     folders, stages = [], []
@@ -206,7 +206,7 @@ app.command()(tags)
 @app.command()
 def show(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Print a recipe with every default and change filled in; the output is a recipe itself."""
-    from uda.recipes import show as resolved
+    from uda.config.loading import show as resolved
 
     typer.echo(resolved(recipe_of(recipe, overrides or [])), nl=False)
 
@@ -214,7 +214,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command(name="list")
 def list_() -> None:
     """List the recipes and cards that can be used by name."""
-    from uda.recipes import available, read_yaml
+    from uda.config.loading import available, read_yaml
 
     for kind in ("recipe", "card"):
         typer.echo(f"{kind}s")

@@ -11,8 +11,8 @@ import typer
 from uda.cli_tables import print_wide
 
 if TYPE_CHECKING:
-    from uda.cards import DatasetCard
     from uda.check_report import CaseReport, PhotoSummary
+    from uda.config.card import DatasetCard
     from uda.errors import UdaError
 
 ROWS = 50  # cases above which the terminal shows splits and faulty cases alone
@@ -51,7 +51,7 @@ def check(
     if (card is None) == (from_nnunet is None):
         raise typer.BadParameter("give a card or --from-nnunet, one of the two")
     if card is not None:
-        from uda.recipes import load_card
+        from uda.config.loading import load_card
 
         _report(load_card(card), root, out)
         return

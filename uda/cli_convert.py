@@ -19,8 +19,8 @@ def convert(
     root: Root = None,
 ) -> None:
     """Write a card's prepared slices as TFRecords and npz test volumes, the form of the cardiac literature."""
+    from uda.config.loading import load_card
     from uda.convert import convert_to_records
-    from uda.recipes import load_card
 
     written = convert_to_records(load_card(card), root, out, lambda path: typer.echo(str(path)))
     typer.echo(f"card: {written}")
@@ -35,7 +35,7 @@ def tags(
     ] = None,
 ) -> None:
     """Read off labels which structures each slice shows; priors made of it say `target_tags`."""
+    from uda.config.loading import load_card
     from uda.convert import write_tags
-    from uda.recipes import load_card
 
     typer.echo(f"tags: {write_tags(load_card(card), root, split, out)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from uda.config import Compute, Recipe
+    from uda.config.recipe import Compute, Recipe
     from uda.pipeline import Done
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe: a name of `uda list`, or a .yaml file.")]
@@ -27,15 +27,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 def recipe_of(name: str, overrides: Sequence[str]) -> Recipe:
     """The recipe of that name with its changes."""
-    from uda.recipes import load_recipe
+    from uda.config.loading import load_recipe
 
     return load_recipe(name, overrides)
 
 
 def compute_on(device: str) -> Compute:
     """Settings for a device named on the command line."""
-    from uda.config import Compute
-    from uda.recipes import parse
+    from uda.config.loading import parse
+    from uda.config.recipe import Compute
 
     return parse(Compute, {"device": device}, "--device")
 

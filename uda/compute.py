@@ -14,7 +14,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from uda.config import Compute
+from uda.config.recipe import Compute
 from uda.errors import ConfigError, RunError
 from uda.world import ALONE, World, world
 

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case, card_root, cases_of
 from uda.data.records import write_npz, write_records
 from uda.data.slabs import slab_of

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.cards import PhotoPrepare
+from uda.config.card import PhotoPrepare
 from uda.data.geometry import nearest
 from uda.data.items import items_of
 from uda.data.store import Store, StoredCase

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from uda.cards import DatasetCard
-from uda.config import Data, Recipe
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card
+from uda.config.recipe import Data, Recipe
 from uda.data.cases import Case, cases_of
 from uda.data.hashes import Hashes
 from uda.data.store import Store, content_key, open_store
 from uda.errors import ConfigError, DataError
-from uda.recipes import load_card
 from uda.world import first_then_all, on_first
 
 

@@ -12,7 +12,7 @@ import torch
 
 from uda import __version__
 from uda.compute import make_fabric
-from uda.config import Compute
+from uda.config.recipe import Compute
 
 
 def environment(compute: Compute) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uda.cards import DatasetCard
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute, Evaluate
+from uda.config.card import DatasetCard
+from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case
 from uda.errors import ConfigError
 from uda.evaluation_photos import PhotoScorer

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from uda.cards import PhotoPrepare
-from uda.colors import palette
+from uda.config.card import PhotoPrepare
+from uda.config.colors import palette
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes

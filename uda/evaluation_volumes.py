@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard, PhotoPrepare
+from uda.config.card import DatasetCard, PhotoPrepare
 from uda.conventions import Sifa
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from uda.config.guard import Guard
 from uda.errors import NotFiniteError
-from uda.guard_specs import Guard
 from uda.models import ModelInfo, load_model, save_model
 from uda.selection import BEFORE, Candidate, Choice, Judge, smoothed, stale
 from uda.world import on_first

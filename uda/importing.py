@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uda.cards import AnyPrepare, DatasetCard
+from uda.config.card import AnyPrepare, DatasetCard
+from uda.config.loading import load_card, parse
+from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError, PriorError
 from uda.files.links import check_output
 from uda.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.foreign.adapter import program_bytes
 from uda.models import ModelInfo, build, own_network, save_model
-from uda.network_specs import ForeignNetwork
-from uda.recipes import load_card, parse
 
 MODEL_FILE = "model.safetensors"
 Foreign = str | Path | nn.Module | Callable[[], nn.Module]

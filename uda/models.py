@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uda.cards import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
+from uda.config.card import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
+from uda.config.fields import FILE_NAME
+from uda.config.loading import parse
+from uda.config.networks import AnyNetwork, DeepLab, ForeignNetwork, Network
 from uda.errors import ModelError, UdaError, nearest
-from uda.fields import FILE_NAME
 from uda.files.atomic import load_tensors, save_tensors
 from uda.files.untrusted import parse_json
 from uda.fitting import check_finite, check_fit, load_weights
 from uda.foreign import ForeignModel
 from uda.foreign.adapter import build_foreign
-from uda.network_specs import AnyNetwork, DeepLab, ForeignNetwork, Network
 from uda.ranges import ImageRanges
-from uda.recipes import parse
 from uda.sizes import SizeDistribution
 
 FORMAT = "uda-model-1"

@@ -10,12 +10,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from uda.config.terms import Term
 from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
 from uda.parts import Ground, Known, View, make_part
 from uda.parts.part import Images
-from uda.terms import Term
 from uda.types import Batch, Heads
 
 

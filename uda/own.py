@@ -8,9 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda.cards import DatasetCard
 from uda.compute import make_fabric, memory_for
-from uda.config import PLACE, Adapt, Compute, Evaluate
+from uda.config.card import DatasetCard
+from uda.config.default_method import default_method, preset
+from uda.config.loading import load_card
+from uda.config.methods import DEFAULT
+from uda.config.priors import SourceRatioPrior
+from uda.config.recipe import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store
 from uda.environment import environment
@@ -20,15 +24,11 @@ from uda.files.atomic import fingerprint, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
 from uda.guarding import MODEL_FILE
-from uda.methods import DEFAULT
 from uda.models import ModelInfo, load_model
 from uda.outcomes import Outcome
 from uda.prediction_folder import predict_cases
-from uda.presets import default_method, preset
-from uda.prior_specs import SourceRatioPrior
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior
-from uda.recipes import load_card
 from uda.report_adaptation import write_adaptation
 from uda.scoring import Row
 from uda.stages import adabn as adabn_stage
@@ -59,7 +59,7 @@ def adapt(
         model: ``model.safetensors`` (or the folder that holds it).
         target: folder of NIfTI images, or a pattern such as ``scans/*_image.nii.gz``.
         out: folder of the result; complete or absent, a killed call goes on.
-        method: a name of :data:`uda.methods.OWN`, or settings of your own.
+        method: a name of :data:`uda.config.methods.OWN`, or settings of your own.
         overrides: ``key=value`` changes of the method's settings.
         prior: defaults to the class ratio of the model's training labels.
 

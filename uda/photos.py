@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uda.cards import PhotoPrepare
+from uda.config.card import PhotoPrepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry, read_photo, resize_photo

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from uda.compute import check_processes, make_fabric, memory_for
-from uda.config import Recipe
+from uda.config.recipe import Recipe
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
 from uda.files.atomic import fingerprint

@@ -8,16 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uda.config import PLACE, Adapt, Recipe
-from uda.domains import Domains
-from uda.environment import environment
-from uda.errors import DataError
-from uda.evaluation import evaluate
-from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
-from uda.files.stage_folder import STAGE_FILE
-from uda.models import backbone_file
-from uda.network_specs import DeepLab
-from uda.prior_specs import (
+from uda.config.networks import DeepLab
+from uda.config.priors import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
     RUNS_NETWORK,
@@ -25,6 +17,14 @@ from uda.prior_specs import (
     SizeCsvPrior,
     TagPrior,
 )
+from uda.config.recipe import PLACE, Adapt, Recipe
+from uda.domains import Domains
+from uda.environment import environment
+from uda.errors import DataError
+from uda.evaluation import evaluate
+from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
+from uda.files.stage_folder import STAGE_FILE
+from uda.models import backbone_file
 from uda.prior_stage import Evidence, card_tags
 from uda.priors import Prior
 from uda.rendering import render_data

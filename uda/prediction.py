@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, to_file_grid
 from uda.data.slabs import slab_of

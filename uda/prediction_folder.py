@@ -11,9 +11,9 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.cards import PhotoPrepare, Prepare
-from uda.colors import distinct_colors
 from uda.compute import memory_for
+from uda.config.card import PhotoPrepare, Prepare
+from uda.config.colors import distinct_colors
 from uda.data.cases import Case
 from uda.data.geometry import to_file_maps
 from uda.data.traits import Traits

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from uda.colors import distinct_colors
+from uda.config.colors import distinct_colors
 from uda.files.atomic import write_json, write_text
 from uda.models import ModelInfo
 from uda.outcomes import Outcome, Places, ordered, read_record

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from uda.colors import distinct_colors
+from uda.config.colors import distinct_colors
 from uda.data.geometry import grey, turned_up, upright
 from uda.files.atomic import atomic_path
 from uda.photos import PreparedPhoto, shown_size

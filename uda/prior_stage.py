@@ -14,18 +14,9 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
-from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
-from uda.config import Compute
-from uda.data.items import Slices, items_of
-from uda.data.sampling import shuffled_batches
-from uda.data.seeds import mix
-from uda.data.store import Store
-from uda.data.tags import read_tags
-from uda.errors import PriorError
-from uda.models import ModelInfo, load_model
-from uda.norms import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
-from uda.prior_specs import (
+from uda.config.card import DatasetCard, PhotoPrepare
+from uda.config.priors import (
     AreaPrior,
     ImageLevelPrior,
     LandmarkPrior,
@@ -37,6 +28,15 @@ from uda.prior_specs import (
     SpatialPrior,
     TagPrior,
 )
+from uda.config.recipe import Compute
+from uda.data.items import Slices, items_of
+from uda.data.sampling import shuffled_batches
+from uda.data.seeds import mix
+from uda.data.store import Store
+from uda.data.tags import read_tags
+from uda.errors import PriorError
+from uda.models import ModelInfo, load_model
+from uda.norms import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
 from uda.priors import (
     Landmarks,
     Prior,
@@ -275,7 +275,7 @@ def card_tags(card: DatasetCard, root: Path) -> Mapping[tuple[str, int], Sequenc
 
 
 def _needed(value: T | None, kind: str) -> T:
-    """What the kinds of :mod:`uda.prior_specs` say they need."""
+    """What the kinds of :mod:`uda.config.priors` say they need."""
     if value is None:
         raise PriorError(
             f"a prior of kind {kind!r} needs images, tags or sizes that were not given",

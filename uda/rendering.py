@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uda.config import Data, Phantom, Streets
+from uda.config.recipe import Data, Phantom, Streets
 from uda.domains import Domains
 
 MADE = {"supervision": ["none"]}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from uda.colors import class_colors
+from uda.config.colors import class_colors
 from uda.report_figures import ROLE_COLOURS, data_uri, encoded, figure_of, shorten, svg
 from uda.report_words import Role
 from uda.types import IGNORE

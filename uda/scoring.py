@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from lightning_fabric import Fabric
 
-from uda.cards import DatasetCard
-from uda.config import Evaluate
+from uda.config.card import DatasetCard
+from uda.config.recipe import Evaluate
 from uda.data.cases import Case
 from uda.models import ModelInfo
 

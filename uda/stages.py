@@ -18,9 +18,11 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from uda.batches import all_images, source_batches, target_batches
-from uda.cards import DatasetCard, PhotoPrepare
 from uda.compute import deterministic, make_fabric
-from uda.config import Adapt, Training
+from uda.config.card import DatasetCard, PhotoPrepare
+from uda.config.networks import AnyNetwork
+from uda.config.priors import PriorSpec
+from uda.config.recipe import Adapt, Training
 from uda.data.items import Items, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
@@ -29,11 +31,9 @@ from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.guarding import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
 from uda.heads import head, head_parameters, use_auxiliary
 from uda.models import ModelInfo, build, check_classes, load_backbone, load_model, save_model
-from uda.network_specs import AnyNetwork
 from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 from uda.objective import Objective
 from uda.parts import Known
-from uda.prior_specs import PriorSpec
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.selection import Judge, UnlabelledImages

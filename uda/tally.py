@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.cards import PhotoPrepare
+from uda.config.card import PhotoPrepare
 from uda.data.geometry import Geometry, entropy_bytes, inside
 from uda.models import ModelInfo
 

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.compute import memory_for
-from uda.config import Training
+from uda.config.recipe import Training
 from uda.data.augment import augment_batch
 from uda.data.seeds import mix
 from uda.errors import NotFiniteError, RunError

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.config import Training
+from uda.config.recipe import Training
 from uda.errors import ModelError
 from uda.files.atomic import (
     CHECKSUM,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from uda.cards import PhotoPrepare
+from uda.config.card import PhotoPrepare
 from uda.models import ModelInfo
 from uda.ranges import ImageRanges
 from uda.tally import CONFIDENCE, MEAN, RATIO, structures_of

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.items import items_of
 from uda.data.store import Store
 from uda.models import ModelInfo

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from uda.config import Compute
+from uda.config.recipe import Compute
 from uda.trainer import Run
 
 

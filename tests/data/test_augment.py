@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from uda.augment_specs import Augment
+from uda.config.augment import Augment
 from uda.data import augment as module
 from uda.data.augment import augment
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import CLASSES
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.cases import cases_of, image_path, label_path, names_of
 from uda.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uda.cards import Prepare
+from uda.config.card import Prepare
 from uda.data.intensity import foreground
 from uda.data.volumes import Volume, prepare_image
 from uda.errors import DataError

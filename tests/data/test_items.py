@@ -11,13 +11,13 @@ from conftest import SIZE, SLICES, Tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card
 from uda.data.cases import cases_of
 from uda.data.items import Items, Patches, Slices, items_of
 from uda.data.sampling import shuffled_batches
 from uda.data.store import Store, open_store
 from uda.errors import DataError
-from uda.recipes import load_card
 from uda.types import IGNORE
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from uda.augment_specs import PhotoAugment
+from uda.config.augment import PhotoAugment
 from uda.data import photo_augment
 from uda.data.photo_augment import changed
 from uda.errors import RunError

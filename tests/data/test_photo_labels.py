@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.image_files import opencv
 from uda.data.photo_labels import check_same_size, read_classes, value_counts
 from uda.errors import DataError, MismatchError, UnreadableError

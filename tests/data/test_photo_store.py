@@ -11,8 +11,8 @@ import torch
 from photo_world import SIZE, card_of, write_world
 from PIL import Image
 
-from uda.augment_specs import PhotoAugment
-from uda.cards import DatasetCard
+from uda.config.augment import PhotoAugment
+from uda.config.card import DatasetCard
 from uda.data.cases import cases_of, names_of
 from uda.data.items import Slices
 from uda.data.store import Store, content_key, open_store

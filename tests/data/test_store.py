@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, override
 from uda.data import sources
 from uda.data.cases import Case, cases_of
 from uda.data.items import Slices
@@ -20,7 +21,6 @@ from uda.data.sampling import source_batch, target_batch
 from uda.data.store import Store, content_key, open_store
 from uda.data.volumes import prepare_image, prepare_label, read_volume
 from uda.errors import DataError, RunError
-from uda.recipes import load_card, override
 
 
 @pytest.fixture

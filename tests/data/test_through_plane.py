@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel import orientations
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
 from uda.data.geometry import Geometry, along, nearest, to_file_grid
 from uda.data.volumes import Volume, prepare_image, prepare_label
 from uda.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from uda.cards import Prepare
+from uda.config.card import Prepare
 from uda.data.traits import Traits, photo_traits, volume_traits
 from uda.data.volumes import Volume, prepare_image
 

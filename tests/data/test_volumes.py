@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from nibabel import orientations
 from torch import nn
 
-from uda.cards import DatasetCard, Prepare
 from uda.compute import make_fabric
-from uda.config import Compute
+from uda.config.card import DatasetCard, Prepare
+from uda.config.networks import Network
+from uda.config.recipe import Compute
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, crop, from_slices, to_file_grid, to_slices, turn_to
 from uda.data.volumes import (
@@ -35,7 +36,6 @@ from uda.data.volumes import (
 )
 from uda.errors import DataError
 from uda.models import ModelInfo, build
-from uda.network_specs import Network
 from uda.prediction import predict_case, read_case
 from uda.prediction_folder import predict_cases
 from uda.types import IGNORE

@@ -14,14 +14,14 @@ from conftest import Tiny
 from fault_injection import contents, hidden
 
 from uda import pipeline, training_state
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
+from uda.config.loading import load_card, load_recipe
 from uda.data import store as store_module
 from uda.data.cases import cases_of
 from uda.data.store import open_store
 from uda.errors import ModelError, UdaError
 from uda.files.atomic import load_tensors, save_tensors
 from uda.models import load_model
-from uda.recipes import load_card, load_recipe
 
 Damage = Callable[[Path], None]
 

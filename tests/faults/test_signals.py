@@ -14,8 +14,8 @@ from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden, started
 
 from uda import pipeline, trainer
+from uda.config.loading import load_recipe
 from uda.interruption import Stopped, heeded
-from uda.recipes import load_recipe
 
 NEITHER_SAVED_NOR_LOGGED = 3
 SLOW = 0.2

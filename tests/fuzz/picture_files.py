@@ -15,7 +15,7 @@ from feeding import Reader, Seed
 from mutations import damaged
 from PIL import Image
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.cases import Case
 from uda.data.photo_labels import read_classes, value_counts
 from uda.data.sources import prepared_label, prepared_stack

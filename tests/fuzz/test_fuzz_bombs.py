@@ -18,7 +18,7 @@ import volume_files as volumes
 import weight_files as models
 from feeding import attempt, bounded
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.nifti import read_array, read_header
 from uda.data.records import read_npz
 from uda.data.sources import prepared_stack

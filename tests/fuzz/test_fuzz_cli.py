@@ -19,9 +19,9 @@ from conftest import CLASSES, SIZE, Tiny, make_tiny
 from text_files import ALIASES
 
 from uda import cli
-from uda.cards import Prepare
+from uda.config.card import Prepare
+from uda.config.networks import Network
 from uda.models import ModelInfo, build, save_model
-from uda.network_specs import Network
 
 
 @pytest.fixture

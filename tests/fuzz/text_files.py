@@ -18,6 +18,7 @@ from feeding import Mutate, Reader, Seed
 from mutations import damaged, regrown, reworded
 from volume_files import CARD, image, nifti, packed
 
+from uda.config.loading import load_card, load_recipe, show
 from uda.data.cases import Case, cases_of
 from uda.data.hashes import Hashes
 from uda.data.store import Store, open_store
@@ -28,7 +29,6 @@ from uda.files.stage_folder import StageFolder
 from uda.nnunet import read_listing, write_card
 from uda.priors import Prior
 from uda.priors.size_csv import read_sizes
-from uda.recipes import load_card, load_recipe, show
 from uda.report_files import read_cases, read_curves, read_metrics, read_overlays, read_stages
 
 CLASSES = ("background", "disk", "ring")

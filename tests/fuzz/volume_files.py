@@ -16,7 +16,7 @@ import numpy as np
 from feeding import Reader, Seed
 from mutations import damaged
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.nifti import read_header

@@ -20,12 +20,12 @@ from mutations import damaged, regrown
 from safetensors.torch import save
 from text_files import CLASSES, as_json, by_tree
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
+from uda.config.networks import Network
 from uda.files.atomic import load_tensors, prefixed
 from uda.foreign import read_state
 from uda.importing import import_model
 from uda.models import ModelInfo, build, load_model
-from uda.network_specs import Network
 from uda.priors import Prior
 from uda.priors.landmarks import Landmarks
 from uda.sizes import SizeDistribution

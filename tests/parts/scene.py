@@ -11,12 +11,12 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from uda.compute import make_fabric
-from uda.config import Compute, Training
+from uda.config.networks import Network
+from uda.config.recipe import Compute, Training
+from uda.config.terms import CrossEntropyTerm, Term
 from uda.models import build
-from uda.network_specs import Network
 from uda.objective import Objective
 from uda.parts import Known
-from uda.terms import CrossEntropyTerm, Term
 from uda.trainer import Run, fit
 from uda.types import Batch, SourceBatch, TargetBatch
 

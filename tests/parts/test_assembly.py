@@ -11,12 +11,13 @@ import torch
 from scene import CLASSES, CPU, batch_of, known, network, objective_of, term, train
 from torch import Tensor
 
-from uda import losses, terms
+from uda import losses
 from uda.compute import make_fabric
+from uda.config import terms
+from uda.config.terms import Term
 from uda.errors import PriorError
 from uda.objective import Objective
 from uda.parts import Known
-from uda.terms import Term
 from uda.training_state import RESUME_FILE
 
 TERMS: tuple[Any, ...] = typing.get_args(typing.get_args(Term)[0])

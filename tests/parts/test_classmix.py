@@ -14,10 +14,10 @@ from torch import Tensor
 
 from uda import losses
 from uda.compute import make_fabric
-from uda.config import Compute
+from uda.config.recipe import Compute
+from uda.config.terms import CrossEntropyTerm, PseudoLabelTerm
 from uda.errors import ConfigError
 from uda.parts.teacher import PseudoLabels
-from uda.terms import CrossEntropyTerm, PseudoLabelTerm
 from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 

@@ -6,7 +6,7 @@ import torch
 from scene import CLASSES, IMAGES, SIZE, batch_of, known, objective_of, target_images, term
 
 from uda import losses
-from uda.augment_specs import Augment
+from uda.config.augment import Augment
 from uda.data.augment import augment
 from uda.objective import Objective
 from uda.parts import Known

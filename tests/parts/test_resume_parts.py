@@ -9,7 +9,7 @@ import pytest
 import torch
 from scene import batch_of, objective_of, same, term, train
 
-from uda.terms import Term
+from uda.config.terms import Term
 from uda.types import Batch
 
 LIVES: dict[str, Term] = {

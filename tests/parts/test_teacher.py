@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from uda import losses
 from uda.compute import make_fabric
-from uda.config import Training
+from uda.config.recipe import Training
 from uda.data.augment import augment_batch
 from uda.losses import ConfidenceHistogram, PseudoLabeler
 from uda.objective import Objective

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uda import pipeline
+from uda.config.loading import load_recipe
 from uda.domains import Domains
 from uda.errors import PriorError
 from uda.priors import (
@@ -25,7 +26,6 @@ from uda.priors import (
     ridge_ratios,
 )
 from uda.priors.image_level import to_simplex
-from uda.recipes import load_recipe
 
 METHODS = ("nearest", "logistic", "ridge")
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)

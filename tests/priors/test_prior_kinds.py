@@ -18,15 +18,15 @@ from conftest import SIZE, SLICES, Tiny, write_nifti
 
 from uda import api, pipeline
 from uda.compute import make_fabric
-from uda.config import Recipe
+from uda.config.loading import load_recipe
+from uda.config.priors import KINDS
+from uda.config.recipe import Recipe
 from uda.data.items import Slices
 from uda.data.store import Store
 from uda.domains import Domains
 from uda.errors import ConfigError, DataError, ModelError, PriorError
 from uda.models import load_model, save_model
-from uda.prior_specs import KINDS
 from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
-from uda.recipes import load_recipe
 from uda.summaries import image_features
 
 CLASSES = ("background", "disk", "ring")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uda.guard_specs import Guard
+from uda.config.guard import Guard
 from uda.selection import (
     RULE,
     Expected,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uda.augment_specs import Augment
+from uda.config.augment import Augment
 from uda.types import Batch, SourceBatch, TargetBatch
 
 

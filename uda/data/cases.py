@@ -12,7 +12,7 @@ from os.path import (
 )  # False also for names that no disk can hold, where pathlib raises
 from pathlib import Path
 
-from uda.cards import INSIDE, DatasetCard
+from uda.config.card import INSIDE, DatasetCard
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
 SUFFIXES = (".nii.gz", ".nii")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.cards import Prepare
+from uda.config.card import Prepare
 from uda.errors import DataError
 
 WITHOUT_OFFSET = 2000

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.augment_specs import PhotoAugment
+from uda.config.augment import PhotoAugment
 from uda.data.photo_augment import changed
 from uda.data.store import Store, StoredCase
 from uda.errors import DataError

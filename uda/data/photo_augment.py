@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.augment_specs import PhotoAugment
+from uda.config.augment import PhotoAugment
 from uda.data.image_files import opencv
 from uda.data.images import ordered
 from uda.errors import UdaError

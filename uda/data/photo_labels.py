@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.cards import Colour, DatasetCard
+from uda.config.card import Colour, DatasetCard
 from uda.data.image_files import Header, opencv, pixels, read_file
 from uda.data.images import opaque
 from uda.errors import DataError, MismatchError

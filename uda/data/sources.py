@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard, PhotoPrepare
+from uda.config.card import DatasetCard, PhotoPrepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, label_slices
 from uda.data.images import photo_geometry, read_photo, resize_photo

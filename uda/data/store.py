@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.hashes import Hashes

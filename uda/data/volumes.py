@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from uda.cards import DatasetCard, Prepare
+from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
 from uda.data.geometry import Geometry
 from uda.data.intensity import check_units, foreground, normalize

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from uda.cards import DatasetCard, PhotoPrepare
+from uda.config.card import DatasetCard, PhotoPrepare
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import ordered

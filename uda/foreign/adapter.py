@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uda.config.networks import ForeignNetwork
 from uda.errors import ModelError
 from uda.foreign.exported import trainable
 from uda.foreign.programs import load_program
 from uda.foreign.registry import registered
 from uda.foreign.shapes import Shape, shape_of
-from uda.network_specs import ForeignNetwork
 
 
 class ForeignModel(nn.Module):

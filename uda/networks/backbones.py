@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from uda.network_specs import DeepLab
+from uda.config.networks import DeepLab
 
 _HALF = (32, 32, 64, 128, 256)
 """channels of the stem and the four stages of the small backbone: half of a ResNet-18's"""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from uda.config.networks import DeepLab
 from uda.errors import ModelError
-from uda.network_specs import DeepLab
 from uda.networks.backbones import Backbone, build_backbone, feature_channels
 from uda.networks.resize import upsample
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from uda.config.networks import DeepLab
 from uda.errors import ConfigError, ModelError
 from uda.foreign import match_state, read_state
-from uda.network_specs import DeepLab
 
 _CLASSIFIER = "fc."
 """what ImageNet's thousand classes have and a segmentation network has not"""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from uda import losses
+from uda.config.terms import AdversarialTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, load_optimizer, optimizer_tensors, prefixed
 from uda.losses import Discriminator
 from uda.parts.part import Ground, Part, View, present
-from uda.terms import AdversarialTerm
 
 
 class Adversary(Part):

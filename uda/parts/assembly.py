@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uda import terms
+from uda.config import terms
 from uda.parts.adversary import Adversary
 from uda.parts.centroids import CentroidLabels
 from uda.parts.dual import DualClassRatio

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda import losses
+from uda.config.terms import CentroidTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, prefixed
 from uda.heads import features_of
 from uda.losses import Prediction
 from uda.parts.part import Ground, Part, View, present
-from uda.terms import CentroidTerm
 from uda.twin import follow, twin_of
 from uda.types import TargetBatch
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from uda import losses
+from uda.config.terms import DualClassRatioTerm
 from uda.parts.part import Ground, Known, Part, View, present
-from uda.terms import DualClassRatioTerm
 
 
 class DualClassRatio(Part):

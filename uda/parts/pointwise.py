@@ -8,9 +8,10 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from uda import losses, terms
+from uda import losses
+from uda.config import terms
+from uda.config.fields import Frozen
 from uda.errors import PriorError
-from uda.fields import Frozen
 from uda.parts.part import Known, Part, View, present
 
 AnyTerm = TypeVar("AnyTerm")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uda.guard_specs import Guard
+from uda.config.guard import Guard
 from uda.selection.scores import structure_dice
 from uda.selection.views import Views
 

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.guard_specs import Guard
+from uda.config.guard import Guard
 from uda.models import load_model
 from uda.selection.gates import Expected, faults
 from uda.selection.rule import BEFORE, Choice, choose

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uda.augment_specs import Augment
+from uda.config.augment import Augment
 from uda.data.augment import augment, random_affine
 from uda.data.items import Items
 from uda.data.seeds import mix

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from uda.cards import DatasetCard
-from uda.config import Recipe
+from uda.config.card import DatasetCard
+from uda.config.recipe import Recipe
 from uda.errors import ConfigError, combine, nearest, raise_all
 from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from uda.fields import Frozen, Positive, Share
+from uda.config.fields import Frozen, Positive, Share
 
 Factor = Annotated[float, Field(gt=1)]
 

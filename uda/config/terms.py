@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from uda.fields import Amount, Count, Frozen, Positive, Rate, Share
+from uda.config.fields import Amount, Count, Frozen, Positive, Rate, Share
 
 Knowledge = Literal["ratio", "maps", "sizes", "landmarks"]
 """what a prior may know: class ratios, where each class lies, how its size varies, the class of some superpixels"""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from uda.fields import FileName, Frozen, Share, Side
+from uda.config.fields import FileName, Frozen, Share, Side
 
 Width = Annotated[int, Field(gt=0, le=65_536)]
 

@@ -6,23 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from uda.augment_specs import Augment, PhotoAugment
-from uda.errors import nearest
-from uda.fields import (
-    Amount,
-    Count,
-    FileName,
-    Frozen,
-    Positive,
-    Rate,
-    RowName,
-    Share,
-)
-from uda.guard_specs import Guard
-from uda.methods import METHODS
-from uda.network_specs import AnyNetwork, Network
-from uda.prior_specs import PriorSpec
-from uda.terms import (
+from uda.config.augment import Augment, PhotoAugment
+from uda.config.fields import Amount, Count, FileName, Frozen, Positive, Rate, RowName, Share
+from uda.config.guard import Guard
+from uda.config.methods import METHODS
+from uda.config.networks import AnyNetwork, Network
+from uda.config.priors import PriorSpec
+from uda.config.terms import (
     SOURCE_TERMS,
     AdversarialTerm,
     CentroidTerm,
@@ -32,6 +22,7 @@ from uda.terms import (
     SpatialPriorTerm,
     Term,
 )
+from uda.errors import nearest
 
 
 class Phantom(Frozen):
@@ -129,7 +120,7 @@ class Adapt(Training):
     """One adaptation variant."""
 
     preset: str | None = None
-    """Name of a published method (`uda.methods`) whose settings hold where this variant says nothing."""
+    """Name of a published method (`uda.config.methods`) whose settings hold where this variant says nothing."""
     prior: str | None = None
     """Name of the prior its terms use."""
     batchnorm: Literal["train", "frozen", "target", "warmed"] = "train"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from uda.fields import Amount, Frozen, Positive, Rate
+from uda.config.fields import Amount, Frozen, Positive, Rate
 
 Told = Literal["anatomical", "target_sizes"]
 """Textbook values, or measured on the target's own cases."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from uda.fields import Amount, Frozen, Positive, Probability, Rate, Share
+from uda.config.fields import Amount, Frozen, Positive, Probability, Rate, Share
 
 
 class Augment(Frozen):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from uda.fields import FileName, Frozen, Orientation, Rate, Side
+from uda.config.fields import FileName, Frozen, Orientation, Rate, Side
 
 
 class Prepare(Frozen):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from uda.config import Adapt
+from uda.config.loading import override, parse
+from uda.config.methods import METHODS, OWN, SOURCE_FREE
+from uda.config.recipe import Adapt
 from uda.errors import ConfigError, nearest
-from uda.methods import METHODS, OWN, SOURCE_FREE
-from uda.recipes import override, parse
 
 _USUAL = {"steps": 200, "batch": 16, "lr": 1e-5}
 _LONGER = {"steps": 400, "batch": 8, "lr": 1e-4}

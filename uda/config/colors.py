@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 
-from uda.cards import DatasetCard
+from uda.config.card import DatasetCard
 
 
 def distinct_colors(count: int) -> list[tuple[int, int, int]]:
