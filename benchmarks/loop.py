@@ -30,9 +30,9 @@ from uda.config.networks import Network
 from uda.config.recipe import Compute, Pretrain
 from uda.data.cases import cases_of
 from uda.data.items import Slices
-from uda.data.phantom import write_phantom
 from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
+from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.environment import environment
 from uda.losses import cross_entropy, dice
 from uda.models import build

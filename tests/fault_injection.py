@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
-        *("uda.cli", "uda.pipeline", "uda.own", "uda.importing", "uda.convert", "uda.networks"),
+        *(
+            "uda.cli",
+            "uda.pipeline",
+            "uda.own",
+            "uda.importing",
+            "uda.data.convert",
+            "uda.networks",
+        ),
         *("uda.report_pictures", "uda.report_page", "uda.report_photos", "uda.selection"),
         *("torch.utils.tensorboard", "monai.networks.nets.unet", "matplotlib.figure", "pytest"),
     ]

@@ -12,7 +12,7 @@ from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.config.networks import DeepLab
 from uda.config.recipe import Data
-from uda.data.streets import write_streets
+from uda.data.synthetic.streets.dataset import write_streets
 from uda.domains import sized
 from uda.models import ModelInfo, build, save_model
 

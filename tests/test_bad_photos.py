@@ -19,8 +19,8 @@ from uda.cli import app
 from uda.cli_check import check as check_verb
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override
-from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_of
+from uda.data.convert import convert_to_records, write_tags
 from uda.data.store import Store, open_store
 from uda.errors import ConfigError, DataError, MismatchError, UdaError, UnreadableError
 

@@ -19,8 +19,8 @@ import uda.losses
 from uda import pipeline
 from uda.config.loading import load_card, load_recipe
 from uda.data.cases import cases_of
-from uda.data.phantom import write_phantom
 from uda.data.store import open_store
+from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.files.atomic import read_json
 from uda.types import Scalar
 

@@ -19,8 +19,8 @@ from uda.check_report import CaseReport
 from uda.cli_check import check as check_verb
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override
-from uda.data.phantom import write_phantom
 from uda.data.records import write_npz, write_records
+from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.errors import DataError, UdaError
 
 APP = typer.Typer()

@@ -26,7 +26,7 @@ from uda.check_rules import (
 )
 from uda.config.card import DatasetCard
 from uda.data.geometry import turn_to, turned
-from uda.data.phantom import Modality, render_subject
+from uda.data.synthetic.phantom.dataset import Modality, render_subject
 
 FILE = Path("scan.nii.gz")
 SUBJECTS: list[tuple[Modality, int]] = [("mr", 1004), ("ct", 1002), ("ct", 1004)]

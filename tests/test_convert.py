@@ -15,13 +15,13 @@ from uda import pipeline
 from uda.cli import app
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, load_recipe
-from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_of
+from uda.data.convert import convert_to_records, write_tags
 from uda.data.items import items_of
-from uda.data.phantom import write_phantom
 from uda.data.records import read_npz, read_records, write_npz, write_records
 from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
+from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.data.tags import read_tags
 from uda.errors import ConfigError, DataError
 

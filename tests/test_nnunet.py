@@ -18,9 +18,9 @@ from uda.cli_check import check
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.data.cases import Case, cases_of
+from uda.data.nnunet import read_listing, write_card
 from uda.data.sources import read_label
 from uda.errors import DataError, UdaError
-from uda.nnunet import read_listing, write_card
 
 APP = typer.Typer()
 APP.command()(check)

@@ -19,7 +19,7 @@ from uda.check_page import Album
 from uda.config.card import Prepare
 from uda.config.loading import find, load_card, load_recipe
 from uda.config.networks import Network
-from uda.convert import convert_to_records
+from uda.data.convert import convert_to_records
 from uda.errors import DataError, RunError, UdaError
 from uda.files.atomic import save_tensors, write_json
 from uda.files.links import check_links, check_output

@@ -24,12 +24,12 @@ from uda.config.fields import FileName, RowName
 from uda.config.loading import available, load_card, load_recipe
 from uda.config.networks import Network
 from uda.config.recipe import Recipe
-from uda.convert import convert_to_records, write_tags
 from uda.data.cases import cases_in, cases_of
+from uda.data.convert import convert_to_records, write_tags
+from uda.data.nnunet import read_listing, write_card
 from uda.errors import DataError, UdaError, visible
 from uda.files.untrusted import parse_json, parse_yaml
 from uda.models import ModelInfo, build, load_model, save_model
-from uda.nnunet import read_listing, write_card
 from uda.own import predict
 from uda.priors import Prior
 from uda.report import write_report

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from uda.config.loading import load_recipe
-from uda.data.streets import write_streets, write_synthia
+from uda.data.synthetic.streets.dataset import write_streets, write_synthia
 from uda.pipeline import run
 
 SMALL = [

@@ -64,7 +64,7 @@ def check(
 
 
 def _from_nnunet(folder: Path, out: Path | None) -> None:
-    from uda.nnunet import read_listing, write_card
+    from uda.data.nnunet import read_listing, write_card
 
     listing = read_listing(folder)
     written = write_card(listing, out)

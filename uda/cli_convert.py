@@ -20,7 +20,7 @@ def convert(
 ) -> None:
     """Write a card's prepared slices as TFRecords and npz test volumes, the form of the cardiac literature."""
     from uda.config.loading import load_card
-    from uda.convert import convert_to_records
+    from uda.data.convert import convert_to_records
 
     written = convert_to_records(load_card(card), root, out, lambda path: typer.echo(str(path)))
     typer.echo(f"card: {written}")
@@ -36,6 +36,6 @@ def tags(
 ) -> None:
     """Read off labels which structures each slice shows; priors made of it say `target_tags`."""
     from uda.config.loading import load_card
-    from uda.convert import write_tags
+    from uda.data.convert import write_tags
 
     typer.echo(f"tags: {write_tags(load_card(card), root, split, out)}")

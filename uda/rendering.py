@@ -37,7 +37,7 @@ def _phantom(phantom: Phantom, domains: Domains) -> Rendered:
     }
 
     def body(folder: Path) -> dict[str, Any]:
-        from uda.data.phantom import write_phantom
+        from uda.data.synthetic.phantom.dataset import write_phantom
 
         write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=phantom.seed)
         return MADE
@@ -47,7 +47,7 @@ def _phantom(phantom: Phantom, domains: Domains) -> Rendered:
 
 def _streets(streets: Streets) -> Rendered:
     def body(folder: Path) -> dict[str, Any]:
-        from uda.data.streets import write_streets
+        from uda.data.synthetic.streets.dataset import write_streets
 
         write_streets(
             folder,

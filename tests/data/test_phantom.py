@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from uda.data.phantom import Volume, render_subject, write_phantom
-from uda.data.phantom_heart import RAW_LABELS
+from uda.data.synthetic.phantom.dataset import Volume, render_subject, write_phantom
+from uda.data.synthetic.phantom.heart import RAW_LABELS
 from uda.errors import DataError
 
 MYO, LA, LV, RA, RV, AORTA, PA = RAW_LABELS

@@ -12,10 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from uda.data.streets import render_street, write_streets, write_synthia
-from uda.data.streets_canvas import Camera
-from uda.data.streets_labels import LABEL_COLORS, LABEL_ID, LABEL_NAMES, SYNTHIA_IDS, TRAIN_IDS
-from uda.data.streets_scene import due
+from uda.data.synthetic.streets.canvas import Camera
+from uda.data.synthetic.streets.dataset import render_street, write_streets, write_synthia
+from uda.data.synthetic.streets.labels import (
+    LABEL_COLORS,
+    LABEL_ID,
+    LABEL_NAMES,
+    SYNTHIA_IDS,
+    TRAIN_IDS,
+)
+from uda.data.synthetic.streets.scene import due
 from uda.errors import DataError
 
 SIZE = (72, 128)

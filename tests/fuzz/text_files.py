@@ -21,12 +21,12 @@ from volume_files import CARD, image, nifti, packed
 from uda.config.loading import load_card, load_recipe, show
 from uda.data.cases import Case, cases_of
 from uda.data.hashes import Hashes
+from uda.data.nnunet import read_listing, write_card
 from uda.data.store import Store, open_store
 from uda.data.tags import read_tags
 from uda.errors import UdaError
 from uda.files.atomic import read_json
 from uda.files.stage_folder import StageFolder
-from uda.nnunet import read_listing, write_card
 from uda.priors import Prior
 from uda.priors.size_csv import read_sizes
 from uda.report_files import read_cases, read_curves, read_metrics, read_overlays, read_stages

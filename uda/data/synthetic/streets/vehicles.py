@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from uda.data.streets_canvas import NEAR, Paint, box, disc, flank, front, side
-from uda.data.streets_labels import LABEL_ID
-from uda.data.streets_looks import Range, Studio
+from uda.data.synthetic.streets.canvas import NEAR, Paint, box, disc, flank, front, side
+from uda.data.synthetic.streets.labels import LABEL_ID
+from uda.data.synthetic.streets.looks import Range, Studio
 
 Vehicle: TypeAlias = Literal["car", "truck", "bus", "train"]
 

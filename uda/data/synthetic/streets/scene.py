@@ -18,9 +18,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.random import Generator
 
-from uda.data import streets_things as draw
-from uda.data.streets_looks import Range, Studio, Style
-from uda.data.streets_vehicles import LENGTH, Vehicle, vehicle
+from uda.data.synthetic.streets import things as draw
+from uda.data.synthetic.streets.looks import Range, Studio, Style
+from uda.data.synthetic.streets.vehicles import LENGTH, Vehicle, vehicle
 
 _GOLDEN = 0.6180339887498949
 _LANE, _BAY = 3.3, 2.2

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from uda.data.streets_canvas import Canvas, Floats
-from uda.data.streets_fronts import paint_fronts, paint_sky
-from uda.data.streets_ground import paint_ground
-from uda.data.streets_labels import LABEL_ID
-from uda.data.streets_looks import STYLES, Studio, StyleName
-from uda.data.streets_scene import plan_street
+from uda.data.synthetic.streets.canvas import Canvas, Floats
+from uda.data.synthetic.streets.fronts import paint_fronts, paint_sky
+from uda.data.synthetic.streets.ground import paint_ground
+from uda.data.synthetic.streets.labels import LABEL_ID
+from uda.data.synthetic.streets.looks import STYLES, Studio, StyleName
+from uda.data.synthetic.streets.scene import plan_street
 from uda.errors import DataError
 
 _GREY = np.array([0.299, 0.587, 0.114])

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import zoom
 
-from uda.data.phantom_shapes import Floats
+from uda.data.synthetic.phantom.shapes import Floats
 
 _RELAXATION: dict[str, tuple[float, float, float]] = {
     "blood_left": (1440, 250, 0.95),

@@ -2,8 +2,8 @@
 
 It exists so that everything can be tried without a download: :func:`write_phantom` writes folders
 that the reader, the card type and the protocol of the real data take as they are. The anatomy is in
-:mod:`uda.data.phantom_heart` and :mod:`uda.data.phantom_thorax`; the physics of the two scanners,
-with the source of every constant, is in :mod:`uda.data.phantom_render`. The gap between the domains
+:mod:`uda.data.synthetic.phantom.heart` and :mod:`uda.data.synthetic.phantom.thorax`; the physics of the two scanners,
+with the source of every constant, is in :mod:`uda.data.synthetic.phantom.render`. The gap between the domains
 comes out of that physics; no number was chosen by looking at an adaptation method.
 
 How wide it is: a small U-Net trained on 12 MR subjects reaches a mean Dice of 0.94 on other MR
@@ -30,9 +30,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from uda.data.phantom_render import Frame, ct_image, ct_values, mr_image, mr_values
-from uda.data.phantom_shapes import Grid, Points, paint
-from uda.data.phantom_thorax import draw_subject
+from uda.data.synthetic.phantom.render import Frame, ct_image, ct_values, mr_image, mr_values
+from uda.data.synthetic.phantom.shapes import Grid, Points, paint
+from uda.data.synthetic.phantom.thorax import draw_subject
 from uda.errors import DataError
 from uda.files.atomic import atomic_path
 

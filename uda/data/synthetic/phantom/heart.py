@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 
-from uda.data.phantom_shapes import (
+from uda.data.synthetic.phantom.shapes import (
     Organ,
     Shape,
     Vector,

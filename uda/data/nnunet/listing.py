@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uda.data.nnunet.files import FILE, Pair, Reader, find_files
 from uda.errors import DataError, raise_all
 from uda.files.untrusted import parse_json, read_text
-from uda.nnunet.files import FILE, Pair, Reader, find_files
 
 ENDINGS = (".nii.gz", ".nii")
 IGNORE_NAME = "ignore"

@@ -1,6 +1,6 @@
 """The unlabelled rest of the chest: body wall, lungs, diaphragm, upper abdomen, skeleton.
 
-Body axes and origin as in :mod:`uda.data.phantom_heart`; the midline of the chest lies 14 mm to the
+Body axes and origin as in :mod:`uda.data.synthetic.phantom.heart`; the midline of the chest lies 14 mm to the
 right of the middle of the heart. Every length is in mm.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from uda.data.phantom_heart import draw_heart, heart_organs, mediastinum
-from uda.data.phantom_shapes import (
+from uda.data.synthetic.phantom.heart import draw_heart, heart_organs, mediastinum
+from uda.data.synthetic.phantom.shapes import (
     Floats,
     Organ,
     Points,

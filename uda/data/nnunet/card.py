@@ -16,10 +16,10 @@ from uda.config.card import DatasetCard
 from uda.config.loading import parse
 from uda.data.geometry import turn_to
 from uda.data.nifti import read_header
+from uda.data.nnunet.listing import Listing
 from uda.data.volumes import invertible
 from uda.errors import DataError, UdaError, raise_all
 from uda.files.atomic import write_text
-from uda.nnunet.listing import Listing
 
 ORIENTATION, SLICE_AXIS = "RAS", 2
 VALIDATE_EVERY = 5

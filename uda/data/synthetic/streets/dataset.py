@@ -4,9 +4,9 @@ They exist so that everything can be tried without a download: :func:`write_stre
 that the cards, the readers and the protocol of the real data take as they are. All 19 classes are
 there, at shares like those of real streets, with some void.
 
-What stands where is in :mod:`uda.data.streets_scene`, how things are put together in
-:mod:`uda.data.streets_things` and its neighbours, paint and light of the two styles in
-:mod:`uda.data.streets_looks`, and the picture in :mod:`uda.data.streets_render`. The two styles share
+What stands where is in :mod:`uda.data.synthetic.streets.scene`, how things are put together in
+:mod:`uda.data.synthetic.streets.things` and its neighbours, paint and light of the two styles in
+:mod:`uda.data.synthetic.streets.looks`, and the picture in :mod:`uda.data.synthetic.streets.render`. The two styles share
 the shapes, so that where things are and how large they are tells something about the other style;
 colour, texture, light and sharpness differ.
 
@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from uda.data.streets_labels import LABEL_COLORS, LABEL_ID, SYNTHIA_IDS
-from uda.data.streets_render import render_street
+from uda.data.synthetic.streets.labels import LABEL_COLORS, LABEL_ID, SYNTHIA_IDS
+from uda.data.synthetic.streets.render import render_street
 from uda.errors import DataError
 from uda.files.atomic import atomic_path
 

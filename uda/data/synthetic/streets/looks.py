@@ -3,7 +3,7 @@
 What differs is what differs between GTA5 and Cityscapes: the height and the field of view of the
 camera, paint and light (the sun from one side on most days, or always an overcast sky), how often
 things occur (more people, bicycles and parked cars in the older European town), and the picture
-itself (:mod:`uda.data.streets_render`). The shapes are the same.
+itself (:mod:`uda.data.synthetic.streets.render`). The shapes are the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.random import Generator
 
-from uda.data.streets_canvas import Camera, Canvas, Color, Floats, Light, Paint
-from uda.data.streets_labels import LABEL_ID
+from uda.data.synthetic.streets.canvas import Camera, Canvas, Color, Floats, Light, Paint
+from uda.data.synthetic.streets.labels import LABEL_ID
 
 StyleName: TypeAlias = Literal["game", "camera"]
 Range: TypeAlias = tuple[float, float]

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from uda.data.streets_canvas import Canvas, Floats, Paint, phase
-from uda.data.streets_labels import LABEL_ID
-from uda.data.streets_looks import CAMERA, GAME, Studio
-from uda.data.streets_scene import Scene, Side
+from uda.data.synthetic.streets.canvas import Canvas, Floats, Paint, phase
+from uda.data.synthetic.streets.labels import LABEL_ID
+from uda.data.synthetic.streets.looks import CAMERA, GAME, Studio
+from uda.data.synthetic.streets.scene import Scene, Side
 
 _BAY, _LANE = 2.2, 3.3
 _TILE = 64

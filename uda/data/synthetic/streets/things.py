@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from uda.data.streets_canvas import RING, Paint, box, disc, front
-from uda.data.streets_labels import LABEL_ID
-from uda.data.streets_looks import Range, Studio
+from uda.data.synthetic.streets.canvas import RING, Paint, box, disc, front
+from uda.data.synthetic.streets.labels import LABEL_ID
+from uda.data.synthetic.streets.looks import Range, Studio
 
 _LAMPS = ((0.95, 0.16, 0.12), (0.98, 0.72, 0.12), (0.18, 0.85, 0.4))
 _WHITE, _RED, _BLUE, _YELLOW = (0.93,) * 3, (0.82, 0.1, 0.12), (0.1, 0.25, 0.7), (0.95, 0.8, 0.1)

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from uda.data.streets_canvas import Floats, phase
-from uda.data.streets_labels import LABEL_ID
-from uda.data.streets_looks import Studio, Style
-from uda.data.streets_scene import Block, Kind, Scene, Side
+from uda.data.synthetic.streets.canvas import Floats, phase
+from uda.data.synthetic.streets.labels import LABEL_ID
+from uda.data.synthetic.streets.looks import Studio, Style
+from uda.data.synthetic.streets.scene import Block, Kind, Scene, Side
 
 Surface: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
 """(along [1, c] and up [r, c] in metres, sharpness of columns [1, c]) -> colour [r, c, 3]."""

@@ -1,0 +1,1 @@
+"""The thorax phantom: MR and CT renderings of unpaired subjects."""

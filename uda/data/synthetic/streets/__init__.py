@@ -1,0 +1,1 @@
+"""Rendered streets in the files of GTA5, SYNTHIA and Cityscapes."""
