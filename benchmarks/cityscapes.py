@@ -38,7 +38,7 @@ from uda.config.recipe import Compute
 from uda.data.cases import Case
 from uda.data.sources import photo_classes
 from uda.environment import environment
-from uda.models import build
+from uda.networks.model_file import build
 from uda.overlap import Confusion, summarise_iou
 from uda.photos import classes_of, photo_logits, read_prepared
 from uda.types import IGNORE

@@ -34,7 +34,7 @@ from uda.data.cases import cases_of
 from uda.data.store import Store, open_store
 from uda.environment import environment
 from uda.files.atomic import atomic_path, read_json
-from uda.importing import import_model
+from uda.networks.importing import import_model
 
 SOURCE, TARGET = "cmrseg_bssfp", "cmrseg_lge"
 WIDTH, BATCH, LR = 8, 8, 1e-3

@@ -35,7 +35,7 @@ from uda.data.store import Store, open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.environment import environment
 from uda.losses import cross_entropy, dice
-from uda.models import build
+from uda.networks.model_file import build
 from uda.objective import Objective
 from uda.stages import set_mode_train
 from uda.trainer import Run, fit

@@ -29,7 +29,7 @@ from uda.domains import Domains
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
 from uda.files.atomic import read_json, write_json
-from uda.models import load_model
+from uda.networks.model_file import load_model
 from uda.scoring import Scorer, Task
 from uda.selection import Candidate, Judge, UnlabelledImages
 

@@ -26,7 +26,7 @@ from uda.config.card import Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
 from uda.environment import environment
-from uda.models import ModelInfo, build, save_model
+from uda.networks.model_file import ModelInfo, build, save_model
 
 CLASSES = ("background", "myocardium", "left_atrium", "left_ventricle", "aorta")
 LIMIT = 4.0

@@ -28,7 +28,7 @@ FORK.set_forkserver_preload(
             "uda.cli",
             "uda.pipeline",
             "uda.own",
-            "uda.importing",
+            "uda.networks.importing",
             "uda.data.convert",
             "uda.networks",
         ),

@@ -14,7 +14,7 @@ from uda.config.networks import DeepLab
 from uda.config.recipe import Data
 from uda.data.synthetic.streets.dataset import write_streets
 from uda.domains import sized
-from uda.models import ModelInfo, build, save_model
+from uda.networks.model_file import ModelInfo, build, save_model
 
 SIZE = (48, 96)
 NETWORK = DeepLab(kind="deeplab_v2", backbone="small", stride=16)

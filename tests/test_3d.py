@@ -14,7 +14,7 @@ from uda import api, pipeline
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import ConfigError, PriorError
-from uda.models import load_model
+from uda.networks.model_file import load_model
 from uda.priors import Prior
 
 SOLID = ["network.spatial_dims=3", "network.patch=[4,16,16]", "compute.device=cpu"]

@@ -22,7 +22,7 @@ from uda.data.records import write_npz, write_records
 from uda.errors import ConfigError, DataError
 from uda.evaluation import evaluate
 from uda.evaluation_volumes import read_references
-from uda.models import ModelInfo, build, load_model, save_model
+from uda.networks.model_file import ModelInfo, build, load_model, save_model
 from uda.scoring import Row
 
 CPU = Compute(device="cpu")

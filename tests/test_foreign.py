@@ -31,10 +31,17 @@ from torch import Tensor, nn
 
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError
-from uda.foreign import kind_of, load_program, match_state, read_state, register_network, registered
-from uda.foreign.adapter import ForeignModel, build_foreign, select, two_logits
-from uda.norms import estimate_batchnorm, has_batchnorm, layers, set_mode
-from uda.twin import follow, twin_of
+from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, layers, set_mode
+from uda.networks.ema import follow, twin_of
+from uda.networks.foreign import (
+    kind_of,
+    load_program,
+    match_state,
+    read_state,
+    register_network,
+    registered,
+)
+from uda.networks.foreign.adapter import ForeignModel, build_foreign, select, two_logits
 
 CPU = torch.device("cpu")
 IMAGES = [1 + torch.randn(n, 1, 16, 16, generator=torch.Generator().manual_seed(n)) for n in (4, 3)]

@@ -16,8 +16,8 @@ from uda.config.networks import DeepLab, Network
 from uda.config.recipe import Compute, Training
 from uda.config.terms import AdversarialTerm, CrossEntropyTerm, DualClassRatioTerm, EntropyTerm
 from uda.errors import ModelError
-from uda.heads import head_parameters, use_auxiliary
-from uda.models import build, load_model
+from uda.networks.heads import head_parameters, use_auxiliary
+from uda.networks.model_file import build, load_model
 from uda.objective import Objective
 from uda.parts import Known
 from uda.trainer import Run, fit, learning_rate, make_optimizer

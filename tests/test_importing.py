@@ -22,8 +22,8 @@ from uda.cli_import import import_
 from uda.config.card import Prepare
 from uda.config.recipe import Compute
 from uda.errors import ModelError, PriorError, UdaError
-from uda.importing import import_model
-from uda.models import PROGRAM, load_model
+from uda.networks.importing import import_model
+from uda.networks.model_file import PROGRAM, load_model
 
 CPU = Compute(device="cpu")
 TWO_STEPS = ("steps=2", "batch=2", "lr=1e-3", "select=last")

@@ -19,8 +19,8 @@ from uda.config.networks import Network
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError
 from uda.files.atomic import read_json
-from uda.heads import head
-from uda.models import ModelInfo, build, load_model, save_model
+from uda.networks.heads import head
+from uda.networks.model_file import ModelInfo, build, load_model, save_model
 
 if TYPE_CHECKING:
     from conftest import Tiny

@@ -18,9 +18,10 @@ from torch import nn
 from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
-from uda.foreign import register_network
-from uda.heads import features_of, head
-from uda.models import (
+from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, set_mode
+from uda.networks.foreign import register_network
+from uda.networks.heads import features_of, head
+from uda.networks.model_file import (
     PROGRAM,
     ModelInfo,
     build,
@@ -30,7 +31,6 @@ from uda.models import (
     save_model,
     union,
 )
-from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
 
 NETWORK = Network(channels=(4, 8), res_units=1, dropout=0.1)
 CLASSES = ("background", "disk", "ring")

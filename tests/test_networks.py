@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from uda.config.networks import DeepLab
 from uda.errors import ModelError
-from uda.heads import features_of, head
 from uda.networks import build_deeplab
+from uda.networks.batchnorm import estimate_batchnorm, set_mode
+from uda.networks.heads import features_of, head
 from uda.networks.resize import by_matrices, upsample
-from uda.norms import estimate_batchnorm, set_mode
 
 CPU = torch.device("cpu")
 KINDS = pytest.mark.parametrize("kind", ["deeplab_v2", "deeplab_v3"])

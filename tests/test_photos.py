@@ -23,7 +23,7 @@ from uda.data.sources import photo_classes
 from uda.errors import ConfigError, ModelError
 from uda.evaluation import evaluate
 from uda.evaluation_photos import PhotoScorer
-from uda.models import load_model
+from uda.networks.model_file import load_model
 from uda.photos import classes_of, entropy_of, multi_scale_classes, photo_logits, read_prepared
 from uda.scoring import Row, Task
 from uda.types import IGNORE
@@ -194,7 +194,7 @@ def test_a_model_of_volumes_does_not_score_photographs(
 ) -> None:
     from uda.config.card import Prepare
     from uda.config.networks import Network
-    from uda.models import ModelInfo, build, save_model
+    from uda.networks.model_file import ModelInfo, build, save_model
 
     network = Network(channels=(4, 8))
     info = ModelInfo(network, card.classes, Prepare(size=(32, 32)), ("source_labels",))

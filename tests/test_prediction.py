@@ -27,8 +27,8 @@ from uda.data.cases import Case
 from uda.data.geometry import to_file_grid, to_file_maps
 from uda.data.slabs import slab_of
 from uda.errors import DataError
-from uda.inference import BATCH
-from uda.models import ModelInfo
+from uda.networks.inference import BATCH
+from uda.networks.model_file import ModelInfo
 from uda.photos import entropy_on
 from uda.prediction import logit_planes, predict_case, read_case
 from uda.prediction_folder import predict_cases

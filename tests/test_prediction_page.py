@@ -30,7 +30,7 @@ from uda.data.cases import Case, cases_in
 from uda.data.store import open_store
 from uda.domain_ranges import with_ranges
 from uda.errors import DataError, RunError
-from uda.models import ModelInfo, build, load_model, save_model
+from uda.networks.model_file import ModelInfo, build, load_model, save_model
 from uda.outcomes import Outcome, Places, read_record
 from uda.own import card_of
 from uda.prediction_folder import predict_cases

@@ -32,11 +32,11 @@ from uda.data.store import Store, content_key, open_store
 from uda.data.tags import read_tags
 from uda.data.volumes import read_volume
 from uda.errors import ModelError, UdaError
-from uda.foreign import kind_of, load_program, read_state
-from uda.foreign.adapter import build_foreign
-from uda.foreign.descriptions import DENIED
-from uda.importing import import_model
-from uda.models import PROGRAM, load_model
+from uda.networks.foreign import kind_of, load_program, read_state
+from uda.networks.foreign.adapter import build_foreign
+from uda.networks.foreign.descriptions import DENIED
+from uda.networks.importing import import_model
+from uda.networks.model_file import PROGRAM, load_model
 from uda.priors import Prior
 from uda.report_files import read_metrics, read_overlays
 
@@ -520,7 +520,7 @@ def test_a_model_file_is_checked_like_the_program_it_holds(
     [
         {"kind": "registered", "name": "os.system"},
         {"kind": "registered", "name": "uda_networks.Evil"},
-        {"kind": "uda.models.build"},
+        {"kind": "uda.networks.model_file.build"},
         {"kind": "unet", "norm": "os.system"},
         {"kind": "unet", "_target_": "os.system"},
     ],

@@ -24,8 +24,8 @@ from uda.errors import DataError, RunError, UdaError
 from uda.files.atomic import save_tensors, write_json
 from uda.files.links import check_links, check_output
 from uda.files.stage_folder import lock
-from uda.importing import import_model
-from uda.models import ModelInfo, build, save_model
+from uda.networks.importing import import_model
+from uda.networks.model_file import ModelInfo, build, save_model
 from uda.own import adapt, evaluate_model, predict
 from uda.report import write_report
 

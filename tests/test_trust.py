@@ -13,8 +13,8 @@ from uda.config.networks import DeepLab, Network
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry
 from uda.errors import ModelError
-from uda.models import ModelInfo
-from uda.ranges import ImageRanges, Range, ranges_over
+from uda.networks.image_ranges import ImageRanges, Range, ranges_over
+from uda.networks.model_file import ModelInfo
 from uda.tally import Tally
 from uda.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown
 

@@ -34,7 +34,7 @@ from uda.data.sampling import batch_indices
 from uda.data.seeds import mix
 from uda.errors import DataError, UdaError
 from uda.gather import all_outputs, all_rows, gathered, own_rows, rows_of
-from uda.norms import set_mode
+from uda.networks.batchnorm import set_mode
 from uda.objective import Objective
 from uda.parts import Known
 from uda.syncnorm import synchronised

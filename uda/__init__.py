@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from uda import losses, priors
     from uda.api import adapt, estimate_prior, evaluate, predict, pretrain
     from uda.config.loading import load_recipe
-    from uda.foreign import register_network
-    from uda.importing import import_model
+    from uda.networks.foreign import register_network
+    from uda.networks.importing import import_model
     from uda.pipeline import run
 
 _PLACES = {
     "adapt": "uda.api",
     "estimate_prior": "uda.api",
     "evaluate": "uda.api",
-    "import_model": "uda.importing",
+    "import_model": "uda.networks.importing",
     "predict": "uda.api",
     "pretrain": "uda.api",
-    "register_network": "uda.foreign",
+    "register_network": "uda.networks.foreign",
     "run": "uda.pipeline",
     "load_recipe": "uda.config.loading",
 }

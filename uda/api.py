@@ -16,7 +16,7 @@ from uda.data.store import Store, open_store
 from uda.data.tags import read_tags
 from uda.errors import PriorError
 from uda.files.atomic import read_json
-from uda.models import ModelInfo, check_classes, load_model
+from uda.networks.model_file import ModelInfo, check_classes, load_model
 from uda.own import DEFAULT_COMPUTE, PathLike, adapt, card_of, evaluate_model, predict
 from uda.prior_stage import Evidence, make_prior
 from uda.priors import Prior, select_tags

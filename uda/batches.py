@@ -21,7 +21,7 @@ from uda.data.sampling import (
 )
 from uda.data.seeds import mix
 from uda.data.store import Store
-from uda.norms import BATCHNORM_BATCH
+from uda.networks.batchnorm import BATCHNORM_BATCH
 from uda.trainer import Batches
 from uda.types import Batch
 from uda.workplace import Workplace

@@ -37,8 +37,8 @@ def import_(
 ) -> None:
     """Turn a trained PyTorch network into a model that adapt, predict, evaluate and prior take."""
     size, shares = _patch(patch), amounts_of(ratio, "--ratio", "share, e.g. lv=0.04")
-    from uda.importing import import_model
-    from uda.models import load_model
+    from uda.networks.importing import import_model
+    from uda.networks.model_file import load_model
 
     path = import_model(
         network,

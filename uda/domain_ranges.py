@@ -13,9 +13,9 @@ from uda.config.card import PhotoPrepare
 from uda.data.geometry import nearest
 from uda.data.items import items_of
 from uda.data.store import Store, StoredCase
-from uda.models import ModelInfo, load_model, save_model
+from uda.networks.image_ranges import ranges_over
+from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.prediction import logit_planes
-from uda.ranges import ranges_over
 from uda.tally import Tally
 
 PREDICTED = 50

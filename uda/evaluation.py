@@ -17,7 +17,7 @@ from uda.data.cases import Case
 from uda.errors import ConfigError
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
-from uda.models import load_model
+from uda.networks.model_file import load_model
 from uda.scoring import Row, Scorer, Task, snapshots_in
 from uda.world import on_first
 

@@ -24,7 +24,7 @@ from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
 from uda.errors import ModelError, UdaError
 from uda.files.atomic import atomic_path, write_json, write_text
-from uda.models import ModelInfo, check_classes, load_model, union
+from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.overlap import IOU_RULES, Confusion, summarise_iou
 from uda.photos import (
     PreparedPhoto,

@@ -21,7 +21,7 @@ from uda.data.volumes import check_same_grid, map_labels, write_volume
 from uda.errors import DataError, ModelError
 from uda.files.atomic import write_text
 from uda.metrics import CaseScore, score_case, summarise
-from uda.models import ModelInfo, check_classes, load_model, union
+from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery
 from uda.prediction import PreparedCase, predict_case, read_case
 from uda.scoring import Row, Task

@@ -15,7 +15,7 @@ from torch import nn
 
 from uda.config.guard import Guard
 from uda.errors import NotFiniteError
-from uda.models import ModelInfo, load_model, save_model
+from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.selection import BEFORE, Candidate, Choice, Judge, smoothed, stale
 from uda.world import on_first
 

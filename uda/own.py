@@ -24,7 +24,7 @@ from uda.files.atomic import fingerprint, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
 from uda.guarding import MODEL_FILE
-from uda.models import ModelInfo, load_model
+from uda.networks.model_file import ModelInfo, load_model
 from uda.outcomes import Outcome
 from uda.prediction_folder import predict_cases
 from uda.prior_stage import Evidence, make_prior

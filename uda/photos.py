@@ -21,7 +21,7 @@ from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.traits import Traits, photo_traits
 from uda.files.atomic import atomic_path
-from uda.inference import inference
+from uda.networks.inference import inference
 
 Classes = NDArray[np.uint8]
 

@@ -24,7 +24,7 @@ from uda.errors import DataError
 from uda.evaluation import evaluate
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.stage_folder import STAGE_FILE
-from uda.models import backbone_file
+from uda.networks.model_file import backbone_file
 from uda.prior_stage import Evidence, card_tags
 from uda.priors import Prior
 from uda.rendering import render_data

@@ -20,8 +20,8 @@ from uda.data.sources import read_images
 from uda.data.traits import Traits, volume_traits
 from uda.data.volumes import Volume, prepare_image, read_volume
 from uda.errors import DataError
-from uda.inference import BATCH, PIXELS, inference
-from uda.models import ModelInfo
+from uda.networks.inference import BATCH, PIXELS, inference
+from uda.networks.model_file import ModelInfo
 from uda.windows import window_planes
 
 

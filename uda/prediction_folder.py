@@ -20,7 +20,7 @@ from uda.data.traits import Traits
 from uda.data.volumes import write_volume
 from uda.errors import DataError, ModelError, RunError, UdaError
 from uda.files.atomic import read_json, write_json
-from uda.models import ModelInfo
+from uda.networks.model_file import ModelInfo
 from uda.outcomes import Outcome, Places, read_record, write_record
 from uda.photos import (
     classes_of,

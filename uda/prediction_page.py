@@ -9,7 +9,7 @@ from typing import Any
 
 from uda.config.colors import distinct_colors
 from uda.files.atomic import write_json, write_text
-from uda.models import ModelInfo
+from uda.networks.model_file import ModelInfo
 from uda.outcomes import Outcome, Places, ordered, read_record
 from uda.report_figures import data_uri, structure_style
 from uda.report_html import grid, image, legend, page, ramp

@@ -35,8 +35,8 @@ from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.data.tags import read_tags
 from uda.errors import PriorError
-from uda.models import ModelInfo, load_model
-from uda.norms import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
+from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
+from uda.networks.model_file import ModelInfo, load_model
 from uda.priors import (
     Landmarks,
     Prior,

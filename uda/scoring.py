@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from uda.config.card import DatasetCard
 from uda.config.recipe import Evaluate
 from uda.data.cases import Case
-from uda.models import ModelInfo
+from uda.networks.model_file import ModelInfo
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,16 @@ from uda.data.store import Store
 from uda.domain_ranges import describe_images, with_ranges
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.guarding import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
-from uda.heads import head, head_parameters, use_auxiliary
-from uda.models import ModelInfo, build, check_classes, load_backbone, load_model, save_model
-from uda.norms import estimate_batchnorm, has_batchnorm, set_mode
+from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, set_mode
+from uda.networks.heads import head, head_parameters, use_auxiliary
+from uda.networks.model_file import (
+    ModelInfo,
+    build,
+    check_classes,
+    load_backbone,
+    load_model,
+    save_model,
+)
 from uda.objective import Objective
 from uda.parts import Known
 from uda.prior_stage import Evidence, make_prior

@@ -14,9 +14,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from uda.data.items import Items, Numbers, Slices
 from uda.data.store import Store
-from uda.heads import features_of
-from uda.inference import BATCH, PIXELS, inference
 from uda.losses import class_ratio
+from uda.networks.heads import features_of
+from uda.networks.inference import BATCH, PIXELS, inference
 from uda.priors.superpixels import Ids, describe, grid_of, reduced, superpixels
 
 EXAMPLE = 512

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from uda.errors import ModelError
-from uda.norms import layers, set_mode
+from uda.networks.batchnorm import layers, set_mode
 from uda.world import together, world
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uda.config.card import PhotoPrepare
 from uda.data.geometry import Geometry, entropy_bytes, inside
-from uda.models import ModelInfo
+from uda.networks.model_file import ModelInfo
 
 RATIO, CONFIDENCE = "ratio/", "confidence/"
 """before a structure's name"""

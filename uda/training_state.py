@@ -21,8 +21,8 @@ from uda.files.atomic import (
     save_tensors,
 )
 from uda.logs import say
+from uda.networks.ema import follow, twin_of
 from uda.objective import Objective
-from uda.twin import follow, twin_of
 from uda.world import world
 
 RESUME_FILE = "resume.safetensors"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from uda.config.card import PhotoPrepare
-from uda.models import ModelInfo
-from uda.ranges import ImageRanges
+from uda.networks.image_ranges import ImageRanges
+from uda.networks.model_file import ModelInfo
 from uda.tally import CONFIDENCE, MEAN, RATIO, structures_of
 
 Kind = Literal["intensity", "field of view", "class ratio", "confidence"]

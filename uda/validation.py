@@ -10,7 +10,7 @@ from torch import nn
 from uda.config.card import DatasetCard
 from uda.data.items import items_of
 from uda.data.store import Store
-from uda.models import ModelInfo
+from uda.networks.model_file import ModelInfo
 from uda.prediction import logit_planes
 
 

@@ -35,7 +35,7 @@ from uda.data.volumes import (
     write_volume,
 )
 from uda.errors import DataError
-from uda.models import ModelInfo, build
+from uda.networks.model_file import ModelInfo, build
 from uda.prediction import predict_case, read_case
 from uda.prediction_folder import predict_cases
 from uda.types import IGNORE

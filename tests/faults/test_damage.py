@@ -21,7 +21,7 @@ from uda.data.cases import cases_of
 from uda.data.store import open_store
 from uda.errors import ModelError, UdaError
 from uda.files.atomic import load_tensors, save_tensors
-from uda.models import load_model
+from uda.networks.model_file import load_model
 
 Damage = Callable[[Path], None]
 

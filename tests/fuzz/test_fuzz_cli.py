@@ -21,7 +21,7 @@ from text_files import ALIASES
 from uda import cli
 from uda.config.card import Prepare
 from uda.config.networks import Network
-from uda.models import ModelInfo, build, save_model
+from uda.networks.model_file import ModelInfo, build, save_model
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from uda.compute import make_fabric
 from uda.config.networks import Network
 from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, Term
-from uda.models import build
+from uda.networks.model_file import build
 from uda.objective import Objective
 from uda.parts import Known
 from uda.trainer import Run, fit

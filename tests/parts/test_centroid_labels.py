@@ -9,7 +9,7 @@ from scene import CPU, batch_of, network, objective_of, target_images, term, tra
 
 from uda import losses
 from uda.compute import make_fabric
-from uda.heads import features_of
+from uda.networks.heads import features_of
 from uda.parts.centroids import CentroidLabels
 from uda.types import TargetBatch
 

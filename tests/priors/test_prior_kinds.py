@@ -25,7 +25,7 @@ from uda.data.items import Slices
 from uda.data.store import Store
 from uda.domains import Domains
 from uda.errors import ConfigError, DataError, ModelError, PriorError
-from uda.models import load_model, save_model
+from uda.networks.model_file import load_model, save_model
 from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
 from uda.summaries import image_features
 

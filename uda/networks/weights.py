@@ -14,7 +14,7 @@ from torch import nn
 
 from uda.config.networks import DeepLab
 from uda.errors import ConfigError, ModelError
-from uda.foreign import match_state, read_state
+from uda.networks.foreign import match_state, read_state
 
 _CLASSIFIER = "fc."
 """what ImageNet's thousand classes have and a segmentation network has not"""

@@ -12,10 +12,10 @@ from uda import losses
 from uda.config.terms import CentroidTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, prefixed
-from uda.heads import features_of
 from uda.losses import Prediction
+from uda.networks.ema import follow, twin_of
+from uda.networks.heads import features_of
 from uda.parts.part import Ground, Part, View, present
-from uda.twin import follow, twin_of
 from uda.types import TargetBatch
 
 

@@ -12,9 +12,9 @@ from uda.config.terms import PseudoLabelTerm
 from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
+from uda.networks.ema import follow, twin_of
 from uda.parts.part import Ground, Known, Part, View, present
 from uda.priors import relative_maps
-from uda.twin import follow, twin_of
 from uda.types import IGNORE, Batch, TargetBatch
 
 

@@ -1,5 +1,6 @@
 """Priors: what is known of the target without its labels, who told us, and whether it can be true."""
 
+from uda.networks.size_distribution import SizeDistribution
 from uda.priors.image_level import (
     image_level_ratios,
     logistic_ratios,
@@ -28,7 +29,6 @@ from uda.priors.makers import (
 from uda.priors.maps import relative_maps
 from uda.priors.prior import PRIOR_FILE, Prior
 from uda.priors.size_csv import read_sizes
-from uda.sizes import SizeDistribution
 
 __all__ = [
     "PRIOR_FILE",

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from uda.errors import PriorError
-from uda.sizes import LEVELS, SizeDistribution
+from uda.networks.size_distribution import LEVELS, SizeDistribution
 from uda.types import IGNORE
 
 Floats = NDArray[np.float64]

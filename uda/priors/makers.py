@@ -11,9 +11,9 @@ from torch import Tensor
 
 from uda.data.geometry import Geometry
 from uda.errors import DataError, PriorError, nearest
-from uda.models import union
+from uda.networks.model_file import union
+from uda.networks.size_distribution import SizeDistribution
 from uda.priors.prior import Prior, listed
-from uda.sizes import SizeDistribution
 
 Floats = NDArray[np.float64]
 Place = tuple[str, int]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from uda.errors import PriorError, raise_all
 from uda.files.atomic import fingerprint, read_json, write_json
+from uda.networks.size_distribution import SizeDistribution
 from uda.priors.landmarks import Landmarks, forget_landmarks, load_landmarks, save_landmarks
 from uda.priors.maps import forget_maps, load_maps, maps_digest, maps_fault, save_maps
-from uda.sizes import SizeDistribution
 
 SUM_TOLERANCE = 1e-4
 FORMAT = "uda-prior-1"

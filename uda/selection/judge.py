@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.config.guard import Guard
-from uda.models import load_model
+from uda.networks.model_file import load_model
 from uda.selection.gates import Expected, faults
 from uda.selection.rule import BEFORE, Choice, choose
 from uda.selection.scores import (

@@ -18,7 +18,7 @@ from uda.data.augment import augment, random_affine
 from uda.data.items import Items
 from uda.data.seeds import mix
 from uda.errors import ModelError
-from uda.heads import head
+from uda.networks.heads import head
 
 LONGEST = 128
 """pixels of the judged grid along its longer side"""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from uda.errors import ModelError
-from uda.foreign.descriptions import DENIED
+from uda.networks.foreign.descriptions import DENIED
 
 _WORDS = DENIED
 _WORD = re.compile(r"[A-Za-z_]\w*")

@@ -18,11 +18,11 @@ from uda.config.networks import AnyNetwork, DeepLab, ForeignNetwork, Network
 from uda.errors import ModelError, UdaError, nearest
 from uda.files.atomic import load_tensors, save_tensors
 from uda.files.untrusted import parse_json
-from uda.fitting import check_finite, check_fit, load_weights
-from uda.foreign import ForeignModel
-from uda.foreign.adapter import build_foreign
-from uda.ranges import ImageRanges
-from uda.sizes import SizeDistribution
+from uda.networks.fitting import check_finite, check_fit, load_weights
+from uda.networks.foreign import ForeignModel
+from uda.networks.foreign.adapter import build_foreign
+from uda.networks.image_ranges import ImageRanges
+from uda.networks.size_distribution import SizeDistribution
 
 FORMAT = "uda-model-1"
 PROGRAM = "uda.program"

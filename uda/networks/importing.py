@@ -19,9 +19,9 @@ from uda.config.loading import load_card, parse
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError, PriorError
 from uda.files.links import check_output
-from uda.foreign import ForeignModel, kind_of, match_state, read_state, register_network
-from uda.foreign.adapter import program_bytes
-from uda.models import ModelInfo, build, own_network, save_model
+from uda.networks.foreign import ForeignModel, kind_of, match_state, read_state, register_network
+from uda.networks.foreign.adapter import program_bytes
+from uda.networks.model_file import ModelInfo, build, own_network, save_model
 
 MODEL_FILE = "model.safetensors"
 Foreign = str | Path | nn.Module | Callable[[], nn.Module]

@@ -1,9 +1,9 @@
 """Networks that are not ours: registered factories, stored programs, and state dicts that fit them."""
 
-from uda.foreign.adapter import ForeignModel
-from uda.foreign.matching import Matches, match_state, read_state
-from uda.foreign.programs import kind_of, load_program
-from uda.foreign.registry import register_network, registered
+from uda.networks.foreign.adapter import ForeignModel
+from uda.networks.foreign.matching import Matches, match_state, read_state
+from uda.networks.foreign.programs import kind_of, load_program
+from uda.networks.foreign.registry import register_network, registered
 
 __all__ = [
     "ForeignModel",

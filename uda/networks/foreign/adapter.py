@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from uda.config.networks import ForeignNetwork
 from uda.errors import ModelError
-from uda.foreign.exported import trainable
-from uda.foreign.programs import load_program
-from uda.foreign.registry import registered
-from uda.foreign.shapes import Shape, shape_of
+from uda.networks.foreign.exported import trainable
+from uda.networks.foreign.programs import load_program
+from uda.networks.foreign.registry import registered
+from uda.networks.foreign.shapes import Shape, shape_of
 
 
 class ForeignModel(nn.Module):

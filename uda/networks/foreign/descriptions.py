@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uda.errors import ModelError
-from uda.foreign.expressions import check_expression
+from uda.networks.foreign.expressions import check_expression
 
 DENIED = frozenset({"from_file", "save", "read_file", "write_file"})
 """operators that read or write a file"""

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from uda.errors import ModelError
-from uda.foreign import ForeignModel
-from uda.models import own_network
+from uda.networks.foreign import ForeignModel
+from uda.networks.model_file import own_network
 
 
 def head(model: nn.Module) -> nn.Module:

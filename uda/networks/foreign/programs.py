@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from uda.errors import ModelError
-from uda.foreign.archives import EXPORTED, TORCHSCRIPT, known_parts, packed, read_parts
-from uda.foreign.descriptions import check_payload, checked_description
-from uda.foreign.scripts import check_scripts
+from uda.networks.foreign.archives import EXPORTED, TORCHSCRIPT, known_parts, packed, read_parts
+from uda.networks.foreign.descriptions import check_payload, checked_description
+from uda.networks.foreign.scripts import check_scripts
 
 Kind = Literal["torchscript", "exported"]
 
