@@ -31,12 +31,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uda.compute import make_fabric
 from uda.config.loading import load_card
 from uda.config.networks import DeepLab
 from uda.config.recipe import Compute
 from uda.data.cases import Case
 from uda.data.sources import photo_classes
+from uda.devices.device import make_fabric
 from uda.environment import environment
 from uda.networks.model_file import build
 from uda.overlap import Confusion, summarise_iou

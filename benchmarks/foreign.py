@@ -25,13 +25,13 @@ from torch.nn import functional
 
 from uda.api import adapt, evaluate_model, predict
 from uda.cli_import import import_
-from uda.compute import deterministic, make_fabric
 from uda.config.augment import Augment
 from uda.config.loading import load_card
 from uda.config.recipe import Compute
 from uda.data.augment import augment
 from uda.data.cases import cases_of
 from uda.data.store import Store, open_store
+from uda.devices.device import deterministic, make_fabric
 from uda.environment import environment
 from uda.files.atomic import atomic_path, read_json
 from uda.networks.importing import import_model

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from uda.compute import deterministic, make_fabric
 from uda.config.loading import load_card
 from uda.config.networks import Network
 from uda.config.recipe import Compute, Pretrain
@@ -33,6 +32,7 @@ from uda.data.items import Slices
 from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
+from uda.devices.device import deterministic, make_fabric
 from uda.environment import environment
 from uda.losses import cross_entropy, dice
 from uda.networks.model_file import build

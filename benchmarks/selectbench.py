@@ -20,11 +20,11 @@ import torch
 from selecttable import Run, table
 
 from uda import pipeline
-from uda.compute import deterministic, make_fabric
 from uda.config.guard import Guard
 from uda.config.loading import load_recipe, parse
 from uda.config.recipe import Adapt, Evaluate, Recipe
 from uda.data.items import items_of
+from uda.devices.device import deterministic, make_fabric
 from uda.domains import Domains
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uda import losses
-from uda.compute import make_fabric
 from uda.config.networks import DeepLab, Network
 from uda.config.recipe import Compute, Training
 from uda.config.terms import AdversarialTerm, CrossEntropyTerm, DualClassRatioTerm, EntropyTerm
+from uda.devices.device import make_fabric
 from uda.errors import ModelError
 from uda.networks.heads import head_parameters, use_auxiliary
 from uda.networks.model_file import build, load_model

@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 import uda
-from uda.compute import make_fabric
 from uda.config.card import DatasetCard
 from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case, cases_of
 from uda.data.sources import photo_classes
+from uda.devices.device import make_fabric
+from uda.devices.distributed import World
 from uda.errors import ConfigError, ModelError
 from uda.evaluation import evaluate
 from uda.evaluation_photos import PhotoScorer
@@ -27,7 +28,6 @@ from uda.networks.model_file import load_model
 from uda.photos import classes_of, entropy_of, multi_scale_classes, photo_logits, read_prepared
 from uda.scoring import Row, Task
 from uda.types import IGNORE
-from uda.world import World
 
 CPU = Compute(device="cpu")
 

@@ -19,13 +19,13 @@ from nibabel import orientations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uda.compute import make_fabric
 from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
 from uda.data.cases import Case
 from uda.data.geometry import to_file_grid, to_file_maps
 from uda.data.slabs import slab_of
+from uda.devices.device import make_fabric
 from uda.errors import DataError
 from uda.networks.inference import BATCH
 from uda.networks.model_file import ModelInfo

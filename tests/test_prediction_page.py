@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 import uda
 from uda import prediction_folder, prediction_page
 from uda.cli import app
-from uda.compute import make_fabric
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import DeepLab, Network
 from uda.config.recipe import Compute
 from uda.data.cases import Case, cases_in
 from uda.data.store import open_store
+from uda.devices.device import make_fabric
 from uda.domain_ranges import with_ranges
 from uda.errors import DataError, RunError
 from uda.networks.model_file import ModelInfo, build, load_model, save_model

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from uda import trainer
-from uda.compute import make_fabric
 from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, DiceTerm
+from uda.devices.device import make_fabric
 from uda.errors import ConfigError, RunError
 from uda.objective import Objective
 from uda.trainer import Run, fit, learning_rate

@@ -28,13 +28,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from uda import gather, pipeline, syncnorm
-from uda import world as world_module
-from uda.compute import check_processes, make_fabric
+from uda import pipeline
 from uda.config.loading import load_recipe
 from uda.config.recipe import Compute
+from uda.devices import distributed as world_module
+from uda.devices import global_batch as gather
+from uda.devices import sync_batchnorm as syncnorm
+from uda.devices.device import check_processes, make_fabric
+from uda.devices.distributed import ALONE, World, launched, share
 from uda.errors import ConfigError, ModelError
-from uda.world import ALONE, World, launched, share
 
 HERE = Path(__file__).parent
 

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uda import pipeline
-from uda.compute import deterministic, make_fabric
 from uda.config.augment import Augment
 from uda.config.loading import load_recipe
 from uda.config.recipe import Compute, Training
@@ -32,15 +31,8 @@ from uda.config.terms import (
 )
 from uda.data.sampling import batch_indices
 from uda.data.seeds import mix
-from uda.errors import DataError, UdaError
-from uda.gather import all_outputs, all_rows, gathered, own_rows, rows_of
-from uda.networks.batchnorm import set_mode
-from uda.objective import Objective
-from uda.parts import Known
-from uda.syncnorm import synchronised
-from uda.trainer import Run, fit
-from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
-from uda.world import (
+from uda.devices.device import deterministic, make_fabric
+from uda.devices.distributed import (
     barrier,
     first_then_all,
     gather_objects,
@@ -50,6 +42,14 @@ from uda.world import (
     share,
     world,
 )
+from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows, rows_of
+from uda.devices.sync_batchnorm import synchronised
+from uda.errors import DataError, UdaError
+from uda.networks.batchnorm import set_mode
+from uda.objective import Objective
+from uda.parts import Known
+from uda.trainer import Run, fit
+from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32
 

@@ -224,9 +224,9 @@ def list_() -> None:
 
 def main() -> None:
     """Entry point: user errors become one message and an exit code. Of several processes the first one speaks."""
+    from uda.devices.distributed import launched, repeated
     from uda.errors import UdaError
     from uda.interruption import Stopped, heeded
-    from uda.world import launched, repeated
 
     try:
         if not launched().first:

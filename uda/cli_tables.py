@@ -43,10 +43,10 @@ def print_wide(table: Table) -> None:
 
 def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     """Print mean ± sd over seeds, and keep it in a file."""
+    from uda.devices.distributed import on_first
     from uda.files.atomic import write_json
     from uda.report import seeds_class_tables, seeds_table
     from uda.report_files import read_metrics
-    from uda.world import on_first
 
     summary, table = seeds_table([read_metrics(folder) for folder in folders])
     print_wide(table)

@@ -10,8 +10,8 @@ from uda.config.recipe import Data, Recipe
 from uda.data.cases import Case, cases_of
 from uda.data.hashes import Hashes
 from uda.data.store import Store, content_key, open_store
+from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, DataError
-from uda.world import first_then_all, on_first
 
 
 class Domains:

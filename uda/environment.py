@@ -11,8 +11,8 @@ import monai
 import torch
 
 from uda import __version__
-from uda.compute import make_fabric
 from uda.config.recipe import Compute
+from uda.devices.device import make_fabric
 
 
 def environment(compute: Compute) -> dict[str, Any]:

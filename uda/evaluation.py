@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uda.compute import deterministic, make_fabric
 from uda.config.card import DatasetCard
 from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case
+from uda.devices.device import deterministic, make_fabric
+from uda.devices.distributed import on_first
 from uda.errors import ConfigError
 from uda.evaluation_photos import PhotoScorer
 from uda.evaluation_volumes import VolumeScorer
 from uda.networks.model_file import load_model
 from uda.scoring import Row, Scorer, Task, snapshots_in
-from uda.world import on_first
 
 
 def evaluate(

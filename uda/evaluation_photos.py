@@ -22,6 +22,7 @@ from uda.config.colors import palette
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
+from uda.devices.distributed import share, sum_arrays, world
 from uda.errors import ModelError, UdaError
 from uda.files.atomic import atomic_path, write_json, write_text
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
@@ -38,7 +39,6 @@ from uda.photos import (
     write_classes,
 )
 from uda.scoring import Row, Task
-from uda.world import share, sum_arrays, world
 
 SINGLE_SCALE = (
     "Logits of the prepared size, interpolated (bilinear) to the file's pixels, then the largest."

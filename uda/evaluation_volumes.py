@@ -18,6 +18,7 @@ from uda.conventions import Sifa
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
 from uda.data.volumes import check_same_grid, map_labels, write_volume
+from uda.devices.distributed import gather_shares, on_first, share, world
 from uda.errors import DataError, ModelError
 from uda.files.atomic import write_text
 from uda.metrics import CaseScore, score_case, summarise
@@ -25,7 +26,6 @@ from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery
 from uda.prediction import PreparedCase, predict_case, read_case
 from uda.scoring import Row, Task
-from uda.world import gather_shares, on_first, share, world
 
 RULES = (
     "3-D scores per structure and case on the image's own grid.",

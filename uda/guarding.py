@@ -14,10 +14,10 @@ from typing import Any
 from torch import nn
 
 from uda.config.guard import Guard
+from uda.devices.distributed import on_first
 from uda.errors import NotFiniteError
 from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.selection import BEFORE, Candidate, Choice, Judge, smoothed, stale
-from uda.world import on_first
 
 JUDGEMENTS = 8
 """of a training whose ``snapshot_every`` is 0"""

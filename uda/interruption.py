@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from uda.world import any_of
+from uda.devices.distributed import any_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AGAIN = 1.0

@@ -22,9 +22,9 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from uda.devices.distributed import world
 from uda.errors import RunError
 from uda.files.atomic import disk, write_text
-from uda.world import world
 
 
 class RunLog:

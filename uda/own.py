@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda.compute import make_fabric, memory_for
 from uda.config.card import DatasetCard
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_card
@@ -17,6 +16,8 @@ from uda.config.priors import SourceRatioPrior
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store
+from uda.devices.device import make_fabric, memory_for
+from uda.devices.distributed import world
 from uda.environment import environment
 from uda.errors import ConfigError
 from uda.evaluation import evaluate as score
@@ -34,7 +35,6 @@ from uda.scoring import Row
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
 from uda.workplace import Workplace
-from uda.world import world
 
 DEFAULT_COMPUTE = Compute()
 PathLike = str | Path

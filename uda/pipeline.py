@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uda.compute import check_processes, make_fabric, memory_for
 from uda.config.recipe import Recipe
+from uda.devices.device import check_processes, make_fabric, memory_for
+from uda.devices.distributed import on_first, world
+from uda.devices.global_batch import rows_of
 from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
 from uda.files.atomic import fingerprint
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
-from uda.gather import rows_of
 from uda.plan import Stage, plan
-from uda.world import on_first, world
 
 
 @dataclass(frozen=True)

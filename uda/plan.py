@@ -18,6 +18,7 @@ from uda.config.priors import (
     TagPrior,
 )
 from uda.config.recipe import PLACE, Adapt, Recipe
+from uda.devices.distributed import on_first
 from uda.domains import Domains
 from uda.environment import environment
 from uda.errors import DataError
@@ -32,7 +33,6 @@ from uda.report import write_report
 from uda.scoring import Row
 from uda.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.workplace import Workplace
-from uda.world import on_first
 
 KEPT = ("select", "kept", "step", "fallback", "why", "ended")
 """what the table's row says of how its checkpoint was kept"""

@@ -11,13 +11,13 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.compute import memory_for
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.colors import distinct_colors
 from uda.data.cases import Case
 from uda.data.geometry import to_file_maps
 from uda.data.traits import Traits
 from uda.data.volumes import write_volume
+from uda.devices.device import memory_for
 from uda.errors import DataError, ModelError, RunError, UdaError
 from uda.files.atomic import read_json, write_json
 from uda.networks.model_file import ModelInfo

@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
-from uda.compute import deterministic, make_fabric
 from uda.config.card import DatasetCard, PhotoPrepare
 from uda.config.priors import (
     AreaPrior,
@@ -34,6 +33,7 @@ from uda.data.sampling import shuffled_batches
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.data.tags import read_tags
+from uda.devices.device import deterministic, make_fabric
 from uda.errors import PriorError
 from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
 from uda.networks.model_file import ModelInfo, load_model

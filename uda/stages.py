@@ -18,7 +18,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from uda.batches import all_images, source_batches, target_batches
-from uda.compute import deterministic, make_fabric
 from uda.config.card import DatasetCard, PhotoPrepare
 from uda.config.networks import AnyNetwork
 from uda.config.priors import PriorSpec
@@ -26,6 +25,8 @@ from uda.config.recipe import Adapt, Training
 from uda.data.items import Items, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
+from uda.devices.device import deterministic, make_fabric
+from uda.devices.distributed import first_then_all, on_first
 from uda.domain_ranges import describe_images, with_ranges
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.guarding import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
@@ -48,7 +49,6 @@ from uda.trainer import Batches, fit
 from uda.training_state import forget_checkpoints
 from uda.validation import validation_scores
 from uda.workplace import Workplace
-from uda.world import first_then_all, on_first
 
 SOURCE_AGAIN = ("source_images",)
 """ledger of a stage that is not source-free"""

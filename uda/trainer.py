@@ -18,19 +18,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.compute import memory_for
 from uda.config.recipe import Training
 from uda.data.augment import augment_batch
 from uda.data.seeds import mix
+from uda.devices.device import memory_for
+from uda.devices.distributed import check_same_place, on_first, together, world
+from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows
+from uda.devices.sync_batchnorm import check_synchronised, shared
 from uda.errors import NotFiniteError, RunError
-from uda.gather import all_outputs, all_rows, gathered, own_rows
 from uda.interruption import after_step, is_asked, stopped
 from uda.logs import RunLog, open_log
 from uda.objective import Objective
-from uda.syncnorm import check_synchronised, shared
 from uda.training_state import TrainingState
 from uda.types import Batch
-from uda.world import check_same_place, on_first, together, world
 
 Batches = Callable[[int], Batch]
 """step → batch on the host; a pure function of its argument"""

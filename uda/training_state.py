@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.config.recipe import Training
+from uda.devices.distributed import world
 from uda.errors import ModelError
 from uda.files.atomic import (
     CHECKSUM,
@@ -23,7 +24,6 @@ from uda.files.atomic import (
 from uda.logs import say
 from uda.networks.ema import follow, twin_of
 from uda.objective import Objective
-from uda.world import world
 
 RESUME_FILE = "resume.safetensors"
 OLDER_FILE = "resume.older.safetensors"

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from nibabel import orientations
 from torch import nn
 
-from uda.compute import make_fabric
 from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
@@ -34,6 +33,7 @@ from uda.data.volumes import (
     read_volume,
     write_volume,
 )
+from uda.devices.device import make_fabric
 from uda.errors import DataError
 from uda.networks.model_file import ModelInfo, build
 from uda.prediction import predict_case, read_case

@@ -10,10 +10,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from uda.compute import make_fabric
 from uda.config.networks import Network
 from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, Term
+from uda.devices.device import make_fabric
 from uda.networks.model_file import build
 from uda.objective import Objective
 from uda.parts import Known

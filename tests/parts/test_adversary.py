@@ -10,7 +10,7 @@ from scene import CPU, SIZE, batch_of, network, objective_of, term, train
 from torch import nn
 
 from uda import losses
-from uda.compute import make_fabric
+from uda.devices.device import make_fabric
 from uda.objective import Objective
 from uda.parts.adversary import Adversary
 from uda.types import Batch, SourceBatch, TargetBatch

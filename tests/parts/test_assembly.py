@@ -12,9 +12,9 @@ from scene import CLASSES, CPU, batch_of, known, network, objective_of, term, tr
 from torch import Tensor
 
 from uda import losses
-from uda.compute import make_fabric
 from uda.config import terms
 from uda.config.terms import Term
+from uda.devices.device import make_fabric
 from uda.errors import PriorError
 from uda.objective import Objective
 from uda.parts import Known

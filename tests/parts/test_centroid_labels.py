@@ -8,7 +8,7 @@ import torch
 from scene import CPU, batch_of, network, objective_of, target_images, term, train
 
 from uda import losses
-from uda.compute import make_fabric
+from uda.devices.device import make_fabric
 from uda.networks.heads import features_of
 from uda.parts.centroids import CentroidLabels
 from uda.types import TargetBatch

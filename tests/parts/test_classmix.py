@@ -13,9 +13,9 @@ from scene import batch_of, network, objective_of, target_images, train
 from torch import Tensor
 
 from uda import losses
-from uda.compute import make_fabric
 from uda.config.recipe import Compute
 from uda.config.terms import CrossEntropyTerm, PseudoLabelTerm
+from uda.devices.device import make_fabric
 from uda.errors import ConfigError
 from uda.parts.teacher import PseudoLabels
 from uda.types import IGNORE, Batch, SourceBatch, TargetBatch

@@ -8,7 +8,7 @@ import torch
 from scene import CPU, batch_of, network, objective_of, target_images, term, train
 
 from uda import losses
-from uda.compute import make_fabric
+from uda.devices.device import make_fabric
 from uda.parts.dual import DualClassRatio
 
 

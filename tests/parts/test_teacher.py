@@ -12,9 +12,9 @@ from scene import CPU, IMAGES, batch_of, known, network, objective_of, target_im
 from torch import Tensor, nn
 
 from uda import losses
-from uda.compute import make_fabric
 from uda.config.recipe import Training
 from uda.data.augment import augment_batch
+from uda.devices.device import make_fabric
 from uda.losses import ConfidenceHistogram, PseudoLabeler
 from uda.objective import Objective
 from uda.parts.teacher import PseudoLabels

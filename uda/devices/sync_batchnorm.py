@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from uda.devices.distributed import together, world
 from uda.errors import ModelError
 from uda.networks.batchnorm import layers, set_mode
-from uda.world import together, world
 
 
 def shared(model: nn.Module, image: Callable[[], Tensor], device: torch.device) -> nn.Module:

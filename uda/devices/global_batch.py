@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uda.devices.distributed import together, world
 from uda.errors import ConfigError
 from uda.types import Batch, Heads, SourceBatch, TargetBatch
-from uda.world import together, world
 
 
 def rows_of(batch: int, where: str = "batch") -> slice:

@@ -15,8 +15,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from uda.config.recipe import Compute
+from uda.devices.distributed import ALONE, World, world
 from uda.errors import ConfigError, RunError
-from uda.world import ALONE, World, world
 
 _BUFFERS = (
     "forward_sync_buffers"
@@ -156,7 +156,7 @@ def _place(device: str, local_rank: int) -> torch.device:
 
 
 class _Joined(ClusterEnvironment):
-    """What :mod:`uda.world` knows, in Fabric's words: the processes are there and have met."""
+    """What :mod:`uda.devices.distributed` knows, in Fabric's words: the processes are there and have met."""
 
     def __init__(self, here: World) -> None:
         super().__init__()

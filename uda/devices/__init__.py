@@ -1,0 +1,1 @@
+"""Devices and precision; several processes that give the result of one."""
