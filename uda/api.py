@@ -18,8 +18,8 @@ from uda.errors import PriorError
 from uda.files.atomic import read_json
 from uda.networks.model_file import ModelInfo, check_classes, load_model
 from uda.own import DEFAULT_COMPUTE, PathLike, adapt, card_of, evaluate_model, predict
-from uda.prior_stage import Evidence, make_prior
 from uda.priors import Prior, select_tags
+from uda.priors.estimate import Evidence, make_prior
 
 
 def pretrain(recipe: Recipe, out: PathLike | None = None) -> Path:

@@ -28,8 +28,8 @@ from uda.guarding import MODEL_FILE
 from uda.networks.model_file import ModelInfo, load_model
 from uda.outcomes import Outcome
 from uda.prediction_folder import predict_cases
-from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior
+from uda.priors.estimate import Evidence, make_prior
 from uda.report_adaptation import write_adaptation
 from uda.scoring import Row
 from uda.stages import adabn as adabn_stage

@@ -26,8 +26,8 @@ from uda.evaluation import evaluate
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.stage_folder import STAGE_FILE
 from uda.networks.model_file import backbone_file
-from uda.prior_stage import Evidence, card_tags
 from uda.priors import Prior
+from uda.priors.estimate import Evidence, card_tags
 from uda.rendering import render_data
 from uda.report import write_report
 from uda.scoring import Row

@@ -42,8 +42,8 @@ from uda.networks.model_file import (
 )
 from uda.objective import Objective
 from uda.parts import Known
-from uda.prior_stage import Evidence, make_prior
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
+from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages
 from uda.trainer import Batches, fit
 from uda.training_state import forget_checkpoints

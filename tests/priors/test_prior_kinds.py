@@ -27,7 +27,7 @@ from uda.domains import Domains
 from uda.errors import ConfigError, DataError, ModelError, PriorError
 from uda.networks.model_file import load_model, save_model
 from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
-from uda.summaries import image_features
+from uda.priors.network_evidence import image_features
 
 CLASSES = ("background", "disk", "ring")
 KINDS_OF_PRIOR: dict[str, dict[str, Any]] = {

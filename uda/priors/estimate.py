@@ -56,13 +56,13 @@ from uda.priors import (
     select_tags,
     size_distribution,
 )
-from uda.priors.superpixels import classify, majority, rowed, surest
-from uda.summaries import (
+from uda.priors.network_evidence import (
     example_images,
     image_features,
     predicted_ratios,
     superpixel_features,
 )
+from uda.priors.superpixels import classify, majority, rowed, surest
 
 SOURCE_IMAGES = 200
 """labelled images that landmarks are learned from, evenly spread over the source"""
