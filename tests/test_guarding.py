@@ -16,9 +16,9 @@ from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import RunError
 from uda.files.atomic import load_tensors
-from uda.guarding import Watch
 from uda.selection import Choice, Judge, Scores
 from uda.selection import judge as judging
+from uda.selection.guard import Watch
 
 ONE = "adapt-minent"
 COLLAPSING = "adapt.minent.lr=1.0"

@@ -24,7 +24,6 @@ from uda.evaluation import evaluate as score
 from uda.files.atomic import fingerprint, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
-from uda.guarding import MODEL_FILE
 from uda.networks.model_file import ModelInfo, load_model
 from uda.outcomes import Outcome
 from uda.prediction_folder import predict_cases
@@ -32,6 +31,7 @@ from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.report_adaptation import write_adaptation
 from uda.scoring import Row
+from uda.selection.guard import MODEL_FILE
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
 from uda.workplace import Workplace

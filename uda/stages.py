@@ -29,7 +29,6 @@ from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
 from uda.domain_ranges import describe_images, with_ranges
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
-from uda.guarding import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
 from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, set_mode
 from uda.networks.heads import head, head_parameters, use_auxiliary
 from uda.networks.model_file import (
@@ -45,6 +44,7 @@ from uda.parts import Known
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages
+from uda.selection.guard import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
 from uda.trainer import Batches, fit
 from uda.training_state import forget_checkpoints
 from uda.validation import validation_scores
