@@ -36,9 +36,9 @@ from uda.devices.device import deterministic, make_fabric
 from uda.environment import environment
 from uda.losses import cross_entropy, dice
 from uda.networks.model_file import build
-from uda.objective import Objective
 from uda.stages import set_mode_train
-from uda.trainer import Run, fit
+from uda.training.loop import Run, fit
+from uda.training.objective import Objective
 from uda.types import Batch
 
 NETWORK = Network(channels=(16, 32, 64, 128, 256))
@@ -59,7 +59,7 @@ def fresh_model() -> nn.Module:
 
 
 def ours(batches: Callable[[int], Batch], settings: Pretrain, folder: Path) -> None:
-    """uda.trainer.fit, logging and prefetching included."""
+    """uda.training.loop.fit, logging and prefetching included."""
     with deterministic():
         fit(
             make_fabric(Compute()),

@@ -74,7 +74,7 @@ def test_an_adversary_judges_patches_slice_by_slice(tiny: Tiny, tmp_path: Path) 
 def test_a_resumed_3d_run_gives_the_same_weights(
     tiny: Tiny, tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uda import batches
+    from uda.training import batches
 
     recipe = recipe_of(tiny, variants("mean_teacher"), "adapt.mean_teacher.steps=6")
     for out in ("whole", "cut"):

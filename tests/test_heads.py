@@ -18,9 +18,9 @@ from uda.devices.device import make_fabric
 from uda.errors import ModelError
 from uda.networks.heads import head_parameters, use_auxiliary
 from uda.networks.model_file import build, load_model
-from uda.objective import Objective
-from uda.parts import Known
-from uda.trainer import Run, fit, learning_rate, make_optimizer
+from uda.training.loop import Run, fit, learning_rate, make_optimizer
+from uda.training.objective import Objective
+from uda.training.parts import Known
 from uda.types import Batch, SourceBatch, TargetBatch
 
 K = 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uda.logs import RunLog
+from uda.training.logs import RunLog
 
 
 def grid_of(folder: Path, monkeypatch: pytest.MonkeyPatch, image: Tensor, logits: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from uda import losses
 from uda.config.terms import CrossEntropyTerm, Term
 from uda.errors import ConfigError, PriorError
-from uda.objective import Objective, ramp
-from uda.parts import Known
+from uda.training.objective import Objective, ramp
+from uda.training.parts import Known
 from uda.types import Batch, SourceBatch, TargetBatch
 
 PRIOR = torch.tensor([[0.5, 0.3, 0.2], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]])

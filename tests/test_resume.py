@@ -63,7 +63,7 @@ class Stopped(BaseException):
 
 def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
     """Stop the next run after its first so many checkpoints."""
-    from uda import training_state
+    from uda.training import state as training_state
 
     save, left = training_state.save_tensors, saves
 
@@ -126,7 +126,7 @@ def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
 def test_resume_goes_on_from_the_checkpoint(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uda import trainer
+    from uda.training import loop as trainer
 
     interrupted(tiny, tmp_path, monkeypatch)
     steps: list[int] = []

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uda import trainer
 from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, DiceTerm
 from uda.devices.device import make_fabric
 from uda.errors import ConfigError, RunError
-from uda.objective import Objective
-from uda.trainer import Run, fit, learning_rate
+from uda.training import loop as trainer
+from uda.training.loop import Run, fit, learning_rate
+from uda.training.objective import Objective
 from uda.types import Batch, SourceBatch
 
 CPU = Compute(device="cpu")

@@ -46,9 +46,9 @@ from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows, 
 from uda.devices.sync_batchnorm import synchronised
 from uda.errors import DataError, UdaError
 from uda.networks.batchnorm import set_mode
-from uda.objective import Objective
-from uda.parts import Known
-from uda.trainer import Run, fit
+from uda.training.loop import Run, fit
+from uda.training.objective import Objective
+from uda.training.parts import Known
 from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32

@@ -226,7 +226,7 @@ def main() -> None:
     """Entry point: user errors become one message and an exit code. Of several processes the first one speaks."""
     from uda.devices.distributed import launched, repeated
     from uda.errors import UdaError
-    from uda.interruption import Stopped, heeded
+    from uda.training.signals import Stopped, heeded
 
     try:
         if not launched().first:

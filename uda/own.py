@@ -34,7 +34,7 @@ from uda.scoring import Row
 from uda.selection.guard import MODEL_FILE
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage
-from uda.workplace import Workplace
+from uda.training.run import Workplace
 
 DEFAULT_COMPUTE = Compute()
 PathLike = str | Path

@@ -32,7 +32,7 @@ from uda.rendering import render_data
 from uda.report import write_report
 from uda.scoring import Row
 from uda.stages import adabn, adapt, estimate_prior, train_supervised
-from uda.workplace import Workplace
+from uda.training.run import Workplace
 
 KEPT = ("select", "kept", "step", "fallback", "why", "ended")
 """what the table's row says of how its checkpoint was kept"""

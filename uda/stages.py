@@ -17,7 +17,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.batches import all_images, source_batches, target_batches
 from uda.config.card import DatasetCard, PhotoPrepare
 from uda.config.networks import AnyNetwork
 from uda.config.priors import PriorSpec
@@ -39,16 +38,17 @@ from uda.networks.model_file import (
     load_model,
     save_model,
 )
-from uda.objective import Objective
-from uda.parts import Known
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages
 from uda.selection.guard import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
-from uda.trainer import Batches, fit
-from uda.training_state import forget_checkpoints
+from uda.training.batches import all_images, source_batches, target_batches
+from uda.training.loop import Batches, fit
+from uda.training.objective import Objective
+from uda.training.parts import Known
+from uda.training.run import Workplace
+from uda.training.state import forget_checkpoints
 from uda.validation import validation_scores
-from uda.workplace import Workplace
 
 SOURCE_AGAIN = ("source_images",)
 """ledger of a stage that is not source-free"""

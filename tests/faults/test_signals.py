@@ -13,9 +13,10 @@ import pytest
 from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden, started
 
-from uda import pipeline, trainer
+from uda import pipeline
 from uda.config.loading import load_recipe
-from uda.interruption import Stopped, heeded
+from uda.training import loop as trainer
+from uda.training.signals import Stopped, heeded
 
 NEITHER_SAVED_NOR_LOGGED = 3
 SLOW = 0.2

@@ -15,9 +15,9 @@ from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, Term
 from uda.devices.device import make_fabric
 from uda.networks.model_file import build
-from uda.objective import Objective
-from uda.parts import Known
-from uda.trainer import Run, fit
+from uda.training.loop import Run, fit
+from uda.training.objective import Objective
+from uda.training.parts import Known
 from uda.types import Batch, SourceBatch, TargetBatch
 
 CLASSES, SIZE, IMAGES = 3, 32, 6

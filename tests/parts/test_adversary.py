@@ -11,8 +11,8 @@ from torch import nn
 
 from uda import losses
 from uda.devices.device import make_fabric
-from uda.objective import Objective
-from uda.parts.adversary import Adversary
+from uda.training.objective import Objective
+from uda.training.parts.adversary import Adversary
 from uda.types import Batch, SourceBatch, TargetBatch
 
 

@@ -16,9 +16,9 @@ from uda.config import terms
 from uda.config.terms import Term
 from uda.devices.device import make_fabric
 from uda.errors import PriorError
-from uda.objective import Objective
-from uda.parts import Known
-from uda.training_state import RESUME_FILE
+from uda.training.objective import Objective
+from uda.training.parts import Known
+from uda.training.state import RESUME_FILE
 
 TERMS: tuple[Any, ...] = typing.get_args(typing.get_args(Term)[0])
 NAMES = [made.model_fields["term"].default for made in TERMS]

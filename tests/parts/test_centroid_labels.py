@@ -10,7 +10,7 @@ from scene import CPU, batch_of, network, objective_of, target_images, term, tra
 from uda import losses
 from uda.devices.device import make_fabric
 from uda.networks.heads import features_of
-from uda.parts.centroids import CentroidLabels
+from uda.training.parts.centroids import CentroidLabels
 from uda.types import TargetBatch
 
 

@@ -17,7 +17,7 @@ from uda.config.recipe import Compute
 from uda.config.terms import CrossEntropyTerm, PseudoLabelTerm
 from uda.devices.device import make_fabric
 from uda.errors import ConfigError
-from uda.parts.teacher import PseudoLabels
+from uda.training.parts.teacher import PseudoLabels
 from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 

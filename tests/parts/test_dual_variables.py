@@ -9,7 +9,7 @@ from scene import CPU, batch_of, network, objective_of, target_images, term, tra
 
 from uda import losses
 from uda.devices.device import make_fabric
-from uda.parts.dual import DualClassRatio
+from uda.training.parts.dual import DualClassRatio
 
 
 def test_they_start_at_the_prior_and_ascend_to_the_predicted_ratio() -> None:

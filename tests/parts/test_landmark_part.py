@@ -8,9 +8,9 @@ from scene import CLASSES, IMAGES, SIZE, batch_of, known, objective_of, target_i
 from uda import losses
 from uda.config.augment import Augment
 from uda.data.augment import augment
-from uda.objective import Objective
-from uda.parts import Known
-from uda.parts.part import present
+from uda.training.objective import Objective
+from uda.training.parts import Known
+from uda.training.parts.part import present
 from uda.types import Batch, TargetBatch
 
 

@@ -16,9 +16,9 @@ from uda.config.recipe import Training
 from uda.data.augment import augment_batch
 from uda.devices.device import make_fabric
 from uda.losses import ConfidenceHistogram, PseudoLabeler
-from uda.objective import Objective
-from uda.parts.teacher import PseudoLabels
 from uda.priors import relative_maps
+from uda.training.objective import Objective
+from uda.training.parts.teacher import PseudoLabels
 from uda.types import IGNORE, TargetBatch
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from uda import losses
 from uda.config.terms import DualClassRatioTerm
-from uda.parts.part import Ground, Known, Part, View, present
+from uda.training.parts.part import Ground, Known, Part, View, present
 
 
 class DualClassRatio(Part):

@@ -12,7 +12,7 @@ from uda import losses
 from uda.config import terms
 from uda.config.fields import Frozen
 from uda.errors import PriorError
-from uda.parts.part import Known, Part, View, present
+from uda.training.parts.part import Known, Part, View, present
 
 AnyTerm = TypeVar("AnyTerm")
 Loss: TypeAlias = Callable[[AnyTerm, Known, View], Tensor]

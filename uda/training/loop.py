@@ -26,10 +26,10 @@ from uda.devices.distributed import check_same_place, on_first, together, world
 from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows
 from uda.devices.sync_batchnorm import check_synchronised, shared
 from uda.errors import NotFiniteError, RunError
-from uda.interruption import after_step, is_asked, stopped
-from uda.logs import RunLog, open_log
-from uda.objective import Objective
-from uda.training_state import TrainingState
+from uda.training.logs import RunLog, open_log
+from uda.training.objective import Objective
+from uda.training.signals import after_step, is_asked, stopped
+from uda.training.state import TrainingState
 from uda.types import Batch
 
 Batches = Callable[[int], Batch]

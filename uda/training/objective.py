@@ -14,8 +14,8 @@ from uda.config.terms import Term
 from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
-from uda.parts import Ground, Known, View, make_part
-from uda.parts.part import Images
+from uda.training.parts import Ground, Known, View, make_part
+from uda.training.parts.part import Images
 from uda.types import Batch, Heads
 
 

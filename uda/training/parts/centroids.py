@@ -15,7 +15,7 @@ from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
 from uda.networks.ema import follow, twin_of
 from uda.networks.heads import features_of
-from uda.parts.part import Ground, Part, View, present
+from uda.training.parts.part import Ground, Part, View, present
 from uda.types import TargetBatch
 
 

@@ -21,9 +21,9 @@ from uda.files.atomic import (
     prefixed,
     save_tensors,
 )
-from uda.logs import say
 from uda.networks.ema import follow, twin_of
-from uda.objective import Objective
+from uda.training.logs import say
+from uda.training.objective import Objective
 
 RESUME_FILE = "resume.safetensors"
 OLDER_FILE = "resume.older.safetensors"

@@ -22,9 +22,9 @@ from uda.data.sampling import (
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.networks.batchnorm import BATCHNORM_BATCH
-from uda.trainer import Batches
+from uda.training.loop import Batches
+from uda.training.run import Workplace
 from uda.types import Batch
-from uda.workplace import Workplace
 
 
 def source_batches(

@@ -12,7 +12,7 @@ from uda.config.terms import AdversarialTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, load_optimizer, optimizer_tensors, prefixed
 from uda.losses import Discriminator
-from uda.parts.part import Ground, Part, View, present
+from uda.training.parts.part import Ground, Part, View, present
 
 
 class Adversary(Part):

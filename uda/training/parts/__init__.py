@@ -1,10 +1,10 @@
 """Terms at work: what each adds to the loss, and for some a life of its own beside the network.
 
 A part with a life of its own (a teacher, a discriminator, dual variables) is trained in the one loop and kept
-in its checkpoint; see :class:`uda.parts.part.Part` for the moments at which the loop calls it.
+in its checkpoint; see :class:`uda.training.parts.part.Part` for the moments at which the loop calls it.
 """
 
-from uda.parts.assembly import make_part
-from uda.parts.part import Ground, Known, Part, View
+from uda.training.parts.make_part import make_part
+from uda.training.parts.part import Ground, Known, Part, View
 
 __all__ = ["Ground", "Known", "Part", "View", "make_part"]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda import losses
-from uda.parts.part import Known, Part, View, present
+from uda.training.parts.part import Known, Part, View, present
 from uda.types import TargetBatch
 
 

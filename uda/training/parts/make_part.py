@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from uda.config import terms
-from uda.parts.adversary import Adversary
-from uda.parts.centroids import CentroidLabels
-from uda.parts.dual import DualClassRatio
-from uda.parts.landmarks import Landmarks
-from uda.parts.part import Known, Part, check_known
-from uda.parts.pointwise import Pointwise
-from uda.parts.teacher import PseudoLabels
+from uda.training.parts.adversary import Adversary
+from uda.training.parts.centroids import CentroidLabels
+from uda.training.parts.dual import DualClassRatio
+from uda.training.parts.landmarks import Landmarks
+from uda.training.parts.part import Known, Part, check_known
+from uda.training.parts.pointwise import Pointwise
+from uda.training.parts.teacher import PseudoLabels
 
 
 def make_part(term: terms.Term, known: Known) -> Part:

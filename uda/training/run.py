@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uda.config.recipe import Compute
-from uda.trainer import Run
+from uda.training.loop import Run
 
 
 @dataclass(frozen=True)

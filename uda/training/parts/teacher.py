@@ -13,8 +13,8 @@ from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
 from uda.networks.ema import follow, twin_of
-from uda.parts.part import Ground, Known, Part, View, present
 from uda.priors import relative_maps
+from uda.training.parts.part import Ground, Known, Part, View, present
 from uda.types import IGNORE, Batch, TargetBatch
 
 
