@@ -13,8 +13,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from uda import report_figures
-from uda.report_files import case_means, read_metrics, read_overlays
+from uda.report import figures as report_figures
+from uda.report.files import case_means, read_metrics, read_overlays
 
 
 def main(run: Path, out: Path) -> None:

@@ -32,7 +32,7 @@ FORK.set_forkserver_preload(
             "uda.data.convert",
             "uda.networks",
         ),
-        *("uda.report_pictures", "uda.report_page", "uda.report_photos", "uda.selection"),
+        *("uda.report.pictures", "uda.report.sections", "uda.report.photos", "uda.selection"),
         *("torch.utils.tensorboard", "monai.networks.nets.unet", "matplotlib.figure", "pytest"),
     ]
 )

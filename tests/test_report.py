@@ -22,9 +22,9 @@ from uda.conventions import SIFA_RULES
 from uda.conventions import summarise as by_sifa
 from uda.errors import DataError, RunError
 from uda.metrics import CaseScore, summarise
-from uda.report import read_metrics, seeds_summary, seeds_table, table, write_report
-from uda.report_page import SUPERVISION
-from uda.report_table import number, points
+from uda.report.page import read_metrics, seeds_summary, seeds_table, table, write_report
+from uda.report.sections import SUPERVISION
+from uda.report.tables import number, points
 
 STRUCTURES = ["myo", "lv & <rv>"]
 HOSTILE = "<script>alert('p01')</script>"
@@ -176,7 +176,7 @@ def run(tmp_path: Path) -> Path:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty pictures, where a test is about the words: figures take seconds."""
     for name in ("box_plot", "curve", "overlay"):
-        monkeypatch.setattr(f"uda.report_figures.{name}", lambda *_: "data:image/png;base64,")
+        monkeypatch.setattr(f"uda.report.figures.{name}", lambda *_: "data:image/png;base64,")
 
 
 def test_page_is_self_contained_and_complete(run: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 from uda.errors import DataError
 from uda.overlap import summarise_iou
 from uda.priors import Prior
-from uda.report import (
+from uda.report.page import (
     class_tables,
     read_metrics,
     seeds_class_tables,
@@ -31,8 +31,8 @@ from uda.report import (
     table,
     write_report,
 )
-from uda.report_pictures import class_colours, label_map
-from uda.report_words import head_lines
+from uda.report.pictures import class_colours, label_map
+from uda.report.wording import head_lines
 from uda.types import IGNORE
 
 CLASSES = ["road", "sidewalk", "building", "wall", "fence", "pole", "sign", "sky", "train <b>"]
@@ -123,8 +123,8 @@ def run(tmp_path: Path) -> Path:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty drawings, where a test is about words or pixels: axes take a second each."""
     for name in ("class_bars", "map_grid"):
-        monkeypatch.setattr(f"uda.report_pictures.{name}", lambda *_: "data:image/png;base64,")
-    monkeypatch.setattr("uda.report_photos.box_plot", lambda *_: "data:image/png;base64,")
+        monkeypatch.setattr(f"uda.report.pictures.{name}", lambda *_: "data:image/png;base64,")
+    monkeypatch.setattr("uda.report.photos.box_plot", lambda *_: "data:image/png;base64,")
 
 
 def rewrite(run: Path, **changes: Any) -> dict[str, Any]:
@@ -405,7 +405,7 @@ def test_a_fault_in_the_metrics_of_photographs_is_named(run: Path, spoil: Any, s
 def test_same_run_of_photographs_gives_the_same_page(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uda.report_photos.box_plot", lambda *_: "")  # has its test elsewhere
+    monkeypatch.setattr("uda.report.photos.box_plot", lambda *_: "")  # has its test elsewhere
     write_prior(run / "prior-where")
     first, second = (write_report(run, tmp_path / name).read_bytes() for name in "ab")
     assert first == second

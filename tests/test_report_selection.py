@@ -14,15 +14,23 @@ from conftest import Tiny
 from test_report import HOSTILE, Reader, of_seed, rendered, with_papers, write_run
 from typer.testing import CliRunner
 
-from uda import own, pipeline, report_figures_selection
+from uda import own, pipeline
 from uda.cli import app
 from uda.config.loading import load_recipe
 from uda.errors import DataError
-from uda.report import class_tables, read_metrics, seeds_summary, seeds_table, table, write_report
-from uda.report_adaptation import write_adaptation
-from uda.report_files import read_selections
-from uda.report_selection import SCORES, kept_words, safe_ranks, selection_section
-from uda.report_words import FELL_BACK, FELL_BACK_SEEDS, best, head_lines, marked
+from uda.report import selection_figure as report_figures_selection
+from uda.report.adaptation import write_adaptation
+from uda.report.files import read_selections
+from uda.report.page import (
+    class_tables,
+    read_metrics,
+    seeds_summary,
+    seeds_table,
+    table,
+    write_report,
+)
+from uda.report.selection import SCORES, kept_words, safe_ranks, selection_section
+from uda.report.wording import FELL_BACK, FELL_BACK_SEEDS, best, head_lines, marked
 from uda.selection import Scores, choose
 
 TITLE = "<h2>Which checkpoint was kept</h2>"
@@ -89,9 +97,9 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("box_plot", "curve", "overlay"):
-        monkeypatch.setattr(f"uda.report_figures.{name}", lambda *_: "data:image/png;base64,")
-    monkeypatch.setattr("uda.report_selection.rank_plot", lambda *_: "data:image/png;base64,")
-    monkeypatch.setattr("uda.report_adaptation.curve", lambda *_: "data:image/png;base64,")
+        monkeypatch.setattr(f"uda.report.figures.{name}", lambda *_: "data:image/png;base64,")
+    monkeypatch.setattr("uda.report.selection.rank_plot", lambda *_: "data:image/png;base64,")
+    monkeypatch.setattr("uda.report.adaptation.curve", lambda *_: "data:image/png;base64,")
 
 
 def section(text: str) -> Reader:

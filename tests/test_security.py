@@ -38,7 +38,7 @@ from uda.networks.foreign.descriptions import DENIED
 from uda.networks.importing import import_model
 from uda.networks.model_file import PROGRAM, load_model
 from uda.priors import Prior
-from uda.report_files import read_metrics, read_overlays
+from uda.report.files import read_metrics, read_overlays
 
 IMAGE = torch.zeros(2, 1, 16, 16)
 

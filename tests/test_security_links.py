@@ -27,7 +27,7 @@ from uda.files.stage_folder import lock
 from uda.networks.importing import import_model
 from uda.networks.model_file import ModelInfo, build, save_model
 from uda.own import adapt, evaluate_model, predict
-from uda.report import write_report
+from uda.report.page import write_report
 
 
 @pytest.fixture

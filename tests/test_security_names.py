@@ -32,7 +32,7 @@ from uda.files.untrusted import parse_json, parse_yaml
 from uda.networks.model_file import ModelInfo, build, load_model, save_model
 from uda.own import predict
 from uda.priors import Prior
-from uda.report import write_report
+from uda.report.page import write_report
 
 PATHS = ["..", ".", "/etc/x", "../x", "a/b", "a/../b", "a\\b", "~/x", "", " ", ".x", "-x"]
 SIGNS = ["a\0b", "a\nb", "a\n", "a\rb", "a\x1b[2Jb", "a\x9b2Jb", "a\x07b", "a\x7fb", "a\u202eb"]
@@ -314,7 +314,7 @@ def everywhere(value: Any, text: str) -> Any:
 
 
 def test_a_report_of_a_hostile_run_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from uda import report_figures
+    from uda.report import figures as report_figures
 
     for draw in ("curve", "box_plot"):
         monkeypatch.setattr(report_figures, draw, lambda *a, **k: "data:image/png;base64,")

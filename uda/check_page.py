@@ -20,9 +20,9 @@ from uda.data.geometry import upright
 from uda.errors import UdaError
 from uda.files.atomic import atomic_path, write_text
 from uda.files.links import check_output
-from uda.report_figures import overlay, structure_style
-from uda.report_html import ALONE, STYLE, grid, image, legend
-from uda.report_page import structure_legend
+from uda.report.figures import overlay, structure_style
+from uda.report.html import ALONE, STYLE, grid, image, legend
+from uda.report.sections import structure_legend
 from uda.types import IGNORE
 
 PAGE = "index.html"

@@ -191,7 +191,7 @@ def report(
     if len(runs) > 1:
         print_seeds(runs, None)
         return
-    from uda.report import write_report
+    from uda.report.page import write_report
 
     write_report(runs[0], out or runs[0] / "report")
     print_table(runs[0], out)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uda.errors import DataError
-from uda.report_shapes import MEASURES, State
+from uda.report.schema import MEASURES, State
 from uda.surfaces import Floats, Mask, bounding_box, surface_distances
 
 NAN = float("nan")

@@ -29,7 +29,7 @@ from uda.outcomes import Outcome
 from uda.prediction_folder import predict_cases
 from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
-from uda.report_adaptation import write_adaptation
+from uda.report.adaptation import write_adaptation
 from uda.scoring import Row
 from uda.selection.guard import MODEL_FILE
 from uda.stages import adabn as adabn_stage

@@ -29,7 +29,7 @@ from uda.networks.model_file import backbone_file
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags
 from uda.rendering import render_data
-from uda.report import write_report
+from uda.report.page import write_report
 from uda.scoring import Row
 from uda.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.training.run import Workplace

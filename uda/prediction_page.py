@@ -11,10 +11,10 @@ from uda.config.colors import distinct_colors
 from uda.files.atomic import write_json, write_text
 from uda.networks.model_file import ModelInfo
 from uda.outcomes import Outcome, Places, ordered, read_record
-from uda.report_figures import data_uri, structure_style
-from uda.report_html import grid, image, legend, page, ramp
-from uda.report_page import structure_legend
-from uda.report_pictures import entropy_colours
+from uda.report.figures import data_uri, structure_style
+from uda.report.html import grid, image, legend, page, ramp
+from uda.report.pictures import entropy_colours
+from uda.report.sections import structure_legend
 from uda.tally import RATIO, structures_of
 from uda.trust import KINDS, NOTHING, expectations, in_words, unknown, words
 

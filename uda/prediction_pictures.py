@@ -15,8 +15,8 @@ from uda.data.geometry import grey, turned_up, upright
 from uda.files.atomic import atomic_path
 from uda.photos import PreparedPhoto, shown_size
 from uda.prediction import PreparedCase
-from uda.report_figures import overlay
-from uda.report_pictures import entropy_colours
+from uda.report.figures import overlay
+from uda.report.pictures import entropy_colours
 from uda.tally import Tally
 
 SIDE = 300

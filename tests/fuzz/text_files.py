@@ -29,7 +29,7 @@ from uda.files.atomic import read_json
 from uda.files.stage_folder import StageFolder
 from uda.priors import Prior
 from uda.priors.size_csv import read_sizes
-from uda.report_files import read_cases, read_curves, read_metrics, read_overlays, read_stages
+from uda.report.files import read_cases, read_curves, read_metrics, read_overlays, read_stages
 
 CLASSES = ("background", "disk", "ring")
 

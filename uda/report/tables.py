@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from uda.report_words import (
+from uda.report.wording import (
     DAGGER,
     FOLD,
     NARROW,

@@ -18,7 +18,7 @@ from typing_extensions import NotRequired, TypedDict
 from uda.data.npz import read_arrays
 from uda.errors import DataError, UdaError
 from uda.files.untrusted import parse_json, read_rows, read_text
-from uda.report_shapes import MEASURES, Metrics, Overlay, PhotoMetrics, Scored, Selection, State
+from uda.report.schema import MEASURES, Metrics, Overlay, PhotoMetrics, Scored, Selection, State
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from uda.report_html import grid, name_cell
-from uda.report_words import leads, ordered, points, role, score, tops
+from uda.report.html import grid, name_cell
+from uda.report.wording import leads, ordered, points, role, score, tops
 
 ENDS = (255, 255, 255), (33, 113, 181)
 """colours of IoU 0 and 1"""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from uda.report_words import ROLES, Row, fallback, marked, number, role
+from uda.report.wording import ROLES, Row, fallback, marked, number, role
 
 ALONE = (
     "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "

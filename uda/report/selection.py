@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Literal, NamedTuple
 
-from uda.report_figures_selection import rank_plot
-from uda.report_html import grid
-from uda.report_page import panels
-from uda.report_shapes import Candidate, Selection
-from uda.report_words import BEFORE
+from uda.report.html import grid
+from uda.report.schema import Candidate, Selection
+from uda.report.sections import panels
+from uda.report.selection_figure import rank_plot
+from uda.report.wording import BEFORE
 
 
 class Words(NamedTuple):

@@ -7,9 +7,9 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from uda.errors import DataError
-from uda.report_classes import class_tables
-from uda.report_shapes import MEASURES
-from uda.report_table import (
+from uda.report.classes import class_tables
+from uda.report.schema import MEASURES
+from uda.report.tables import (
     add_papers,
     add_rows,
     dice_title,
@@ -18,15 +18,7 @@ from uda.report_table import (
     subset_heads,
     volume_heads,
 )
-from uda.report_words import (
-    PHOTOS,
-    Row,
-    kind_of,
-    missed,
-    narrow,
-    number,
-    ordered,
-)
+from uda.report.wording import PHOTOS, Row, kind_of, missed, narrow, number, ordered
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from uda.report_html import chip, grid, name_cell, rules_list, spread
-from uda.report_words import Kind, number, ordered, points, published_score, role
+from uda.report.html import chip, grid, name_cell, rules_list, spread
+from uda.report.wording import Kind, number, ordered, points, published_score, role
 
 PUBLISHED_NOTE = (
     "Published numbers are not ranked with ours: they come from other networks, other splits of the data and other "

@@ -9,12 +9,12 @@ from typing import Any
 
 from uda.errors import DataError
 from uda.files.atomic import write_text
-from uda.report_figures import curve
-from uda.report_files import read_curve
-from uda.report_html import absent, page
-from uda.report_page import CURVES, environment_list, panels
-from uda.report_selection import kept_words, selection_section
-from uda.report_words import KEPT_TITLE
+from uda.report.figures import curve
+from uda.report.files import read_curve
+from uda.report.html import absent, page
+from uda.report.sections import CURVES, environment_list, panels
+from uda.report.selection import kept_words, selection_section
+from uda.report.wording import KEPT_TITLE
 
 PAGE = "report.html"
 GUIDE = (

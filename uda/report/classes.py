@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from uda.report_table import ROLE_STYLES, listed_structures
-from uda.report_words import (
+from uda.report.tables import ROLE_STYLES, listed_structures
+from uda.report.wording import (
     Row,
     head_lines,
     kind_of,

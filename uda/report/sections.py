@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from uda.report_html import chip, count, grid, image, legend, name_cell, spread
-from uda.report_words import (
+from uda.report.html import chip, count, grid, image, legend, name_cell, spread
+from uda.report.wording import (
     KEPT_TITLE,
     PHOTOS,
     ROLES,

@@ -13,11 +13,11 @@ from typing import Any
 
 from uda.errors import DataError
 from uda.files.links import check_output
-from uda.report_classes import class_tables
-from uda.report_files import map_folders, read_metrics
-from uda.report_seeds import seeds_class_tables, seeds_summary, seeds_table
-from uda.report_table import table
-from uda.report_words import (
+from uda.report.classes import class_tables
+from uda.report.files import map_folders, read_metrics
+from uda.report.seeds import seeds_class_tables, seeds_summary, seeds_table
+from uda.report.tables import table
+from uda.report.wording import (
     KEPT_TITLE,
     PHOTOS,
     PUBLISHED,
@@ -53,8 +53,9 @@ def write_report(run: Path, out: Path) -> Path:
         DataError: ``evaluate/metrics.json`` is missing or not what ``uda evaluate`` writes.
         RunError: ``out`` cannot be written to.
     """
-    from uda import report_html, report_page
     from uda.files.atomic import write_text
+    from uda.report import html as report_html
+    from uda.report import sections as report_page
 
     check_output(out)
     metrics = read_metrics(run)
@@ -74,10 +75,10 @@ def write_report(run: Path, out: Path) -> Path:
 
 def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
     """All sections, in the order of the page."""
-    from uda import report_page as page
-    from uda import report_photos as photos
-    from uda.report_files import read_stages
-    from uda.report_html import rules_list
+    from uda.report import photos
+    from uda.report import sections as page
+    from uda.report.files import read_stages
+    from uda.report.html import rules_list
 
     facts = {**metrics["environment"], **{f"data {k}": v for k, v in metrics["data"].items()}}
     of_photos = kind_of(metrics) is PHOTOS
@@ -97,7 +98,7 @@ def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
 
 def _papers(metrics: Mapping[str, Any]) -> Iterator[Section]:
     """The same networks by other conventions, then what papers published."""
-    from uda import report_papers as papers
+    from uda.report import papers
 
     published, kind = metrics.get("published", ()), kind_of(metrics)
     conventions = list(metrics.get("conventions", {}))
@@ -109,10 +110,9 @@ def _papers(metrics: Mapping[str, Any]) -> Iterator[Section]:
 
 def _convention(metrics: Mapping[str, Any], name: str) -> str:
     """Rules, our rows by them, and the published rows under those."""
-    from uda import report_papers as papers
-    from uda import report_photos as photos
-    from uda.report_html import rules_list
-    from uda.report_page import results_table
+    from uda.report import papers, photos
+    from uda.report.html import rules_list
+    from uda.report.sections import results_table
 
     table, kind = metrics["conventions"][name], kind_of(metrics)
     if kind is PHOTOS:
@@ -128,7 +128,7 @@ def _convention(metrics: Mapping[str, Any], name: str) -> str:
 
 
 def _of_volumes(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
-    from uda import report_page as page
+    from uda.report import sections as page
 
     yield "Structure by structure", lambda: page.structures_table(metrics)
     yield "Before and after", lambda: _overlays(run, metrics)
@@ -138,7 +138,7 @@ def _of_volumes(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _of_photos(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
-    from uda import report_photos as photos
+    from uda.report import photos
 
     yield "Class by class", lambda: photos.classes_section(metrics)
     yield "Before and after", lambda: photos.gallery_section(run, metrics)
@@ -157,8 +157,9 @@ def _subtitle(metrics: Mapping[str, Any]) -> str:
 
 def _boxes(run: Path, metrics: Mapping[str, Any], measure: str, name: str, unit: str) -> str:
     """A panel per structure of one measure."""
-    from uda import report_figures, report_page
-    from uda.report_files import read_cases
+    from uda.report import figures as report_figures
+    from uda.report import sections as report_page
+    from uda.report.files import read_cases
 
     scores = read_cases(run)
     roles = {row["name"]: role(row) for row in ordered(metrics["rows"])}
@@ -181,8 +182,8 @@ def _boxes(run: Path, metrics: Mapping[str, Any], measure: str, name: str, unit:
 
 def _selections(run: Path, metrics: Mapping[str, Any]) -> str:
     """What the guard of each variant kept, and the adapted rows that had none."""
-    from uda.report_files import read_selections
-    from uda.report_selection import selection_section
+    from uda.report.files import read_selections
+    from uda.report.selection import selection_section
 
     rows = ordered(metrics["rows"])
     alone = [r for r in rows if role(r) in ("adapted", "oracle") and "selection" not in r]
@@ -193,8 +194,9 @@ def _selections(run: Path, metrics: Mapping[str, Any]) -> str:
 
 def _curves(run: Path) -> str:
     """A panel per training stage."""
-    from uda import report_figures, report_page
-    from uda.report_files import read_curves
+    from uda.report import figures as report_figures
+    from uda.report import sections as report_page
+    from uda.report.files import read_curves
 
     figures = [
         (f"Loss of {stage} over its steps", report_figures.curve(stage, columns))
@@ -205,8 +207,9 @@ def _curves(run: Path) -> str:
 
 def _overlays(run: Path, metrics: Mapping[str, Any]) -> str:
     """Worst, median and best case: the image, source_only, the ranked row, the reference."""
-    from uda import report_figures, report_page
-    from uda.report_files import case_means, read_overlays
+    from uda.report import figures as report_figures
+    from uda.report import sections as report_page
+    from uda.report.files import case_means, read_overlays
 
     structures, dice = metrics["classes"], case_means(run)
     titles = {"image": "image", "source_only": "before", "reference": "reference"}

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from uda.report_figures import INK, MISS, SOFT, TERM_COLOURS, figure_of, shorten, svg
-from uda.report_shapes import Candidate, Selection
-from uda.report_words import BEFORE
+from uda.report.figures import INK, MISS, SOFT, TERM_COLOURS, figure_of, shorten, svg
+from uda.report.schema import Candidate, Selection
+from uda.report.wording import BEFORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from uda.report_shapes import Scored
-from uda.report_words import Role
+from uda.report.schema import Scored
+from uda.report.wording import Role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from uda.config.colors import class_colors
-from uda.report_figures import ROLE_COLOURS, data_uri, encoded, figure_of, shorten, svg
-from uda.report_words import Role
+from uda.report.figures import ROLE_COLOURS, data_uri, encoded, figure_of, shorten, svg
+from uda.report.wording import Role
 from uda.types import IGNORE
 
 if TYPE_CHECKING:

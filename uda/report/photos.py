@@ -7,14 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from uda import report_pictures as pictures
-from uda.report_figures import ROLE_COLOURS, box_plot
-from uda.report_files import Bytes, Gallery, case_means, read_maps, read_overlays
-from uda.report_heat import heat_table
-from uda.report_html import image, legend, ramp
-from uda.report_page import overlay_case, pane_row, panels, role_legend
-from uda.report_shapes import Scored
-from uda.report_words import best, ordered, points, role, score
+from uda.report import pictures
+from uda.report.figures import ROLE_COLOURS, box_plot
+from uda.report.files import Bytes, Gallery, case_means, read_maps, read_overlays
+from uda.report.heat import heat_table
+from uda.report.html import image, legend, ramp
+from uda.report.schema import Scored
+from uda.report.sections import overlay_case, pane_row, panels, role_legend
+from uda.report.wording import best, ordered, points, role, score
 
 Pane = tuple[str, str, str]
 """title, remark, data URI"""
