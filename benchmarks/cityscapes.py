@@ -40,7 +40,7 @@ from uda.devices.device import make_fabric
 from uda.environment import environment
 from uda.networks.model_file import build
 from uda.overlap import Confusion, summarise_iou
-from uda.photos import classes_of, photo_logits, read_prepared
+from uda.prediction.photos import classes_of, photo_logits, read_prepared
 from uda.types import IGNORE
 
 CARD = load_card("cityscapes")

@@ -14,7 +14,7 @@ from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case
 from uda.metrics import CaseScore
 from uda.overlays import Gallery
-from uda.prediction import PreparedCase, read_case
+from uda.prediction.volumes import PreparedCase, read_case
 
 SHAPE = (20, 24, 3)
 PREPARE = Prepare(size=(20, 24))

@@ -25,7 +25,13 @@ from uda.errors import ConfigError, ModelError
 from uda.evaluation import evaluate
 from uda.evaluation_photos import PhotoScorer
 from uda.networks.model_file import load_model
-from uda.photos import classes_of, entropy_of, multi_scale_classes, photo_logits, read_prepared
+from uda.prediction.photos import (
+    classes_of,
+    entropy_of,
+    multi_scale_classes,
+    photo_logits,
+    read_prepared,
+)
 from uda.scoring import Row, Task
 from uda.types import IGNORE
 

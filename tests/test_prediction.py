@@ -29,9 +29,9 @@ from uda.devices.device import make_fabric
 from uda.errors import DataError
 from uda.networks.inference import BATCH
 from uda.networks.model_file import ModelInfo
-from uda.photos import entropy_on
-from uda.prediction import logit_planes, predict_case, read_case
-from uda.prediction_folder import predict_cases
+from uda.prediction.folder import predict_cases
+from uda.prediction.photos import entropy_on
+from uda.prediction.volumes import logit_planes, predict_case, read_case
 
 SHAPE = (26, 22, 18)
 SPACING = (1.5, 2.0, 2.0)
@@ -276,7 +276,7 @@ def test_records_of_several_slices_are_no_volume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several = (nibabel.Nifti1Image(scene(), np.eye(4)),) * 3
-    monkeypatch.setattr("uda.prediction.read_images", lambda case, card: several)
+    monkeypatch.setattr("uda.prediction.volumes.read_images", lambda case, card: several)
     with pytest.raises(DataError, match="records are single slices") as caught:
         read_case(Case("a", tmp_path / "a.tfrecords"), card().prepare, card())
     assert caught.value.where == tmp_path / "a.tfrecords"

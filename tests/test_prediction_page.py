@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import uda
-from uda import prediction_folder, prediction_page
 from uda.cli import app
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import DeepLab, Network
@@ -28,12 +27,14 @@ from uda.config.recipe import Compute
 from uda.data.cases import Case, cases_in
 from uda.data.store import open_store
 from uda.devices.device import make_fabric
-from uda.domain_ranges import with_ranges
 from uda.errors import DataError, RunError
 from uda.networks.model_file import ModelInfo, build, load_model, save_model
-from uda.outcomes import Outcome, Places, read_record
 from uda.own import card_of
-from uda.prediction_folder import predict_cases
+from uda.prediction import folder as prediction_folder
+from uda.prediction import page as prediction_page
+from uda.prediction.folder import predict_cases
+from uda.prediction.image_ranges import with_ranges
+from uda.prediction.outcome import Outcome, Places, read_record
 
 CPU = make_fabric(Compute(device="cpu"))
 PREPARE = Prepare(size=(SIZE, SIZE), normalize="none")

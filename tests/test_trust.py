@@ -15,8 +15,8 @@ from uda.data.images import photo_geometry
 from uda.errors import ModelError
 from uda.networks.image_ranges import ImageRanges, Range, ranges_over
 from uda.networks.model_file import ModelInfo
-from uda.tally import Tally
-from uda.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown
+from uda.prediction.confidence import Tally
+from uda.prediction.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown
 
 CLASSES = ("background", "disk", "ring")
 SIZE, DEPTH = (8, 10), 5

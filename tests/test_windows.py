@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
-from uda.windows import LEAST, gaussian, window_planes
+from uda.prediction.sliding_window import LEAST, gaussian, window_planes
 
 
 def volume_of(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:

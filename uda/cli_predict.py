@@ -11,7 +11,7 @@ import typer
 from uda.cli_runs import Device, compute_on
 
 if TYPE_CHECKING:
-    from uda.outcomes import Outcome
+    from uda.prediction.outcome import Outcome
 
 
 def predict(
@@ -41,8 +41,8 @@ def predict(
 
 def _tell(outcomes: Sequence[Outcome], out: Path) -> None:
     """Say on stderr, last and so to be seen, which cases not to trust and why; stdout has one line a label map."""
-    from uda.outcomes import ordered
-    from uda.prediction_page import PAGE
+    from uda.prediction.outcome import ordered
+    from uda.prediction.page import PAGE
 
     doubtful = [one for one in ordered(outcomes) if one.flags]
     for one in doubtful:

@@ -27,7 +27,7 @@ from uda.errors import ModelError, UdaError
 from uda.files.atomic import atomic_path, write_json, write_text
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.overlap import IOU_RULES, Confusion, summarise_iou
-from uda.photos import (
+from uda.prediction.photos import (
     PreparedPhoto,
     classes_of,
     entropy_of,

@@ -24,7 +24,7 @@ from uda.files.atomic import write_text
 from uda.metrics import CaseScore, score_case, summarise
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.overlays import Gallery
-from uda.prediction import PreparedCase, predict_case, read_case
+from uda.prediction.volumes import PreparedCase, predict_case, read_case
 from uda.scoring import Row, Task
 
 RULES = (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from uda.data.geometry import Geometry, grey, region, turned, turned_up, upright
 from uda.files.atomic import atomic_path, write_json
 from uda.metrics import CaseScore
-from uda.prediction import PreparedCase
+from uda.prediction.volumes import PreparedCase
 from uda.types import IGNORE
 
 

@@ -25,8 +25,8 @@ from uda.files.atomic import fingerprint, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
 from uda.networks.model_file import ModelInfo, load_model
-from uda.outcomes import Outcome
-from uda.prediction_folder import predict_cases
+from uda.prediction.folder import predict_cases
+from uda.prediction.outcome import Outcome
 from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.report.adaptation import write_adaptation

@@ -26,7 +26,6 @@ from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
-from uda.domain_ranges import describe_images, with_ranges
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, set_mode
 from uda.networks.heads import head, head_parameters, use_auxiliary
@@ -38,6 +37,7 @@ from uda.networks.model_file import (
     load_model,
     save_model,
 )
+from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages

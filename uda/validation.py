@@ -11,7 +11,7 @@ from uda.config.card import DatasetCard
 from uda.data.items import items_of
 from uda.data.store import Store
 from uda.networks.model_file import ModelInfo
-from uda.prediction import logit_planes
+from uda.prediction.volumes import logit_planes
 
 
 def validation_scores(

@@ -11,11 +11,12 @@ import torch
 from conftest import Tiny
 from fault_injection import contents
 
-from uda import evaluation_volumes, pipeline, prediction_folder
+from uda import evaluation_volumes, pipeline
 from uda.config.loading import load_recipe
 from uda.errors import NotFiniteError, RunError
 from uda.files.atomic import load_tensors
 from uda.own import predict
+from uda.prediction import folder as prediction_folder
 from uda.training import loop as trainer
 
 

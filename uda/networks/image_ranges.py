@@ -30,7 +30,7 @@ class Range:
 @dataclass(frozen=True)
 class ImageRanges:
     """Measures of cases by name: of the images themselves (:mod:`uda.data.traits`), and of what the model finds in
-    them (:class:`uda.trust.Tally`)."""
+    them (:class:`uda.prediction.trust.Tally`)."""
 
     ranges: Mapping[str, Range]
 

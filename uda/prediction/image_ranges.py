@@ -15,8 +15,8 @@ from uda.data.items import items_of
 from uda.data.store import Store, StoredCase
 from uda.networks.image_ranges import ranges_over
 from uda.networks.model_file import ModelInfo, load_model, save_model
-from uda.prediction import logit_planes
-from uda.tally import Tally
+from uda.prediction.confidence import Tally
+from uda.prediction.volumes import logit_planes
 
 PREDICTED = 50
 """cases that the model is run on, evenly spread: their ranges change little with more"""

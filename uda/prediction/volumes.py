@@ -22,7 +22,7 @@ from uda.data.volumes import Volume, prepare_image, read_volume
 from uda.errors import DataError
 from uda.networks.inference import BATCH, PIXELS, inference
 from uda.networks.model_file import ModelInfo
-from uda.windows import window_planes
+from uda.prediction.sliding_window import window_planes
 
 
 @dataclass(frozen=True)

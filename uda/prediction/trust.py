@@ -2,7 +2,7 @@
 does it hold the structures in their usual sizes, and how sure is the model?
 
 All are numbers by name: what an image is like (:mod:`uda.data.traits`) and what is found in it
-(:class:`uda.tally.Tally`). A model file knows the range of each over its own images. A case outside of a range, widened
+(:class:`uda.prediction.confidence.Tally`). A model file knows the range of each over its own images. A case outside of a range, widened
 by a margin, is flagged. Margins are wide on purpose: a range over a few dozen cases says little of its ends.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from uda.config.card import PhotoPrepare
 from uda.networks.image_ranges import ImageRanges
 from uda.networks.model_file import ModelInfo
-from uda.tally import CONFIDENCE, MEAN, RATIO, structures_of
+from uda.prediction.confidence import CONFIDENCE, MEAN, RATIO, structures_of
 
 Kind = Literal["intensity", "field of view", "class ratio", "confidence"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

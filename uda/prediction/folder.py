@@ -21,8 +21,10 @@ from uda.devices.device import memory_for
 from uda.errors import DataError, ModelError, RunError, UdaError
 from uda.files.atomic import read_json, write_json
 from uda.networks.model_file import ModelInfo
-from uda.outcomes import Outcome, Places, read_record, write_record
-from uda.photos import (
+from uda.prediction.confidence import Tally
+from uda.prediction.outcome import Outcome, Places, read_record, write_record
+from uda.prediction.page import write_report
+from uda.prediction.photos import (
     classes_of,
     entropy_on,
     photo_logits,
@@ -30,11 +32,9 @@ from uda.photos import (
     write_classes,
     write_grey,
 )
-from uda.prediction import logit_planes, read_case
-from uda.prediction_page import write_report
-from uda.prediction_pictures import photo_picture, volume_picture, write_picture
-from uda.tally import Tally
-from uda.trust import flags_of
+from uda.prediction.pictures import photo_picture, volume_picture, write_picture
+from uda.prediction.trust import flags_of
+from uda.prediction.volumes import logit_planes, read_case
 
 
 def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:

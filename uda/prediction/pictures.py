@@ -13,11 +13,11 @@ from PIL import Image
 from uda.config.colors import distinct_colors
 from uda.data.geometry import grey, turned_up, upright
 from uda.files.atomic import atomic_path
-from uda.photos import PreparedPhoto, shown_size
-from uda.prediction import PreparedCase
+from uda.prediction.confidence import Tally
+from uda.prediction.photos import PreparedPhoto, shown_size
+from uda.prediction.volumes import PreparedCase
 from uda.report.figures import overlay
 from uda.report.pictures import entropy_colours
-from uda.tally import Tally
 
 SIDE = 300
 """longest side of a pane, pixels"""

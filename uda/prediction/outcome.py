@@ -13,8 +13,8 @@ from typing import Any
 
 from uda.errors import UdaError
 from uda.files.atomic import read_json, write_json
-from uda.tally import CONFIDENCE, MEAN, RATIO
-from uda.trust import Flag
+from uda.prediction.confidence import CONFIDENCE, MEAN, RATIO
+from uda.prediction.trust import Flag
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 from uda.config.colors import distinct_colors
 from uda.files.atomic import write_json, write_text
 from uda.networks.model_file import ModelInfo
-from uda.outcomes import Outcome, Places, ordered, read_record
+from uda.prediction.confidence import RATIO, structures_of
+from uda.prediction.outcome import Outcome, Places, ordered, read_record
+from uda.prediction.trust import KINDS, NOTHING, expectations, in_words, unknown, words
 from uda.report.figures import data_uri, structure_style
 from uda.report.html import grid, image, legend, page, ramp
 from uda.report.pictures import entropy_colours
 from uda.report.sections import structure_legend
-from uda.tally import RATIO, structures_of
-from uda.trust import KINDS, NOTHING, expectations, in_words, unknown, words
 
 TABLE, PAGE = "predictions.json", "report.html"
 SHOWN = 60

@@ -1,0 +1,1 @@
+"""Label maps of volumes and photographs on their own grid, and how far to trust them."""
