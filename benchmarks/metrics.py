@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from uda.config.recipe import Compute
 from uda.environment import environment
-from uda.metrics import score_case
+from uda.evaluation.dice_hd95 import score_case
 
 CLASSES = ("background", "myo", "la", "lv", "aa")
 TOLERANCE = 1e-6

@@ -26,11 +26,11 @@ from uda.config.recipe import Adapt, Evaluate, Recipe
 from uda.data.items import items_of
 from uda.devices.device import deterministic, make_fabric
 from uda.domains import Domains
-from uda.evaluation_photos import PhotoScorer
-from uda.evaluation_volumes import VolumeScorer
+from uda.evaluation.photos import PhotoScorer
+from uda.evaluation.rows import Scorer, Task
+from uda.evaluation.volumes import VolumeScorer
 from uda.files.atomic import read_json, write_json
 from uda.networks.model_file import load_model
-from uda.scoring import Scorer, Task
 from uda.selection import Candidate, Judge, UnlabelledImages
 
 SURE = {"portion": 0.6, "portion_limit": 0.6, "confidence": "pixel"}

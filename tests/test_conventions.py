@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from uda.config.card import DatasetCard, Prepare
-from uda.conventions import Sifa, summarise
 from uda.data.geometry import Geometry, label_slices
 from uda.data.volumes import Volume, prepare_image, prepare_label
-from uda.metrics import CaseScore
+from uda.evaluation.dice_hd95 import CaseScore
+from uda.evaluation.sifa import Sifa, summarise
 
 CLASSES = ("background", "myo", "lv")
 CODES = ["".join(p) for p in permutations("RAS")] + ["LPS", "RSP", "LIP"]

@@ -20,10 +20,10 @@ from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case, cases_of
 from uda.data.records import write_npz, write_records
 from uda.errors import ConfigError, DataError
-from uda.evaluation import evaluate
-from uda.evaluation_volumes import read_references
+from uda.evaluation.evaluate import evaluate
+from uda.evaluation.rows import Row
+from uda.evaluation.volumes import read_references
 from uda.networks.model_file import ModelInfo, build, load_model, save_model
-from uda.scoring import Row
 
 CPU = Compute(device="cpu")
 
@@ -167,7 +167,7 @@ def test_every_row_sees_the_images_as_the_adapted_models_do(
         seen.append(case.slices)
         return np.zeros(case.geometry.shape, np.uint8)
 
-    monkeypatch.setattr("uda.evaluation_volumes.predict_case", remember)
+    monkeypatch.setattr("uda.evaluation.volumes.predict_case", remember)
     evaluate(rows, cases, card, Evaluate(), CPU, tmp_path / "out")
     assert len(seen) == 2
     assert all(abs(float(slices.mean())) < 1e-5 for slices in seen)  # z-scores, not a window
@@ -205,7 +205,7 @@ def test_the_convention_measures_in_voxels_where_we_measure_in_mm(
     assert cases[0].label is not None
     write_nifti(cases[0].label, label)
     found = np.roll(label, 1, axis=2) // 10
-    monkeypatch.setattr("uda.evaluation_volumes.predict_case", lambda *_: found)
+    monkeypatch.setattr("uda.evaluation.volumes.predict_case", lambda *_: found)
     rows = [model_of(tmp_path, "source_only", card.prepare)]
     result = evaluate(rows, cases, card, Evaluate(convention="sifa"), CPU, tmp_path / "out")
     (sifa,) = result["conventions"]["sifa"]["rows"]

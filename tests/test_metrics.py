@@ -21,9 +21,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from uda import surfaces
 from uda.errors import DataError
-from uda.metrics import CaseScore, image_diagonal, score_case, score_structure, summarise
+from uda.evaluation import surface_distance as surfaces
+from uda.evaluation.dice_hd95 import (
+    CaseScore,
+    image_diagonal,
+    score_case,
+    score_structure,
+    summarise,
+)
 from uda.types import IGNORE
 
 CLASSES = ("background", "myo", "lv")

@@ -22,7 +22,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from uda.errors import DataError
-from uda.overlap import Confusion, histogram, histogram_by_sorting, pair_index, summarise_iou
+from uda.evaluation.miou import (
+    Confusion,
+    histogram,
+    histogram_by_sorting,
+    pair_index,
+    summarise_iou,
+)
 from uda.types import IGNORE
 
 CLASSES = ("road", "sky", "car")

@@ -12,8 +12,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case
-from uda.metrics import CaseScore
-from uda.overlays import Gallery
+from uda.evaluation.dice_hd95 import CaseScore
+from uda.evaluation.overlays import Gallery
 from uda.prediction.volumes import PreparedCase, read_case
 
 SHAPE = (20, 24, 3)

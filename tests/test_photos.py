@@ -22,8 +22,9 @@ from uda.data.sources import photo_classes
 from uda.devices.device import make_fabric
 from uda.devices.distributed import World
 from uda.errors import ConfigError, ModelError
-from uda.evaluation import evaluate
-from uda.evaluation_photos import PhotoScorer
+from uda.evaluation.evaluate import evaluate
+from uda.evaluation.photos import PhotoScorer
+from uda.evaluation.rows import Row, Task
 from uda.networks.model_file import load_model
 from uda.prediction.photos import (
     classes_of,
@@ -32,7 +33,6 @@ from uda.prediction.photos import (
     photo_logits,
     read_prepared,
 )
-from uda.scoring import Row, Task
 from uda.types import IGNORE
 
 CPU = Compute(device="cpu")
@@ -226,10 +226,10 @@ def test_processes_share_the_images_and_count_each_once(
         return scorer._matrices(model)[0]
 
     whole = matrices()
-    monkeypatch.setattr("uda.evaluation_photos.sum_arrays", lambda array: array)
+    monkeypatch.setattr("uda.evaluation.photos.sum_arrays", lambda array: array)
     parts = []
     for rank in range(2):
-        monkeypatch.setattr("uda.evaluation_photos.world", lambda rank=rank: World(rank, 2, rank))
+        monkeypatch.setattr("uda.evaluation.photos.world", lambda rank=rank: World(rank, 2, rank))
         parts.append(matrices())
     counted = [{n for n, matrix in enumerate(part) if matrix.any()} for part in parts]
     assert counted[0].isdisjoint(counted[1])

@@ -18,10 +18,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from uda.conventions import SIFA_RULES
-from uda.conventions import summarise as by_sifa
 from uda.errors import DataError, RunError
-from uda.metrics import CaseScore, summarise
+from uda.evaluation.dice_hd95 import CaseScore, summarise
+from uda.evaluation.sifa import SIFA_RULES
+from uda.evaluation.sifa import summarise as by_sifa
 from uda.report.page import read_metrics, seeds_summary, seeds_table, table, write_report
 from uda.report.sections import SUPERVISION
 from uda.report.tables import number, points

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from uda.errors import DataError
-from uda.overlap import summarise_iou
+from uda.evaluation.miou import summarise_iou
 from uda.priors import Prior
 from uda.report.page import (
     class_tables,

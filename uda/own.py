@@ -20,7 +20,8 @@ from uda.devices.device import make_fabric, memory_for
 from uda.devices.distributed import world
 from uda.environment import environment
 from uda.errors import ConfigError
-from uda.evaluation import evaluate as score
+from uda.evaluation.evaluate import evaluate as score
+from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
@@ -30,7 +31,6 @@ from uda.prediction.outcome import Outcome
 from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.report.adaptation import write_adaptation
-from uda.scoring import Row
 from uda.selection.guard import MODEL_FILE
 from uda.stages import adabn as adabn_stage
 from uda.stages import adapt as adapt_stage

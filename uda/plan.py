@@ -22,7 +22,8 @@ from uda.devices.distributed import on_first
 from uda.domains import Domains
 from uda.environment import environment
 from uda.errors import DataError
-from uda.evaluation import evaluate
+from uda.evaluation.evaluate import evaluate
+from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.stage_folder import STAGE_FILE
 from uda.networks.model_file import backbone_file
@@ -30,7 +31,6 @@ from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags
 from uda.rendering import render_data
 from uda.report.page import write_report
-from uda.scoring import Row
 from uda.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.training.run import Workplace
 

@@ -11,9 +11,10 @@ import torch
 from conftest import Tiny
 from fault_injection import contents
 
-from uda import evaluation_volumes, pipeline
+from uda import pipeline
 from uda.config.loading import load_recipe
 from uda.errors import NotFiniteError, RunError
+from uda.evaluation import volumes as evaluation_volumes
 from uda.files.atomic import load_tensors
 from uda.own import predict
 from uda.prediction import folder as prediction_folder

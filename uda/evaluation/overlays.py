@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.data.geometry import Geometry, grey, region, turned, turned_up, upright
+from uda.evaluation.dice_hd95 import CaseScore
 from uda.files.atomic import atomic_path, write_json
-from uda.metrics import CaseScore
 from uda.prediction.volumes import PreparedCase
 from uda.types import IGNORE
 

@@ -1,4 +1,4 @@
-"""Scoring photographs: one confusion matrix at the files' own size, as :mod:`uda.overlap` has it.
+"""Scoring photographs: one confusion matrix at the files' own size, as :mod:`uda.evaluation.miou` has it.
 
 Images are read again for each row, by a few threads ahead of the network, so that memory does not grow with them.
 """
@@ -24,9 +24,10 @@ from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
 from uda.devices.distributed import share, sum_arrays, world
 from uda.errors import ModelError, UdaError
+from uda.evaluation.miou import IOU_RULES, Confusion, summarise_iou
+from uda.evaluation.rows import Row, Task
 from uda.files.atomic import atomic_path, write_json, write_text
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
-from uda.overlap import IOU_RULES, Confusion, summarise_iou
 from uda.prediction.photos import (
     PreparedPhoto,
     classes_of,
@@ -38,7 +39,6 @@ from uda.prediction.photos import (
     shown_size,
     write_classes,
 )
-from uda.scoring import Row, Task
 
 SINGLE_SCALE = (
     "Logits of the prepared size, interpolated (bilinear) to the file's pixels, then the largest."

@@ -16,10 +16,10 @@ from uda.data.cases import Case
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import on_first
 from uda.errors import ConfigError
-from uda.evaluation_photos import PhotoScorer
-from uda.evaluation_volumes import VolumeScorer
+from uda.evaluation.photos import PhotoScorer
+from uda.evaluation.rows import Row, Scorer, Task, snapshots_in
+from uda.evaluation.volumes import VolumeScorer
 from uda.networks.model_file import load_model
-from uda.scoring import Row, Scorer, Task, snapshots_in
 
 
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
 
     Returns:
         ``{"rows": [...]}`` in the form the README documents, with ``data`` and ``rules``; where the settings
-        ask for it ``conventions``, the rows by another paper's rules (:mod:`uda.conventions`).
+        ask for it ``conventions``, the rows by another paper's rules (:mod:`uda.evaluation.sifa`).
 
     Raises:
         ConfigError: a convention that is not for this kind of images.

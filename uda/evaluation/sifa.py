@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.data.geometry import Geometry, label_slices
-from uda.metrics import CaseScore, score_case
+from uda.evaluation.dice_hd95 import CaseScore, score_case
 
 SIFA_RULES = (
     "Scored on the prepared grid: reference and prediction of the table above, both brought there by the "

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from uda.errors import DataError
+from uda.evaluation.surface_distance import Floats, Mask, bounding_box, surface_distances
 from uda.report.schema import MEASURES, State
-from uda.surfaces import Floats, Mask, bounding_box, surface_distances
 
 NAN = float("nan")
 RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each

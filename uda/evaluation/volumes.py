@@ -1,4 +1,4 @@
-"""Scoring volumes: structures in 3-D, as :mod:`uda.metrics` has it."""
+"""Scoring volumes: structures in 3-D, as :mod:`uda.evaluation.dice_hd95` has it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard, PhotoPrepare
-from uda.conventions import Sifa
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
 from uda.data.volumes import check_same_grid, map_labels, write_volume
 from uda.devices.distributed import gather_shares, on_first, share, world
 from uda.errors import DataError, ModelError
+from uda.evaluation.dice_hd95 import CaseScore, score_case, summarise
+from uda.evaluation.overlays import Gallery
+from uda.evaluation.rows import Row, Task
+from uda.evaluation.sifa import Sifa
 from uda.files.atomic import write_text
-from uda.metrics import CaseScore, score_case, summarise
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
-from uda.overlays import Gallery
 from uda.prediction.volumes import PreparedCase, predict_case, read_case
-from uda.scoring import Row, Task
 
 RULES = (
     "3-D scores per structure and case on the image's own grid.",

@@ -1,0 +1,1 @@
+"""Scores against labels, structure by structure, and the rows of the table."""
