@@ -32,9 +32,9 @@ from uda.data.augment import augment
 from uda.data.cases import cases_of
 from uda.data.store import Store, open_store
 from uda.devices.device import deterministic, make_fabric
-from uda.environment import environment
 from uda.files.atomic import atomic_path, read_json
 from uda.networks.importing import import_model
+from uda.pipeline.environment import environment
 
 SOURCE, TARGET = "cmrseg_bssfp", "cmrseg_lge"
 WIDTH, BATCH, LR = 8, 8, 1e-3

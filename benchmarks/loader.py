@@ -29,8 +29,8 @@ from uda.config.augment import PhotoAugment
 from uda.config.recipe import Compute
 from uda.data.images import ordered, processors, read_photo, resize_photo
 from uda.data.photo_augment import changed
-from uda.environment import environment
 from uda.errors import UdaError
+from uda.pipeline.environment import environment
 
 MEAN, SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILL = (124, 116, 104)

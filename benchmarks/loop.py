@@ -33,10 +33,10 @@ from uda.data.sampling import batch_indices, source_batch
 from uda.data.store import Store, open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.devices.device import deterministic, make_fabric
-from uda.environment import environment
 from uda.losses import cross_entropy, dice
 from uda.networks.model_file import build
-from uda.stages import set_mode_train
+from uda.pipeline.environment import environment
+from uda.pipeline.stages import set_mode_train
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.types import Batch

@@ -39,9 +39,9 @@ from torch import Tensor
 from uda import losses
 from uda.config.networks import Network
 from uda.config.recipe import Compute
-from uda.environment import environment
 from uda.losses import Prediction
 from uda.networks.model_file import build
+from uda.pipeline.environment import environment
 from uda.types import IGNORE
 
 NETWORK = Network(channels=(16, 32, 64, 128), res_units=2, norm="batch")  # of cardiac_phantom

@@ -29,8 +29,8 @@ from measure import resident_bytes, seconds, spread
 from torch.nn import functional
 
 from uda.config.recipe import Compute
-from uda.environment import environment
 from uda.evaluation.dice_hd95 import score_case
+from uda.pipeline.environment import environment
 
 CLASSES = ("background", "myo", "la", "lv", "aa")
 TOLERANCE = 1e-6

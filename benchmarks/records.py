@@ -129,7 +129,7 @@ def memory_lines(groups: dict[str, list[Path]]) -> list[str]:
 
 def report(groups: dict[str, list[Path]], rounds: int) -> None:
     from uda.config.recipe import Compute  # not at the head: the processes measured need none of it
-    from uda.environment import environment
+    from uda.pipeline.environment import environment
 
     told = environment(Compute())
     print(", ".join(f"{key} {value}" for key, value in told.items()))

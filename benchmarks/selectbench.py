@@ -19,18 +19,18 @@ from typing import Any
 import torch
 from selecttable import Run, table
 
-from uda import pipeline
 from uda.config.guard import Guard
 from uda.config.loading import load_recipe, parse
 from uda.config.recipe import Adapt, Evaluate, Recipe
 from uda.data.items import items_of
 from uda.devices.device import deterministic, make_fabric
-from uda.domains import Domains
 from uda.evaluation.photos import PhotoScorer
 from uda.evaluation.rows import Scorer, Task
 from uda.evaluation.volumes import VolumeScorer
 from uda.files.atomic import read_json, write_json
 from uda.networks.model_file import load_model
+from uda.pipeline import run as pipeline
+from uda.pipeline.domains import Domains
 from uda.selection import Candidate, Judge, UnlabelledImages
 
 SURE = {"portion": 0.6, "portion_limit": 0.6, "confidence": "pixel"}

@@ -26,7 +26,7 @@ FORK.set_forkserver_preload(
     [
         *(
             "uda.cli",
-            "uda.pipeline",
+            "uda.pipeline.run",
             "uda.own",
             "uda.networks.importing",
             "uda.data.convert",
@@ -123,8 +123,9 @@ def stages(
     """
     import torch
 
-    from uda import cli, pipeline
+    from uda import cli
     from uda.config.loading import load_recipe
+    from uda.pipeline import run as pipeline
 
     torch.set_num_threads(1)
     if errors is not None:

@@ -13,8 +13,8 @@ from uda.config.loading import load_card
 from uda.config.networks import DeepLab
 from uda.config.recipe import Data
 from uda.data.synthetic.streets.dataset import write_streets
-from uda.domains import sized
 from uda.networks.model_file import ModelInfo, build, save_model
+from uda.pipeline.domains import sized
 
 SIZE = (48, 96)
 NETWORK = DeepLab(kind="deeplab_v2", backbone="small", stride=16)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from conftest import SIZE, SLICES, Tiny
 
-from uda import api, pipeline
+from uda import api
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import ConfigError, PriorError
 from uda.networks.model_file import load_model
+from uda.pipeline import run as pipeline
 from uda.priors import Prior
 
 SOLID = ["network.spatial_dims=3", "network.patch=[4,16,16]", "compute.device=cpu"]

@@ -16,12 +16,12 @@ import torch
 from conftest import Tiny
 
 import uda.losses
-from uda import pipeline
 from uda.config.loading import load_card, load_recipe
 from uda.data.cases import cases_of
 from uda.data.store import open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.files.atomic import read_json
+from uda.pipeline import run as pipeline
 from uda.types import Scalar
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from conftest import CLASSES, SIZE, SLICES, Tiny
 
-from uda import cli, pipeline
+from uda import cli
 from uda.config.loading import load_recipe
+from uda.pipeline import run as pipeline
 from uda.priors import Prior
 
 LAST = "adapt.*.select=last"
@@ -248,7 +249,7 @@ def test_run_prints_the_table_and_where_the_report_is(uda: Uda, tiny: Tiny) -> N
 def test_run_with_seeds_makes_a_folder_for_each_and_their_mean(
     uda: Uda, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uda.plan.write_report", lambda run, out: None)
+    monkeypatch.setattr("uda.pipeline.plan.write_report", lambda run, out: None)
     arguments = (
         "run",
         tiny.recipe,

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from uda import pipeline
 from uda.cli import app
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, load_recipe
@@ -24,6 +23,7 @@ from uda.data.store import Store, open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.data.tags import read_tags
 from uda.errors import ConfigError, DataError
+from uda.pipeline import run as pipeline
 
 SMALL = {"size": (64, 64), "spacing": 3.2, "slice_spacing": 10.0}
 SPLITS = {

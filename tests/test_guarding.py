@@ -10,12 +10,13 @@ import pytest
 from conftest import Tiny
 from typer.testing import CliRunner
 
-from uda import pipeline, stages
 from uda.cli import app
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import RunError
 from uda.files.atomic import load_tensors
+from uda.pipeline import run as pipeline
+from uda.pipeline import stages
 from uda.selection import Choice, Judge, Scores
 from uda.selection import judge as judging
 from uda.selection.guard import Watch

@@ -164,7 +164,7 @@ def test_weights_that_cannot_be_had_are_told_before_any_image_is_prepared(tmp_pa
 
     from uda.config.loading import load_recipe
     from uda.errors import DataError, UdaError
-    from uda.pipeline import run
+    from uda.pipeline.run import run
 
     def recipe(weights: Path) -> Any:
         return load_recipe(

@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import CLASSES, SIZE
 
-from uda import own, pipeline
+from uda import own
 from uda.config.card import Prepare
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_recipe, parse, show
@@ -21,6 +21,7 @@ from uda.errors import ConfigError
 from uda.files.atomic import read_json
 from uda.networks.heads import head
 from uda.networks.model_file import ModelInfo, build, load_model, save_model
+from uda.pipeline import run as pipeline
 
 if TYPE_CHECKING:
     from conftest import Tiny

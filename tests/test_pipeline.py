@@ -14,10 +14,10 @@ import pytest
 import yaml
 from conftest import Tiny
 
-from uda import pipeline
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import ConfigError, DataError, RunError
+from uda.pipeline import run as pipeline
 from uda.types import TargetBatch
 
 ENTROPY_AND_SOURCE = "adapt.minent.objective=[{term: entropy}, {term: cross_entropy}]"

@@ -14,10 +14,11 @@ from conftest import Tiny
 from test_report import HOSTILE, Reader, of_seed, rendered, with_papers, write_run
 from typer.testing import CliRunner
 
-from uda import own, pipeline
+from uda import own
 from uda.cli import app
 from uda.config.loading import load_recipe
 from uda.errors import DataError
+from uda.pipeline import run as pipeline
 from uda.report import selection_figure as report_figures_selection
 from uda.report.adaptation import write_adaptation
 from uda.report.files import read_selections

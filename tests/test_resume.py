@@ -30,8 +30,8 @@ LONG = (
 def run_stages(recipe: str, overrides: list[str], out: Path, until: str = "adapt") -> None:
     import torch
 
-    from uda import pipeline
     from uda.config.loading import load_recipe
+    from uda.pipeline import run as pipeline
 
     torch.set_num_threads(1)
     changes = [*overrides, "compute.device=cpu"]
@@ -200,10 +200,10 @@ def test_killed_before_the_renames_of_commit_keeps_the_old_stage(tmp_path: Path)
 
 
 def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
-    from uda import pipeline
     from uda.config.loading import load_recipe
     from uda.files.atomic import read_json
     from uda.files.stage_folder import StageFolder
+    from uda.pipeline import run as pipeline
 
     recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
     pipeline.run(recipe, tmp_path, until="pretrain")
@@ -276,9 +276,9 @@ def test_full_disk_leaves_no_half_prepared_store(tiny: Tiny, tmp_path: Path) -> 
 def test_a_sound_file_that_is_no_checkpoint_of_the_stage_is_refused_and_restart_helps(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    from uda import pipeline
     from uda.config.loading import load_recipe
     from uda.errors import ModelError
+    from uda.pipeline import run as pipeline
 
     run = tmp_path / "run"
     checkpoint = interrupted(tiny, run, monkeypatch)

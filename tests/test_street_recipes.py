@@ -13,7 +13,7 @@ from PIL import Image
 
 from uda.config.loading import load_recipe
 from uda.data.synthetic.streets.dataset import write_streets, write_synthia
-from uda.pipeline import run
+from uda.pipeline.run import run
 
 SMALL = [
     "network.backbone=small",

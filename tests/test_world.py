@@ -28,7 +28,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from uda import pipeline
 from uda.config.loading import load_recipe
 from uda.config.recipe import Compute
 from uda.devices import distributed as world_module
@@ -37,6 +36,7 @@ from uda.devices import sync_batchnorm as syncnorm
 from uda.devices.device import check_processes, make_fabric
 from uda.devices.distributed import ALONE, World, launched, share
 from uda.errors import ConfigError, ModelError
+from uda.pipeline import run as pipeline
 
 HERE = Path(__file__).parent
 

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uda import pipeline
 from uda.config.augment import Augment
 from uda.config.loading import load_recipe
 from uda.config.recipe import Compute, Training
@@ -46,6 +45,7 @@ from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows, 
 from uda.devices.sync_batchnorm import synchronised
 from uda.errors import DataError, UdaError
 from uda.networks.batchnorm import set_mode
+from uda.pipeline import run as pipeline
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.training.parts import Known

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from uda.config.loading import load_recipe
     from uda.networks.foreign import register_network
     from uda.networks.importing import import_model
-    from uda.pipeline import run
+    from uda.pipeline.run import run
 
 _PLACES = {
     "adapt": "uda.api",
@@ -23,7 +23,7 @@ _PLACES = {
     "predict": "uda.api",
     "pretrain": "uda.api",
     "register_network": "uda.networks.foreign",
-    "run": "uda.pipeline",
+    "run": "uda.pipeline.run",
     "load_recipe": "uda.config.loading",
 }
 __all__ = [

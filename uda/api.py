@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda import pipeline
 from uda.config.loading import load_card, override, parse
 from uda.config.priors import KINDS, NEEDS_SOURCE, NEEDS_TARGET, PriorSpec
 from uda.config.recipe import Compute, Recipe
@@ -18,6 +17,7 @@ from uda.errors import PriorError
 from uda.files.atomic import read_json
 from uda.networks.model_file import ModelInfo, check_classes, load_model
 from uda.own import DEFAULT_COMPUTE, PathLike, adapt, card_of, evaluate_model, predict
+from uda.pipeline import run as pipeline
 from uda.priors import Prior, select_tags
 from uda.priors.estimate import Evidence, make_prior
 

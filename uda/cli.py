@@ -55,7 +55,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: pretrain, priors, adapt, evaluate, report. What is complete is skipped."""
-    from uda.pipeline import default_out
+    from uda.pipeline.run import default_out
 
     base = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
     folder = out or default_out(base)

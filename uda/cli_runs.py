@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from uda.config.recipe import Compute, Recipe
-    from uda.pipeline import Done
+    from uda.pipeline.run import Done
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe: a name of `uda list`, or a .yaml file.")]
 Overrides = Annotated[
@@ -51,7 +51,7 @@ def run_until(
     allow_fallback: bool = True,
 ) -> Path:
     """Run a recipe up to a stage; returns the run's folder."""
-    from uda.pipeline import default_out
+    from uda.pipeline.run import default_out
 
     resolved = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
     folder = out or default_out(resolved)
@@ -64,7 +64,7 @@ def run_stages(
     recipe: Recipe, out: Path, until: str | None, restart: bool, quiet: bool
 ) -> list[Done]:
     """Run a recipe, saying on stderr what it does."""
-    from uda import pipeline
+    from uda.pipeline import run as pipeline
 
     def announce(stage: str, state: str) -> None:
         if state == "run" or not quiet:

@@ -18,7 +18,6 @@ from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store
 from uda.devices.device import make_fabric, memory_for
 from uda.devices.distributed import world
-from uda.environment import environment
 from uda.errors import ConfigError
 from uda.evaluation.evaluate import evaluate as score
 from uda.evaluation.rows import Row
@@ -26,14 +25,15 @@ from uda.files.atomic import fingerprint, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
 from uda.networks.model_file import ModelInfo, load_model
+from uda.pipeline.environment import environment
+from uda.pipeline.stages import adabn as adabn_stage
+from uda.pipeline.stages import adapt as adapt_stage
 from uda.prediction.folder import predict_cases
 from uda.prediction.outcome import Outcome
 from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.report.adaptation import write_adaptation
 from uda.selection.guard import MODEL_FILE
-from uda.stages import adabn as adabn_stage
-from uda.stages import adapt as adapt_stage
 from uda.training.run import Workplace
 
 DEFAULT_COMPUTE = Compute()

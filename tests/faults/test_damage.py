@@ -13,7 +13,6 @@ import torch
 from conftest import Tiny
 from fault_injection import contents, hidden
 
-from uda import pipeline
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, load_recipe
 from uda.data import store as store_module
@@ -22,6 +21,7 @@ from uda.data.store import open_store
 from uda.errors import ModelError, UdaError
 from uda.files.atomic import load_tensors, save_tensors
 from uda.networks.model_file import load_model
+from uda.pipeline import run as pipeline
 from uda.training import state as training_state
 
 Damage = Callable[[Path], None]

@@ -13,8 +13,8 @@ import pytest
 from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden, started
 
-from uda import pipeline
 from uda.config.loading import load_recipe
+from uda.pipeline import run as pipeline
 from uda.training import loop as trainer
 from uda.training.signals import Stopped, heeded
 

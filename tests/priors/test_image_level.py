@@ -12,10 +12,10 @@ from conftest import card, make_case, recipe, write_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uda import pipeline
 from uda.config.loading import load_recipe
-from uda.domains import Domains
 from uda.errors import PriorError
+from uda.pipeline import run as pipeline
+from uda.pipeline.domains import Domains
 from uda.priors import (
     Prior,
     from_image_level,

@@ -16,16 +16,17 @@ import torch
 import yaml
 from conftest import SIZE, SLICES, Tiny, write_nifti
 
-from uda import api, pipeline
+from uda import api
 from uda.config.loading import load_recipe
 from uda.config.priors import KINDS
 from uda.config.recipe import Recipe
 from uda.data.items import Slices
 from uda.data.store import Store
 from uda.devices.device import make_fabric
-from uda.domains import Domains
 from uda.errors import ConfigError, DataError, ModelError, PriorError
 from uda.networks.model_file import load_model, save_model
+from uda.pipeline import run as pipeline
+from uda.pipeline.domains import Domains
 from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
 from uda.priors.network_evidence import image_features
 

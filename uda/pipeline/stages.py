@@ -37,6 +37,7 @@ from uda.networks.model_file import (
     load_model,
     save_model,
 )
+from uda.pipeline.validation import validation_scores
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.priors.estimate import Evidence, make_prior
@@ -48,7 +49,6 @@ from uda.training.objective import Objective
 from uda.training.parts import Known
 from uda.training.run import Workplace
 from uda.training.state import forget_checkpoints
-from uda.validation import validation_scores
 
 SOURCE_AGAIN = ("source_images",)
 """ledger of a stage that is not source-free"""

@@ -18,12 +18,12 @@ from uda.config.recipe import Recipe
 from uda.devices.device import check_processes, make_fabric, memory_for
 from uda.devices.distributed import on_first, world
 from uda.devices.global_batch import rows_of
-from uda.environment import environment
 from uda.errors import ConfigError, DataError, nearest
 from uda.files.atomic import fingerprint
 from uda.files.links import check_links
 from uda.files.stage_folder import StageFolder, lock
-from uda.plan import Stage, plan
+from uda.pipeline.environment import environment
+from uda.pipeline.plan import Stage, plan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uda.config.recipe import Data, Phantom, Streets
-from uda.domains import Domains
+from uda.pipeline.domains import Domains
 
 MADE = {"supervision": ["none"]}
 

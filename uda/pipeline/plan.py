@@ -19,19 +19,19 @@ from uda.config.priors import (
 )
 from uda.config.recipe import PLACE, Adapt, Recipe
 from uda.devices.distributed import on_first
-from uda.domains import Domains
-from uda.environment import environment
 from uda.errors import DataError
 from uda.evaluation.evaluate import evaluate
 from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.stage_folder import STAGE_FILE
 from uda.networks.model_file import backbone_file
+from uda.pipeline.domains import Domains
+from uda.pipeline.environment import environment
+from uda.pipeline.rendering import render_data
+from uda.pipeline.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags
-from uda.rendering import render_data
 from uda.report.page import write_report
-from uda.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.training.run import Workplace
 
 KEPT = ("select", "kept", "step", "fallback", "why", "ended")
