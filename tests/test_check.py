@@ -14,8 +14,8 @@ import yaml
 from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
 from typer.testing import CliRunner
 
-from uda.check import check_card
-from uda.check_report import CaseReport
+from uda.check.findings import CaseReport
+from uda.check.volumes import check_card
 from uda.cli_check import check as check_verb
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override

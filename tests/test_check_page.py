@@ -12,9 +12,9 @@ from conftest import SIZE, Tiny, write_nifti
 from matplotlib.image import imread
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from uda import check_page
-from uda.check import check_card
-from uda.check_page import Album
+from uda.check import page as check_page
+from uda.check.page import Album
+from uda.check.volumes import check_card
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override
 

@@ -10,12 +10,12 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
-from uda import check_photos
-from uda.check import check_card
-from uda.check_layout import layout_of
-from uda.check_page import OPAQUE, Album
-from uda.check_photos import PhotoCheck
-from uda.check_report import CaseReport, PhotoPicture, PhotoSummary
+from uda.check import photos as check_photos
+from uda.check.findings import CaseReport, PhotoPicture, PhotoSummary
+from uda.check.layout import layout_of
+from uda.check.page import OPAQUE, Album
+from uda.check.photos import PhotoCheck
+from uda.check.volumes import check_card
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override
 from uda.data.image_files import read_file

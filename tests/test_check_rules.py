@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uda.check_rules import (
+from uda.check.rules import (
     Facts,
     Intensities,
     absent_structures,

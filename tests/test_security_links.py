@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 
-from uda.check_page import Album
+from uda.check.page import Album
 from uda.config.card import Prepare
 from uda.config.loading import find, load_card, load_recipe
 from uda.config.networks import Network

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from test_report import HOSTILE, write_run
 
 from uda import cli
-from uda.check import check_card
-from uda.check_page import Album
+from uda.check.page import Album
+from uda.check.volumes import check_card
 from uda.config.card import Prepare
 from uda.config.fields import FileName, RowName
 from uda.config.loading import available, load_card, load_recipe

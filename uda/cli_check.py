@@ -11,7 +11,7 @@ import typer
 from uda.cli_tables import print_wide
 
 if TYPE_CHECKING:
-    from uda.check_report import CaseReport, PhotoSummary
+    from uda.check.findings import CaseReport, PhotoSummary
     from uda.config.card import DatasetCard
     from uda.errors import UdaError
 
@@ -78,14 +78,14 @@ def _report(
     card: DatasetCard, root: Path | None, out: Path | None, promised_by: Path | None = None
 ) -> None:
     """Check, draw, print; exit code 2 when there is a fault."""
-    from uda.check import check_card
+    from uda.check.volumes import check_card
 
     found = check_card(card, root, pictures=out is not None, promised_by=promised_by)
     page = None
     if out is None:
         reports = list(found)
     else:
-        from uda.check_page import Album
+        from uda.check.page import Album
 
         album = Album(out, card)
         for report in found:
@@ -113,7 +113,7 @@ def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from uda.check_report import WHOLE_SET
+    from uda.check.findings import WHOLE_SET
 
     cases = [report for report in reports if report.split != WHOLE_SET]
     if len(cases) > ROWS:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
+from uda.check.findings import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
 from uda.config.card import DatasetCard
 from uda.config.colors import palette
 from uda.data.geometry import upright

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from uda.check_layout import APART
+from uda.check.layout import APART
 from uda.config.card import DatasetCard
 from uda.errors import DataError
 

@@ -11,11 +11,11 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from uda import check_rules as rules
-from uda.check_layout import Layout, layout_of
-from uda.check_photos import PhotoCheck
-from uda.check_report import WHOLE_SET, CaseReport, Picture
-from uda.check_rules import Facts
+from uda.check import rules
+from uda.check.findings import WHOLE_SET, CaseReport, Picture
+from uda.check.layout import Layout, layout_of
+from uda.check.photos import PhotoCheck
+from uda.check.rules import Facts
 from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
 from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from uda import check_photo_rules as rules
-from uda.check_layout import UNLABELLED, Layout
-from uda.check_photo_rules import Place
-from uda.check_report import WHOLE_SET, CaseReport, PhotoPicture, PhotoSummary, SplitSummary
+from uda.check import photo_rules as rules
+from uda.check.findings import WHOLE_SET, CaseReport, PhotoPicture, PhotoSummary, SplitSummary
+from uda.check.layout import UNLABELLED, Layout
+from uda.check.photo_rules import Place
 from uda.config.card import DatasetCard
 from uda.data.cases import image_path, label_path
 from uda.data.geometry import label_slices

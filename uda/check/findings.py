@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.check_rules import Facts
+from uda.check.rules import Facts
 from uda.data.geometry import Geometry
 from uda.errors import UdaError
 
