@@ -25,7 +25,7 @@ FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
     [
         *(
-            "uda.cli",
+            "uda.cli.main",
             "uda.pipeline.run",
             "uda.own",
             "uda.networks.importing",
@@ -95,7 +95,7 @@ def command(arguments: list[str], errors: Path, fault: Fault, before: Any = None
     """
     import torch
 
-    from uda.cli import main
+    from uda.cli.main import main
 
     torch.set_num_threads(1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
@@ -123,7 +123,7 @@ def stages(
     """
     import torch
 
-    from uda import cli
+    from uda.cli import main as cli
     from uda.config.loading import load_recipe
     from uda.pipeline import run as pipeline
 

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from uda.cli import app
-from uda.cli_check import check as check_verb
+from uda.cli.check import check as check_verb
+from uda.cli.main import app
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override
 from uda.data.cases import cases_of

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from uda.check.findings import CaseReport
 from uda.check.volumes import check_card
-from uda.cli_check import check as check_verb
+from uda.cli.check import check as check_verb
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, override
 from uda.data.records import write_npz, write_records

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import CLASSES, SIZE, SLICES, Tiny
 
-from uda import cli
+from uda.cli import main as cli
 from uda.config.loading import load_recipe
 from uda.pipeline import run as pipeline
 from uda.priors import Prior
@@ -112,7 +112,7 @@ def python(code: str, **environment: str) -> str:
 
 EVERY_HELP = """
 import sys
-from uda.cli import app
+from uda.cli.main import app
 for verb in ([], *([v] for v in sys.stdin.read().split())):
     print("$ uda", *verb, "--help")
     app([*verb, "--help"], prog_name="uda", standalone_mode=False)
@@ -152,8 +152,8 @@ def test_help_lists_exactly_the_verbs() -> None:
 
 
 def test_command_line_is_imported_without_the_heavy_libraries() -> None:
-    loaded = python("import sys, uda.cli; print(*sys.modules)").split()
-    assert "uda.cli" in loaded
+    loaded = python("import sys, uda.cli.main; print(*sys.modules)").split()
+    assert "uda.cli.main" in loaded
     assert not {"torch", "monai", "pydantic", "matplotlib", "numpy", "yaml"} & set(loaded)
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from uda.cli import app
+from uda.cli.main import app
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card, load_recipe
 from uda.data.cases import cases_of

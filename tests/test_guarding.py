@@ -10,7 +10,7 @@ import pytest
 from conftest import Tiny
 from typer.testing import CliRunner
 
-from uda.cli import app
+from uda.cli.main import app
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import RunError

@@ -14,7 +14,7 @@ import yaml
 from conftest import SIZE, make_case, write_nifti
 from typer.testing import CliRunner
 
-from uda.cli_check import check
+from uda.cli.check import check
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.data.cases import Case, cases_of

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import uda
-from uda.cli import app
+from uda.cli.main import app
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import DeepLab, Network
 from uda.config.recipe import Compute

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from uda.cli import app
+from uda.cli.main import app
 
 README = Path(__file__).parents[1] / "README.md"
 STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]

@@ -15,7 +15,7 @@ from test_report import HOSTILE, Reader, of_seed, rendered, with_papers, write_r
 from typer.testing import CliRunner
 
 from uda import own
-from uda.cli import app
+from uda.cli.main import app
 from uda.config.loading import load_recipe
 from uda.errors import DataError
 from uda.pipeline import run as pipeline

@@ -42,7 +42,7 @@ def command_line(arguments: list[str], errors: Path, limit: int) -> None:
     """``uda …`` where no file may grow beyond ``limit`` bytes, as on a full disk."""
     import torch
 
-    from uda.cli import main
+    from uda.cli.main import main
 
     torch.set_num_threads(1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)

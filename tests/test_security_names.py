@@ -16,9 +16,9 @@ from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 from pydantic import TypeAdapter, ValidationError
 from test_report import HOSTILE, write_run
 
-from uda import cli
 from uda.check.page import Album
 from uda.check.volumes import check_card
+from uda.cli import main as cli
 from uda.config.card import Prepare
 from uda.config.fields import FileName, RowName
 from uda.config.loading import available, load_card, load_recipe

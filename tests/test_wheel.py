@@ -27,7 +27,7 @@ def uda(installed: Path, cwd: Path, *arguments: str) -> str:
     """Run the wheel's own ``uda``; the first line it prints is the package's folder."""
     code = (
         f"import sys; sys.path.insert(0, {str(installed)!r}); import uda; print(uda.__file__);"
-        "from uda.cli import main; main()"
+        "from uda.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],

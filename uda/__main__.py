@@ -1,5 +1,5 @@
 """``python -m uda``."""
 
-from uda.cli import main
+from uda.cli.main import main
 
 main()

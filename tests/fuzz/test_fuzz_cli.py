@@ -18,7 +18,7 @@ import yaml
 from conftest import CLASSES, SIZE, Tiny, make_tiny
 from text_files import ALIASES
 
-from uda import cli
+from uda.cli import main as cli
 from uda.config.card import Prepare
 from uda.config.networks import Network
 from uda.networks.model_file import ModelInfo, build, save_model

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from uda.cli_runs import amounts_of
+from uda.cli.options import amounts_of
 
 
 def import_(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uda.cli_runs import Device, compute_on
+from uda.cli.options import Device, compute_on
 
 if TYPE_CHECKING:
     from uda.prediction.outcome import Outcome

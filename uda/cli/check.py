@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uda.cli_tables import print_wide
+from uda.cli.printing import print_wide
 
 if TYPE_CHECKING:
     from uda.check.findings import CaseReport, PhotoSummary

@@ -9,12 +9,10 @@ from typing import Annotated
 
 import typer
 
-from uda.cli_check import check
-from uda.cli_convert import convert, tags
-from uda.cli_import import import_
-from uda.cli_predict import predict
-from uda.cli_prior import prior
-from uda.cli_runs import (
+from uda.cli.check import check
+from uda.cli.convert import convert, tags
+from uda.cli.import_model import import_
+from uda.cli.options import (
     Allow,
     Device,
     Out,
@@ -29,7 +27,9 @@ from uda.cli_runs import (
     seeds_of,
     tell_fallbacks,
 )
-from uda.cli_tables import print_page, print_seeds, print_table
+from uda.cli.predict import predict
+from uda.cli.printing import print_page, print_seeds, print_table
+from uda.cli.prior import prior
 from uda.config.methods import DEFAULT, OWN
 
 app = typer.Typer(

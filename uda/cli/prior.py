@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uda.cli_runs import (
+from uda.cli.options import (
     Device,
     Overrides,
     Quiet,
