@@ -24,9 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import uda
+from uda.api import evaluate_model
 from uda.config.loading import load_card
 from uda.data.cases import cases_of
-from uda.own import evaluate_model
 from uda.priors import Prior
 
 METHOD = "ratio_teacher"

@@ -27,7 +27,7 @@ FORK.set_forkserver_preload(
         *(
             "uda.cli.main",
             "uda.pipeline.run",
-            "uda.own",
+            "uda.api",
             "uda.networks.importing",
             "uda.data.convert",
             "uda.networks",

@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import CLASSES, SIZE
 
-from uda import own
+from uda import api
 from uda.config.card import Prepare
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_recipe, parse, show
@@ -114,7 +114,7 @@ def test_without_a_word_a_model_is_adapted_by_the_default_that_fits_it(
     info = ModelInfo(network, tuple(CLASSES), prepare, ("source_labels",), class_ratio=ratio)
     save_model(tmp_path / "model.safetensors", build(network, len(CLASSES)), info)
     short = ["steps=2", "batch=2"]
-    out = own.adapt(
+    out = api.adapt(
         tmp_path / "model.safetensors", tiny.root / "t" / "images", tmp_path / "o", overrides=short
     )
     told = read_json(out.parent / "stage.json")

@@ -14,7 +14,7 @@ from conftest import Tiny
 from test_report import HOSTILE, Reader, of_seed, rendered, with_papers, write_run
 from typer.testing import CliRunner
 
-from uda import own
+from uda import api
 from uda.cli.main import app
 from uda.config.loading import load_recipe
 from uda.errors import DataError
@@ -400,6 +400,6 @@ def test_adapting_ones_own_model_leaves_its_page_beside_it(tiny: Tiny, tmp_path:
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "<title>own · uda report</title>" in text
     assert said["selection"]["why"][1:] in Reader(text).text.replace("\n", "")
-    plain = own.adapt(model, images, tmp_path / "plain", method="adabn")
+    plain = api.adapt(model, images, tmp_path / "plain", method="adabn")
     assert plain == tmp_path / "plain" / "model.safetensors"
     assert (tmp_path / "plain" / "report.html").is_file()

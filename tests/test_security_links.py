@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 
+from uda.api import adapt, evaluate_model, predict
 from uda.check.page import Album
 from uda.config.card import Prepare
 from uda.config.loading import find, load_card, load_recipe
@@ -25,7 +26,6 @@ from uda.files.links import check_links, check_output
 from uda.files.stage_folder import lock
 from uda.networks.importing import import_model
 from uda.networks.model_file import ModelInfo, build, save_model
-from uda.own import adapt, evaluate_model, predict
 from uda.pipeline import run as pipeline
 from uda.report.page import write_report
 

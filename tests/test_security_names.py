@@ -16,6 +16,7 @@ from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 from pydantic import TypeAdapter, ValidationError
 from test_report import HOSTILE, write_run
 
+from uda.api import predict
 from uda.check.page import Album
 from uda.check.volumes import check_card
 from uda.cli import main as cli
@@ -30,7 +31,6 @@ from uda.data.nnunet import read_listing, write_card
 from uda.errors import DataError, UdaError, visible
 from uda.files.untrusted import parse_json, parse_yaml
 from uda.networks.model_file import ModelInfo, build, load_model, save_model
-from uda.own import predict
 from uda.priors import Prior
 from uda.report.page import write_report
 

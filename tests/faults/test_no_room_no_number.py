@@ -11,11 +11,11 @@ import torch
 from conftest import Tiny
 from fault_injection import contents
 
+from uda.api import predict
 from uda.config.loading import load_recipe
 from uda.errors import NotFiniteError, RunError
 from uda.evaluation import volumes as evaluation_volumes
 from uda.files.atomic import load_tensors
-from uda.own import predict
 from uda.pipeline import run as pipeline
 from uda.prediction import folder as prediction_folder
 from uda.training import loop as trainer
