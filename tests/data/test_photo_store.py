@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photo_world import SIZE, card_of, write_world
 from PIL import Image
+from tiny_photos import SIZE, card_of, write_world
 
 from uda.config.augment import PhotoAugment
 from uda.config.card import DatasetCard

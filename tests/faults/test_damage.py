@@ -22,7 +22,7 @@ from uda.errors import ModelError, UdaError
 from uda.files.atomic import load_tensors, save_tensors
 from uda.networks.model_file import load_model
 from uda.pipeline import run as pipeline
-from uda.training import state as training_state
+from uda.training import state
 
 Damage = Callable[[Path], None]
 
@@ -53,7 +53,7 @@ class Stopped(BaseException):
 
 def interrupted(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, saves: int) -> Path:
     """Pretraining stopped after so many checkpoints; returns its folder."""
-    save, left = training_state.save_tensors, saves
+    save, left = state.save_tensors, saves
 
     def counted(*given: Any, **named: Any) -> None:
         nonlocal left
@@ -63,7 +63,7 @@ def interrupted(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, saves: i
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_state, "save_tensors", counted)
+        patch.setattr(state, "save_tensors", counted)
         with pytest.raises(Stopped):
             run(tiny, out, "pretrain")
     (folder,) = out.glob(".pretrain.*")

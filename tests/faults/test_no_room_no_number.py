@@ -18,7 +18,7 @@ from uda.evaluation import volumes as evaluation_volumes
 from uda.files.atomic import load_tensors
 from uda.pipeline import run as pipeline
 from uda.prediction import folder as prediction_folder
-from uda.training import loop as trainer
+from uda.training import loop
 
 
 def run(tiny: Tiny, out: Path, *overrides: str, until: str = "pretrain") -> None:
@@ -28,7 +28,7 @@ def run(tiny: Tiny, out: Path, *overrides: str, until: str = "pretrain") -> None
 
 def in_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Any], object]) -> None:
     """Act on the state at the end of a step of any training."""
-    original = trainer._step
+    original = loop._step
 
     def acting(state: Any, *given: Any) -> Any:
         found = original(state, *given)
@@ -36,7 +36,7 @@ def in_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Any], obj
             act(state)
         return found
 
-    monkeypatch.setattr(trainer, "_step", acting)
+    monkeypatch.setattr(loop, "_step", acting)
 
 
 def checkpoint(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -15,7 +15,7 @@ from fault_injection import Fault, command, contents, ended, hidden, started
 
 from uda.config.loading import load_recipe
 from uda.pipeline import run as pipeline
-from uda.training import loop as trainer
+from uda.training import loop
 from uda.training.signals import Stopped, heeded
 
 NEITHER_SAVED_NOR_LOGGED = 3
@@ -30,7 +30,7 @@ def run(tiny: Tiny, out: Path) -> None:
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> list[int]:
     """Act in the midst of a step of pretraining; returns the steps taken."""
     taken: list[int] = []
-    original = trainer._step
+    original = loop._step
 
     def acting(state: Any, settings: Any, batch: Any, place: Any) -> Any:
         if place.stage == "pretrain":
@@ -39,7 +39,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
                 act()
         return original(state, settings, batch, place)
 
-    monkeypatch.setattr(trainer, "_step", acting)
+    monkeypatch.setattr(loop, "_step", acting)
     return taken
 
 
@@ -122,14 +122,14 @@ class Slow:
         self.mark, self.seconds = mark, seconds
 
     def __call__(self) -> None:
-        original = trainer._step
+        original = loop._step
 
         def slow(*given: Any) -> Any:
             self.mark.touch()
             time.sleep(self.seconds)
             return original(*given)
 
-        trainer._step = slow
+        loop._step = slow
 
 
 def wait_for(mark: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden, started
-from photo_world import card_of, write_world
 from test_signals import Slow, wait_for
+from tiny_photos import card_of, write_world
 
 from uda.data import writing
 from uda.data.cases import Case, cases_of

@@ -24,7 +24,7 @@ from uda.data.records import read_npz
 from uda.data.sources import prepared_stack
 from uda.data.volumes import prepare_image, read_volume
 from uda.errors import DataError, UdaError
-from uda.files import untrusted as reading
+from uda.files import untrusted
 
 SMALL = 8 << 20
 """Bytes by which memory may grow while a promise is refused."""
@@ -138,7 +138,7 @@ def test_an_archive_that_keeps_its_promise_is_refused_where_memory_is_too_small(
     path = tmp_path / "x.nii.gz"
     path.write_bytes(gzip.compress(promising((1024, 1024, 256))) + zeros(0.5))
     assert path.stat().st_size < 4 << 20
-    monkeypatch.setattr(reading, "memory", lambda: 256 << 20)
+    monkeypatch.setattr(untrusted, "memory", lambda: 256 << 20)
     with bounded():
         outcome, grown = attempt(read_volume, path, tmp_path)
     assert outcome == "refused"
@@ -149,7 +149,7 @@ def test_an_archive_that_keeps_its_promise_is_refused_where_memory_is_too_small(
 
 
 def test_a_whole_body_ct_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "memory", lambda: 16 << 30)
+    monkeypatch.setattr(untrusted, "memory", lambda: 16 << 30)
     shape, path = (1024, 1024, 2000), tmp_path / "x.nii"
     path.write_bytes(promising(shape))
     with path.open("r+b") as file:
@@ -172,7 +172,7 @@ def test_slices_that_would_not_fit_are_refused_with_their_sizes(
         prepare_image(read_volume(path), prepare, path)
     photo = tmp_path / "x.png"
     photo.write_bytes(pictures.saved(pictures.photo()))
-    monkeypatch.setattr(reading, "memory", lambda: 1 << 30)
+    monkeypatch.setattr(untrusted, "memory", lambda: 1 << 30)
     card = DatasetCard.model_validate(
         {**pictures.CARD.model_dump(), "prepare": {"kind": "photo", "size": [60_000, 60_000]}}
     )
@@ -182,10 +182,10 @@ def test_slices_that_would_not_fit_are_refused_with_their_sizes(
 
 def test_memory_is_what_the_process_may_have() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    whole = reading.memory()
+    whole = untrusted.memory()
     assert 1 << 28 < whole <= 1 << 50
     resource.setrlimit(resource.RLIMIT_AS, (whole - 4096, hard))
     try:
-        assert reading.memory() == whole - 4096
+        assert untrusted.memory() == whole - 4096
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

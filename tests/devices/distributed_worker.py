@@ -1,4 +1,4 @@
-"""What test_world.py runs in two processes: ``python world_worker.py FOLDER RECIPE [OVERRIDE …]``.
+"""What test_distributed.py runs in two processes: ``python distributed_worker.py FOLDER RECIPE [OVERRIDE …]``.
 
 A job's tensors land in ``FOLDER/<job>/<rank>.tensors``, the recipe's run in ``FOLDER/run``. At the end the last
 process meets a fault.

@@ -160,7 +160,7 @@ def test_a_3d_deeplab_is_refused() -> None:
 
 def test_weights_that_cannot_be_had_are_told_before_any_image_is_prepared(tmp_path: Path) -> None:
     """And a file's content is part of the stage: other weights train again."""
-    from photo_world import write_world
+    from tiny_photos import write_world
 
     from uda.config.loading import load_recipe
     from uda.errors import DataError, UdaError

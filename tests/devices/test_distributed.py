@@ -1,6 +1,6 @@
 """Several processes, one result: the same losses, weights, files and table as one process with the same batch.
 
-Two processes are started once, and everything is looked at from what they left (``world_worker.py``).
+Two processes are started once, and everything is looked at from what they left (``distributed_worker.py``).
 Tolerances: 1e-6 for single layers, 2e-6 for weights and losses of a few steps; float32 sums are taken in another
 order. Within one number of processes the same seed gives the same bits.
 """
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import distributed_worker
 import pytest
 import torch
-import world_worker
 import yaml
 from conftest import Tiny, make_tiny
 from hypothesis import given, settings
@@ -30,9 +30,7 @@ from torch import Tensor, nn
 
 from uda.config.loading import load_recipe
 from uda.config.recipe import Compute
-from uda.devices import distributed as world_module
-from uda.devices import global_batch as gather
-from uda.devices import sync_batchnorm as syncnorm
+from uda.devices import distributed, global_batch, sync_batchnorm
 from uda.devices.device import check_processes, make_fabric
 from uda.devices.distributed import ALONE, World, launched, share
 from uda.errors import ConfigError, ModelError
@@ -64,7 +62,7 @@ def start(rank: int, port: str, arguments: list[str]) -> subprocess.Popen[str]:
     """One of two processes as torchrun starts them."""
     told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "world_worker.py"), *arguments]
+    command = [sys.executable, str(HERE / "distributed_worker.py"), *arguments]
     return subprocess.Popen(command, env={**os.environ, **told}, stderr=subprocess.PIPE, text=True)
 
 
@@ -112,7 +110,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float) ->
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*world_module.ENVIRONMENT, "SLURM_STEP_NUM_TASKS"):
+    for name in (*distributed.ENVIRONMENT, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     assert launched() == ALONE
     monkeypatch.setenv("WORLD_SIZE", "8")  # a container may say so of its own
@@ -123,7 +121,7 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
 def test_torchrun_and_srun_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
     slurm |= {"SLURM_JOB_ID": "123456", "SLURM_STEP_NODELIST": "gpu[07-08]"}
-    for name in world_module.ENVIRONMENT:
+    for name in distributed.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
@@ -144,14 +142,14 @@ def test_each_thing_is_shared_out_exactly_once(count: int, size: int) -> None:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
-    monkeypatch.setattr(world_module, "_joined", lambda: (here, None))
+    monkeypatch.setattr(distributed, "_joined", lambda: (here, None))
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(
     monkeypatch: pytest.MonkeyPatch, tiny: Tiny, tmp_path: Path
 ) -> None:
     pretend(monkeypatch, World(1, 3))
-    assert gather.rows_of(6) == slice(2, 4)
+    assert global_batch.rows_of(6) == slice(2, 4)
     recipe = load_recipe(tiny.recipe, [*tiny.overrides, "pretrain.batch=6"])
     with pytest.raises(ConfigError, match="a batch of 4 cannot be shared evenly by 3") as error:
         pipeline.run(recipe, tmp_path / "run")
@@ -190,9 +188,9 @@ def test_statistics_inside_a_program_are_refused_while_they_follow(
     layer = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     program = torch.jit.script(layer)
     with pytest.raises(ModelError, match="1 BatchNorm layers lie inside a TorchScript program"):
-        syncnorm.check_synchronised(program)
-    syncnorm.check_synchronised(program.eval())
-    syncnorm.check_synchronised(syncnorm.synchronised(layer, torch.device("cpu")))
+        sync_batchnorm.check_synchronised(program)
+    sync_batchnorm.check_synchronised(program.eval())
+    sync_batchnorm.check_synchronised(sync_batchnorm.synchronised(layer, torch.device("cpu")))
 
 
 def test_weights_that_no_output_depends_on_get_no_gradient() -> None:
@@ -207,7 +205,9 @@ def test_weights_that_no_output_depends_on_get_no_gradient() -> None:
             return found
 
     model = Heads()
-    syncnorm.freeze_idle(model, torch.ones(1, 1, 1, 1))  # one value a channel: no batch statistics
+    sync_batchnorm.freeze_idle(
+        model, torch.ones(1, 1, 1, 1)
+    )  # one value a channel: no batch statistics
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
         "idle.weight",
         "idle.bias",
@@ -247,15 +247,15 @@ def test_batchnorm_of_two_processes_is_that_of_the_whole_batch(
     pair: Pair, kind: str, momentum: float | None
 ) -> None:
     """Forward, gradients, running statistics and evaluation, with 4 rows here and 2 there."""
-    expected = world_worker.batchnorm(momentum)
+    expected = distributed_worker.batchnorm(momentum)
     assert {"1.y", "1.dx", "0.d1.weight", "state.1.running_var", "eval"} <= set(expected)
     assert max(errors_of(merged(pair, kind), expected).values()) < 1e-6
 
 
 def test_batchnorm_of_two_processes_stands_a_mean_of_333_sd(pair: Pair) -> None:
     """A mean of squares in float32 would be off by 6 % of the variance, about 3 % of the output."""
-    exact = world_worker.batchnorm(mean=1000, kind=torch.float64)
-    plain = errors_of(world_worker.batchnorm(mean=1000), exact)
+    exact = distributed_worker.batchnorm(mean=1000, kind=torch.float64)
+    plain = errors_of(distributed_worker.batchnorm(mean=1000), exact)
     for name, error in errors_of(merged(pair, "far."), exact).items():
         assert error < max(2 * plain[name], 3e-5), name
 
@@ -308,7 +308,7 @@ def test_a_fault_of_the_first_process_is_everybodys(pair: Pair) -> None:
 @pytest.mark.parametrize("objective", ["losses", "parts"])
 def test_two_processes_train_as_one_does(pair: Pair, tmp_path: Path, objective: str) -> None:
     """Two passes a step; batch-scope ratio, mutual information, IGNORE; teacher, adversary, dual variables."""
-    expected = world_worker.JOBS[objective](tmp_path)
+    expected = distributed_worker.JOBS[objective](tmp_path)
     close(pair.of(objective, 0), expected, atol=2e-6)
     for name, value in pair.of(objective, 1).items():
         assert torch.equal(value, pair.of(objective, 0)[name]), name

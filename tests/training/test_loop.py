@@ -17,7 +17,7 @@ from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, DiceTerm
 from uda.devices.device import make_fabric
 from uda.errors import ConfigError, RunError
-from uda.training import loop as trainer
+from uda.training import loop
 from uda.training.loop import Run, fit, learning_rate
 from uda.training.objective import Objective
 from uda.types import Batch, SourceBatch
@@ -288,7 +288,7 @@ def test_nothing_between_reports_reads_a_tensor(
     reads: list[str] = []
     reports: list[bool] = []
     watched = False
-    report = trainer._report
+    report = loop._report
 
     def pausing(function: Any) -> Any:
         def paused(*given: Any, **named: Any) -> Any:
@@ -327,8 +327,8 @@ def test_nothing_between_reports_reads_a_tensor(
     for name in ("__bool__", "__float__", "__int__", "__index__", "__array__"):
         monkeypatch.setattr(Tensor, name, counting(name, getattr(Tensor, name)))
     unreadable(monkeypatch)
-    monkeypatch.setattr(trainer, "_report", reporting)
-    monkeypatch.setattr(trainer, "_save", pausing(trainer._save))
+    monkeypatch.setattr(loop, "_report", reporting)
+    monkeypatch.setattr(loop, "_save", pausing(loop._save))
     changes = {"steps": 8, "log_every": 4, "clip": 1.0, "augment": {"rotate": 10, "gamma": 0.1}}
     train(tmp_path, {**changes, "ema": ema}, watching)
     assert reports == [True, True]

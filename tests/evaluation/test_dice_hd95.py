@@ -22,7 +22,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from uda.errors import DataError
-from uda.evaluation import surface_distance as surfaces
+from uda.evaluation import surface_distance
 from uda.evaluation.dice_hd95 import (
     CaseScore,
     image_diagonal,
@@ -155,9 +155,9 @@ def test_the_tree_and_the_transform_find_the_same_distances(
     a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], spacing: tuple[float, ...]
 ) -> None:
     assume(b.any())
-    tree = surfaces.by_tree(a, b, spacing)
+    tree = surface_distance.by_tree(a, b, spacing)
     assert tree is not None
-    assert tree == pytest.approx(surfaces.by_transform(a, b, spacing))
+    assert tree == pytest.approx(surface_distance.by_transform(a, b, spacing))
     assert len(tree) == a.sum()
 
 
@@ -169,18 +169,18 @@ def test_the_cheaper_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append("transform")
         return by_transform(*given)
 
-    by_transform = surfaces.by_transform
-    monkeypatch.setattr(surfaces, "by_transform", transform)
+    by_transform = surface_distance.by_transform
+    monkeypatch.setattr(surface_distance, "by_transform", transform)
     near = np.zeros((60, 60, 60), bool)
     near[5:15, 5:15, 5:15] = True
     stray = np.roll(near, 1, axis=0)
     stray[59, 59, 59] = True
-    distances = surfaces.surface_distances(near, stray, (1.0, 1.0, 1.0))
+    distances = surface_distance.surface_distances(near, stray, (1.0, 1.0, 1.0))
     assert asked == []
     assert distances[1].max() == pytest.approx(math.sqrt(3) * 45)
     noise = np.random.default_rng(0).random(near.shape) < 0.5
     noise[59, 59, 59] = True
-    forth, _ = surfaces.surface_distances(noise, near, (1.0, 1.0, 1.0))
+    forth, _ = surface_distance.surface_distances(noise, near, (1.0, 1.0, 1.0))
     assert asked == ["transform", "transform"]
     assert forth.max() == pytest.approx(math.sqrt(3) * 45)
 
@@ -440,7 +440,7 @@ def test_mixed_unknown_and_double_scores_are_refused() -> None:
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    folder = Path(__file__).parents[1] / "benchmarks"
+    folder = Path(__file__).parents[2] / "benchmarks"
     monkeypatch.syspath_prepend(folder)  # a script finds its neighbours
     spec = importlib.util.spec_from_file_location("benchmark_metrics", folder / "metrics.py")
     assert spec is not None

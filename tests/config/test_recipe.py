@@ -18,7 +18,7 @@ from uda.config.recipe import Adapt, Recipe
 from uda.config.terms import ClassRatioTerm
 from uda.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "pipelines").glob("*.y*ml"))
 CARDS = sorted((ROOT / "datasets").glob("*.y*ml"))
 

@@ -63,9 +63,9 @@ class Stopped(BaseException):
 
 def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
     """Stop the next run after its first so many checkpoints."""
-    from uda.training import state as training_state
+    from uda.training import state
 
-    save, left = training_state.save_tensors, saves
+    save, left = state.save_tensors, saves
 
     def counted(*arguments: Any, **named: Any) -> None:
         nonlocal left
@@ -74,7 +74,7 @@ def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
         if left == 0:
             raise Stopped
 
-    monkeypatch.setattr(training_state, "save_tensors", counted)
+    monkeypatch.setattr(state, "save_tensors", counted)
 
 
 def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
@@ -126,17 +126,17 @@ def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
 def test_resume_goes_on_from_the_checkpoint(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uda.training import loop as trainer
+    from uda.training import loop
 
     interrupted(tiny, tmp_path, monkeypatch)
     steps: list[int] = []
-    step = trainer._step
+    step = loop._step
 
     def counted(state: Any, *rest: Any) -> Any:
         steps.append(state.step)
         return step(state, *rest)
 
-    monkeypatch.setattr(trainer, "_step", counted)
+    monkeypatch.setattr(loop, "_step", counted)
     run_stages(tiny.recipe, tiny.overrides, tmp_path, "pretrain")
     assert steps == list(range(2, 10))
 

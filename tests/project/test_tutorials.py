@@ -20,7 +20,7 @@ QUICK = [
     *("--set", "guard.images=4"),
     "--allow-fallback",
 ]
-TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 SHORT = [
     "pretrain.steps=2",
     "pretrain.batch=2",

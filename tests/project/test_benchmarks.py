@@ -24,7 +24,7 @@ from uda.files.atomic import read_json
 from uda.pipeline import run as pipeline
 from uda.types import Scalar
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photo_world import SIZE, card_of, write_model, write_world
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_photos import SIZE, card_of, write_model, write_world
 from torch import nn
 from torch.nn import functional
 

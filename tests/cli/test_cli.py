@@ -185,7 +185,7 @@ def test_shown_recipe_runs_as_the_recipe_it_shows(uda: Uda, tiny: Tiny) -> None:
 
 def test_list_names_shipped_recipes_and_cards(uda: Uda) -> None:
     listed = fine(uda("list")).out
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     for folder in ("pipelines", "datasets"):
         for path in (root / folder).glob("*.yaml"):
             assert re.search(rf"^  {re.escape(path.stem)} +\S", listed, re.MULTILINE)
@@ -412,7 +412,7 @@ def test_evaluate_a_model_on_a_card(uda: Uda, tiny: Tiny, trained: Path) -> None
 
 
 def test_unknown_recipe_proposes_the_nearest(uda: Uda) -> None:
-    names = [path.stem for path in (Path(cli.__file__).parents[1] / "pipelines").glob("*.yaml")]
+    names = [path.stem for path in (Path(cli.__file__).parents[2] / "pipelines").glob("*.yaml")]
     assert names
     refused(uda("run", names[0][:-1]), f"no recipe {names[0][:-1]!r}", "did you mean")
 

@@ -386,7 +386,7 @@ def test_matrices_and_subsets_must_fit_the_classes() -> None:
 
 @pytest.fixture
 def cityscapes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    folder = Path(__file__).parents[1] / "benchmarks"
+    folder = Path(__file__).parents[2] / "benchmarks"
     monkeypatch.syspath_prepend(folder)  # a script finds its neighbours
     spec = importlib.util.spec_from_file_location("cityscapes", folder / "cityscapes.py")
     assert spec is not None

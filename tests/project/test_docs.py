@@ -14,7 +14,7 @@ from matplotlib.mathtext import MathTextParser
 import uda.losses
 from uda.errors import UdaError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
 
 

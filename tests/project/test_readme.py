@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from uda.cli.main import app
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]
 FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
 SHORT = [
