@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,23 @@ from uda.devices.device import make_fabric, memory_for
 from uda.devices.distributed import world
 from uda.errors import ConfigError, PriorError
 from uda.evaluation.evaluate import evaluate as score
+from uda.evaluation.evaluate import metrics_of
 from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.links import check_links
-from uda.files.stage_folder import StageFolder, lock
-from uda.networks.model_file import ModelInfo, check_classes, load_model
+from uda.files.stage_folder import lock
+from uda.networks.model_file import MODEL_FILE, ModelInfo, Trained, check_classes, load_model
 from uda.pipeline import run as pipeline
+from uda.pipeline import stages
 from uda.pipeline.environment import environment
-from uda.pipeline.stages import adabn as adabn_stage
-from uda.pipeline.stages import adapt as adapt_stage
+from uda.pipeline.stage import Stage, run_stage
 from uda.prediction.folder import predict_cases
 from uda.prediction.outcome import Outcome
 from uda.priors import PRIOR_FILE, Prior, select_tags
 from uda.priors.estimate import Evidence, make_prior
 from uda.report.adaptation import write_adaptation
-from uda.selection.guard import MODEL_FILE
-from uda.training.run import Workplace
+from uda.report.schema import METRICS_FILE
+from uda.training.run import StageRun
 
 DEFAULT_COMPUTE = Compute()
 PathLike = str | Path
@@ -51,7 +51,7 @@ def pretrain(recipe: Recipe, out: PathLike | None = None) -> Path:
 def evaluate(recipe: Recipe, out: PathLike | None = None) -> dict[str, Any]:
     """Run a recipe up to its table and return the content of ``metrics.json``."""
     folder = pipeline.run(recipe, out, until="evaluate")[-1].folder
-    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    metrics: dict[str, Any] = read_json(folder / METRICS_FILE)
     return metrics
 
 
@@ -85,43 +85,49 @@ def adapt(
         UdaError: a bad model, image, prior or setting; nothing is left half-written.
     """
     _check_alone()
-    model, target, out = Path(model), Path(target), Path(out)
-    _, info = load_model(model)
-    card = card_of(info)
+    target, out = Path(target), Path(out)
+    parent = Trained.load(Path(model))
+    card = card_of(parent.info)
     if method == DEFAULT:
-        method = default_method(card.photos, prior is not None or info.class_ratio is not None)
+        knows_ratio = prior is not None or parent.info.class_ratio is not None
+        method = default_method(card.photos, knows_ratio)
     settings = preset(method, list(overrides)) if isinstance(method, str) else method
     if settings is not None and settings.prior is not None:
-        prior = (prior or _own_prior(model)).validate(info.classes)
+        prior = (prior or _own_prior(parent)).validate(parent.info.classes)
     cases = cases_in(target, card.photos)
     make_fabric(compute)  # a device that is not there is refused before anything is written
-    record: dict[str, Any] = {
-        "stage": "adapt",
-        "settings": settings.model_dump(mode="json") if settings else "adabn",
-        "seed": seed,
-        "compute": compute.model_dump(mode="json", exclude=set(PLACE)),
-        "parents": {
-            "model": _file_hash(model),
-            "prior": prior.fingerprint() if prior else fingerprint(None),
-        },
-        "data": {"target": content_key(card, cases)},
+    key = content_key(card, cases)
+
+    def body(work: Path) -> dict[str, Any]:
+        store = open_store(card, cases, work / "store", key, compute.workers)
+        origin = {"method": method if isinstance(method, str) else "settings of the caller"}
+        run = StageRun(seed, "adapt", work, quiet, compute=compute, origin=origin)
+        if settings is None:
+            said = stages.adabn(run, parent, store, card)
+        else:
+            said = stages.adapt(run, parent, store, card, settings, prior)
+        if prior is not None:
+            prior.save(work / PRIOR_FILE)
+        shutil.rmtree(work / "store")
+        return said
+
+    stage = Stage(
+        name="adapt",
+        settings=settings.model_dump(mode="json") if settings else "adabn",
+        parents=(),
+        data=lambda: {"target": key},
+        body=body,
+        also={"seed": seed, "compute": compute.model_dump(mode="json", exclude=set(PLACE))},
+        page=lambda work, record: write_adaptation(work, out.resolve().name, record),
+    )
+    parents = {
+        "model": _file_hash(parent.path),
+        "prior": prior.fingerprint() if prior else fingerprint(None),
     }
-    folder = StageFolder(out, fingerprint(record))
     for written in (out, *out.parent.glob(f".{out.name}.*")):
         check_links(written)
-    with lock(out.parent, f".{out.name}.lock"), memory_for("adapt"):
-        recorded = folder.recorded()
-        if recorded is not None and recorded.get("hash") == folder.hash and not restart:
-            return out / MODEL_FILE
-        started, work = time.monotonic(), folder.begin(restart)
-        store = open_store(card, cases, work / "store", record["data"]["target"], compute.workers)
-        origin = {"method": method if isinstance(method, str) else "settings of the caller"}
-        place = Workplace(work, "adapt", seed, compute, origin, quiet)
-        said = _adapt_in(place, model, store, card, settings, prior)
-        record |= {"hash": folder.hash, "seconds": round(time.monotonic() - started, 2)}
-        record |= {**said, "environment": environment(compute)}
-        write_adaptation(work, out.resolve().name, record)
-        folder.commit(record)
+    with lock(out.parent, f".{out.name}.lock"):
+        run_stage(stage, out, parents, compute, restart=restart)
     return out / MODEL_FILE
 
 
@@ -133,32 +139,13 @@ def _check_alone() -> None:
         )
 
 
-def _adapt_in(
-    place: Workplace,
-    model: Path,
-    store: Store,
-    card: DatasetCard,
-    settings: Adapt | None,
-    prior: Prior | None,
-) -> dict[str, Any]:
-    """Do the work of :func:`adapt` in its folder, which ends with model and prior, without the store."""
-    if settings is None:
-        said = adabn_stage(place, model, store, card)
-    else:
-        said = adapt_stage(place, model, store, card, settings, prior)
-    if prior is not None:
-        prior.save(place.folder / PRIOR_FILE)
-    shutil.rmtree(place.folder / "store")
-    return said
-
-
 def _file_hash(model: Path) -> str:
     return sha256_of(model / MODEL_FILE if model.is_dir() else model)
 
 
-def _own_prior(model: Path) -> Prior:
+def _own_prior(parent: Trained) -> Prior:
     """The class ratio of the model's training labels."""
-    return make_prior(SourceRatioPrior(), model, Evidence(), DEFAULT_COMPUTE, seed=0)
+    return make_prior(SourceRatioPrior(), parent, Evidence(), DEFAULT_COMPUTE, seed=0)
 
 
 def card_of(info: ModelInfo) -> DatasetCard:
@@ -216,17 +203,10 @@ def evaluate_model(
     rows = [Row("model", "given", model / MODEL_FILE if model.is_dir() else model)]
     with memory_for("evaluate"):
         result = score(rows, cases, domain, Evaluate(), compute, folder)
-    metrics = {
-        "recipe": f"{model.stem} on {domain.name}/{split}",
-        "classes": list(domain.structures),
-        "colors": {name: list(color) for name, color in domain.colors.items()},
-        "distance_unit": domain.distance_unit,
-        "rows": result["rows"],
-        "environment": environment(compute),
-        "data": {**result["data"], "fingerprint": content_key(domain, cases)},
-        "rules": result["rules"],
-    }
-    write_json(folder / "metrics.json", metrics)
+    title = f"{model.stem} on {domain.name}/{split}"
+    key = content_key(domain, cases)
+    metrics = metrics_of(title, domain, result, environment(compute), key)
+    write_json(folder / METRICS_FILE, metrics)
     return metrics
 
 
@@ -287,7 +267,8 @@ def estimate_prior(
     told = {} if supervision is None else {"supervision": supervision}
     spec = parse(KINDS[kind], {**raw, **told}, f"a prior of kind {kind!r}")
     spec = override(spec, overrides) if overrides else spec
-    _, info = load_model(Path(model))
+    parent = Trained.load(Path(model))
+    info = parent.info
     with tempfile.TemporaryDirectory(prefix="uda-") as folder:
         evidence = Evidence(
             target=_target_store(info, target, Path(folder), spec),
@@ -295,7 +276,7 @@ def estimate_prior(
             tags=None if tags is None else _tags_of(info, Path(tags), target),
             sizes=None if sizes_csv is None else Path(sizes_csv),
         )
-        return make_prior(spec, Path(model), evidence, compute, seed=0)
+        return make_prior(spec, parent, evidence, compute, seed=0)
 
 
 def _target_store(

@@ -24,7 +24,7 @@ from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
 Kind = Literal["recipe", "card"]
 Model = TypeVar("Model", bound=BaseModel)
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = {"recipe": ("pipelines", "_recipes"), "card": ("datasets", "_cards")}
 
 

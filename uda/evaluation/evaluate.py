@@ -5,7 +5,7 @@ Every row of the table predicts the same test images on their own grids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ def evaluate(
     settings: Evaluate,
     compute: Compute,
     out: Path,
-    progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Score every row, write ``cases.csv`` and the overlays, return the rows of ``metrics.json``.
 
@@ -49,7 +48,6 @@ def evaluate(
         scorer: Scorer = kind(Task(cases, card, info, settings, fabric, compute.workers, out))
         table: list[dict[str, Any]] = []
         for row in rows:
-            progress(row.name)
             table.append(_oracle(scorer, row, row.name) if row.oracle else scorer.row(row))
             if settings.oracle and not row.oracle and snapshots_in(row.model.parent):
                 table.append(_oracle(scorer, row, f"{row.name}_oracle"))
@@ -60,6 +58,33 @@ def evaluate(
     if conventions := scorer.conventions():
         result["conventions"] = conventions
     return result
+
+
+def metrics_of(
+    title: str,
+    card: DatasetCard,
+    result: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """What ``metrics.json`` says: the result of :func:`evaluate`, and what a reader needs to judge it.
+
+    Args:
+        title: of the table: a recipe's name, or a model and its data.
+        environment: versions, hardware and seed.
+        fingerprint: of the test data.
+    """
+    return {
+        "recipe": title,
+        "classes": list(card.structures),
+        "colors": {name: list(color) for name, color in card.colors.items()},
+        "distance_unit": card.distance_unit,
+        "rows": result["rows"],
+        "environment": environment,
+        "data": {**result["data"], "fingerprint": fingerprint},
+        "rules": result["rules"],
+        **{key: value for key, value in result.items() if key == "conventions"},
+    }
 
 
 def _check_convention(settings: Evaluate, card: DatasetCard) -> None:

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from uda.config.card import DatasetCard
 from uda.config.recipe import Evaluate
 from uda.data.cases import Case
-from uda.networks.model_file import ModelInfo
+from uda.networks.model_file import MODEL_FILE, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Row:
 
 def snapshots_in(folder: Path) -> list[Path]:
     """Models of a stage's snapshots in the order of their steps."""
-    return sorted((folder / "snapshots").glob("*/model.safetensors"))
+    return sorted((folder / "snapshots").glob(f"*/{MODEL_FILE}"))
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,13 @@ def set_mode(model: nn.Module, batchnorm: Policy) -> None:
 
 
 @torch.no_grad()
-def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch.device) -> None:
+def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch.device) -> bool:
     """Replace every BatchNorm's running statistics by the mean of those of these image batches (AdaBN).
 
     Dropout is off and no weight changes. The model's mode returns afterwards.
+
+    Returns:
+        whether the model has any; without one no image is drawn.
 
     Raises:
         ModelError: a traced program, or a scripted one that uses a layer several times in a pass.
@@ -85,6 +88,8 @@ def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch
     Source: Li et al., Revisiting Batch Normalization For Practical Domain Adaptation, 2016.
     """
     found = layers(model)
+    if not found:
+        return False
     _refuse_traced(found)
     training = model.training
     model.eval()
@@ -106,6 +111,7 @@ def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch
     for layer, momentum in zip(plain, momenta, strict=True):
         layer.momentum = momentum
     model.train(training)
+    return True
 
 
 class _Scripted:

@@ -21,9 +21,8 @@ from uda.errors import ConfigError, ModelError, PriorError
 from uda.files.links import check_output
 from uda.networks.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.networks.foreign.adapter import program_bytes
-from uda.networks.model_file import ModelInfo, build, own_network, save_model
+from uda.networks.model_file import MODEL_FILE, ModelInfo, build, own_network, save_model
 
-MODEL_FILE = "model.safetensors"
 Foreign = str | Path | nn.Module | Callable[[], nn.Module]
 
 

@@ -24,6 +24,8 @@ from uda.networks.foreign.adapter import build_foreign
 from uda.networks.image_ranges import ImageRanges
 from uda.networks.size_distribution import SizeDistribution
 
+MODEL_FILE = "model.safetensors"
+"""name of a model file in the folder of its stage"""
 FORMAT = "uda-model-1"
 PROGRAM = "uda.program"
 """tensor of a model file that holds the bytes of a foreign program"""
@@ -205,7 +207,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         ModelError: no such file, a pickle, without description, weights of another architecture, or a
             network of Python code that this process has not registered.
     """
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / MODEL_FILE if path.is_dir() else path
     tensors, metadata = load_tensors(path)
     if "uda" not in metadata:
         raise ModelError(
@@ -228,6 +230,24 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
     return model, info
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model as its file holds it: read once, and handed to everything that starts from it."""
+
+    network: nn.Module
+    info: ModelInfo
+    path: Path
+
+    @classmethod
+    def load(cls, path: Path) -> Trained:
+        """Read a model file, or the one of a stage folder.
+
+        Raises:
+            ModelError: as :func:`load_model`.
+        """
+        return cls(*load_model(path), path)
 
 
 def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None:

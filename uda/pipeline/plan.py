@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,39 +18,24 @@ from uda.config.priors import (
 from uda.config.recipe import PLACE, Adapt, Recipe
 from uda.devices.distributed import on_first
 from uda.errors import DataError
-from uda.evaluation.evaluate import evaluate
+from uda.evaluation.evaluate import evaluate, metrics_of
 from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.stage_folder import STAGE_FILE
-from uda.networks.model_file import backbone_file
+from uda.networks.model_file import MODEL_FILE, Trained, backbone_file
 from uda.pipeline.domains import Domains
 from uda.pipeline.environment import environment
 from uda.pipeline.rendering import render_data
+from uda.pipeline.stage import Stage
 from uda.pipeline.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags
 from uda.report.page import write_report
-from uda.training.run import Workplace
+from uda.report.schema import METRICS_FILE
+from uda.training.run import StageRun
 
 KEPT = ("select", "kept", "step", "fallback", "why", "ended")
 """what the table's row says of how its checkpoint was kept"""
-
-Body = Callable[[Path], dict[str, Any]]
-"""writes a stage's artefacts into a folder and returns what ``stage.json`` should say of them"""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One box of the plan."""
-
-    name: str
-    settings: dict[str, Any]
-    parents: tuple[str, ...]
-    data: Callable[[], dict[str, str]]
-    """content hashes of the files it reads; raises DataError when they are gone"""
-    body: Body
-    shared: bool = False
-    """whether every process takes part in the body; otherwise the first does it alone"""
 
 
 def plan(recipe: Recipe, out: Path, quiet: bool = True) -> list[Stage]:
@@ -91,10 +74,15 @@ class _Planner:
         stages.append(self._report())
         return stages
 
-    def _place(self, folder: Path, stage: str) -> Workplace:
+    def _run(self, folder: Path, stage: str) -> StageRun:
         recipe = self.recipe
         origin = {"recipe": recipe.name, "stage": stage, "seed": str(recipe.seed)}
-        return Workplace(folder, stage, recipe.seed, recipe.compute, origin, self.quiet)
+        return StageRun(
+            recipe.seed, stage, folder, self.quiet, compute=recipe.compute, origin=origin
+        )
+
+    def _source_model(self) -> Trained:
+        return Trained.load(self.out / "pretrain")
 
     def _pretrain(self) -> Stage:
         domains, recipe = self.domains, self.recipe
@@ -109,7 +97,7 @@ class _Planner:
         def body(folder: Path) -> dict[str, Any]:
             on_first(lambda: backbone_file(recipe.network))  # before hours of preparation
             return train_supervised(
-                self._place(folder, "pretrain"),
+                self._run(folder, "pretrain"),
                 recipe.network,
                 source,
                 domains.store(source, "train", True),
@@ -140,7 +128,7 @@ class _Planner:
 
         def body(folder: Path) -> dict[str, Any]:
             return train_supervised(
-                self._place(folder, "target_supervised"),
+                self._run(folder, "target_supervised"),
                 recipe.network,
                 domains.target,
                 domains.store(domains.target, "adapt", True),
@@ -155,8 +143,8 @@ class _Planner:
         spec, stage = self.recipe.prior[name], f"prior-{name}"
 
         def body(folder: Path) -> dict[str, Any]:
-            place, evidence = self._place(folder, stage), self._evidence(spec)
-            return estimate_prior(place, spec, self.out / "pretrain", evidence)
+            run, evidence = self._run(folder, stage), self._evidence(spec)
+            return estimate_prior(run, spec, self._source_model(), evidence)
 
         settings = spec.model_dump(mode="json")
         if isinstance(spec, RUNS_NETWORK):
@@ -196,8 +184,8 @@ class _Planner:
 
         def body(folder: Path) -> dict[str, Any]:
             store = domains.store(domains.target, "adapt", False)
-            place = self._place(folder, "adabn")
-            return adabn(place, self.out / "pretrain", store, domains.target)
+            run = self._run(folder, "adabn")
+            return adabn(run, self._source_model(), store, domains.target)
 
         return Stage("adabn", self.common, ("pretrain",), self._target_data, body)
 
@@ -214,8 +202,8 @@ class _Planner:
         def body(folder: Path) -> dict[str, Any]:
             prior = Prior.load(self.out / f"prior-{variant.prior}") if variant.prior else None
             return adapt(
-                self._place(folder, stage),
-                self.out / "pretrain",
+                self._run(folder, stage),
+                self._source_model(),
                 domains.store(domains.target, "adapt", False),
                 domains.target,
                 variant,
@@ -235,7 +223,7 @@ class _Planner:
             stages["target_supervised"] = "target_supervised"
         best = {name for name, variant in self.recipe.adapt.items() if variant.select == "oracle"}
         return [
-            Row(name, stage, self.out / stage / "model.safetensors", oracle=name in best)
+            Row(name, stage, self.out / stage / MODEL_FILE, oracle=name in best)
             for name, stage in stages.items()
         ]
 
@@ -249,21 +237,12 @@ class _Planner:
         def body(folder: Path) -> dict[str, Any]:
             cases = domains.cases(target, "test", True)
             result = evaluate(rows, cases, target, recipe.evaluate, recipe.compute, folder)
-            metrics = {
-                "recipe": recipe.name,
-                "classes": list(target.structures),
-                "colors": {name: list(color) for name, color in target.colors.items()},
-                "distance_unit": target.distance_unit,
-                "rows": [self._selected(row) for row in result["rows"]],
-                "environment": {**environment(recipe.compute), "seed": recipe.seed},
-                "data": {**result["data"], "fingerprint": data()["target/test"]},
-                "rules": result["rules"],
-            }
-            if "conventions" in result:
-                metrics["conventions"] = result["conventions"]
+            where = {**environment(recipe.compute), "seed": recipe.seed}
+            metrics = metrics_of(recipe.name, target, result, where, data()["target/test"])
+            metrics["rows"] = [self._selected(row) for row in metrics["rows"]]
             if recipe.published:
                 metrics["published"] = [row.model_dump() for row in recipe.published]
-            on_first(lambda: write_json(folder / "metrics.json", metrics))
+            on_first(lambda: write_json(folder / METRICS_FILE, metrics))
             return {"supervision": ["target_labels"]}
 
         settings = {

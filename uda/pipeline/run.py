@@ -7,33 +7,18 @@ parents' hashes, so a change reruns exactly what hangs on it.
 from __future__ import annotations
 
 import contextlib
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from uda.config.recipe import Recipe
-from uda.devices.device import check_processes, make_fabric, memory_for
-from uda.devices.distributed import on_first, world
+from uda.devices.device import check_processes, make_fabric
+from uda.devices.distributed import on_first
 from uda.devices.global_batch import rows_of
-from uda.errors import ConfigError, DataError, nearest
-from uda.files.atomic import fingerprint
+from uda.errors import ConfigError, nearest
 from uda.files.links import check_links
-from uda.files.stage_folder import StageFolder, lock
-from uda.pipeline.environment import environment
-from uda.pipeline.plan import Stage, plan
-
-
-@dataclass(frozen=True)
-class Done:
-    """A stage after the run: its folder, and whether it had to work."""
-
-    name: str
-    folder: Path
-    ran: bool
-    seconds: float
+from uda.files.stage_folder import lock
+from uda.pipeline.plan import plan
+from uda.pipeline.stage import Done, Stage, run_stage
 
 
 def default_out(recipe: Recipe) -> Path:
@@ -66,15 +51,24 @@ def run(
     _check_shared(recipe)
     make_fabric(recipe.compute)  # a device that is not there is refused before anything is written
     hashes: dict[str, str] = {}
-    done = []
+    done: list[Done] = []
     parts = [name for stage in stages for name in (stage.name, f".{stage.name}.*")]
     with contextlib.ExitStack() as held:
         on_first(lambda: check_links(out, ["store", *parts]))
         on_first(lambda: held.enter_context(lock(out)))
         for stage in stages:
             if stage.name in wanted:
-                fresh = restart and stage.name in _selected(stages, until)
-                done.append(_execute(stage, out, hashes, recipe, fresh, announce))
+                one = run_stage(
+                    stage,
+                    out / stage.name,
+                    {name: hashes[name] for name in stage.parents},
+                    recipe.compute,
+                    restart=restart and stage.name in _selected(stages, until),
+                    read=[out / name for name in stage.parents],
+                    announce=announce,
+                )
+                hashes[stage.name] = one.hash
+                done.append(one)
     return done
 
 
@@ -109,67 +103,3 @@ def _needed(stages: Sequence[Stage], until: str | None) -> set[str]:
         if stage.name in needed:
             needed |= set(stage.parents)
     return needed
-
-
-def _execute(
-    stage: Stage,
-    out: Path,
-    hashes: dict[str, str],
-    recipe: Recipe,
-    restart: bool,
-    announce: Callable[[str, str], object],
-) -> Done:
-    parents = {name: hashes[name] for name in stage.parents}
-    base = {"stage": stage.name, "settings": stage.settings, "parents": parents}
-    data, work = on_first(lambda: _begin(stage, out, base, restart))
-    hashes[stage.name] = hash_ = fingerprint({**base, "data": data})
-    folder = StageFolder(out / stage.name, hash_)
-    here = world()
-    if here.first:
-        announce(stage.name, "skip" if work is None else "run")
-    if work is None:
-        return Done(stage.name, folder.path, False, 0.0)
-    started = time.monotonic()
-    with memory_for(stage.name):
-        record = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
-    seconds = time.monotonic() - started
-    processes = {} if here.size == 1 else {"processes": here.size}
-    on_first(
-        lambda: folder.commit(
-            {
-                **base,
-                "hash": hash_,
-                "data": data,
-                **record,
-                "seconds": round(seconds, 2),
-                "environment": {**environment(recipe.compute), **processes},
-            }
-        )
-    )
-    return Done(stage.name, folder.path, True, seconds)
-
-
-def _begin(
-    stage: Stage, out: Path, base: dict[str, Any], restart: bool
-) -> tuple[dict[str, str], Path | None]:
-    """The hashes of a stage's files, and the folder to work in; none where the stage is complete."""
-    recorded = StageFolder(out / stage.name, "").recorded()
-    try:
-        data = stage.data()
-    except DataError:
-        if restart or recorded is None or {k: recorded.get(k) for k in base} != _plain(base):
-            raise
-        data = recorded["data"]  # the files are gone, but this stage was complete with them
-    hash_ = fingerprint({**base, "data": data})
-    folder = StageFolder(out / stage.name, hash_)
-    recorded = folder.recorded()
-    if recorded is not None and recorded.get("hash") == hash_ and not restart:
-        return data, None
-    for parent in stage.parents:
-        StageFolder(out / parent, "").check()
-    return data, folder.begin(restart)
-
-
-def _plain(value: Any) -> Any:
-    """A value as it comes back from JSON."""
-    return json.loads(json.dumps(value))

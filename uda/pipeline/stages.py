@@ -5,12 +5,12 @@ Every function here gets all it needs as arguments and writes only into the fold
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +27,15 @@ from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
-from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, set_mode
+from uda.networks.batchnorm import estimate_batchnorm, set_mode
 from uda.networks.heads import head, head_parameters, use_auxiliary
 from uda.networks.model_file import (
+    MODEL_FILE,
     ModelInfo,
+    Trained,
     build,
     check_classes,
     load_backbone,
-    load_model,
     save_model,
 )
 from uda.pipeline.validation import validation_scores
@@ -42,12 +43,12 @@ from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages
-from uda.selection.guard import JUDGEMENTS, MODEL_FILE, Watch, snapshot_file
+from uda.selection.guard import JUDGEMENTS, Watch, snapshot_file
 from uda.training.batches import all_images, source_batches, target_batches
 from uda.training.loop import Batches, fit
 from uda.training.objective import Objective
 from uda.training.parts import Known
-from uda.training.run import Workplace
+from uda.training.run import StageRun
 from uda.training.state import forget_checkpoints
 
 SOURCE_AGAIN = ("source_images",)
@@ -55,7 +56,7 @@ SOURCE_AGAIN = ("source_images",)
 
 
 def train_supervised(
-    place: Workplace,
+    run: StageRun,
     network: AnyNetwork,
     card: DatasetCard,
     store: Store,
@@ -77,23 +78,23 @@ def train_supervised(
         supervision=(ledger,),
         class_ratio=ratio,
         presence_ratio=presence,
-        origin=place.origin,
+        origin=run.origin,
         sizes=size_distribution(labelled),
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(place.seed, "initial weights"))
+        torch.manual_seed(mix(run.seed, "initial weights"))
         model = build(network, len(card.classes), card.prepare.channels)
         first_then_all(lambda: load_backbone(model, network))
     with deterministic():
-        fabric = make_fabric(place.compute)
-        batches = source_batches(store, network, settings, place, fabric)
+        fabric = make_fabric(run.compute)
+        batches = source_batches(store, network, settings, run, fabric)
         objective = Objective(settings.objective)
         use_auxiliary(model, any(term.aux for term in settings.objective))
-        kept = _fit(place, fabric, model, info, objective, settings, batches, set_mode_train)
+        kept = _fit(run, fabric, model, info, objective, settings, batches, set_mode_train)
         record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
             record |= on_first(lambda: validation_scores(kept, info, card, validation, fabric))
-        _finish(place, kept, info, settings, store, fabric)
+        _finish(run, kept, info, settings, store, fabric)
     return record
 
 
@@ -106,25 +107,21 @@ def set_mode_train(model: nn.Module) -> None:
     set_mode(model, "train")
 
 
-def adabn(place: Workplace, parent: Path, store: Store, card: DatasetCard) -> dict[str, Any]:
+def adabn(run: StageRun, parent: Trained, store: Store, card: DatasetCard) -> dict[str, Any]:
     """The source model with the target's BatchNorm statistics and nothing else."""
-    model, info = load_model(parent)
-    check_classes(info, card, parent)
-    info = replace(info.told(("none",)), prepare=card.prepare, origin=place.origin)
+    model, info = parent.network, _starting_from(parent, run, card, ("none",))
     with deterministic():
-        fabric = make_fabric(place.compute)
+        fabric = make_fabric(run.compute)
         model.to(fabric.device)
-        if has_batchnorm(model):
-            estimate_batchnorm(
-                model, all_images(items_of(store, info.network.patch), place), fabric.device
-            )
-        save_model(place.folder / MODEL_FILE, model, with_ranges(model, info, store, fabric))
-    return {"supervision": list(info.supervision), "batchnorm": has_batchnorm(model)}
+        images = all_images(items_of(store, info.network.patch), run)
+        estimated = estimate_batchnorm(model, images, fabric.device)
+        save_model(run.folder / MODEL_FILE, model, with_ranges(model, info, store, fabric))
+    return {"supervision": list(info.supervision), "batchnorm": estimated}
 
 
 def adapt(
-    place: Workplace,
-    parent: Path,
+    run: StageRun,
+    parent: Trained,
     store: Store,
     card: DatasetCard,
     settings: Adapt,
@@ -132,10 +129,11 @@ def adapt(
     source: Store | None = None,
 ) -> dict[str, Any]:
     """Adapt the parent model to unlabelled slices by one variant's objective."""
-    model, info = load_model(parent)
-    check_classes(info, card, parent)
-    told = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
-    info = replace(info.told(told), prepare=card.prepare, origin=place.origin)
+    used = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
+    info = _starting_from(parent, run, card, used)
+    guarded = settings.select == "guarded"
+    # The guard compares with the model before adaptation, so that has to stay as it is.
+    model = copy.deepcopy(parent.network) if guarded else parent.network
     items = items_of(store, info.network.patch)
     if {"maps", "landmarks"} & settings.needs() and info.network.spatial_dims == 3:
         raise ConfigError(
@@ -145,54 +143,66 @@ def adapt(
         )
     known = known_of(prior.validate(info.classes), store) if prior else None
     objective = Objective(
-        settings.objective, known, lambda: all_images(items, place), mix(place.seed, place.stage)
+        settings.objective, known, lambda: all_images(items, run), mix(run.seed, run.stage)
     )
     if settings.freeze_head:
         head(model).requires_grad_(False)
     use_auxiliary(model, any(term.aux for term in settings.objective))
     with deterministic():
-        fabric = make_fabric(place.compute)
+        fabric = make_fabric(run.compute)
         if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
-            images = all_images(items, place)
+            images = all_images(items, run)
             on_first(lambda: estimate_batchnorm(model, images, fabric.device))
-        batches = target_batches(store, source, info.network, settings, place, fabric)
+        batches = target_batches(store, source, info.network, settings, run, fabric)
 
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
 
-        train = partial(_fit, place, fabric, model, info, objective)
+        train = partial(_fit, run, fabric, model, info, objective)
         every = settings.snapshot_every or max(1, settings.steps // JUDGEMENTS)
         watched = settings.model_copy(update={"snapshot_every": every})
         said: dict[str, Any] = {}
-        if settings.select == "guarded":
-            judge = _judge_maker(place, parent, items, card, settings, prior, fabric)
-            watch = Watch(judge, place.folder, every, settings.guard)
+        if guarded:
+            judge = _judge_maker(run, parent, items, card, settings, prior, fabric)
+            watch = Watch(judge, run.folder, every, settings.guard)
             try:
                 train(watched, batches, mode, watch.seen)
             except NotFiniteError as error:
                 watch.failed(error)
             said["selection"] = watch.keep(info)
-            on_first(lambda: describe_images(place.folder / MODEL_FILE, store, fabric))
-            on_first(lambda: _clear(place, settings.snapshot_every > 0))
+            on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric))
+            on_first(lambda: _clear(run, settings.snapshot_every > 0))
         else:
             oracle = settings.select == "oracle"
             kept = train(watched if oracle else settings, batches, mode)
-            _finish(place, kept, info, settings, store, fabric)
+            _finish(run, kept, info, settings, store, fabric)
     supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
     return {**supervision, **said, **_left_out(store)}
 
 
-def _clear(place: Workplace, snapshots: bool) -> None:
+def _starting_from(
+    parent: Trained, run: StageRun, card: DatasetCard, used: Sequence[str]
+) -> ModelInfo:
+    """The description of what will come of the parent: its ledger with what is ``used``, the card's preparation.
+
+    Raises:
+        ModelError: its classes are not the card's.
+    """
+    check_classes(parent.info, card, parent.path)
+    return replace(parent.info.told(used), prepare=card.prepare, origin=run.origin)
+
+
+def _clear(run: StageRun, snapshots: bool) -> None:
     """Drop what a killed run would have gone on from, and snapshots that nobody asked for."""
-    forget_checkpoints(place.folder)
+    forget_checkpoints(run.folder)
     if not snapshots:
-        shutil.rmtree(place.folder / "snapshots", ignore_errors=True)
+        shutil.rmtree(run.folder / "snapshots", ignore_errors=True)
 
 
 def _judge_maker(
-    place: Workplace,
-    parent: Path,
+    run: StageRun,
+    parent: Trained,
     items: Items,
     card: DatasetCard,
     settings: Adapt,
@@ -202,18 +212,11 @@ def _judge_maker(
     """What builds a variant's judge, and the two models that are there before adaptation."""
 
     def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
-        source, info = load_model(parent)
-        adabn = copy.deepcopy(source.to(fabric.device))
-        try:
-            if has_batchnorm(adabn):
-                images = all_images(
-                    items, replace(place, stage="adabn")
-                )  # as that stage draws them
-                estimate_batchnorm(adabn, images, fabric.device)
-        except (
-            ModelError
-        ):  # a program whose statistics cannot follow: what is left is the source model
-            adabn = copy.deepcopy(source)
+        source, info = parent.network.to(fabric.device), parent.info
+        adabn = copy.deepcopy(source)
+        images = all_images(items, replace(run, stage="adabn"))  # as that stage draws them
+        with contextlib.suppress(ModelError):  # a traced program keeps the source's statistics
+            estimate_batchnorm(adabn, images, fabric.device)
         ratio = prior.ratio if prior else info.class_ratio
         judge = Judge(
             UnlabelledImages(items, settings.guard.images, mirrored=card.photos),
@@ -224,7 +227,7 @@ def _judge_maker(
             adabn,
             settings.guard,
             fabric,
-            place.seed,
+            run.seed,
         )
         return judge, (source, adabn)
 
@@ -252,7 +255,7 @@ def known_of(prior: Prior, store: Store) -> Known:
 
 
 def _fit(
-    place: Workplace,
+    run: StageRun,
     fabric: Fabric,
     model: nn.Module,
     info: ModelInfo,
@@ -263,12 +266,12 @@ def _fit(
     seen: Callable[[int], bool] = lambda step: False,
 ) -> nn.Module:
     """Run the loop and keep snapshots on the way; ``seen`` is told of each and may end the training."""
-    if place.compute.channels_last:
+    if run.compute.channels_last:
         solid = info.network.spatial_dims == 3
         model.to(memory_format=torch.channels_last_3d if solid else torch.channels_last)
 
     def snapshot(kept: nn.Module, step: int) -> bool:
-        path = snapshot_file(place.folder, step)
+        path = snapshot_file(run.folder, step)
         on_first(lambda: save_model(path, kept, replace(info, step=step)))
         return seen(step)
 
@@ -278,7 +281,7 @@ def _fit(
         objective,
         settings,
         batches,
-        replace(place.run, photos=isinstance(info.prepare, PhotoPrepare)),
+        replace(run, photos=isinstance(info.prepare, PhotoPrepare)),
         set_mode=mode,
         snapshot=snapshot,
         heads=head_parameters(model) if settings.head_lr != 1 else [],
@@ -286,7 +289,7 @@ def _fit(
 
 
 def _finish(
-    place: Workplace,
+    run: StageRun,
     kept: nn.Module,
     info: ModelInfo,
     settings: Training,
@@ -295,15 +298,15 @@ def _finish(
 ) -> None:
     """Write the model of the last step and drop what a killed run would have gone on from."""
     final = replace(info, step=settings.steps)
-    on_first(lambda: save_model(place.folder / MODEL_FILE, kept, final))
-    on_first(lambda: describe_images(place.folder / MODEL_FILE, store, fabric))
-    on_first(lambda: forget_checkpoints(place.folder))
+    on_first(lambda: save_model(run.folder / MODEL_FILE, kept, final))
+    on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric))
+    on_first(lambda: forget_checkpoints(run.folder))
 
 
 def estimate_prior(
-    place: Workplace, spec: PriorSpec, parent: Path, evidence: Evidence
+    run: StageRun, spec: PriorSpec, parent: Trained, evidence: Evidence
 ) -> dict[str, Any]:
     """Make one named prior and write its files."""
-    prior = make_prior(spec, parent, evidence, place.compute, mix(place.seed, place.stage))
-    prior.save(place.folder / PRIOR_FILE)
+    prior = make_prior(spec, parent, evidence, run.compute, mix(run.seed, run.stage))
+    prior.save(run.folder / PRIOR_FILE)
     return {"supervision": list(prior.supervision)}

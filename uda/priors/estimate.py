@@ -35,8 +35,8 @@ from uda.data.store import Store
 from uda.data.tags import read_tags
 from uda.devices.device import deterministic, make_fabric
 from uda.errors import PriorError
-from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm, has_batchnorm
-from uda.networks.model_file import ModelInfo, load_model
+from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm
+from uda.networks.model_file import ModelInfo, Trained
 from uda.priors import (
     Landmarks,
     Prior,
@@ -86,7 +86,7 @@ class Evidence:
 
 
 def make_prior(
-    spec: PriorSpec, parent: Path, evidence: Evidence, compute: Compute, seed: int
+    spec: PriorSpec, parent: Trained, evidence: Evidence, compute: Compute, seed: int
 ) -> Prior:
     """A prior for the classes of the parent model, made as ``spec`` says.
 
@@ -96,7 +96,7 @@ def make_prior(
     Raises:
         PriorError: the model or the evidence does not know what is asked, or says what cannot be.
     """
-    model, info = load_model(parent)
+    model, info = parent.network, parent.info
     match spec:
         case SizePrior():
             geometries = [case.geometry for case in _needed(evidence.target, spec.kind).cases]
@@ -113,7 +113,7 @@ def make_prior(
         case SpatialPrior():
             prior = _spatial(spec, info, evidence)
         case SourceRatioPrior() | TagPrior():
-            prior = _from_model(spec, info, evidence, parent)
+            prior = _from_model(spec, info, evidence, parent.path)
     photos = isinstance(info.prepare, PhotoPrepare)
     return replace(prior, photos=photos).validate(info.classes)
 
@@ -158,10 +158,10 @@ def _predicted(
         fabric = make_fabric(compute)
         model.to(fabric.device)
         items = items_of(target, info.network.patch)
-        target_statistics = spec.batchnorm == "target" and has_batchnorm(model)
-        if target_statistics:
-            images = shuffled_batches(items, BATCHNORM_BATCH, mix(seed, "batchnorm"))
-            estimate_batchnorm(model, images, fabric.device)
+        images = shuffled_batches(items, BATCHNORM_BATCH, mix(seed, "batchnorm"))
+        target_statistics = spec.batchnorm == "target" and estimate_batchnorm(
+            model, images, fabric.device
+        )
         ratios = predicted_ratios(model, items, fabric)
     return from_predictions(
         info.classes,
@@ -226,9 +226,8 @@ def _landmarks(
     settings = (spec.segments, spec.stride, fabric)
     ids, known = superpixel_features(model, Slices(source), few, *settings)
     learned = [majority(ids[at], labels[number]) for at, number in enumerate(few)]
-    if has_batchnorm(model):
-        images = shuffled_batches(Slices(target), BATCHNORM_BATCH, mix(seed, "batchnorm"))
-        estimate_batchnorm(model, images, fabric.device)
+    images = shuffled_batches(Slices(target), BATCHNORM_BATCH, mix(seed, "batchnorm"))
+    estimate_batchnorm(model, images, fabric.device)
     every = np.arange(len(target))
     ids, asked = superpixel_features(model, Slices(target), every, *settings)
     answer = classify(

@@ -18,7 +18,16 @@ from typing_extensions import NotRequired, TypedDict
 from uda.data.npz import read_arrays
 from uda.errors import DataError, UdaError
 from uda.files.untrusted import parse_json, read_rows, read_text
-from uda.report.schema import MEASURES, Metrics, Overlay, PhotoMetrics, Scored, Selection, State
+from uda.report.schema import (
+    MEASURES,
+    METRICS_FILE,
+    Metrics,
+    Overlay,
+    PhotoMetrics,
+    Scored,
+    Selection,
+    State,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -62,7 +71,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, or not what ``uda evaluate`` writes; problems are listed.
     """
-    path = run / "evaluate" / "metrics.json"
+    path = run / "evaluate" / METRICS_FILE
     photos = _of_photos(_json(path))
     content = cast("dict[str, Any]", _checked(path, PhotoMetrics if photos else Metrics))
     ours, papers = (("iou",), ("iou",)) if photos else (MEASURES, ("dice", "assd"))

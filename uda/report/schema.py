@@ -19,6 +19,10 @@ Measure = Literal["dice", "hd95", "assd"]
 MEASURES: tuple[Measure, ...] = ("dice", "hd95", "assd")
 
 
+METRICS_FILE = "metrics.json"
+"""what ``uda evaluate`` writes and this room reads"""
+
+
 class PerClass(TypedDict):
     """One structure over the cases that count."""
 

@@ -16,12 +16,11 @@ from torch import nn
 from uda.config.guard import Guard
 from uda.devices.distributed import on_first
 from uda.errors import NotFiniteError
-from uda.networks.model_file import ModelInfo, load_model, save_model
+from uda.networks.model_file import MODEL_FILE, ModelInfo, load_model, save_model
 from uda.selection import BEFORE, Candidate, Choice, Judge, smoothed, stale
 
 JUDGEMENTS = 8
 """of a training whose ``snapshot_every`` is 0"""
-MODEL_FILE = "model.safetensors"
 
 
 def snapshot_file(folder: Path, step: int) -> Path:

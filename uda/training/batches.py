@@ -23,16 +23,16 @@ from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.networks.batchnorm import BATCHNORM_BATCH
 from uda.training.loop import Batches
-from uda.training.run import Workplace
+from uda.training.run import StageRun
 from uda.types import Batch
 
 
 def source_batches(
-    store: Store, network: AnyNetwork, settings: Training, place: Workplace, fabric: Fabric
+    store: Store, network: AnyNetwork, settings: Training, run: StageRun, fabric: Fabric
 ) -> Batches:
     """Labelled images, as training sees them."""
-    items = items_of(store, network.patch, settings.photo, place.compute.workers)
-    draw, pin = _draw(len(items), settings, mix(place.seed, place.stage, "source"), fabric)
+    items = items_of(store, network.patch, settings.photo, run.compute.workers)
+    draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "source"), fabric)
     return lambda step: Batch(source=source_batch(items, *draw(step), pin))
 
 
@@ -41,15 +41,15 @@ def target_batches(
     source: Store | None,
     network: AnyNetwork,
     settings: Training,
-    place: Workplace,
+    run: StageRun,
     fabric: Fabric,
 ) -> Batches:
     """Unlabelled images, and with ``source`` labelled ones beside them."""
-    items = items_of(store, network.patch, settings.photo, place.compute.workers)
-    draw, pin = _draw(len(items), settings, mix(place.seed, place.stage, "target"), fabric)
+    items = items_of(store, network.patch, settings.photo, run.compute.workers)
+    draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "target"), fabric)
     if source is None:
         return lambda step: Batch(target=target_batch(items, *draw(step), pin))
-    both = source_batches(source, network, settings, place, fabric)
+    both = source_batches(source, network, settings, run, fabric)
     return lambda step: Batch(both(step).source, target_batch(items, *draw(step), pin))
 
 
@@ -70,6 +70,6 @@ def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> tuple[Dr
     return draw, fabric.device.type == "cuda"
 
 
-def all_images(items: Items, place: Workplace) -> Iterator[Tensor]:
+def all_images(items: Items, run: StageRun) -> Iterator[Tensor]:
     """Every image once, in a shuffled order so that each batch mixes cases."""
-    return shuffled_batches(items, BATCHNORM_BATCH, mix(place.seed, place.stage, "batchnorm"))
+    return shuffled_batches(items, BATCHNORM_BATCH, mix(run.seed, run.stage, "batchnorm"))
