@@ -135,7 +135,7 @@ def printed_help() -> str:
 
 
 def test_help_of_every_verb_is_as_recorded() -> None:
-    """After a wanted change: ``UDA_UPDATE=1 make test`` (or pytest) writes ``tests/help.txt`` anew."""
+    """After a wanted change: ``UDA_UPDATE=1 make test`` (or pytest) writes ``tests/cli/help.txt`` anew."""
     printed = printed_help()
     if os.environ.get("UDA_UPDATE"):
         HELP.write_text(printed, encoding="utf-8")

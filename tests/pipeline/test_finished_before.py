@@ -1,0 +1,73 @@
+"""What version 0.1 left before its modules moved into rooms is read, skipped and used as it is.
+
+``finished_0_1.zip`` holds a tiny data set, its cards and recipe, the finished run, an adapted model and its label maps,
+as the commit before the move wrote them (without pages, pictures, logs and the store).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import uda
+from uda.api import evaluate_model
+from uda.networks.model_file import load_model
+from uda.pipeline.run import run
+
+ARCHIVE = Path(__file__).with_name("finished_0_1.zip")
+STAGES = ["pretrain", "prior-ratio", "prior-tags", "adabn"]
+STAGES += ["adapt-minent", "adapt-adami_tags", "adapt-guarded", "evaluate", "report"]
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path / "home")  # the recipe names its cards by their place
+    return tmp_path
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_finished_run_is_skipped_stage_by_stage(finished: Path) -> None:
+    before = files(finished / "run")
+    recipe = uda.load_recipe("tiny.yaml", ["data.root=../data", "compute.device=cpu"])
+    done = run(recipe, "../run")
+    assert [(one.name, one.ran) for one in done] == [(name, False) for name in STAGES]
+    after = files(finished / "run")
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_changed_setting_runs_its_stage_from_the_old_models(finished: Path) -> None:
+    changes = ["data.root=../data", "compute.device=cpu", "adapt.minent.steps=5"]
+    done = run(uda.load_recipe("tiny.yaml", changes), "../run", until="adapt")
+    assert [one.name for one in done if one.ran] == ["adapt-minent"]
+    assert load_model(finished / "run" / "adapt-minent")[1].step == 5
+
+
+def test_a_finished_adaptation_of_a_model_is_skipped(finished: Path) -> None:
+    before = files(finished / "mine")
+    arguments = finished / "run" / "pretrain", finished / "data" / "t" / "images", finished / "mine"
+    uda.adapt(*arguments, method="minent", overrides=["steps=4", "batch=4"])
+    assert files(finished / "mine") == before
+
+
+def test_an_old_model_predicts_and_scores_as_before(finished: Path) -> None:
+    model, images = finished / "mine", finished / "data" / "t" / "images"
+    assert all(outcome.skipped for outcome in uda.predict(model, images, finished / "masks"))
+    assert not any(outcome.skipped for outcome in uda.predict(model, images, finished / "again"))
+    for name in ("c0", "c1", "c2"):
+        old, new = (
+            np.asarray(nibabel.load(finished / folder / f"{name}.nii.gz").dataobj)
+            for folder in ("masks", "again")
+        )
+        assert (old == new).mean() > 0.99  # processors round in their own ways
+    metrics = evaluate_model(model, "target.yaml", Path("../data"), finished / "score")
+    assert metrics["rows"][0]["name"] == "model"
+    assert 0 < metrics["rows"][0]["dice"]["mean"] < 1

@@ -1,0 +1,130 @@
+"""The protocol of a stage: hash what it depends on, skip it if it is complete, work beside its folder, commit.
+
+Recipes and :func:`uda.adapt` run their stages by it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uda.config.recipe import Compute
+from uda.devices.device import memory_for
+from uda.devices.distributed import on_first, world
+from uda.errors import DataError
+from uda.files.atomic import fingerprint
+from uda.files.stage_folder import StageFolder
+from uda.pipeline.environment import environment
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is made of."""
+
+    name: str
+    settings: Any
+    parents: tuple[str, ...]
+    """stages that it reads; a recipe's plan orders them"""
+    data: Callable[[], dict[str, str]]
+    """content hashes of the files it reads; raises DataError when they are gone"""
+    body: Callable[[Path], dict[str, Any]]
+    """writes the artefacts into a folder and returns what ``stage.json`` should say of them"""
+    shared: bool = False
+    """whether every process takes part in the body; otherwise the first does it alone"""
+    also: dict[str, Any] = field(default_factory=dict)
+    """other entries of ``stage.json`` that the hash covers"""
+    page: Callable[[Path, dict[str, Any]], object] = lambda folder, record: None
+    """writes a page of the finished work from what ``stage.json`` will say"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage after the run: its folder, its hash, and whether it had to work."""
+
+    name: str
+    folder: Path
+    hash: str
+    ran: bool
+    seconds: float
+
+
+def run_stage(
+    stage: Stage,
+    path: Path,
+    parents: dict[str, str],
+    compute: Compute,
+    *,
+    restart: bool = False,
+    read: Sequence[Path] = (),
+    announce: Callable[[str, str], object] = lambda name, state: None,
+) -> Done:
+    """Run a stage unless its folder is complete with the same hash. The caller holds the folder's lock.
+
+    Args:
+        path: the stage's folder, complete or absent.
+        parents: hashes of what it is made from.
+        restart: work even if it is complete, and forget what a killed run left.
+        read: folders of other stages whose files must be as they were written.
+        announce: called with the stage's name and ``"skip"`` or ``"run"``.
+
+    Raises:
+        UdaError: what the body cannot do; a complete folder stays as it was.
+    """
+    base = {"stage": stage.name, "settings": stage.settings, **stage.also, "parents": parents}
+    data, work = on_first(lambda: _begin(stage, path, base, restart, read))
+    hash_ = fingerprint({**base, "data": data})
+    here = world()
+    if here.first:
+        announce(stage.name, "skip" if work is None else "run")
+    if work is None:
+        return Done(stage.name, path, hash_, False, 0.0)
+    started = time.monotonic()
+    with memory_for(stage.name):
+        said = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
+    seconds = time.monotonic() - started
+    processes = {} if here.size == 1 else {"processes": here.size}
+    record = {
+        **base,
+        "hash": hash_,
+        "data": data,
+        **said,
+        "seconds": round(seconds, 2),
+        "environment": {**environment(compute), **processes},
+    }
+
+    def commit() -> None:
+        stage.page(work, record)
+        StageFolder(path, hash_).commit(record)
+
+    on_first(commit)
+    return Done(stage.name, path, hash_, True, seconds)
+
+
+def _begin(
+    stage: Stage, path: Path, base: dict[str, Any], restart: bool, read: Sequence[Path]
+) -> tuple[dict[str, str], Path | None]:
+    """The hashes of a stage's files, and the folder to work in; none where the stage is complete."""
+    recorded = StageFolder(path, "").recorded()
+    try:
+        data = stage.data()
+    except DataError:
+        if restart or recorded is None or {k: recorded.get(k) for k in base} != _plain(base):
+            raise
+        data = recorded["data"]  # the files are gone, but this stage was complete with them
+    hash_ = fingerprint({**base, "data": data})
+    folder = StageFolder(path, hash_)
+    recorded = folder.recorded()
+    if recorded is not None and recorded.get("hash") == hash_ and not restart:
+        return data, None
+    for parent in read:
+        StageFolder(parent, "").check()
+    return data, folder.begin(restart)
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return json.loads(json.dumps(value))
