@@ -23,7 +23,7 @@ from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
 from uda.data.cases import Case
-from uda.data.geometry import Geometry, crop, from_slices, to_file_grid, to_slices, turn_to
+from uda.data.geometry import Geometry, crop, from_slices, to_file_grid, turn_to, turned
 from uda.data.volumes import (
     Volume,
     check_same_grid,
@@ -319,7 +319,7 @@ def test_turning_to_slices_and_back_is_the_identity(turn: np.ndarray) -> None:
     image = reorient(phantom()[0], turn)
     for axis in (0, 1, 2):
         _, geometry = prepare_image(image, Prepare(slice_axis=axis, size=(8, 8)), HERE)
-        slices = to_slices(image.array, turn_to(image.affine, "RAS"), axis)
+        slices = turned(image.array, turn_to(image.affine, "RAS"), axis)
         np.testing.assert_array_equal(from_slices(slices, geometry), image.array)
 
 

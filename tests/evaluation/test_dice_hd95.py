@@ -27,7 +27,6 @@ from uda.evaluation.dice_hd95 import (
     CaseScore,
     image_diagonal,
     score_case,
-    score_structure,
     summarise,
 )
 from uda.types import IGNORE
@@ -92,6 +91,16 @@ def blobs(seed: int, shape: tuple[int, int, int] = (14, 22, 18)) -> npt.NDArray[
 
 def score(case: str, structure: str, dice: float, hd95: float, state: Any = "ok") -> CaseScore:
     return CaseScore("minent", case, structure, dice, hd95, hd95 / 2, state)
+
+
+def score_structure(
+    prediction: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_], spacing: Sequence[float]
+) -> tuple[float, float, float, str]:
+    """Dice, HD95, ASSD and state of one structure."""
+    names = ["background", "structure"]
+    masks = prediction.astype(np.uint8), reference.astype(np.uint8)
+    (one,) = score_case(*masks, names, spacing, "row", "case")
+    return one.dice, one.hd95, one.assd, one.state
 
 
 def test_hand_worked_squares() -> None:

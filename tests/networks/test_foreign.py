@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError
-from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, layers, set_mode
+from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
 from uda.networks.ema import follow, twin_of
 from uda.networks.foreign import (
     kind_of,
@@ -120,7 +120,7 @@ def test_statistics_follow_only_under_the_policies_that_let_them(
     set_mode(model, policy)
     set_mode(expected, policy)
     before = statistics(model)
-    assert has_batchnorm(model)
+    assert layers(model)
     assert len(layers(model)) == 2
     for network in (model, expected):
         network(IMAGES[0])
@@ -369,7 +369,7 @@ def trace() -> bytes:
 
 def test_a_traced_network_predicts_and_trains_with_its_statistics_kept(trace: bytes) -> None:
     model = opened(trace)
-    assert has_batchnorm(model)
+    assert layers(model)
     set_mode(model, "frozen")
     before = statistics(model)
     model(IMAGES[0]).square().mean().backward()
@@ -407,8 +407,8 @@ def test_instance_normalisation_is_no_batch_normalisation() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 4, 1), nn.InstanceNorm2d(4, track_running_stats=True), nn.Conv2d(4, 3, 1)
     ).eval()
-    assert not has_batchnorm(opened(scripted(network)))
-    assert not has_batchnorm(opened(exported(network)))
+    assert not layers(opened(scripted(network)))
+    assert not layers(opened(exported(network)))
 
 
 # ---------------------------------------------------------------- files that are none of this

@@ -18,7 +18,7 @@ from torch import nn
 from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
-from uda.networks.batchnorm import estimate_batchnorm, has_batchnorm, set_mode
+from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
 from uda.networks.foreign import register_network
 from uda.networks.heads import features_of, head
 from uda.networks.model_file import (
@@ -342,8 +342,8 @@ def test_other_policies_keep_the_statistics_and_let_dropout_work(
 
 
 def test_only_batchnorm_counts_as_batchnorm(model: nn.Module) -> None:
-    assert has_batchnorm(model)
-    assert not has_batchnorm(build(Network(channels=(4, 8), norm="instance"), 2))
+    assert layers(model)
+    assert not layers(build(Network(channels=(4, 8), norm="instance"), 2))
 
 
 @pytest.mark.parametrize("res_units", [0, 2])

@@ -119,11 +119,6 @@ def turned(array: NDArray[Any], turn: Any, slice_axis: int) -> NDArray[Any]:
     return np.moveaxis(view, slice_axis, 0)
 
 
-def to_slices(array: NDArray[Any], turn: Any, slice_axis: int) -> NDArray[Any]:
-    """A contiguous copy of :func:`turned`."""
-    return np.ascontiguousarray(turned(array, turn, slice_axis))
-
-
 def nearest(full: int, size: int) -> NDArray[np.int64]:
     """For each of ``size`` equal cells the index of the one of ``full`` cells that holds its centre.
 

@@ -222,11 +222,6 @@ def sum_arrays(own: NDArray[np.int64]) -> NDArray[np.int64]:
     return functools.reduce(lambda total, part: total + part, gather_objects(own))
 
 
-def barrier() -> None:
-    """Wait for all."""
-    gather_objects(None)
-
-
 def any_of(here: bool) -> bool:
     """Whether it is so on any process; all get the same answer."""
     if world().size == 1:

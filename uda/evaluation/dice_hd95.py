@@ -42,33 +42,14 @@ class CaseScore:
     state: State
 
 
-def score_structure(
-    prediction: Mask, reference: Mask, spacing: Sequence[float], distances: bool = True
-) -> tuple[float, float, float, State]:
-    """Dice, HD95, ASSD and state of one binary structure, 2-D or 3-D.
-
-    HD95 pools the surface distances of both directions before taking the 95th percentile; ASSD is
-    the mean of the two directed means. Work is confined to the bounding box of the union, which
-    changes no value: nothing outside it belongs to either mask.
-
-    Args:
-        prediction, reference: boolean masks of one shape.
-        spacing: distance between pixel centres along each axis; its unit is that of the distances.
-        distances: without them HD95 and ASSD are NaN, and scoring is ten times as fast.
-
-    Raises:
-        DataError: shapes differ, or ``spacing`` does not fit them.
-    """
-    _check_geometry(prediction, reference, spacing)
-    prediction, reference = prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
-    diagonal = image_diagonal(reference.shape, spacing)
-    return _score(prediction, reference, spacing, diagonal, distances)
-
-
 def _score(
     prediction: Mask, reference: Mask, spacing: Sequence[float], diagonal: float, distances: bool
 ) -> tuple[float, float, float, State]:
-    """As ``score_structure``, of masks that may be cut out of an image with that ``diagonal``."""
+    """Dice, HD95, ASSD and state of one structure's boolean masks.
+
+    The masks may be cut out of an image with that ``diagonal``. Work is confined to the bounding box of their union,
+    which changes no value: nothing outside it belongs to either mask.
+    """
     predicted, present = bool(prediction.any()), bool(reference.any())
     if not present:
         return (0.0, NAN, NAN, "spurious") if predicted else (NAN, NAN, NAN, "n/a")
@@ -103,11 +84,12 @@ def score_case(
         prediction, reference: integer labels of one shape. Pixels that are ``IGNORE`` in the
             reference belong to no structure in either array.
         classes: names by label; label 0 is background and is skipped.
-        spacing, distances: as in ``score_structure``.
+        spacing: distance between pixel centres along each axis; its unit is that of the distances.
+        distances: without them HD95 and ASSD are NaN, and scoring is ten times as fast.
         row, case: who is scored on what; copied into the scores.
 
     Raises:
-        DataError: shapes differ, or a label has no class.
+        DataError: shapes differ, ``spacing`` does not fit them, or a label has no class.
     """
     from uda.types import IGNORE  # brings torch, which the readers of scores do not need
 

@@ -40,11 +40,6 @@ def layers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def has_batchnorm(model: nn.Module) -> bool:
-    """Whether the network keeps statistics of its domain."""
-    return bool(layers(model))
-
-
 def _refuse_traced(found: Iterable[nn.Module]) -> None:
     """Raise for layers whose mode is part of a traced graph; a scripted layer knows its momentum."""
     traced = [layer for layer in found if _is_program(layer) and not hasattr(layer, "momentum")]

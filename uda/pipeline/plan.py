@@ -50,9 +50,7 @@ class _Planner:
         self.recipe, self.out, self.quiet = recipe, out, quiet
         self.domains = Domains(recipe, out)
         rendered = render_data(recipe.data, self.domains)
-        self.made = (
-            [Stage(rendered.name, rendered.settings, (), dict, rendered.body)] if rendered else []
-        )
+        self.made = [] if rendered is None else [rendered]
         self.ground = tuple(stage.name for stage in self.made)
 
     @cached_property

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uda.config.recipe import Data, Phantom, Streets
 from uda.pipeline.domains import Domains
+from uda.pipeline.stage import Stage
 
 MADE = {"supervision": ["none"]}
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A stage that makes data: its name, its settings, and what writes into its folder."""
-
-    name: str
-    settings: dict[str, Any]
-    body: Callable[[Path], dict[str, Any]]
-
-
-def render_data(data: Data, domains: Domains) -> Rendered | None:
-    """What makes a recipe's data; None where they are files of the user's."""
+def render_data(data: Data, domains: Domains) -> Stage | None:
+    """The stage that makes a recipe's data; None where they are files of the user's."""
     if data.phantom is not None:
         return _phantom(data.phantom, domains)
     return None if data.streets is None else _streets(data.streets)
 
 
-def _phantom(phantom: Phantom, domains: Domains) -> Rendered:
+def _phantom(phantom: Phantom, domains: Domains) -> Stage:
     """One subject for each case that the cards name."""
     subjects = {
         "mr": sorted({int(c) for s in domains.source.splits.values() for c in s}),
@@ -42,10 +32,10 @@ def _phantom(phantom: Phantom, domains: Domains) -> Rendered:
         write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=phantom.seed)
         return MADE
 
-    return Rendered("phantom", {"seed": phantom.seed, **subjects}, body)
+    return Stage("phantom", {"seed": phantom.seed, **subjects}, (), dict, body)
 
 
-def _streets(streets: Streets) -> Rendered:
+def _streets(streets: Streets) -> Stage:
     def body(folder: Path) -> dict[str, Any]:
         from uda.data.synthetic.streets.dataset import write_streets
 
@@ -60,4 +50,4 @@ def _streets(streets: Streets) -> Rendered:
         )
         return MADE
 
-    return Rendered("streets", streets.model_dump(mode="json"), body)
+    return Stage("streets", streets.model_dump(mode="json"), (), dict, body)

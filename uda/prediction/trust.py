@@ -2,8 +2,8 @@
 does it hold the structures in their usual sizes, and how sure is the model?
 
 All are numbers by name: what an image is like (:mod:`uda.data.traits`) and what is found in it
-(:class:`uda.prediction.confidence.Tally`). A model file knows the range of each over its own images. A case outside of a range, widened
-by a margin, is flagged. Margins are wide on purpose: a range over a few dozen cases says little of its ends.
+(:class:`uda.prediction.confidence.Tally`). A model file knows the range of each over its own images. A case outside
+of a range, widened by a margin, is flagged. Margins are wide on purpose: a range over a few dozen cases says little of its ends.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from uda.data.synthetic.phantom import heart
 from uda.data.synthetic.phantom.dataset import Volume, render_subject, write_phantom
-from uda.data.synthetic.phantom.heart import RAW_LABELS
 from uda.errors import DataError
 
-MYO, LA, LV, RA, RV, AORTA, PA = RAW_LABELS
+MYO, LA, LV = heart.MYOCARDIUM, heart.LA_BLOOD, heart.LV_BLOOD
+RA, RV, AORTA, PA = heart.RA_BLOOD, heart.RV_BLOOD, heart.AORTA, heart.PULMONARY_ARTERY
+RAW_LABELS = (MYO, LA, LV, RA, RV, AORTA, PA)
 SUBJECTS = [("mr", 1001), ("mr", 1002), ("ct", 1001), ("ct", 1002)]
 MILLILITRES = {
     LV: (40, 200),

@@ -32,7 +32,6 @@ from uda.data.synthetic.phantom.shapes import (
 
 LV_BLOOD, MYOCARDIUM, LA_BLOOD, AORTA = 500, 205, 420, 820
 RA_BLOOD, RV_BLOOD, PULMONARY_ARTERY = 550, 600, 850
-RAW_LABELS = (MYOCARDIUM, LA_BLOOD, LV_BLOOD, RA_BLOOD, RV_BLOOD, AORTA, PULMONARY_ARTERY)
 """The seven MM-WHS label values."""
 
 _APEX = np.array([-0.60, 0.62, -0.50])
