@@ -12,7 +12,15 @@ from uda.config.card import DatasetCard
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
-from uda.config.priors import KINDS, NEEDS_SOURCE, NEEDS_TARGET, PriorSpec, SourceRatioPrior
+from uda.config.priors import (
+    KINDS,
+    NEEDS_SOURCE,
+    NEEDS_TARGET,
+    PriorSpec,
+    SizeCsvPrior,
+    SourceRatioPrior,
+    TagPrior,
+)
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate, Recipe
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store
@@ -264,17 +272,41 @@ def estimate_prior(
     if len(asked) > 1:
         raise PriorError(f"two kinds of prior at once: {', '.join(asked)}", expected="one of them")
     ((kind, raw),) = asked.items()
-    told = {} if supervision is None else {"supervision": supervision}
-    spec = parse(KINDS[kind], {**raw, **told}, f"a prior of kind {kind!r}")
+    if supervision is not None:
+        raw["supervision"] = supervision
+    spec = parse(KINDS[kind], raw, f"a prior of kind {kind!r}")
     spec = override(spec, overrides) if overrides else spec
+    return prior_of(
+        model, spec, tags=tags, target=target, source=source, root=root, compute=compute
+    )
+
+
+def prior_of(
+    model: PathLike,
+    spec: PriorSpec,
+    *,
+    tags: PathLike | None = None,
+    target: PathLike | None = None,
+    source: str | None = None,
+    root: PathLike | None = None,
+    compute: Compute = DEFAULT_COMPUTE,
+) -> Prior:
+    """A prior for a model's classes, of the kind and with the settings of ``spec``.
+
+    Args:
+        tags, target, source, root: as in :func:`estimate_prior`; each kind reads those it needs.
+
+    Raises:
+        UdaError: something that the kind needs is missing, or numbers that cannot be true.
+    """
     parent = Trained.load(Path(model))
     info = parent.info
     with tempfile.TemporaryDirectory(prefix="uda-") as folder:
         evidence = Evidence(
             target=_target_store(info, target, Path(folder), spec),
             source=_source_store(info, source, root, Path(folder), spec),
-            tags=None if tags is None else _tags_of(info, Path(tags), target),
-            sizes=None if sizes_csv is None else Path(sizes_csv),
+            tags=_tags_of(info, tags, target, spec),
+            sizes=Path(spec.file) if isinstance(spec, SizeCsvPrior) else None,
         )
         return make_prior(spec, parent, evidence, compute, seed=0)
 
@@ -315,11 +347,19 @@ def _source_store(
 
 
 def _tags_of(
-    info: ModelInfo, path: Path, target: PathLike | None
-) -> Mapping[tuple[str, int], Sequence[bool]]:
+    info: ModelInfo, path: PathLike | None, target: PathLike | None, spec: PriorSpec
+) -> Mapping[tuple[str, int], Sequence[bool]] | None:
     """The tags of a file; with ``target`` they may name its images alone."""
-    tags = read_tags(path, info.classes[1:])
+    if not isinstance(spec, TagPrior):
+        return None
+    if path is None:
+        raise PriorError(
+            f"a prior of kind {spec.kind!r} needs the tags of the target images",
+            expected=f"a CSV case,slice,{','.join(info.classes[1:])}",
+            fix="give the CSV: tags=FILE (--tags FILE)",
+        )
+    tags = read_tags(Path(path), info.classes[1:])
     if target is None:
         return tags
-    names = {case.name for case in cases_in(Path(target))}
+    names = {case.name for case in cases_in(Path(target), card_of(info).photos)}
     return select_tags(tags, names, names, path)

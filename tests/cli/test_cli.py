@@ -17,8 +17,10 @@ import pytest
 import yaml
 from conftest import CLASSES, SIZE, SLICES, Tiny
 
+from uda import __version__
 from uda.cli import main as cli
 from uda.config.loading import load_recipe
+from uda.config.priors import KINDS
 from uda.pipeline import run as pipeline
 from uda.priors import Prior
 
@@ -324,9 +326,14 @@ def test_prior_of_a_model_from_its_labels_from_tags_and_from_volumes(
 ) -> None:
     images, tags = tiny.root / "t" / "images", tiny.root / "t" / "tags.csv"
     voxels_ml = SIZE * SIZE * SLICES * 1.5 * 1.5 * 4 / 1000
-    sizes = ("--ml", f"disk={voxels_ml / 4}", "--ml", f"ring={voxels_ml / 8}", "--target", images)
+    disk, ring = f"sizes_ml.disk={voxels_ml / 4}", f"sizes_ml.ring={voxels_ml / 8}"
+    kinds: dict[str, tuple[object, ...]] = {
+        "own": (),
+        "tags": ("--kind", "target_tags", "--tags", tags),
+        "ml": ("--kind", "sizes_ml", "--set", disk, "--set", ring, "--target", images),
+    }
     made = {}
-    for name, options in {"own": (), "tags": ("--tags", tags), "ml": sizes}.items():
+    for name, options in kinds.items():
         told = fine(uda("prior", "--model", trained, *options, "--out", f"{name}.json")).out
         assert told.startswith(f"{name}.json: background ")
         made[name] = json.loads(Path(f"{name}.json").read_text())
@@ -336,25 +343,32 @@ def test_prior_of_a_model_from_its_labels_from_tags_and_from_volumes(
     np.testing.assert_allclose(made["ml"]["ratio"], [5 / 8, 1 / 4, 1 / 8], rtol=1e-5)
 
 
+def settings(*pairs: str) -> list[str]:
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
 def test_prior_of_a_model_of_every_other_kind(uda: Uda, tiny: Tiny, trained: Path) -> None:
     images, card = tiny.root / "t" / "images", tiny.home / "source.yaml"
     lines = [f"c{case}_{s};[1000, 20, 4]" for case in range(3) for s in range(SLICES)]
     (tiny.root / "sizes.csv").write_text("\n".join(["val_ids;gt", *lines]) + "\n")
     domains = ("--source", card, "--root", tiny.root)
     kinds: dict[str, tuple[tuple[object, ...], str]] = {
-        "mm2": (("--mm2", "disk=576", "--mm2", "ring=288", "--target", images), "anatomical"),
-        "predicted": (("--predicted", "--target", images, "--set", "per_image=true"), "none"),
+        "mm2": (("areas_mm2", *settings("areas_mm2.disk=576", "areas_mm2.ring=288")), "anatomical"),
+        "predicted": (("predicted", *settings("per_image=true")), "none"),
         "sizes": (
-            ("--sizes", tiny.root / "sizes.csv", "--column", "gt", "--target", images),
+            ("size_csv", *settings(f"file={tiny.root / 'sizes.csv'}", "column=gt")),
             "target_sizes",
         ),
-        "nearest": (("--nearest", "--target", images, *domains), "source_labels"),
-        "logistic": (("--logistic", "--target", images, *domains), "source_labels"),
-        "ridge": (("--ridge", "--target", images, *domains, "--set", "l2=0.1"), "source_labels"),
-        "spatial": (("--spatial", *domains, "--set", "sigma=1"), "source_labels"),
+        "nearest": (("image_level", *domains), "source_labels"),
+        "logistic": (("image_level", *settings("method=logistic"), *domains), "source_labels"),
+        "ridge": (("image_level", *settings("method=ridge", "l2=0.1"), *domains), "source_labels"),
+        "landmarks": (("landmarks", *settings("segments=9"), *domains), "source_labels"),
+        "spatial": (("spatial", *settings("sigma=1"), *domains), "source_labels"),
     }
     for name, (options, told) in kinds.items():
-        arguments = ("prior", "--model", trained, *options, "--out", f"{name}.json")
+        target = () if name == "spatial" else ("--target", images)
+        arguments = ("prior", "--model", trained, "--out", f"{name}.json", *target)
+        arguments = (*arguments, "--kind", *options)
         printed = fine(uda(*arguments, "--device", "cpu")).out
         assert re.fullmatch(
             rf"{name}\.json: background [\d.]+, disk [\d.]+, ring [\d.]+ \({told}\)\n", printed
@@ -385,8 +399,8 @@ def test_predict_writes_label_maps_once_and_names_a_bad_case(
     arguments = ("predict", "--model", trained, "--images", images, "--out", "labels")
     told = fine(uda(*arguments, "--device", "cpu"))
     assert len(list(Path("labels").glob("*.nii.gz"))) == 3
-    assert "(was there)" not in told.out
-    assert fine(uda(*arguments, "--device", "cpu")).out.count("(was there)") == 3
+    assert "(already there)" not in told.out
+    assert fine(uda(*arguments, "--device", "cpu")).out.count("(already there)") == 3
 
     (images / "broken.nii.gz").write_bytes(b"not an image")
     faulty = uda(*arguments, "--device", "cpu")
@@ -394,7 +408,7 @@ def test_predict_writes_label_maps_once_and_names_a_bad_case(
     assert "broken" in faulty.err
     assert "1 case(s) failed" in faulty.err
     assert "Traceback" not in faulty.err
-    assert faulty.out.count("(was there)") == 3
+    assert faulty.out.count("(already there)") == 3
 
 
 def test_evaluate_a_model_on_a_card(uda: Uda, tiny: Tiny, trained: Path) -> None:
@@ -509,14 +523,10 @@ def test_a_model_that_is_a_pickle_is_never_opened(uda: Uda, tiny: Tiny, tmp_path
         (["evaluate"], "give a recipe, or --model and --card"),
         (["adapt", "--model", "m"], "--model needs --target"),
         (["evaluate", "--model", "m"], "--model needs --card"),
-        (["prior", "--model", "m", "--ml", "disk"], "expected structure=millilitres"),
-        (["prior", "--model", "m", "--mm2", "disk=big"], "expected structure=mm²"),
-        (["prior", "--model", "m", "--tags", "t", "--ml", "a=1"], "got --tags and --ml"),
-        (["prior", "--model", "m", "--nearest", "--ridge"], "got --nearest and --ridge"),
-        (["prior", "--model", "m", "--source", "c"], "say what to make of them: one of --tags"),
-        (["prior", "--model", "m", "--target", "t"], "say what to make of them: one of --tags"),
         (["prior", "r", "--model", "m"], "give a recipe or --model, not both"),
-        (["prior", "r", "--spatial"], "--spatial is for --model"),
+        (["prior", "r", "--kind", "spatial"], "--kind is for --model"),
+        (["prior", "r", "--set", "sigma=1"], "--set is for --model"),
+        (["prior", "r", "--target", "t"], "--target is for --model"),
         (["runn"], "No such command"),
         (["run"], "Missing argument"),
     ],
@@ -527,6 +537,79 @@ def test_incomplete_command_says_what_is_missing(uda: Uda, arguments: list[str],
     assert told in ended.err
     assert "Traceback" not in ended.err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--kind sizes_ml --set sizes_ml.disk", "'sizes_ml.disk' is not key=value"),
+        ("--kind areas_mm2 --set areas_mm2.disk=big", "areas_mm2.disk: got 'big'"),
+        ("--kind areas_mm2 --set areas_mm2.disk=big", "valid number"),
+        ("--kind sizes_ml --set sizes_ml.a=1 --tags t", "'sizes_ml' does not use --tags"),
+        ("--kind image_level --set method=nearest --set method=ridge", "gives 'method' twice"),
+        ("--kind sizes_ml --set sizes_ml=5 --set sizes_ml.a=1", "gives 'sizes_ml.a' twice"),
+        ("--source c", "fix:      say with --kind what to make of it, or leave --source out"),
+        ("--target t", "--kind with one of sizes_ml, areas_mm2, predicted, image_level"),
+        ("--kind predicted --root r", "'predicted' does not use --root"),
+        ("--kind spatail", "there is no kind of prior 'spatail'"),
+        ("--kind spatail", "did you mean 'spatial'? valid: areas_mm2, image_level"),
+        ("--kind spatial --set sigm=2", "unknown key 'sigm'"),
+        ("--kind spatial --set sigm=2", "did you mean 'sigma'?"),
+        ("--kind image_level --set method=forest", "'nearest', 'logistic' or 'ridge'"),
+        ("--kind sizes_ml", "fix:      add --set sizes_ml.STRUCTURE=NUMBER"),
+        ("--kind size_csv", "needs file and column"),
+        ("--kind size_csv --set file=f", "fix:      add --set column=COLUMN"),
+        ("--kind sizes_ml --set size_ml.a=1", "did you mean 'sizes_ml'?"),
+    ],
+)
+def test_a_prior_that_cannot_be_made_says_what_to_change(uda: Uda, words: str, told: str) -> None:
+    refused(uda("prior", "--model", "m", *words.split()), told)
+
+
+def test_a_prior_without_its_images_tags_or_source_names_the_option(
+    uda: Uda, trained: Path
+) -> None:
+    for kind, option in {
+        "target_tags": "--tags FILE",
+        "predicted": "--target FOLDER",
+        "spatial": "--source CARD",
+    }.items():
+        refused(uda("prior", "--model", trained, "--kind", kind), repr(kind), option)
+
+
+def test_help_of_prior_describes_every_kind_by_its_docstring(uda: Uda) -> None:
+    shown = fine(uda("prior", "--help")).out
+    for name, kind in KINDS.items():
+        assert kind.__doc__
+        summary = kind.__doc__.splitlines()[0]
+        assert re.search(rf"{name} +{re.escape(summary)}", shown)
+        for setting in kind.model_fields.keys() - {"kind"}:
+            assert re.search(rf" {setting}[=.]", shown)
+
+
+def test_version_is_that_of_the_package(uda: Uda) -> None:
+    assert fine(uda("--version")).out == f"uda {__version__}\n"
+
+
+def test_help_states_the_exit_codes(uda: Uda) -> None:
+    codes = re.findall(r"^ +(\d+)  \S", fine(uda("--help")).out, re.MULTILINE)
+    assert codes == ["0", "1", "2", "3", "130", "143"]
+
+
+def test_the_shell_completes_verbs(tmp_path: Path) -> None:
+    asked = {"_UDA_COMPLETE": "complete_bash", "COMP_WORDS": "uda pre", "COMP_CWORD": "1"}
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'uda'; from uda.cli.main import main; main()",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **asked},
+    )
+    assert result.stdout.split() == ["pretrain", "predict"], result.stderr
 
 
 def test_seeds_that_are_no_numbers_are_refused(uda: Uda, tiny: Tiny) -> None:

@@ -97,10 +97,13 @@ ADAPT = (
 )
 PREDICT = "predict --model {home}/model.safetensors --images {root}/t/images --out out --device cpu"
 CHECK = "check {home}/target.yaml --root {root}"
-TAGS = "prior --model {home}/model.safetensors --tags {home}/tags.csv --out prior.json --device cpu"
-SIZES = (
-    "prior --model {home}/model.safetensors --sizes {home}/sizes.csv --column counts --target {root}/t/images"
+TAGS = (
+    "prior --model {home}/model.safetensors --kind target_tags --tags {home}/tags.csv"
     " --out prior.json --device cpu"
+)
+SIZES = (
+    "prior --model {home}/model.safetensors --kind size_csv --set file={home}/sizes.csv --set column=counts"
+    " --target {root}/t/images --out prior.json --device cpu"
 )
 IMPORT = "import {home}/network.pt --card {home}/source.yaml --out out"
 CONVERT = "convert {home}/source.yaml --root {root} --out out"

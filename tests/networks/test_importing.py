@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from uda import api
-from uda.cli.import_model import import_
+from uda.cli.main import import_
 from uda.config.card import Prepare
 from uda.config.recipe import Compute
 from uda.errors import ModelError, PriorError, UdaError

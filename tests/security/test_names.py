@@ -248,7 +248,7 @@ def test_no_verb_prints_what_a_terminal_would_obey(
             ("check", tiny.home / "source.yaml", "--root", sign),
             ("predict", "--model", trained, "--images", images, "--out", "out"),
             ("predict", "--model", sign, "--images", images, "--out", "out"),
-            ("prior", "--model", trained, "--tags", tags),
+            ("prior", "--model", trained, "--kind", "target_tags", "--tags", tags),
             ("report", evaluate.parent),
             ("adapt", "--model", trained, "--target", images, "--method", sign),
             ("import", sign, "--card", "mmwhs_mr", "--out", "out"),

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: each verb parses its words, calls the package, prints the result and sets the exit code."""

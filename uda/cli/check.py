@@ -1,4 +1,4 @@
-"""``uda check``: a card's data set, or one of nnU-Net or the Decathlon made into a card first."""
+"""``uda check``: the data set of a card, or one of nnU-Net or the Decathlon, for which it writes the card first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uda.cli.options import Root
 from uda.cli.printing import print_wide
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from uda.config.card import DatasetCard
     from uda.errors import UdaError
 
-ROWS = 50  # cases above which the terminal shows splits and faulty cases alone
-TOLD = 100  # findings of a kind at the terminal
+ROWS = 50  # with more cases, the terminal shows only splits and faulty cases
+SHOWN = 100  # faults, and notes, that the terminal shows
 COLUMNS = {
     "split": "split",
     "case": "case",
@@ -33,32 +34,32 @@ COLUMNS = {
 
 def check(
     card: Annotated[
-        str | None, typer.Argument(help="Card: a name of `uda list`, or a .yaml file.")
+        str | None, typer.Argument(help="Card: a name from `uda list`, or a .yaml file.")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder the card's root is relative to.")
-    ] = None,
+    root: Root = None,
     from_nnunet: Annotated[
         Path | None,
-        typer.Option(help="Folder of nnU-Net or the Decathlon: write its card, then check that."),
+        typer.Option(help="Folder of nnU-Net or the Decathlon: write its card, then check it."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for a page with pictures; with --from-nnunet the card to write."),
     ] = None,
 ) -> None:
-    """Read every case of a card once and list every fault, before any training."""
+    """Read every case of a card and list every fault before training."""
     if (card is None) == (from_nnunet is None):
-        raise typer.BadParameter("give a card or --from-nnunet, one of the two")
+        raise typer.BadParameter("give either a card or --from-nnunet")
     if card is not None:
         from uda.config.loading import load_card
 
         _report(load_card(card), root, out)
         return
     if root is not None:
-        raise typer.BadParameter("--root is for a card; --from-nnunet names the folder itself")
+        raise typer.BadParameter("--root goes with a card; --from-nnunet is the folder itself")
     if out is not None and out.suffix not in (".yaml", ".yml"):
-        raise typer.BadParameter(f"--out is {str(out)!r}; expected a card, such as mine.yaml")
+        raise typer.BadParameter(
+            f"--out is {str(out)!r}; expected the card to write, e.g. mine.yaml"
+        )
     if from_nnunet is not None:
         _from_nnunet(from_nnunet, out)
 
@@ -77,7 +78,7 @@ def _from_nnunet(folder: Path, out: Path | None) -> None:
 def _report(
     card: DatasetCard, root: Path | None, out: Path | None, promised_by: Path | None = None
 ) -> None:
-    """Check, draw, print; exit code 2 when there is a fault."""
+    """Check, draw and print; exit with 2 if there is a fault."""
     from uda.check.volumes import check_card
 
     found = check_card(card, root, pictures=out is not None, promised_by=promised_by)
@@ -102,14 +103,14 @@ def _report(
     _print_findings(faults, "fault")
     if page is not None:
         typer.echo(f"page: {page}")
-    told = f"{len(faults)} fault(s)" if faults else "no faults"
-    typer.echo(f"{told}, {len(notes)} note(s)" if notes else told)
+    result = f"{len(faults)} fault(s)" if faults else "no faults"
+    typer.echo(f"{result}, {len(notes)} note(s)" if notes else result)
     if faults:
         raise typer.Exit(2)
 
 
 def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
-    """A line a case; of many cases a line a split, and the faulty ones."""
+    """Print one line for each case; of many cases one line for each split, and the faulty cases."""
     from rich.table import Table
     from rich.text import Text
 
@@ -132,15 +133,15 @@ def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
 
 
 def _print_summary(name: str, summary: PhotoSummary) -> None:
-    """Of photographs there are too many for a line each."""
+    """Print the sums over a set of photographs, which are too many for a line each."""
     from rich.table import Table
     from rich.text import Text
 
-    for told in summary.tables():
-        table = Table(title=f"card {name} · {told.title}")
-        for column in told.head:
-            table.add_column(column, justify="right" if column in told.numbers else "left")
-        for row in told.rows:
+    for block in summary.tables():
+        table = Table(title=f"card {name} · {block.title}")
+        for column in block.head:
+            table.add_column(column, justify="right" if column in block.numbers else "left")
+        for row in block.rows:
             table.add_row(*map(Text, row))
         print_wide(table)
 
@@ -166,7 +167,9 @@ def _kinds(values: Sequence[str]) -> str:
 
 
 def _print_findings(found: Sequence[UdaError], kind: str) -> None:
-    for number, finding in enumerate(found[:TOLD], 1):
+    for number, finding in enumerate(found[:SHOWN], 1):
         typer.echo(f"{kind} {number}. {finding}", err=True)
-    if len(found) > TOLD:
-        typer.echo(f"… and {len(found) - TOLD} {kind}s more; --out FOLDER lists all", err=True)
+    if len(found) > SHOWN:
+        typer.echo(
+            f"… and {len(found) - SHOWN} {kind}s more; the page of --out FOLDER lists all", err=True
+        )

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-Card = Annotated[str, typer.Argument(help="Card: a name of `uda list`, or a .yaml file.")]
-Root = Annotated[Path | None, typer.Option(help="Folder the card's root is relative to.")]
+from uda.cli.options import CardName, Root
 
 
 def convert(
-    card: Card,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the records, and of a card that reads them.")
-    ],
+    card: CardName,
+    out: Annotated[Path, typer.Option(help="Folder for the records and the card that reads them.")],
     root: Root = None,
 ) -> None:
-    """Write a card's prepared slices as TFRecords and npz test volumes, the form of the cardiac literature."""
+    """Write a card's prepared slices as TFRecords and npz test volumes.
+
+    Work on cardiac MR and CT shares its data in this form.
+    """
     from uda.config.loading import load_card
     from uda.data.convert import convert_to_records
 
@@ -27,14 +27,17 @@ def convert(
 
 
 def tags(
-    card: Card,
+    card: CardName,
     root: Root = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "adapt",
     out: Annotated[
-        Path | None, typer.Option(help="The CSV. Default: where the card expects its tags.")
+        Path | None, typer.Option(help="CSV to write. Default: where the card looks for its tags.")
     ] = None,
 ) -> None:
-    """Read off labels which structures each slice shows; priors made of it say `target_tags`."""
+    """Write which structures each slice shows, read from its labels.
+
+    A prior of these tags is marked `target_tags` in every table.
+    """
     from uda.config.loading import load_card
     from uda.data.convert import write_tags
 

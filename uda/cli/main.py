@@ -1,17 +1,18 @@
-"""The command line: parse, call, print, exit code: 0 done, 1 failed, 2 bad input, 3 nothing was safe and better."""
+"""``uda``: its small verbs, and its entry point, which turns errors into one message and an exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uda import __version__
 from uda.cli.check import check
 from uda.cli.convert import convert, tags
-from uda.cli.import_model import import_
 from uda.cli.options import (
     Allow,
     Device,
@@ -20,25 +21,52 @@ from uda.cli.options import (
     Quiet,
     RecipeName,
     Restart,
+    Root,
     compute_on,
+    exit_on_fallback,
     recipe_of,
     run_stages,
     run_until,
-    seeds_of,
-    tell_fallbacks,
 )
-from uda.cli.predict import predict
 from uda.cli.printing import print_page, print_seeds, print_table
-from uda.cli.prior import prior
+from uda.cli.prior import PriorCommand, prior
 from uda.config.methods import DEFAULT, OWN
+
+if TYPE_CHECKING:
+    from uda.prediction.outcome import Outcome
+
+EXIT_CODES = """Exit codes:
+  0  done
+  1  the run failed on the way
+  2  wrong arguments, files or data
+  3  no adapted model was safe and better; the earlier one was kept
+130  stopped by Ctrl-C (SIGINT)
+143  stopped by SIGTERM"""
 
 app = typer.Typer(
     name="uda",
-    help="Adapt a trained segmentation network to images nobody has labelled.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"uda {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def uda(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Adapt a trained segmentation network to images nobody has labelled."""
 
 
 @app.command()
@@ -47,14 +75,17 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     seeds: Annotated[
-        str, typer.Option(help="Several seeds, e.g. 0,1,2: one run each, then mean ± sd over them.")
+        str, typer.Option(help="Several seeds, e.g. 0,1,2: one run each, then mean ± sd.")
     ] = "",
     restart: Restart = False,
     allow_fallback: Allow = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: pretrain, priors, adapt, evaluate, report. What is complete is skipped."""
+    """Run a recipe: pretrain, priors, adapt, evaluate, report.
+
+    Complete stages are skipped, so the same command continues an interrupted run.
+    """
     from uda.pipeline.run import default_out
 
     base = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
@@ -62,19 +93,26 @@ def run(
     if not seeds:
         done = run_stages(base, folder, None, restart, quiet)
         print_table(folder)
-        tell_fallbacks([one.folder for one in done], allow_fallback)
+        exit_on_fallback([one.folder for one in done], allow_fallback)
         return
     from uda.config.loading import override
     from uda.files.links import check_output
 
     check_output(folder)
     folders, stages = [], []
-    for seed in seeds_of(seeds):
+    for seed in _seeds(seeds):
         folders.append(folder / f"seed-{seed}")
         done = run_stages(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
         stages += [one.folder for one in done]
     print_seeds(folders, folder / "seeds.json")
-    tell_fallbacks(stages, allow_fallback)
+    exit_on_fallback(stages, allow_fallback)
+
+
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
+    return [int(part) for part in parts]
 
 
 @app.command()
@@ -86,14 +124,14 @@ def pretrain(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe's network on its labelled source."""
+    """Train a recipe's network on the labelled source."""
     run_until(recipe, overrides, "pretrain", out, restart, device, quiet)
 
 
-app.command()(prior)
+app.command(cls=PriorCommand)(prior)
 
 
-@app.command()
+@app.command(epilog=f"Methods: {', '.join(OWN)}.")
 def adapt(
     recipe: Annotated[str | None, typer.Argument(help="Recipe whose variants to run.")] = None,
     overrides: Overrides = None,
@@ -104,21 +142,28 @@ def adapt(
     target: Annotated[
         Path | None, typer.Option(help="Your unlabelled images: a folder, or a pattern in quotes.")
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(OWN)}.")] = DEFAULT,
+    method: Annotated[str, typer.Option(help="Method, see below.")] = DEFAULT,
     prior: Annotated[
-        Path | None, typer.Option(help="prior.json; default: the model's own.")
+        Path | None,
+        typer.Option(help="prior.json. Default: the class ratio of the model's training labels."),
     ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Change of the method, e.g. steps=200.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method, e.g. steps=200."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    out: Out = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder; with --model the folder of the result. Default: one in checkpoints/."
+        ),
+    ] = None,
     restart: Restart = False,
     allow_fallback: Allow = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Adapt: a recipe's variants, or your own model to your own folder of images."""
+    """Adapt a recipe's variants, or your own model to your own images."""
     if model is None:
         if recipe is None:
             raise typer.BadParameter("give a recipe, or --model and --target")
@@ -144,7 +189,7 @@ def adapt(
     )
     typer.echo(f"adapted model: {path}")
     print_page(path.parent)
-    tell_fallbacks([path.parent], allow_fallback)
+    exit_on_fallback([path.parent], allow_fallback)
 
 
 @app.command()
@@ -152,17 +197,20 @@ def evaluate(
     recipe: Annotated[str | None, typer.Argument(help="Recipe whose table to make.")] = None,
     overrides: Overrides = None,
     model: Annotated[Path | None, typer.Option(help="A model, instead of a recipe.")] = None,
-    card: Annotated[str, typer.Option(help="Card of the labelled images to score it on.")] = "",
-    root: Annotated[
-        Path | None, typer.Option(help="Folder the card's root is relative to.")
-    ] = None,
+    card: Annotated[str, typer.Option(help="Card of the labelled images.")] = "",
+    root: Root = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "test",
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder; with --model the folder of the result. Default: one in checkpoints/."
+        ),
+    ] = None,
     restart: Restart = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Score a recipe's rows, or one model, structure by structure, on labelled cases."""
+    """Score a recipe's models, or one model, on labelled images."""
     if model is None:
         if recipe is None:
             raise typer.BadParameter("give a recipe, or --model and --card")
@@ -177,17 +225,61 @@ def evaluate(
     print_table(folder)
 
 
-app.command()(predict)
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="model.safetensors, or the folder that holds it.")],
+    images: Annotated[Path, typer.Option(help="Images: a folder, or a pattern in quotes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    entropy: Annotated[
+        bool, typer.Option("--entropy", help="Also write entropy maps: where the model is unsure.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Segment a folder of images with a model.
+
+    Each label map lies on its image's own grid. report.html beside the maps lists doubtful cases first;
+    they do not change the exit code.
+    """
+    from uda import api
+
+    outcomes = []
+    for outcome in api.predict(model, images, out, entropy=entropy, compute=compute_on(device)):
+        outcomes.append(outcome)
+        if outcome.fault:
+            typer.echo(f"{outcome.case}: {outcome.fault}", err=True)
+        else:
+            already = " (already there)" if outcome.skipped else ""
+            typer.echo(f"{outcome.case}: {outcome.file}{already}")
+    _print_doubtful(outcomes, out)
+
+
+def _print_doubtful(outcomes: Sequence[Outcome], out: Path) -> None:
+    """Print on stderr the cases not to trust, with the reason; stdout keeps to one line for each label map."""
+    from uda.prediction.outcome import ordered
+    from uda.prediction.page import PAGE
+
+    doubtful = [one for one in ordered(outcomes) if one.flags]
+    for one in doubtful:
+        more = f"; {len(one.flags) - 1} more" if len(one.flags) > 1 else ""
+        typer.echo(f"not to be trusted: {one.case}: {one.flags[0].what}{more}", err=True)
+    count = f"{len(doubtful)} of {len(outcomes)} case(s) not to be trusted as they are"
+    typer.echo(f"{count}; report: {out / PAGE}", err=True)
+    if failed := sum(bool(one.fault) for one in outcomes):
+        typer.echo(f"{failed} case(s) failed", err=True)
+        raise typer.Exit(2)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folder; several seeds give mean ± sd.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folder, or one for each seed.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the page. Default: <run>/report.")
     ] = None,
 ) -> None:
-    """Print the table of a run and write its page; for several seeds print mean ± sd over them."""
+    """Print a run's table and write its page.
+
+    Of several runs, one for each seed, print mean ± sd.
+    """
     if len(runs) > 1:
         print_seeds(runs, None)
         return
@@ -198,14 +290,93 @@ def report(
 
 
 app.command()(check)
-app.command(name="import")(import_)
+
+
+@app.command(name="import")
+def import_(
+    network: Annotated[
+        Path, typer.Argument(help="File of torch.export.save (.pt2) or torch.jit.save.")
+    ],
+    card: Annotated[
+        str, typer.Option(help="Card of its training images: classes and preparation.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for model.safetensors.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict (.safetensors, .pt) to load into the network.")
+    ] = None,
+    one_logit: Annotated[
+        bool, typer.Option("--one-logit", help="Its output is one logit, of class 1 of two.")
+    ] = False,
+    output: Annotated[
+        str, typer.Option(help="Key or position of the logits among several outputs.")
+    ] = "",
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STRUCTURE=SHARE",
+            help="Share of a structure in the training images, e.g. lv=0.04; for priors.",
+        ),
+    ] = None,
+    patch: Annotated[
+        str, typer.Option(help="Slices, rows and columns that a 3-D network sees, e.g. 32,96,96.")
+    ] = "",
+) -> None:
+    """Turn a trained PyTorch network into a model file.
+
+    adapt, predict, evaluate and prior take it.
+    """
+    size, shares = _patch(patch), _shares(ratio)
+    from uda.networks.importing import import_model
+    from uda.networks.model_file import load_model
+
+    path = import_model(
+        network,
+        out,
+        card=card,
+        weights=weights,
+        one_logit=one_logit,
+        output=int(output) if output.isdecimal() else output or None,
+        class_ratio=shares,
+        spatial_dims=2 if size is None else 3,
+        patch=size,
+    )
+    _, info = load_model(path)
+    typer.echo(f"{path}: {len(info.classes)} classes ({', '.join(info.classes)})")
+    typer.echo(f"weights: {info.origin['weights']}")
+
+
+def _patch(text: str) -> tuple[int, ...] | None:
+    parts = text.split(",") if text else []
+    if parts and (len(parts) != 3 or not all(part.strip().isdecimal() for part in parts)):
+        raise typer.BadParameter(f"--patch is {text!r}; expected three numbers such as 32,96,96")
+    return tuple(int(part) for part in parts) or None
+
+
+def _shares(values: Sequence[str] | None) -> dict[str, float] | None:
+    shares = {}
+    for value in values or ():
+        name, equals, number = value.partition("=")
+        try:
+            shares[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise typer.BadParameter(
+                f"--ratio is {value!r}; expected structure=share, e.g. lv=0.04"
+            )
+    return shares or None
+
+
 app.command()(convert)
 app.command()(tags)
 
 
 @app.command()
 def show(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Print a recipe with every default and change filled in; the output is a recipe itself."""
+    """Print a recipe with every default and change filled in.
+
+    The output is itself a recipe.
+    """
     from uda.config.loading import show as resolved
 
     typer.echo(resolved(recipe_of(recipe, overrides or [])), nl=False)
@@ -213,7 +384,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command(name="list")
 def list_() -> None:
-    """List the recipes and cards that can be used by name."""
+    """List the recipes and cards that have a name."""
     from uda.config.loading import available, read_yaml
 
     for kind in ("recipe", "card"):
@@ -223,9 +394,9 @@ def list_() -> None:
 
 
 def main() -> None:
-    """Entry point: user errors become one message and an exit code. Of several processes the first one speaks."""
+    """Run ``uda``: an error becomes one message and an exit code. Of several processes only the first one prints."""
     from uda.devices.distributed import launched, repeated
-    from uda.errors import UdaError
+    from uda.errors import RunError, UdaError
     from uda.training.signals import Stopped, heeded
 
     try:
@@ -242,17 +413,18 @@ def main() -> None:
             typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        typer.echo("interrupted; the same command continues from the last checkpoint", err=True)
         sys.exit(130)
     except Exception as error:
         if os.environ.get("UDA_DEBUG"):
             raise
         if isinstance(error, OSError):
-            typer.echo(f"error: the disk or the system refused: {error}", err=True)
-            typer.echo(
-                "  fix:      make room or give permission; the same command goes on", err=True
+            refused = RunError(
+                f"the disk or the system refused: {error}",
+                fix="make room or give permission, then run the same command to continue",
             )
-            sys.exit(1)
-        typer.echo(f"unexpected {type(error).__name__}: {error}", err=True)
-        typer.echo("this is a fault of uda; UDA_DEBUG=1 shows where it happened", err=True)
+            typer.echo(f"error: {refused}", err=True)
+        else:
+            typer.echo(f"unexpected {type(error).__name__}: {error}", err=True)
+            typer.echo("this is a bug in uda; UDA_DEBUG=1 shows where", err=True)
         sys.exit(1)

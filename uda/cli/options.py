@@ -1,4 +1,4 @@
-"""What the verbs share: options that read alike everywhere, and running a recipe up to a stage."""
+"""What the verbs share: options with one name and one meaning, and running a recipe up to a stage."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ if TYPE_CHECKING:
     from uda.config.recipe import Compute, Recipe
     from uda.pipeline.stage import Done
 
-RecipeName = Annotated[str, typer.Argument(help="Recipe: a name of `uda list`, or a .yaml file.")]
+RecipeName = Annotated[str, typer.Argument(help="Recipe: a name from `uda list`, or a .yaml file.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes such as seed=1 or adapt.*.steps=200.")
+    list[str] | None, typer.Argument(help="Changes, e.g. seed=1 or adapt.*.steps=200.")
+]
+CardName = Annotated[str, typer.Argument(help="Card: a name from `uda list`, or a .yaml file.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of the data; the card's root is relative to it.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder. Default: checkpoints/<recipe>.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Forget what was done and do it again.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Do complete work again, too.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Allow = Annotated[
-    bool, typer.Option(help="Exit with 0 instead of 3 where nothing was safe and better.")
+    bool,
+    typer.Option(
+        "--allow-fallback", help="Exit with 0, not 3, if no adapted model was safe and better."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
@@ -56,14 +63,14 @@ def run_until(
     resolved = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
     folder = out or default_out(resolved)
     done = run_stages(resolved, folder, stage, restart, quiet)
-    tell_fallbacks([one.folder for one in done], allow_fallback)
+    exit_on_fallback([one.folder for one in done], allow_fallback)
     return folder
 
 
 def run_stages(
     recipe: Recipe, out: Path, until: str | None, restart: bool, quiet: bool
 ) -> list[Done]:
-    """Run a recipe, saying on stderr what it does."""
+    """Run a recipe and name each stage on stderr."""
     from uda.pipeline import run as pipeline
 
     def announce(stage: str, state: str) -> None:
@@ -73,42 +80,20 @@ def run_stages(
     return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
 
 
-def tell_fallbacks(folders: Sequence[Path], allowed: bool) -> None:
-    """Say which of these stages kept what was there before adaptation; the command then ends with exit code 3.
+def exit_on_fallback(stages: Sequence[Path], allowed: bool) -> None:
+    """Name on stderr the stages that kept the model before adaptation; exit with 3 if there is one.
 
     Args:
-        allowed: end with 0 all the same.
+        allowed: go on all the same.
     """
     from uda.files.stage_folder import StageFolder
 
     found = False
-    for folder in folders:
-        said = (StageFolder(folder, "").recorded() or {}).get("selection", {})
-        if said.get("fallback"):
+    for folder in stages:
+        selection = (StageFolder(folder, "").recorded() or {}).get("selection", {})
+        if selection.get("fallback"):
             found = True
-            text = f"{folder.name}: kept {said['kept']}, the model before adaptation: {said['why']}"
-            typer.echo(text, err=True)
+            kept = f"kept {selection['kept']}, the model before adaptation"
+            typer.echo(f"{folder.name}: {kept}: {selection['why']}", err=True)
     if found and not allowed:
         raise typer.Exit(3)
-
-
-def seeds_of(text: str) -> list[int]:
-    """The numbers of ``--seeds``."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
-    return [int(part) for part in parts]
-
-
-def amounts_of(values: Sequence[str] | None, flag: str, unit: str) -> dict[str, float] | None:
-    """The numbers of a repeated ``structure=number`` option; None when it is not given."""
-    amounts = {}
-    for value in values or ():
-        name, equals, number = value.partition("=")
-        try:
-            amounts[name] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise typer.BadParameter(f"{flag} is {value!r}; expected structure={unit}")
-    return amounts or None

@@ -1,4 +1,4 @@
-"""Printing what the verbs have to show."""
+"""What the verbs print: tables, and where a page lies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_table(folder: Path, out: Path | None = None) -> None:
-    """Print a run's table and where its page is."""
+    """Print a run's table and the path of its page."""
     from uda.report.files import read_metrics
     from uda.report.page import class_tables, table
 
@@ -25,14 +25,14 @@ def print_table(folder: Path, out: Path | None = None) -> None:
 
 
 def print_page(folder: Path) -> None:
-    """Print where a page is, if there is one."""
+    """Print the path of a folder's page, if there is one."""
     page = folder / "report.html"
     if page.is_file():
         typer.echo(f"report: {page}")
 
 
 def print_wide(table: Table) -> None:
-    """Print a table as wide as its cells: a folded number cannot be read, a wrapped line can."""
+    """Print a table as wide as its cells: a wrapped line stays readable, a folded number does not."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -42,7 +42,7 @@ def print_wide(table: Table) -> None:
 
 
 def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
-    """Print mean ± sd over seeds, and keep it in a file."""
+    """Print mean ± sd over seeds, and write it to a file."""
     from uda.devices.distributed import on_first
     from uda.files.atomic import write_json
     from uda.report.files import read_metrics

@@ -1,134 +1,101 @@
-"""``uda prior``: a recipe's priors, or one for a model of one's own."""
+"""``uda prior``: a recipe's priors, or one for your own model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from uda.cli.options import (
     Device,
     Overrides,
     Quiet,
     Restart,
-    amounts_of,
+    Root,
     compute_on,
     recipe_of,
     run_until,
 )
 
 if TYPE_CHECKING:
+    from uda.config.priors import AnyPrior
     from uda.priors import Prior
 
-Amounts = list[str] | None
+USUAL = "source_labels"
+
+
+class PriorCommand(TyperCommand):
+    """A command whose help ends with the kinds of prior, read from their settings only then."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The usual help, then the kinds."""
+        super().format_help(ctx, formatter)
+        _print_kinds()
 
 
 def prior(
     recipe: Annotated[str | None, typer.Argument(help="Recipe whose priors to make.")] = None,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; with --model the prior.json to write.")
-    ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A trained model, instead of a recipe.")
+        Path | None, typer.Option(help="Your trained model, instead of a recipe.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help=f"Kind of prior, see below. Default: {USUAL}.")
+    ] = "",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the kind, e.g. sigma=2."),
     ] = None,
     tags: Annotated[
-        Path | None, typer.Option(help="CSV case,slice,<structures> of 0 and 1.")
+        Path | None, typer.Option(help="CSV case,slice,<structures> with 0 and 1.")
     ] = None,
-    ml: Annotated[Amounts, typer.Option(help="Volume of a structure, e.g. lv=120.")] = None,
-    mm2: Annotated[
-        Amounts, typer.Option(help="Mean area of a structure over all slices, e.g. lv=900.")
-    ] = None,
-    sizes: Annotated[
-        Path | None, typer.Option(help="CSV val_ids,<column> of pixel counts per image.")
-    ] = None,
-    column: Annotated[str, typer.Option(help="Column of the CSV with the lists of counts.")] = "",
-    predicted: Annotated[
-        bool, typer.Option("--predicted", help="From the model's own predictions.")
-    ] = False,
-    nearest: Annotated[
-        bool, typer.Option("--nearest", help="Per image, from the nearest source images.")
-    ] = False,
-    logistic: Annotated[
-        bool, typer.Option("--logistic", help="Per image, by logistic regression on the source.")
-    ] = False,
-    ridge: Annotated[
-        bool, typer.Option("--ridge", help="Per image, by ridge regression on the source.")
-    ] = False,
-    landmarks: Annotated[
-        bool,
-        typer.Option(
-            "--landmarks", help="Per image, with classes (and a PNG) of the surest superpixels."
-        ),
-    ] = False,
-    spatial: Annotated[
-        bool,
-        typer.Option(
-            "--spatial", help="With maps (and a PNG) of where each class lies in the source."
-        ),
-    ] = False,
     target: Annotated[
-        Path | None,
-        typer.Option(help="Target images; for ml, mm2, sizes, predicted and the kinds per image."),
+        Path | None, typer.Option(help="Target images: a folder, or a pattern in quotes.")
     ] = None,
-    source: Annotated[
-        str, typer.Option(help="Card of the labelled source; for spatial and the kinds per image.")
-    ] = "",
-    root: Annotated[
-        Path | None, typer.Option(help="Folder the card's root is relative to.")
-    ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Change of the kind, e.g. sigma=2.")
+    source: Annotated[str, typer.Option(help="Card of the labelled source.")] = "",
+    root: Root = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; with --model the prior.json to write.")
     ] = None,
     restart: Restart = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Make priors: a recipe's, or one for your own model (default: from its training labels)."""
-    flags = {
+    """Make a recipe's priors, or one for your own model."""
+    given = {
+        "--kind": kind,
+        "--set": setting,
         "--tags": tags,
-        "--ml": ml,
-        "--mm2": mm2,
-        "--sizes": sizes,
-        "--predicted": predicted,
-        "--nearest": nearest,
-        "--logistic": logistic,
-        "--ridge": ridge,
-        "--landmarks": landmarks,
-        "--spatial": spatial,
+        "--target": target,
+        "--source": source,
+        "--root": root,
     }
-    asked = [flag for flag, value in flags.items() if value]
+    flags = [flag for flag, value in given.items() if value]
     if model is None:
-        _recipes_priors(recipe, overrides, asked, out, restart, device, quiet)
+        if recipe is None:
+            raise typer.BadParameter("give a recipe, or --model")
+        if flags:
+            raise typer.BadParameter(f"{flags[0]} is for --model; a recipe names its priors itself")
+        _make_recipes(recipe, overrides, out, restart, device, quiet)
         return
     if recipe is not None:
         raise typer.BadParameter("give a recipe or --model, not both")
-    if len(asked) > 1:
-        raise typer.BadParameter(f"one kind of prior at a time, got {' and '.join(asked)}")
-    if not asked and (source or target):
-        raise typer.BadParameter(f"say what to make of them: one of {', '.join(flags)}")
-    image_level = {"--nearest": "nearest", "--logistic": "logistic", "--ridge": "ridge"}
-    volumes, areas = amounts_of(ml, "--ml", "millilitres"), amounts_of(mm2, "--mm2", "mm²")
-    from uda.api import estimate_prior
+    spec = _spec(kind or USUAL, setting or ())
+    _refuse_unused(spec, flags)
+    from uda.api import prior_of
     from uda.priors import PRIOR_FILE
 
-    made = estimate_prior(
+    made = prior_of(
         model,
+        spec,
         tags=tags,
-        sizes_ml=volumes,
-        areas_mm2=areas,
-        sizes_csv=sizes,
-        column=column or None,
-        predicted=predicted,
-        image_level=image_level.get(asked[0]) if asked else None,
-        landmarks=landmarks,
-        spatial=spatial,
         target=target,
         source=source or None,
         root=root,
-        overrides=setting or (),
         compute=compute_on(device),
     )
     path = out or Path(PRIOR_FILE)
@@ -136,20 +103,15 @@ def prior(
     _print(path, made)
 
 
-def _recipes_priors(
-    recipe: str | None,
+def _make_recipes(
+    recipe: str,
     overrides: Sequence[str] | None,
-    asked: Sequence[str],
     out: Path | None,
     restart: bool,
     device: str,
     quiet: bool,
 ) -> None:
     """Make and print the priors that a recipe names."""
-    if recipe is None:
-        raise typer.BadParameter("give a recipe, or --model")
-    if asked:
-        raise typer.BadParameter(f"{asked[0]} is for --model; a recipe names its priors itself")
     folder = run_until(recipe, overrides, "prior", out, restart, device, quiet)
     from uda.priors import PRIOR_FILE, Prior
 
@@ -161,3 +123,102 @@ def _recipes_priors(
 def _print(path: Path, made: Prior) -> None:
     shares = ", ".join(f"{n} {r:.4g}" for n, r in zip(made.classes, made.ratio, strict=True))
     typer.echo(f"{path}: {shares} ({', '.join(made.supervision)})")
+
+
+def _spec(kind: str, settings: Sequence[str]) -> AnyPrior:
+    """The settings of a kind of prior, from ``key=value`` and ``key.structure=value``.
+
+    Raises:
+        ConfigError: an unknown kind or key, a key given twice, one that is missing, or a value that does not fit.
+    """
+    from uda.config.loading import parse, read_setting
+    from uda.config.priors import KINDS
+    from uda.errors import ConfigError, nearest
+
+    if kind not in KINDS:
+        raise ConfigError(
+            f"there is no kind of prior {kind!r}",
+            where="--kind",
+            expected=nearest(kind, KINDS),
+            fix="give one of these; `uda prior --help` describes each",
+        )
+    raw: dict[str, Any] = {}
+    for text in settings:
+        key, value = read_setting(text)
+        name, dot, structure = key.partition(".")
+        place = raw.setdefault(name, {}) if dot else raw
+        last = structure if dot else name
+        if not isinstance(place, dict) or last in place:
+            raise ConfigError(f"--set gives {key!r} twice", fix="give it once")
+        place[last] = value
+    fields = KINDS[kind].model_fields
+    missing = [name for name, field in fields.items() if field.is_required() and name not in raw]
+    if missing and raw.keys() <= fields.keys():
+        shown = _settings(KINDS[kind])
+        raise ConfigError(
+            f"a prior of kind {kind!r} needs {' and '.join(missing)}",
+            expected="--kind " + " --set ".join([kind, *(shown[name] for name in missing)]),
+            fix="add " + " and ".join(f"--set {shown[name]}" for name in missing),
+        )
+    return parse(KINDS[kind], raw, f"--set, for a prior of kind {kind!r}")
+
+
+def _settings(kind: type[AnyPrior]) -> dict[str, str]:
+    """How each setting of a kind is written: with its default, or with what to put there."""
+    written = {}
+    for name, field in kind.model_fields.items():
+        if not field.is_required():
+            written[name] = f"{name}={json.dumps(field.default)}".replace('"', "")
+        elif get_origin(field.annotation) is dict:
+            written[name] = f"{name}.STRUCTURE=NUMBER"
+        else:
+            written[name] = f"{name}={name.upper()}"
+    del written["kind"]
+    return written
+
+
+def _inputs() -> Mapping[str, tuple[type[AnyPrior], ...]]:
+    """Which kinds use an option."""
+    from uda.config.priors import NEEDS_SOURCE, NEEDS_TARGET, TagPrior
+
+    return {
+        "--tags": (TagPrior,),
+        "--target": (*NEEDS_TARGET, TagPrior),
+        "--source": NEEDS_SOURCE,
+        "--root": NEEDS_SOURCE,
+    }
+
+
+def _refuse_unused(spec: AnyPrior, flags: Sequence[str]) -> None:
+    """Refuse an option that this kind of prior does not use: its user meant another kind."""
+    from uda.errors import ConfigError
+
+    for flag, kinds in _inputs().items():
+        if flag in flags and not isinstance(spec, kinds):
+            names = ", ".join(kind.model_fields["kind"].default for kind in kinds)
+            raise ConfigError(
+                f"a prior of kind {spec.kind!r} does not use {flag}",
+                expected=f"--kind with one of {names}",
+                fix=f"say with --kind what to make of it, or leave {flag} out",
+            )
+
+
+def _print_kinds() -> None:
+    """Print a panel with each kind: what it is, the options it uses, and its settings."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    from uda.config.priors import KINDS
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    inputs = _inputs()
+    for name, kind in KINDS.items():
+        table.add_row(Text(name, "bold cyan"), (kind.__doc__ or "").partition("\n")[0])
+        used = [flag for flag, kinds in inputs.items() if kind in kinds]
+        if settings := list(_settings(kind).values()):
+            used.append("· settings: " + ", ".join(settings))
+        if used:
+            table.add_row("", Text(" ".join(used), "dim"))
+    Console().print(Panel(table, title="Kinds", title_align="left", border_style="dim"))

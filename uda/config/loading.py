@@ -130,14 +130,23 @@ def _fault(raw: dict[str, Any], text: str) -> ConfigError | None:
 
 
 def _apply(raw: dict[str, Any], text: str) -> None:
+    key, value = read_setting(text)
+    _set(raw, key.split("."), value, text)
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """Key and value of ``key=value``; the value is read as YAML.
+
+    Raises:
+        ConfigError: no key, no ``=``, or a value that is not YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r} is not key=value", expected="for example seed=1")
     try:
-        parsed = parse_yaml(value)
+        return key, parse_yaml(value)
     except ValueError as error:
         raise ConfigError(f"override {text!r}: {value!r} is not YAML") from error
-    _set(raw, key.split("."), parsed, text)
 
 
 def _set(node: Any, keys: list[str], value: Any, text: str) -> None:

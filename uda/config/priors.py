@@ -1,4 +1,7 @@
-"""Priors as a recipe writes them: which knowledge, from whom."""
+"""Priors as a recipe writes them: which knowledge, from whom.
+
+The first line of each kind's docstring is its line in ``uda prior --help``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ class SourceRatioPrior(Frozen):
 
 
 class SpatialPrior(Frozen):
-    """Mean class ratio, and how often each class is at a pixel of the source's labelled slices."""
+    """Class ratio, and maps of where each class lies in the source.
+
+    A map says how often its class is at each pixel of the source's labelled slices.
+    """
 
     kind: Literal["spatial"] = "spatial"
     sigma: Amount = 4.0
@@ -27,14 +33,20 @@ class SpatialPrior(Frozen):
 
 
 class TagPrior(Frozen):
-    """Per image: structures that its tag denies have ratio 0; the others their mean source ratio
-    in slices that show them; background takes the rest."""
+    """Per image: which structures it shows, from a CSV of tags.
+
+    A structure that the image does not show has ratio 0; the others have their mean ratio in source slices that
+    show them; background takes the rest.
+    """
 
     kind: Literal["target_tags"] = "target_tags"
 
 
 class SizePrior(Frozen):
-    """From volumes in millilitres per structure, as a share of the prepared target volumes."""
+    """Volume of each structure in ml.
+
+    It becomes a share of the prepared target volumes.
+    """
 
     kind: Literal["sizes_ml"] = "sizes_ml"
     sizes_ml: dict[str, Rate]
@@ -42,8 +54,10 @@ class SizePrior(Frozen):
 
 
 class AreaPrior(Frozen):
-    """From a structure's mean in-plane area in mm² over all slices (0 where it is not shown), as a share
-    of a prepared target slice."""
+    """Mean area of each structure in mm², over all slices.
+
+    A slice that does not show the structure counts as 0. The area becomes a share of a prepared target slice.
+    """
 
     kind: Literal["areas_mm2"] = "areas_mm2"
     areas_mm2: dict[str, Rate]
@@ -51,7 +65,10 @@ class AreaPrior(Frozen):
 
 
 class PredictedPrior(Frozen):
-    """Mean softmax of the source model on the target images, before it adapts."""
+    """Mean softmax of the model on the target images.
+
+    The source model predicts, before it adapts.
+    """
 
     kind: Literal["predicted"] = "predicted"
     batchnorm: Literal["source", "target"] = "source"
@@ -61,7 +78,10 @@ class PredictedPrior(Frozen):
 
 
 class ImageLevelPrior(Frozen):
-    """Per image: its label distribution, predicted from features of the source network (curriculum)."""
+    """Per image: class ratio, predicted from network features.
+
+    The label distributions of the curriculum: learned from the source images, for each target image.
+    """
 
     kind: Literal["image_level"] = "image_level"
     method: Literal["nearest", "logistic", "ridge"] = "nearest"
@@ -73,8 +93,10 @@ class ImageLevelPrior(Frozen):
 
 
 class LandmarkPrior(Frozen):
-    """Per image: label distribution as ``image_level`` knows it, and the classes of its surest superpixels
-    (the curriculum's second term)."""
+    """As image_level, with the classes of the surest superpixels.
+
+    The superpixels are the curriculum's second term.
+    """
 
     kind: Literal["landmarks"] = "landmarks"
     method: Literal["nearest", "logistic", "ridge"] = "logistic"
@@ -90,7 +112,10 @@ class LandmarkPrior(Frozen):
 
 
 class SizeCsvPrior(Frozen):
-    """Per image: pixel counts from a CSV with a column ``val_ids`` and one of bracketed lists."""
+    """Per image: pixel counts of each class, from a CSV.
+
+    The CSV has a column ``val_ids`` and one of bracketed lists.
+    """
 
     kind: Literal["size_csv"] = "size_csv"
     file: Annotated[str, Field(min_length=1)]

@@ -53,7 +53,7 @@ def relative_maps(maps: Tensor, low: float = 0.1, high: float = 10.0) -> Tensor:
         raise PriorError(
             f"maps of shape {tuple(maps.shape)} cannot be class frequencies",
             expected="[k, h, w], finite and none negative",
-            fix="make them with `uda prior --spatial`",
+            fix="make them with `uda prior --kind spatial`",
         )
     mean = maps.mean(dim=tuple(range(1, maps.ndim)), keepdim=True)
     nowhere = mean == 0
