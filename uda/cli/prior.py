@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
@@ -23,6 +23,7 @@ from uda.cli.options import (
 
 if TYPE_CHECKING:
     from uda.config.priors import AnyPrior
+    from uda.errors import ConfigError
     from uda.priors import Prior
 
 USUAL = "source_labels"
@@ -133,7 +134,7 @@ def _spec(kind: str, settings: Sequence[str]) -> AnyPrior:
     """
     from uda.config.loading import parse, read_setting
     from uda.config.priors import KINDS
-    from uda.errors import ConfigError, nearest
+    from uda.errors import ConfigError, nearest, raise_all
 
     if kind not in KINDS:
         raise ConfigError(
@@ -151,16 +152,40 @@ def _spec(kind: str, settings: Sequence[str]) -> AnyPrior:
         if not isinstance(place, dict) or last in place:
             raise ConfigError(f"--set gives {key!r} twice", fix="give it once")
         place[last] = value
-    fields = KINDS[kind].model_fields
-    missing = [name for name, field in fields.items() if field.is_required() and name not in raw]
-    if missing and raw.keys() <= fields.keys():
-        shown = _settings(KINDS[kind])
-        raise ConfigError(
-            f"a prior of kind {kind!r} needs {' and '.join(missing)}",
-            expected="--kind " + " --set ".join([kind, *(shown[name] for name in missing)]),
-            fix="add " + " and ".join(f"--set {shown[name]}" for name in missing),
+    where = f"--set, for a prior of kind {kind!r}"
+    raise_all(_faults(kind, raw), where)
+    return parse(KINDS[kind], raw, where)
+
+
+def _faults(kind: str, given: Collection[str]) -> list[ConfigError]:
+    """One fault for each setting that the kind does not have, and one for those that it needs and that are missing."""
+    from uda.config.priors import KINDS
+    from uda.errors import ConfigError, nearest
+
+    settings = {name: _settings(cls) for name, cls in KINDS.items()}
+    known, faults = settings[kind], []
+    for name in given:
+        if name not in known:
+            others = [f"--kind {other}" for other, names in settings.items() if name in names]
+            faults.append(
+                ConfigError(
+                    f"a prior of kind {kind!r} has no setting {name!r}",
+                    expected=nearest(name, known) if known else "no --set: it has no settings",
+                    fix=f"use {' or '.join(others)}"
+                    if others
+                    else "`uda prior --help` lists the settings of each kind",
+                )
+            )
+    needed = [name for name, field in KINDS[kind].model_fields.items() if field.is_required()]
+    if missing := [known[name] for name in needed if name not in given]:
+        faults.append(
+            ConfigError(
+                f"a prior of kind {kind!r} needs a setting that is not given",
+                expected=" ".join(f"--set {text}" for text in missing),
+                fix="add it; `uda prior --help` lists the settings of each kind",
+            )
         )
-    return parse(KINDS[kind], raw, f"--set, for a prior of kind {kind!r}")
+    return faults
 
 
 def _settings(kind: type[AnyPrior]) -> dict[str, str]:

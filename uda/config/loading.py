@@ -142,7 +142,9 @@ def read_setting(text: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"override {text!r} is not key=value", expected="for example seed=1")
+        raise ConfigError(
+            f"override {text!r} is not key=value", expected="key=value, for example seed=1"
+        )
     try:
         return key, parse_yaml(value)
     except ValueError as error:
