@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.api import adapt, evaluate_model, predict
-from uda.cli.import_model import import_
+from uda.cli.main import import_
 from uda.config.augment import Augment
 from uda.config.loading import load_card
 from uda.config.recipe import Compute
