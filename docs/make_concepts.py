@@ -261,7 +261,7 @@ def guard(run: Path) -> Figure:
         for model, line in zip(before, ("dotted", "dashed"), strict=True):
             label = {"source": "source model", "adabn": "AdaBN"}[model["name"]]
             axes.axhline(model["scores"][name], color=SOFT, ls=line, label=label)
-        kept = [one for one in chosen["candidates"] if one["step"] == chosen["step"]][-1:]
+        kept = [one for one in steps if f"step {one['step']}" == chosen["kept"]]
         axes.scatter(*series(kept, name), s=130, fc="none", ec="#d55e00", lw=2, label="kept")
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("step")
