@@ -164,11 +164,11 @@ def test_every_link_leads_to_a_file_and_to_a_heading_in_it() -> None:
     assert lost == []
 
 
-def rows(page: str) -> list[str]:
+def rows(page: str, name: str = r"\w+") -> list[str]:
     """The names in the first column of a page's tables."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     cells = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
-    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    return [found for cell in cells for found in re.findall(rf"`({name})`", cell)]
 
 
 def test_the_page_of_methods_has_every_method_once_and_no_other() -> None:
@@ -196,3 +196,9 @@ def test_the_citation_says_what_the_package_says() -> None:
     assert said["version"] == uda.__version__ == about["Version"]
     assert said["license"] == about["License-Expression"]
     assert [author["name"] for author in said["authors"]] == [about["Author"]]
+
+
+def test_the_page_of_the_design_has_every_room_once_and_no_other() -> None:
+    package = ROOT / "uda"
+    rooms = {path.relative_to(package).parts[0] for path in package.rglob("*.py")} - {"__init__.py"}
+    assert sorted(name.rstrip("/") for name in rows("design.md", r"[\w.]+/?")) == sorted(rooms)

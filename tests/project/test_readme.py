@@ -23,6 +23,7 @@ STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.
 FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
 SHORT = [
     *("pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"),
+    "network.channels=[4,8,16]",
     *("adapt.ratio_teacher.guard.images=8", "--allow-fallback"),
 ]
 
