@@ -1,17 +1,24 @@
-"""The page of mathematics says what the docstrings say, of every public loss, and its formulas can be set."""
+"""The page of mathematics says what the docstrings say, of every public loss, and its formulas can be set. The other
+pages name every method, recipe and command, and their links lead somewhere."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from matplotlib.mathtext import MathTextParser
 
+import uda
 import uda.losses
+from uda.cli.main import app
+from uda.config.loading import available
+from uda.config.methods import METHODS
 from uda.errors import UdaError
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +130,75 @@ def test_formulas_are_tex() -> None:
         plain = re.sub(r"\\frac\s*(\w)\s*(\w)", r"\\frac{\1}{\2}", formula)
         plain = re.sub(r"\\(le|ge)(?![A-Za-z])", r"\\\1q", plain).replace(r"\displaystyle", "")
         parser.parse(f"${plain}$")
+
+
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "checkpoints").glob("*.md"),
+    *(ROOT / "benchmarks").glob("*.md"),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name on a page, as GitHub makes it of the headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_every_link_leads_to_a_file_and_to_a_heading_in_it() -> None:
+    links = [
+        (page, *link.partition("#")[::2])
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert {ROOT / "README.md", ROOT / "docs" / "methods.md"} <= {page for page, *_ in links}
+    lost = [
+        (page.name, path, anchor)
+        for page, path, anchor in links
+        if not (target := page.parent / path if path else page).exists()
+        or (anchor and anchor not in anchors(target))
+    ]
+    assert lost == []
+
+
+def rows(page: str, name: str = r"\w+") -> list[str]:
+    """The names in the first column of a page's tables."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    cells = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    return [found for cell in cells for found in re.findall(rf"`({name})`", cell)]
+
+
+def test_the_page_of_methods_has_every_method_once_and_no_other() -> None:
+    assert sorted(rows("methods.md")) == sorted({"adabn", *METHODS})
+
+
+def test_the_page_of_recipes_has_every_recipe_once_and_no_other() -> None:
+    assert sorted(rows("recipes.md")) == sorted(path.stem for path in available("recipe").values())
+
+
+def test_every_command_has_a_section_and_a_question() -> None:
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    titles = " ".join(re.findall(r"^## (.+)$", page, re.MULTILINE))
+    sections = set(re.findall(r"uda (\w+)", titles)) | {"pretrain"}  # under `uda run`
+    assert sections == verbs
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {verb for verb in verbs if f"`uda {verb}" not in readme} == set()
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    about = metadata("uda-seg")
+    assert said["cff-version"] == "1.2.0"
+    assert said["version"] == uda.__version__ == about["Version"]
+    assert said["license"] == about["License-Expression"]
+    assert [author["name"] for author in said["authors"]] == [about["Author"]]
+
+
+def test_the_page_of_the_design_has_every_room_once_and_no_other() -> None:
+    package = ROOT / "uda"
+    rooms = {path.relative_to(package).parts[0] for path in package.rglob("*.py")} - {"__init__.py"}
+    assert sorted(name.rstrip("/") for name in rows("design.md", r"[\w.]+/?")) == sorted(rooms)

@@ -1,7 +1,8 @@
-"""The README's commands run as printed, in its order, with a few training steps instead of many."""
+"""The commands of README and of the pages of docs run as printed, with a few training steps instead of many."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,37 +10,42 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import uda
 from uda.cli.main import app
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "docs" / "commands.md", ROOT / "docs" / "recipes.md"]
+"""in the order in which they run; each goes on with what those before it made"""
+ELSEWHERE = {"extending", "losses"}
+"""pages of docs that have tests of their own"""
 STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]
 FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
 SHORT = [
     *("pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"),
+    "network.channels=[4,8,16]",
     *("adapt.ratio_teacher.guard.images=8", "--allow-fallback"),
 ]
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+def commands(page: Path) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [shlex.split(line)[1:] for line in lines if line.startswith("uda ")]
 
 
-def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_readme_and_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     demo = runner.invoke(app, ["run", "cardiac_phantom", *SHORT, "--quiet"], catch_exceptions=False)
     assert demo.exit_code == 0, demo.output
     assert "target_supervised" in demo.output
-    listed = commands()
+    listed = [words for page in PAGES for words in commands(page)]
     assert {words[0] for words in listed} >= {
-        "adapt",
-        "predict",
-        "run",
-        "check",
-        "evaluate",
-        "report",
+        *("adapt", "predict", "run", "check", "evaluate", "report"),
+        *("prior", "list", "show"),
     }
     for words in listed:
         recipe = words[1] if words[0] == "run" else ""
@@ -48,16 +54,38 @@ def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Mo
             short = FEW
         result = runner.invoke(app, [*words, *short], catch_exceptions=False)
         assert result.exit_code == 0, (words, result.output)
+    draw_concepts(Path("checkpoints/cardiac_phantom"), Path("pictures"))
 
 
-def test_files_the_readme_links_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
+def draw_concepts(run: Path, out: Path) -> None:
+    """The pictures of the concepts can be drawn again from any run of the demo."""
+    script = ROOT / "docs" / "make_concepts.py"
+    spec = importlib.util.spec_from_file_location("make_concepts", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(run, out)
+    drawn = [path.name for path in sorted(out.iterdir())]
+    text = (ROOT / "docs" / "concepts.md").read_text()
+    assert sorted(re.findall(r"\]\(concepts/(\w+\.png)\)", text)) == drawn
+    assert [path.name for path in sorted((ROOT / "docs" / "concepts").iterdir())] == drawn
+
+
+def test_no_page_has_commands_that_nobody_runs() -> None:
+    pages = [path for path in (ROOT / "docs").glob("*.md") if path.stem not in ELSEWHERE]
+    assert [path.name for path in pages if commands(path) and path not in PAGES] == []
 
 
 def test_make_targets_of_the_readme_exist() -> None:
     targets = re.findall(r"^make (\w+)", README.read_text(), re.MULTILINE)
-    makefile = (README.parent / "Makefile").read_text()
-    assert targets == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets == ["setup", "demo", "test"]
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_python_of_readme_and_docs_names_what_is_public() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    names = set(re.findall(r"\buda\.([a-z]\w*)(?=[(`])", text))
+    assert names >= {"adapt", "evaluate", "load_recipe", "import_model"}
+    assert names <= set(uda.__all__)

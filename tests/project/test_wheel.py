@@ -58,3 +58,7 @@ def test_the_wheel_runs_a_recipe_outside_the_repository(installed: Path, tmp_pat
 def test_the_wheel_holds_the_package_and_nothing_of_a_run(installed: Path) -> None:
     top = {path.name for path in installed.iterdir()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"uda"}
+
+
+def test_the_wheel_says_that_it_is_typed(installed: Path) -> None:
+    assert (installed / "uda" / "py.typed").is_file()
