@@ -177,13 +177,8 @@ def display(text: str) -> str:
 def entries(package: Path) -> list[Entry]:
     """The public names in the order of the page: module by module, each as its file is written."""
     top = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
-    public = next(
-        {_written(name).strip("'") for name in node.value.elts}
-        for node in top.body
-        if isinstance(node, ast.Assign)
-        and _written(node.targets[0]) == "__all__"
-        and isinstance(node.value, ast.List | ast.Tuple)
-    )
+    imports = [node for node in top.body if isinstance(node, ast.ImportFrom)]
+    public = {alias.name for node in imports for alias in node.names}
     found = []
     for path in sorted(package.glob("*.py"), key=lambda p: (_place(p.stem), p.stem)):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -46,7 +46,7 @@ def test_the_table_holds_every_public_loss() -> None:
         signature = inspect.signature(public)
         return "logits" in signature.parameters and signature.return_annotation == "Scalar"
 
-    losses = {name for name in uda.losses.__all__ if is_loss(name)}
+    losses = {name for name in vars(uda.losses) if is_loss(name)}
     assert {"entropy", "dice"} <= losses
     assert losses - {name.partition(" ")[0] for name in CASES} == set()
 

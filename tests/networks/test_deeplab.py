@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from uda.config.networks import DeepLab
 from uda.errors import ModelError
-from uda.networks import build_deeplab
 from uda.networks.batchnorm import estimate_batchnorm, set_mode
+from uda.networks.deeplab import build_deeplab
 from uda.networks.heads import features_of, head
 from uda.networks.resize import by_matrices, upsample
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from uda.config.networks import DeepLab
 from uda.errors import ConfigError, ModelError
-from uda.networks import build_deeplab, load_backbone_weights, weights, weights_file
+from uda.networks import weights
+from uda.networks.deeplab import build_deeplab
+from uda.networks.weights import load_backbone_weights, weights_file
 
 
 @pytest.fixture(scope="module")

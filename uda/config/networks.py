@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -80,3 +80,9 @@ AnyNetwork = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_ours_unless_said),
 ]
+NETWORKS: dict[str, type[AnyNetwork]] = {
+    kind: settings
+    for settings in get_args(get_args(AnyNetwork)[0])
+    for kind in get_args(settings.model_fields["kind"].annotation)
+}
+"""The settings of each kind."""

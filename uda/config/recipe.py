@@ -13,12 +13,12 @@ from uda.config.methods import METHODS
 from uda.config.networks import AnyNetwork, Network
 from uda.config.priors import PriorSpec
 from uda.config.terms import (
-    SOURCE_TERMS,
     AdversarialTerm,
     CentroidTerm,
     Knowledge,
     LandmarksTerm,
     PseudoLabelTerm,
+    SourceTerm,
     SpatialPriorTerm,
     Term,
 )
@@ -109,7 +109,7 @@ class Pretrain(Training):
 
     @model_validator(mode="after")
     def _labelled(self) -> Pretrain:
-        if wrong := [t.term for t in self.objective if not isinstance(t, SOURCE_TERMS)]:
+        if wrong := [t.term for t in self.objective if not isinstance(t, SourceTerm)]:
             raise ValueError(
                 f"terms {wrong} need unlabelled target images; pretraining has labels only"
             )
@@ -152,7 +152,7 @@ class Adapt(Training):
 
     @model_validator(mode="after")
     def _possible(self) -> Adapt:
-        source = [t.term for t in self.objective if isinstance(t, SOURCE_TERMS)]
+        source = [t.term for t in self.objective if isinstance(t, SourceTerm)]
         both = [t.term for t in self.objective if isinstance(t, AdversarialTerm)]
         if self.source_free and source:
             raise ValueError(f"terms {source} need source labels; set source_free: false")

@@ -247,7 +247,6 @@ class AdversarialTerm(_Term):
 
 
 SourceTerm = CrossEntropyTerm | PartialCrossEntropyTerm | DiceTerm
-SOURCE_TERMS = (CrossEntropyTerm, PartialCrossEntropyTerm, DiceTerm)
 Term = Annotated[
     SourceTerm
     | EntropyTerm

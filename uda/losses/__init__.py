@@ -3,89 +3,43 @@
 Every loss takes logits or a :class:`Prediction`; several losses of one ``Prediction`` share its ``log_softmax``.
 """
 
-from uda.losses.adversarial import (
-    Discriminator,
-    adversarial_loss,
-    discriminator_loss,
-    self_information,
-)
-from uda.losses.centroids import (
-    assign_centroids,
-    balanced_pixels,
-    centroid_pseudo_labels,
-    class_centroids,
-)
-from uda.losses.class_ratio import (
-    class_ratio,
-    class_ratio_hinge,
-    class_ratio_kl,
-    log_class_ratio,
-    size_cross_entropy,
-)
-from uda.losses.classmix import class_mask
-from uda.losses.constraints import (
-    barrier_t,
-    log_barrier,
-    ratio_bounds,
-    size_bounds,
-    tag_bounds,
-)
-from uda.losses.dual import dual_ascent, dual_class_ratio
-from uda.losses.entropy import entropy, max_square, min_entropy
-from uda.losses.landmarks import landmark_cross_entropy
-from uda.losses.mutual_information import mutual_information
-from uda.losses.potts import potts
-from uda.losses.prediction import Prediction
-from uda.losses.self_training import PseudoLabeler, confidence_weight, mrkld, no_thresholds
-from uda.losses.sorted_area import sorted_area
-from uda.losses.spatial_prior import spatial_prior_kl
-from uda.losses.supervised import (
-    cross_entropy,
-    dice,
-    partial_cross_entropy,
-    soft_cross_entropy,
-)
-from uda.losses.thresholds import ConfidenceHistogram, portion_at
-
-__all__ = [
-    "ConfidenceHistogram",
-    "Discriminator",
-    "Prediction",
-    "PseudoLabeler",
-    "adversarial_loss",
-    "assign_centroids",
-    "balanced_pixels",
-    "barrier_t",
-    "centroid_pseudo_labels",
-    "class_centroids",
-    "class_mask",
-    "class_ratio",
-    "class_ratio_hinge",
-    "class_ratio_kl",
-    "confidence_weight",
-    "cross_entropy",
-    "dice",
-    "discriminator_loss",
-    "dual_ascent",
-    "dual_class_ratio",
-    "entropy",
-    "landmark_cross_entropy",
-    "log_barrier",
-    "log_class_ratio",
-    "max_square",
-    "min_entropy",
-    "mrkld",
-    "mutual_information",
-    "no_thresholds",
-    "partial_cross_entropy",
-    "portion_at",
-    "potts",
-    "ratio_bounds",
-    "self_information",
-    "size_bounds",
-    "size_cross_entropy",
-    "soft_cross_entropy",
-    "sorted_area",
-    "spatial_prior_kl",
-    "tag_bounds",
-]
+from uda.losses.adversarial import Discriminator as Discriminator
+from uda.losses.adversarial import adversarial_loss as adversarial_loss
+from uda.losses.adversarial import discriminator_loss as discriminator_loss
+from uda.losses.adversarial import self_information as self_information
+from uda.losses.centroids import assign_centroids as assign_centroids
+from uda.losses.centroids import balanced_pixels as balanced_pixels
+from uda.losses.centroids import centroid_pseudo_labels as centroid_pseudo_labels
+from uda.losses.centroids import class_centroids as class_centroids
+from uda.losses.class_ratio import class_ratio as class_ratio
+from uda.losses.class_ratio import class_ratio_hinge as class_ratio_hinge
+from uda.losses.class_ratio import class_ratio_kl as class_ratio_kl
+from uda.losses.class_ratio import log_class_ratio as log_class_ratio
+from uda.losses.class_ratio import size_cross_entropy as size_cross_entropy
+from uda.losses.classmix import class_mask as class_mask
+from uda.losses.constraints import barrier_t as barrier_t
+from uda.losses.constraints import log_barrier as log_barrier
+from uda.losses.constraints import ratio_bounds as ratio_bounds
+from uda.losses.constraints import size_bounds as size_bounds
+from uda.losses.constraints import tag_bounds as tag_bounds
+from uda.losses.dual import dual_ascent as dual_ascent
+from uda.losses.dual import dual_class_ratio as dual_class_ratio
+from uda.losses.entropy import entropy as entropy
+from uda.losses.entropy import max_square as max_square
+from uda.losses.entropy import min_entropy as min_entropy
+from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
+from uda.losses.mutual_information import mutual_information as mutual_information
+from uda.losses.potts import potts as potts
+from uda.losses.prediction import Prediction as Prediction
+from uda.losses.self_training import PseudoLabeler as PseudoLabeler
+from uda.losses.self_training import confidence_weight as confidence_weight
+from uda.losses.self_training import mrkld as mrkld
+from uda.losses.self_training import no_thresholds as no_thresholds
+from uda.losses.sorted_area import sorted_area as sorted_area
+from uda.losses.spatial_prior import spatial_prior_kl as spatial_prior_kl
+from uda.losses.supervised import cross_entropy as cross_entropy
+from uda.losses.supervised import dice as dice
+from uda.losses.supervised import partial_cross_entropy as partial_cross_entropy
+from uda.losses.supervised import soft_cross_entropy as soft_cross_entropy
+from uda.losses.thresholds import ConfidenceHistogram as ConfidenceHistogram
+from uda.losses.thresholds import portion_at as portion_at

@@ -130,7 +130,7 @@ def _estimating(classifier: nn.Module | None) -> bool:
 
 
 def build_deeplab(settings: DeepLab, classes: int, channels: int = 3) -> DeepLabNet:
-    """A freshly initialised network; ImageNet's weights are :func:`uda.networks.load_backbone_weights`."""
+    """A freshly initialised network; ImageNet's weights are :func:`uda.networks.weights.load_backbone_weights`."""
     backbone = build_backbone(settings, channels)
     third, fourth = feature_channels(backbone)
     second = _second_classifier(settings, third, classes) if settings.auxiliary else None

@@ -19,9 +19,10 @@ from uda.config.loading import load_card, parse
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError, PriorError
 from uda.files.links import check_output
+from uda.networks.build import build
 from uda.networks.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.networks.foreign.adapter import program_bytes
-from uda.networks.model_file import MODEL_FILE, ModelInfo, build, own_network, save_model
+from uda.networks.model_file import MODEL_FILE, ModelInfo, own_network, save_model
 
 Foreign = str | Path | nn.Module | Callable[[], nn.Module]
 

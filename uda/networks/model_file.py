@@ -1,4 +1,4 @@
-"""Networks: build one, keep it with everything its next user needs, find its last layer."""
+"""Model files: a network with everything its next user needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from uda.config.card import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
 from uda.config.fields import FILE_NAME
 from uda.config.loading import parse
-from uda.config.networks import AnyNetwork, DeepLab, ForeignNetwork, Network
+from uda.config.networks import NETWORKS, AnyNetwork, ForeignNetwork
 from uda.errors import ModelError, UdaError, nearest
 from uda.files.atomic import load_tensors, save_tensors
 from uda.files.untrusted import parse_json
+from uda.networks.build import build
 from uda.networks.fitting import check_finite, check_fit, load_weights
 from uda.networks.foreign import ForeignModel
-from uda.networks.foreign.adapter import build_foreign
 from uda.networks.image_ranges import ImageRanges
 from uda.networks.size_distribution import SizeDistribution
 
@@ -29,15 +29,6 @@ MODEL_FILE = "model.safetensors"
 FORMAT = "uda-model-1"
 PROGRAM = "uda.program"
 """tensor of a model file that holds the bytes of a foreign program"""
-
-_KINDS: dict[str, type[Network] | type[DeepLab] | type[ForeignNetwork]] = {
-    "unet": Network,
-    "deeplab_v2": DeepLab,
-    "deeplab_v3": DeepLab,
-    "registered": ForeignNetwork,
-    "torchscript": ForeignNetwork,
-    "exported": ForeignNetwork,
-}
 
 
 @dataclass(frozen=True)
@@ -135,51 +126,17 @@ def _names(raw: Any) -> tuple[str, ...]:
 
 def _network(raw: Any, path: Path) -> AnyNetwork:
     kind = dict(raw).get("kind", "unet")
-    if kind not in _KINDS:
+    if kind not in NETWORKS:
         raise ModelError(
-            f"network.kind: got {kind!r}", where=path, expected=nearest(str(kind), _KINDS)
+            f"network.kind: got {kind!r}", where=path, expected=nearest(str(kind), NETWORKS)
         )
-    return parse(_KINDS[kind], raw, path)
+    return parse(NETWORKS[kind], raw, path)
 
 
 def _prepare(raw: Any, path: Path) -> AnyPrepare:
     if dict(raw).get("kind") == "photo":
         return parse(PhotoPrepare, raw, path)
     return parse(Prepare, raw, path)
-
-
-def build(
-    network: AnyNetwork, classes: int, channels: int = 1, program: bytes | None = None
-) -> nn.Module:
-    """A network of ``channels`` input channels (in 3-D always one) and ``classes`` outputs.
-
-    Ours is freshly initialised; a registered one is as its factory makes it; a stored program has the weights it was
-    stored with.
-
-    Args:
-        program: the bytes of a TorchScript or exported program.
-
-    Raises:
-        ModelError: a foreign network that is not there, or a program that cannot be used.
-    """
-    if isinstance(network, ForeignNetwork):
-        return build_foreign(network, classes, program)
-    if isinstance(network, DeepLab):
-        from uda.networks import build_deeplab
-
-        return build_deeplab(network, classes, channels)
-    from monai.networks.nets.unet import UNet
-
-    return UNet(
-        spatial_dims=network.spatial_dims,
-        in_channels=channels if network.spatial_dims == 2 else 1,
-        out_channels=classes,
-        channels=network.channels,
-        strides=(2,) * (len(network.channels) - 1),
-        num_res_units=network.res_units,
-        norm=network.norm,
-        dropout=network.dropout,
-    )
 
 
 def own_network(model: nn.Module) -> nn.Module:
@@ -259,28 +216,3 @@ def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None
             expected=f"the {len(card.classes)} of card {card.name!r}: {list(card.classes)}",
             fix="use a card that names the model's classes in the model's order",
         )
-
-
-def backbone_file(network: AnyNetwork) -> Path | None:
-    """The file of weights that a network's settings name, there and whole; None where they name none.
-
-    Raises:
-        ModelError: it cannot be had, or is not what its name says.
-    """
-    if not isinstance(network, DeepLab) or network.weights == "none":
-        return None
-    from uda.networks import fetch_weights
-
-    return fetch_weights(network)
-
-
-def load_backbone(model: nn.Module, network: AnyNetwork) -> None:
-    """Fill a fresh network's backbone with the weights its settings name, if any.
-
-    Raises:
-        ModelError: they cannot be had, or do not fit.
-    """
-    if isinstance(network, DeepLab) and network.weights != "none":
-        from uda.networks import load_backbone_weights
-
-        load_backbone_weights(model, network)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from uda.config.networks import DeepLab
+from uda.config.networks import AnyNetwork, DeepLab
 from uda.errors import ConfigError, ModelError
 from uda.networks.foreign import match_state, read_state
 
@@ -46,15 +46,15 @@ def weights_file(settings: DeepLab) -> Path | None:
     return Path(settings.weights).expanduser()
 
 
-def fetch_weights(settings: DeepLab) -> Path | None:
+def fetch_weights(settings: AnyNetwork) -> Path | None:
     """The file that ``settings.weights`` names, there and whole; that of ``imagenet`` is downloaded if need be.
+    None for a network whose settings name none.
 
     Raises:
         ConfigError: ``imagenet`` for a backbone that nobody trained on it.
         ModelError: the file cannot be had, or is not what its name says.
     """
-    file = weights_file(settings)
-    if file is None:
+    if not isinstance(settings, DeepLab) or (file := weights_file(settings)) is None:
         return None
     if settings.weights == "imagenet" and not file.is_file():
         _download(_url(settings), file, settings.backbone)
@@ -62,16 +62,16 @@ def fetch_weights(settings: DeepLab) -> Path | None:
     return file
 
 
-def load_backbone_weights(model: nn.Module, settings: DeepLab) -> BackboneWeights | None:
-    """Fill the ``backbone`` of a network; None with ``weights: none``, which leaves it as it was initialised.
+def load_backbone_weights(model: nn.Module, settings: AnyNetwork) -> BackboneWeights | None:
+    """Fill the ``backbone`` of a network; None where its settings name no weights, which leaves it as it was
+    initialised.
 
     Raises:
         ConfigError: ``imagenet`` for a backbone that nobody trained on it.
         ModelError: the file cannot be had, is not what its name says, or holds other tensors than the
             backbone's; nothing is loaded then.
     """
-    file = fetch_weights(settings)
-    if file is None:
+    if not isinstance(settings, DeepLab) or (file := fetch_weights(settings)) is None:
         return None
     backbone = model.get_submodule("backbone")
     matches = match_state(backbone, read_state(file))

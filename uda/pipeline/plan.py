@@ -22,7 +22,8 @@ from uda.evaluation.evaluate import evaluate, metrics_of
 from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.stage_folder import STAGE_FILE
-from uda.networks.model_file import MODEL_FILE, Trained, backbone_file
+from uda.networks.model_file import MODEL_FILE, Trained
+from uda.networks.weights import fetch_weights
 from uda.pipeline.domains import Domains
 from uda.pipeline.environment import environment
 from uda.pipeline.rendering import render_data
@@ -93,7 +94,7 @@ class _Planner:
             return {**keys, **self._weights_data()}
 
         def body(folder: Path) -> dict[str, Any]:
-            on_first(lambda: backbone_file(recipe.network))  # before hours of preparation
+            on_first(lambda: fetch_weights(recipe.network))  # before hours of preparation
             return train_supervised(
                 self._run(folder, "pretrain"),
                 recipe.network,

@@ -28,16 +28,16 @@ from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.networks.batchnorm import estimate_batchnorm, set_mode
+from uda.networks.build import build
 from uda.networks.heads import head, head_parameters, use_auxiliary
 from uda.networks.model_file import (
     MODEL_FILE,
     ModelInfo,
     Trained,
-    build,
     check_classes,
-    load_backbone,
     save_model,
 )
+from uda.networks.weights import load_backbone_weights
 from uda.pipeline.validation import validation_scores
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
@@ -84,7 +84,7 @@ def train_supervised(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(run.seed, "initial weights"))
         model = build(network, len(card.classes), card.prepare.channels)
-        first_then_all(lambda: load_backbone(model, network))
+        first_then_all(lambda: load_backbone_weights(model, network))
     with deterministic():
         fabric = make_fabric(run.compute)
         batches = source_batches(store, network, settings, run, fabric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import typing
 from typing import Any
@@ -18,6 +19,8 @@ from uda.devices.device import make_fabric
 from uda.errors import PriorError
 from uda.training.objective import Objective
 from uda.training.parts import Known
+from uda.training.parts.make_part import PARTS
+from uda.training.parts.pointwise import GIVEN
 from uda.training.state import RESUME_FILE
 
 TERMS: tuple[Any, ...] = typing.get_args(typing.get_args(Term)[0])
@@ -125,6 +128,54 @@ def test_a_term_is_its_loss_with_its_settings(
 ) -> None:
     _, values = objective_of(term(name, **settings))(BATCH, SOURCE, TARGET, step=3)
     assert float(values[name]) == pytest.approx(float(loss()), rel=1e-6)
+
+
+PLAIN = [made for made in TERMS if made not in PARTS]
+"""terms that are the loss of their name"""
+COMMON = terms.MinEntropyTerm.model_fields
+BESIDE: dict[str, Any] = {
+    "log_barrier": losses.barrier_t,
+    "pseudo_labels": losses.portion_at,
+    "adversarial": losses.Discriminator,
+}
+"""what takes settings of a term beside the loss of its name"""
+RENAMED = {"start": "portion", "step": "portion_step", "limit": "portion_limit"}
+"""parameters of ``portion_at``, as ``pseudo_labels`` calls them"""
+WRITTEN_TWICE = {
+    "entropy": {"normalized"},
+    "size_bounds": {"squared", "over"},
+    "log_barrier": {"over", "start", "growth", "every", "limit"},
+    "pseudo_labels": set(RENAMED.values()),
+    "adversarial": {"width"},
+}
+
+
+@pytest.mark.parametrize("made", TERMS, ids=NAMES)
+def test_a_setting_has_the_default_of_the_parameter_that_it_fills(made: Any) -> None:
+    """Both are written, because the command line reads settings without torch."""
+    name, compared = made.model_fields["term"].default, set()
+    own = {n: f for n, f in made.model_fields.items() if n not in COMMON and n != "class_weights"}
+    for function in (vars(losses).get(name), BESIDE.get(name)):
+        if callable(function):
+            for parameter in inspect.signature(function).parameters.values():
+                renamed = function is losses.portion_at
+                setting = RENAMED.get(parameter.name, "") if renamed else parameter.name
+                if setting in own and not own[setting].is_required():
+                    assert parameter.default == own[setting].default, setting
+                    compared.add(setting)
+    settings = {n for n, field in own.items() if not field.is_required()}
+    assert compared == (settings if made in PLAIN else WRITTEN_TWICE.get(name, set()))
+
+
+@pytest.mark.parametrize("made", PLAIN, ids=[m.model_fields["term"].default for m in PLAIN])
+def test_a_plain_loss_gets_every_parameter_and_its_term_asks_for_what_that_needs(made: Any) -> None:
+    name = made.model_fields["term"].default
+    parameters = list(inspect.signature(getattr(losses, name)).parameters.values())[1:]
+    needed = {p.name for p in parameters if p.default is p.empty}
+    assert needed <= {*GIVEN, *made.model_fields}
+    asked = {"prior": "ratio", "sizes": "ratio", "areas": "ratio", "maps": "maps"}
+    term_ = term(name, **REQUIRED.get(name, {}))
+    assert term_.needs() == {asked[p.name] for p in parameters if p.name in asked}
 
 
 def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> None:

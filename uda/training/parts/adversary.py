@@ -21,8 +21,7 @@ class Adversary(Part):
     Source: Vu et al., ADVENT, CVPR 2019.
     """
 
-    def __init__(self, term: AdversarialTerm) -> None:
-        self.term = term
+    term: AdversarialTerm
 
     def setup(self, ground: Ground) -> None:
         classes, heads = _classes(ground), ("main", "auxiliary") if self.term.aux else ("main",)

@@ -27,9 +27,8 @@ class CentroidLabels(Part):
     Labels live on the grid of the features.
     """
 
-    def __init__(self, term: CentroidTerm) -> None:
-        self.term = term
-        self.centroids: Tensor | None = None
+    term: CentroidTerm
+    centroids: Tensor | None = None
 
     def setup(self, ground: Ground) -> None:
         self.ground, self.teacher = ground, twin_of(ground.student)

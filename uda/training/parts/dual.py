@@ -8,7 +8,7 @@ from torch import Tensor
 
 from uda import losses
 from uda.config.terms import DualClassRatioTerm
-from uda.training.parts.part import Ground, Known, Part, View, present
+from uda.training.parts.part import Ground, Part, View, present
 
 
 class DualClassRatio(Part):
@@ -17,8 +17,7 @@ class DualClassRatio(Part):
     The dual variables start where they are best if the prediction already has the prior.
     """
 
-    def __init__(self, term: DualClassRatioTerm, known: Known) -> None:
-        self.term, self.known = term, known
+    term: DualClassRatioTerm
 
     def setup(self, ground: Ground) -> None:
         prior = present(self.known.ratio).mean(0)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda import losses
-from uda.training.parts.part import Known, Part, View, present
+from uda.training.parts.part import Part, View, present
 from uda.types import TargetBatch
 
 
@@ -16,9 +16,6 @@ class Landmarks(Part):
 
     The superpixels are noted on the images as they are, so that they move along under the augmentation.
     """
-
-    def __init__(self, known: Known) -> None:
-        self.known = known
 
     @torch.no_grad()
     def annotate(self, target: TargetBatch) -> Tensor:

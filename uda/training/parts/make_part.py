@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from uda.config import terms
+from uda.config.fields import Frozen
 from uda.training.parts.adversary import Adversary
 from uda.training.parts.centroids import CentroidLabels
 from uda.training.parts.dual import DualClassRatio
 from uda.training.parts.landmarks import Landmarks
 from uda.training.parts.part import Known, Part, check_known
-from uda.training.parts.pointwise import Pointwise
+from uda.training.parts.pointwise import Bounded, Entropy, Pointwise
 from uda.training.parts.teacher import PseudoLabels
+
+PARTS: dict[type[Frozen], type[Part]] = {
+    terms.EntropyTerm: Entropy,
+    terms.SizeBoundsTerm: Bounded,
+    terms.LogBarrierTerm: Bounded,
+    terms.LandmarksTerm: Landmarks,
+    terms.DualClassRatioTerm: DualClassRatio,
+    terms.PseudoLabelTerm: PseudoLabels,
+    terms.CentroidTerm: CentroidLabels,
+    terms.AdversarialTerm: Adversary,
+}
+"""The part of each term; any other term is the loss of its name (:class:`Pointwise`)."""
 
 
 def make_part(term: terms.Term, known: Known) -> Part:
@@ -19,14 +32,4 @@ def make_part(term: terms.Term, known: Known) -> Part:
         PriorError: the prior does not know what the term needs.
     """
     check_known(known, sorted(term.needs()), term.term)
-    if isinstance(term, terms.PseudoLabelTerm):
-        return PseudoLabels(term, known)
-    if isinstance(term, terms.CentroidTerm):
-        return CentroidLabels(term)
-    if isinstance(term, terms.AdversarialTerm):
-        return Adversary(term)
-    if isinstance(term, terms.DualClassRatioTerm):
-        return DualClassRatio(term, known)
-    if isinstance(term, terms.LandmarksTerm):
-        return Landmarks(known)
-    return Pointwise(term, known)
+    return PARTS.get(type(term), Pointwise)(term, known)

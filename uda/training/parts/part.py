@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -85,6 +85,9 @@ class Part:
     ``setup`` once → in every step ``begin`` → ``annotate`` → ``mix`` → (augmentation, network) → ``value`` for
     each head → (update of the network) → ``after``. Everything random is drawn from (seed, step).
     """
+
+    def __init__(self, term: Any, known: Known) -> None:
+        self.term, self.known = term, known
 
     def setup(self, ground: Ground) -> None:
         """Build what the part owns, on the device."""

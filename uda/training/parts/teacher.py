@@ -27,8 +27,10 @@ class PseudoLabels(Part):
     round, as in CBST and CRST.
     """
 
+    term: PseudoLabelTerm
+
     def __init__(self, term: PseudoLabelTerm, known: Known) -> None:
-        self.term = term
+        super().__init__(term, known)
         self.maps = relative_maps(present(known.maps)) if term.spatial else None
         self.log_thresholds: Tensor | None = None
 
