@@ -58,3 +58,10 @@ def test_the_wheel_runs_a_recipe_outside_the_repository(installed: Path, tmp_pat
 def test_the_wheel_holds_the_package_and_nothing_of_a_run(installed: Path) -> None:
     top = {path.name for path in installed.iterdir()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"uda"}
+
+
+def test_the_templates_of_the_pages_ship_in_the_wheel(installed: Path) -> None:
+    folder = Path("uda/report/templates")
+    shipped, ours = ({file.name for file in (at / folder).iterdir()} for at in (installed, ROOT))
+    assert shipped == ours
+    assert "page.html" in ours
