@@ -48,7 +48,7 @@ def test_what_names_hold_is_text_and_not_html(tiny: Tiny, tmp_path: Path) -> Non
     _, html = album_of(card, tiny.root, tmp_path / "page")
     assert "<script>" not in html
     assert "case '<b>'" not in html
-    assert "case &#x27;&lt;b&gt;&#x27;" in html
+    assert "case &#39;&lt;b&gt;&#39;" in html
 
 
 def test_of_many_cases_a_choice_is_shown_and_the_rest_counted(

@@ -62,3 +62,10 @@ def test_the_wheel_holds_the_package_and_nothing_of_a_run(installed: Path) -> No
 
 def test_the_wheel_says_that_it_is_typed(installed: Path) -> None:
     assert (installed / "uda" / "py.typed").is_file()
+
+
+def test_the_templates_of_the_pages_ship_in_the_wheel(installed: Path) -> None:
+    folder = Path("uda/report/templates")
+    shipped, ours = ({file.name for file in (at / folder).iterdir()} for at in (installed, ROOT))
+    assert shipped == ours
+    assert "page.html" in ours

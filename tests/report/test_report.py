@@ -22,9 +22,12 @@ from uda.errors import DataError, RunError
 from uda.evaluation.dice_hd95 import CaseScore, summarise
 from uda.evaluation.sifa import SIFA_RULES
 from uda.evaluation.sifa import summarise as by_sifa
-from uda.report.page import read_metrics, seeds_summary, seeds_table, table, write_report
+from uda.report.files import read_metrics
+from uda.report.page import write_report
 from uda.report.sections import SUPERVISION
-from uda.report.tables import number, points
+from uda.report.seeds import seeds_summary, seeds_table
+from uda.report.tables import table
+from uda.report.wording import number, points
 
 STRUCTURES = ["myo", "lv & <rv>"]
 HOSTILE = "<script>alert('p01')</script>"

@@ -23,15 +23,11 @@ from rich.table import Table
 from uda.errors import DataError
 from uda.evaluation.miou import summarise_iou
 from uda.priors import Prior
-from uda.report.page import (
-    class_tables,
-    read_metrics,
-    seeds_class_tables,
-    seeds_table,
-    table,
-    write_report,
-)
+from uda.report.files import read_metrics
+from uda.report.page import write_report
 from uda.report.pictures import class_colours, label_map
+from uda.report.seeds import seeds_class_tables, seeds_table
+from uda.report.tables import class_tables, table
 from uda.report.wording import head_lines
 from uda.types import IGNORE
 

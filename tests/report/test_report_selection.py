@@ -19,18 +19,14 @@ from uda.cli.main import app
 from uda.config.loading import load_recipe
 from uda.errors import DataError
 from uda.pipeline import run as pipeline
-from uda.report import selection_figure as report_figures_selection
+from uda.report import selection as report_selection
 from uda.report.adaptation import write_adaptation
-from uda.report.files import read_selections
-from uda.report.page import (
-    class_tables,
-    read_metrics,
-    seeds_summary,
-    seeds_table,
-    table,
-    write_report,
-)
-from uda.report.selection import SCORES, kept_words, safe_ranks, selection_section
+from uda.report.files import read_metrics, read_selections
+from uda.report.html import templates
+from uda.report.page import write_report
+from uda.report.seeds import seeds_summary, seeds_table
+from uda.report.selection import SCORES, judged, kept_words, safe_ranks
+from uda.report.tables import class_tables, table
 from uda.report.wording import FELL_BACK, FELL_BACK_SEEDS, best, head_lines, marked
 from uda.selection import Scores, choose
 
@@ -101,6 +97,12 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"uda.report.figures.{name}", lambda *_: "data:image/png;base64,")
     monkeypatch.setattr("uda.report.selection.rank_plot", lambda *_: "data:image/png;base64,")
     monkeypatch.setattr("uda.report.adaptation.curve", lambda *_: "data:image/png;base64,")
+
+
+def shown(**selections: dict[str, Any]) -> str:
+    """The section of variants alone."""
+    template: Any = templates().get_template("selection.html").module
+    return str(template.kept(**judged(selections)))  # type: ignore[arg-type]
 
 
 def section(text: str) -> Reader:
@@ -304,7 +306,7 @@ def test_a_score_that_nobody_knows_any_more_is_shown_by_its_name() -> None:
     said = copy.deepcopy(POOR)
     for one in said["candidates"]:
         one["scores"]["sharpness"] = 1e-5
-    text = Reader(selection_section({"minent": said})).text  # type: ignore[dict-item]
+    text = Reader(shown(minent=said)).text
     assert "sharpness" in text
     assert "1.0e−05" in text
 
@@ -312,9 +314,9 @@ def test_a_score_that_nobody_knows_any_more_is_shown_by_its_name() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> Any:
     """The axes of the figure of a variant."""
     figures: list[Any] = []
-    monkeypatch.setattr(report_figures_selection, "svg", figures.append)
+    monkeypatch.setattr(report_selection, "svg", figures.append)
     titles = [SCORES[name].title for name in said["rule"]]
-    report_figures_selection.rank_plot("x", said, safe_ranks(said), titles)  # type: ignore[arg-type]
+    report_selection.rank_plot("x", said, safe_ranks(said), titles)  # type: ignore[arg-type]
     return figures[0].axes[0]
 
 
@@ -345,8 +347,7 @@ def test_a_training_that_failed_before_its_first_checkpoint_still_has_a_figure(
 
 
 def test_the_same_selection_gives_the_same_section() -> None:
-    first, second = (selection_section({"minent": GOOD}) for _ in "ab")  # type: ignore[dict-item]
-    assert first == second
+    assert shown(minent=GOOD) == shown(minent=GOOD)
 
 
 def record(said: dict[str, Any] | None, **settings: Any) -> dict[str, Any]:

@@ -6,23 +6,20 @@ import base64
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.check.findings import WHOLE_SET, CaseReport, PhotoPicture, Picture, Table
+from uda.check.findings import WHOLE_SET, CaseReport, PhotoPicture, Picture
 from uda.config.card import DatasetCard
 from uda.config.colors import palette
 from uda.data.geometry import upright
-from uda.errors import UdaError
-from uda.files.atomic import atomic_path, write_text
+from uda.files.atomic import atomic_path
 from uda.files.links import check_output
-from uda.report.figures import overlay, structure_style
-from uda.report.html import ALONE, STYLE, grid, image, legend
-from uda.report.sections import structure_legend
+from uda.report.figures import data_uri, outlines, overlay
+from uda.report.html import write_page
 from uda.types import IGNORE
 
 PAGE = "index.html"
@@ -30,11 +27,6 @@ DRAWN = 60  # cases a split that are drawn, besides those with a finding
 SHOWN = 60  # cases whose pictures are on the page
 GAP = 8  # pixels between the slices of a picture
 OPAQUE = 0.65  # share of a class's colour over a photograph
-SLICE_NOTE = (
-    "Prepared slices: the one with most of the structures (or the middle one) between two others. "
-    "Head up, in axial slices the front; the patient's right is on the left. "
-)
-PHOTO_NOTE = "Each photograph as it is and, where its label was opened and fits, under the colours of its classes. "
 COLUMNS = {
     "case": "case",
     "split": "split",
@@ -47,18 +39,6 @@ COLUMNS = {
     "prepared": "prepared",
     "kept": "inside the crop",
 }
-LOOK = """
-tbody th{min-width:5em}.wrap td{white-space:normal}tr.faulty>*{background:#fdeeec!important}
-tr.noted>*{background:#fff8e5!important}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.86rem;margin:0}
-ol li{margin:0 0 10px}
-.cases{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,540px),1fr));gap:22px;
-align-items:start}
-.cases figure{border:1px solid var(--line);border-radius:8px;overflow:hidden}
-.cases figure.faulty{border-color:#d9695c}.cases figure.noted{border-color:#d8b24a}
-.cases img{background:#000;max-height:300px;object-fit:contain}
-figcaption{padding:6px 10px}figcaption b{color:var(--ink)}
-"""
 
 
 class Album:
@@ -80,7 +60,7 @@ class Album:
         number = len(self.reports)
         self.reports.append(report)
         drawn = self._drawn.get(report.split, 0)
-        if report.picture is None or (drawn >= DRAWN and not _kind(report)):
+        if report.picture is None or (drawn >= DRAWN and not _unusual(report)):
             return
         self._drawn[report.split] = drawn + 1
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", report.case)
@@ -97,54 +77,50 @@ class Album:
 
     def write(self) -> Path:
         """Write the page; it is one file that needs no other."""
-        path = self.folder / PAGE
-        write_text(path, _page(self.card, self.reports, self._gallery()))
-        return path
+        card, reports = self.card, self.reports
+        listed = [one for one in reports if one.split != WHOLE_SET]
+        summary = next((one.summary for one in reports if one.summary), None)
+        shown, drawable = self._chosen(), sum(bool(one.prepared) for one in reports)
+        return write_page(
+            self.folder / PAGE,
+            "check.html",
+            title=f"card {card.name}",
+            subtitle=card.title,
+            cases=sum(one.split not in ("tags", WHOLE_SET) for one in reports),
+            faults=[fault for one in reports for fault in one.faults],
+            notes=[note for one in reports for note in one.notes],
+            photos=card.photos,
+            colours=self._colours() if card.photos else [],
+            styles=outlines(card.classes[1:]),
+            pictures=[self._picture(number) for number in shown],
+            drawable=drawable,
+            left_out=max(0, drawable - len(shown)),
+            beside=len(self.files) if len(shown) < len(self.files) else 0,
+            sums=summary.tables() if summary else [],
+            heads=COLUMNS.values(),
+            listed=[(one, [getattr(one, name) for name in COLUMNS]) for one in listed],
+            labelled=[one for one in reports if one.values],
+        )
 
-    def _gallery(self) -> str:
+    def _chosen(self) -> list[int]:
         """Pictures of cases with findings first, then an even choice of the others."""
-        if not self.files:
-            return "<p class=absent>No case could be drawn.</p>"
-        told = [number for number in self.files if _kind(self.reports[number])][:SHOWN]
-        rest = [number for number in self.files if number not in told]
-        room = min(SHOWN - len(told), len(rest))
-        even = [rest[i * len(rest) // room] for i in range(room)]
-        figures = "".join(self._figure(number) for number in [*told, *even])
-        cases = sum(bool(report.prepared) for report in self.reports)
-        shown = len(told) + len(even)
-        left = f"{cases - shown} of {cases} cases are left out here" if shown < cases else ""
-        more = (
-            f"; {len(self.files)} pictures lie beside this page" if shown < len(self.files) else ""
-        )
-        note = PHOTO_NOTE if self.card.photos else SLICE_NOTE
-        return (
-            f"{self._legend()}<div class=cases>{figures}</div>"
-            f"<p class=note>{note}{escape(left + more)}</p>"
-        )
+        found = [number for number in self.files if _unusual(self.reports[number])][:SHOWN]
+        rest = [number for number in self.files if number not in found]
+        room = min(SHOWN - len(found), len(rest))
+        return [*found, *(rest[i * len(rest) // room] for i in range(room))]
 
-    def _legend(self) -> str:
-        names = self.card.classes
-        if self.card.photos:
-            shades = [f"background:rgb{color}" for color in palette(self.card)]
-            return legend([*zip(names, shades, strict=True), ("ignored", "background:#000")])
-        styles = [structure_style(k) for k in range(len(names) - 1)]
-        return structure_legend(
-            (name, *style) for name, style in zip(names[1:], styles, strict=True)
-        )
+    def _colours(self) -> list[tuple[str, str]]:
+        colours = [*(f"rgb{colour}" for colour in palette(self.card)), "#000"]
+        return list(zip([*self.card.classes, "ignored"], colours, strict=True))
 
-    def _figure(self, number: int) -> str:
+    def _picture(self, number: int) -> dict[str, Any]:
         report, (file, slices) = self.reports[number], self.files[number]
-        uri = _small(self.folder / file)
         named = f"slices {', '.join(map(str, slices))}" if slices else report.shape
-        alt = f"case {report.case}, {named}"
-        return (
-            f"<figure class='{_kind(report)}'>{image(uri, alt)}<figcaption>"
-            f"<b>{escape(report.case)}</b> {escape(report.split)} · {named}</figcaption></figure>"
-        )
+        return {"report": report, "named": named, "uri": _small(self.folder / file)}
 
 
-def _kind(report: CaseReport) -> str:
-    return "faulty" if report.faults else "noted" if report.notes else ""
+def _unusual(report: CaseReport) -> bool:
+    return bool(report.faults or report.notes)
 
 
 def _strip(picture: Picture, structures: int) -> NDArray[Any]:
@@ -203,70 +179,4 @@ def _small(path: Path) -> str:
     pixels = imread(path)[..., :3]
     height, width = (n // 2 * 2 for n in pixels.shape[:2])
     half = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
-    data = _encoded(half, "jpeg", pil_kwargs={"quality": 85})
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _page(card: DatasetCard, reports: Sequence[CaseReport], gallery: str) -> str:
-    faults = [fault for report in reports for fault in report.faults]
-    notes = [note for report in reports for note in report.notes]
-    cases = sum(report.split not in ("tags", WHOLE_SET) for report in reports)
-    lead = (
-        f"{cases} cases: <b>{len(faults)} fault(s)</b> that training or evaluation would stop at or be "
-        f"wrong with, {len(notes)} note(s) to look into."
-        if faults
-        else f"{cases} cases: <b>no faults</b>, {len(notes)} note(s) to look into."
-    )
-    sections = [
-        ("Faults", _findings(faults, "No faults.")),
-        ("Notes", _findings(notes, "No notes.")),
-        ("To look at", gallery),
-        *_details(reports),
-    ]
-    body = "".join(f"<section><h2>{head}</h2>{html}</section>" for head, html in sections)
-    title = escape(f"card {card.name}")
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8>{ALONE}"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{title} · uda check</title><style>{STYLE}{LOOK}</style></head><body><main>"
-        f"<header><h1>{title}</h1><p class=sub>{escape(card.title)}</p>"
-        f"<p class=headline>{lead}</p></header>{body}</main></body></html>\n"
-    )
-
-
-def _details(reports: Sequence[CaseReport]) -> list[tuple[str, str]]:
-    """Every case of volumes; of photographs, which are too many, the sums."""
-    summary = next((report.summary for report in reports if report.summary), None)
-    if summary is None:
-        return [("Cases", _table(reports)), ("Label values", _values(reports))]
-    return [(table.title, _sums(table)) for table in summary.tables()]
-
-
-def _sums(table: Table) -> str:
-    return grid(table.head, [("", list(map(_cell, row))) for row in table.rows])
-
-
-def _findings(found: Sequence[UdaError], none: str) -> str:
-    listed = "".join(f"<li><pre>{escape(str(finding))}</pre></li>" for finding in found)
-    return f"<ol>{listed}</ol>" if found else f"<p class=absent>{none}</p>"
-
-
-def _table(reports: Sequence[CaseReport]) -> str:
-    lines = [
-        (_kind(report), [_cell(getattr(report, name)) for name in COLUMNS])
-        for report in reports
-        if report.split != WHOLE_SET
-    ]
-    return grid(list(COLUMNS.values()), lines)
-
-
-def _cell(text: str) -> str:
-    """A list stands one entry a line."""
-    return escape(text).replace(", ", "<br>").replace(" at ", "<br>at ")
-
-
-def _values(reports: Sequence[CaseReport]) -> str:
-    lines = [(_kind(r), [escape(r.case), escape(r.values)]) for r in reports if r.values]
-    if not lines:
-        return "<p class=absent>No labels.</p>"
-    return f"<div class=wrap>{grid(['case', 'raw value, class: voxels'], lines)}</div>"
+    return data_uri("image/jpeg", _encoded(half, "jpeg", pil_kwargs={"quality": 85}))

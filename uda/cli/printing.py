@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def print_table(folder: Path, out: Path | None = None) -> None:
     """Print a run's table and the path of its page."""
     from uda.report.files import read_metrics
-    from uda.report.page import class_tables, table
+    from uda.report.tables import class_tables, table
 
     metrics = read_metrics(folder)
     print_wide(table(metrics))
@@ -46,7 +46,7 @@ def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     from uda.devices.distributed import on_first
     from uda.files.atomic import write_json
     from uda.report.files import read_metrics
-    from uda.report.page import seeds_class_tables, seeds_table
+    from uda.report.seeds import seeds_class_tables, seeds_table
 
     summary, table = seeds_table([read_metrics(folder) for folder in folders])
     print_wide(table)

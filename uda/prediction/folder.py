@@ -23,7 +23,7 @@ from uda.files.atomic import read_json, write_json
 from uda.networks.model_file import ModelInfo
 from uda.prediction.confidence import Tally
 from uda.prediction.outcome import Outcome, Places, read_record, write_record
-from uda.prediction.page import write_report
+from uda.prediction.page import photo_picture, volume_picture, write_picture, write_report
 from uda.prediction.photos import (
     classes_of,
     entropy_on,
@@ -32,7 +32,6 @@ from uda.prediction.photos import (
     write_classes,
     write_grey,
 )
-from uda.prediction.pictures import photo_picture, volume_picture, write_picture
 from uda.prediction.trust import flags_of
 from uda.prediction.volumes import logit_planes, read_case
 

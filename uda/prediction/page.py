@@ -1,22 +1,29 @@
-"""The report of a folder of predictions: what is not to be trusted first, with the reason and a picture."""
+"""What the reader of a folder of predictions sees: a picture of each case, and a page with the doubtful ones first."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from uda.config.colors import distinct_colors
-from uda.files.atomic import write_json, write_text
+from uda.data.geometry import grey, turned_up, upright
+from uda.files.atomic import atomic_path, write_json
 from uda.networks.model_file import ModelInfo
-from uda.prediction.confidence import RATIO, structures_of
+from uda.prediction import trust
+from uda.prediction.confidence import RATIO, Tally, structures_of
 from uda.prediction.outcome import Outcome, Places, ordered, read_record
-from uda.prediction.trust import KINDS, NOTHING, expectations, in_words, unknown, words
-from uda.report.figures import data_uri, structure_style
-from uda.report.html import grid, image, legend, page, ramp
+from uda.prediction.photos import PreparedPhoto, shown_size
+from uda.prediction.volumes import PreparedCase
+from uda.report.figures import data_uri, outlines, overlay
+from uda.report.html import write_page
 from uda.report.pictures import entropy_colours
-from uda.report.sections import structure_legend
 
 TABLE, PAGE = "predictions.json", "report.html"
 SHOWN = 60
@@ -32,25 +39,15 @@ PROOF = (
     "is missing or of unusual size, or where the model is unsure. No flag is no proof: nobody compared these masks "
     "with a reference."
 )
-BANNER = (
-    "Not judged: {kinds}. This model's file does not say what its images were like: it was imported, or trained by "
-    "an older version. Adapt it once to images that it suits (<code>uda adapt --method adabn</code>), and it will."
-)
-LOOK = """
-.warn{background:#fff8e5;border:1px solid #d8b24a;border-radius:8px;padding:8px 12px;max-width:90ch}
-.case{border:1px solid var(--line);border-left:5px solid #a8200d;border-radius:8px;padding:2px 16px 14px;
-margin:0 0 20px;break-inside:avoid}
-.case h3{margin:12px 0 10px}.two{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start}
-.two img{flex:1 1 480px;min-width:0;background:#000}.two .scroll{flex:1 1 420px}
-.case td,.case th{padding:5px 9px}.case tbody th{font-weight:400;max-width:none}
-.case pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.86rem;margin:6px 0}
-.chip.bad{background:#fbe3df;color:#8a1a0a}
-.case tr.todo>*{border-top:0;padding-top:0;white-space:normal;color:var(--soft);font-size:.86rem}
-.rest{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px;align-items:start}
-.rest figure{border:1px solid var(--line);border-radius:8px;overflow:hidden}.rest img{background:#000}
-figcaption{padding:6px 10px}figcaption b{color:var(--ink)}
-tr.flagged>*{background:#fdf1ef!important}td.n,th+th{text-align:left}
-"""
+SIDE = 300
+"""longest side of a pane, pixels"""
+GAP = 6
+OPAQUE = 0.6
+"""share of a class's colour over a photograph"""
+QUALITY = 85
+"""of JPEG"""
+
+Bytes = NDArray[np.uint8]
 
 
 def write_report(places: Places, info: ModelInfo) -> None:
@@ -61,175 +58,113 @@ def write_report(places: Places, info: ModelInfo) -> None:
         "classes": list(info.classes),
         "confidence": OPINION,
         "flags": PROOF,
-        "not_judged": list(unknown(info)),
-        "expected": _expected(info),
+        "not_judged": list(trust.unknown(info)),
+        "expected": {
+            name: {"low": one.low, "high": one.high, "usual": list(one.seen), "cases": one.cases}
+            for name, one in trust.expectations(info).items()
+        },
         "cases": [one.as_json() for one in cases],
     }
     write_json(places.out / TABLE, table)
-    write_text(places.out / PAGE, _page(places, info, cases))
+    _page(places, info, cases)
 
 
-def _expected(info: ModelInfo) -> dict[str, Any]:
+def _page(places: Places, info: ModelInfo, cases: Sequence[Outcome]) -> None:
+    entries = [_entry(places, one, number < SHOWN) for number, one in enumerate(cases)]
+    found = structures_of(info)
+    names = [info.classes[k] for k in found]
+    colours = [f"rgb{colour}" for colour in distinct_colors(len(names))]
+    write_page(
+        places.out / PAGE,
+        "prediction.html",
+        title=f"Predictions in {places.out.resolve().name}",
+        subtitle=f"{len(cases)} case(s) · {', '.join(names)}",
+        opinion=OPINION,
+        proof=PROOF,
+        cases=entries,
+        doubtful=[one for one in entries if not one["case"].trusted],
+        trusted=[one for one in entries if one["case"].trusted],
+        columns=names if len(names) <= COLUMNS else [],
+        unknown=trust.unknown(info),
+        expected=trust.expectations(info),
+        judged=info.images is not None,
+        photos=found.start == 0,
+        colours=list(zip(names, colours, strict=True)),
+        styles=outlines(names),
+        scale=entropy_colours(8),
+        RATIO=RATIO,
+        NOTHING=trust.NOTHING,
+        words=trust.words,
+        in_words=trust.in_words,
+    )
+
+
+def _entry(places: Places, case: Outcome, shown: bool) -> dict[str, Any]:
+    """A case, the kinds of what is unusual about it, the flags by what to do, and its picture where it is shown."""
+    kinds = [kind for kind in trust.KINDS if any(flag.kind == kind for flag in case.flags)]
+    path = places.picture(case.case)
+    drawn = shown and not case.fault and path.is_file()
     return {
-        name: {"low": one.low, "high": one.high, "usual": list(one.seen), "cases": one.cases}
-        for name, one in expectations(info).items()
+        "case": case,
+        "shown": shown,
+        "kinds": ["failed"] if case.fault else kinds,
+        "fixes": {
+            fix: [flag for flag in case.flags if flag.fix == fix]
+            for fix in dict.fromkeys(flag.fix for flag in case.flags)
+        },
+        "uri": data_uri("image/jpeg", path.read_bytes()) if drawn else "",
     }
 
 
-def _page(places: Places, info: ModelInfo, cases: Sequence[Outcome]) -> str:
-    doubtful = [one for one in cases if not one.trusted]
-    rest = [one for one in cases if one.trusted]
-    sections = [
-        ("Not trusted: look at these first", _doubtful(places, info, doubtful)),
-        (
-            "Nothing unusual, least confident first",
-            _rest(places, info, rest, SHOWN - len(doubtful)),
-        ),
-        ("All cases", _table(info, cases)),
-        ("What is expected", _expectations(info)),
-    ]
-    names = ", ".join(info.classes[k] for k in structures_of(info))
-    return page(
-        f"Predictions in {places.out.resolve().name}",
-        f"{len(cases)} case(s) · {names}",
-        _lead(info, len(doubtful), len(cases)),
-        f"{escape(OPINION)} {escape(PROOF)}",
-        sections,
-        LOOK,
+def volume_picture(case: PreparedCase, tally: Tally, structures: int) -> Image.Image:
+    """Of the prepared slice that shows most of the structures, head (or front) up."""
+    geometry = case.geometry
+    classes, entropy = (turned_up(plane, geometry) for plane in tally.plane)
+    slice_ = turned_up(grey(case.slices[tally.number]), geometry)
+    _, row, column = geometry.prepared_spacing
+    aspect = column / row if upright(geometry)[0] else row / column
+    bare, drawn = (
+        _decoded(overlay(slice_, labels, structures, aspect)) for labels in (None, classes)
     )
+    unsure = _shaded(entropy).resize(bare.size, Image.Resampling.NEAREST)
+    return _row([bare, drawn, unsure])
 
 
-def _lead(info: ModelInfo, doubtful: int, count: int) -> str:
-    told = (
-        f"<b class=bad>{doubtful} of {count} case(s) are not to be trusted as they are.</b>"
-        if doubtful
-        else f"None of {count} case(s) is unusual."
+def photo_picture(photo: PreparedPhoto, tally: Tally, classes: int) -> Image.Image:
+    """Of a photograph, its classes in the colours of the written label map."""
+    rows, columns = shown_size(photo.size, SIDE)
+    table = np.array(distinct_colors(classes), np.uint8)
+    pixels = Image.fromarray(np.ascontiguousarray(photo.planes.transpose(1, 2, 0)))
+    bare = pixels.resize((columns, rows), Image.Resampling.LANCZOS)
+    colours, unsure = (
+        one.resize(bare.size, Image.Resampling.NEAREST)
+        for one in (Image.fromarray(table[tally.plane[0]]), _shaded(tally.plane[1]))
     )
-    banner = BANNER.format(kinds=" and ".join(unknown(info)))
-    missing = f"<p class=warn>{banner}</p>" if unknown(info) else ""
-    return f"<p class=headline>{told}</p>{missing}"
+    return _row([bare, Image.blend(bare, colours, OPAQUE), unsure])
 
 
-def _legend(info: ModelInfo) -> str:
-    found = structures_of(info)
-    names = [info.classes[k] for k in found]
-    if found.start == 0:
-        shades = [f"background:rgb{color}" for color in distinct_colors(len(names))]
-        keys = legend(zip(names, shades, strict=True))
-    else:
-        styles = [structure_style(k) for k in range(len(names))]
-        keys = structure_legend((name, *style) for name, style in zip(names, styles, strict=True))
-    note = (
-        "Left: the image (of a volume the slice that shows most). Middle: what was found. Right: "
-    )
-    scale = ramp(entropy_colours(8), f"{note}where the model is sure", "unsure")
-    return keys + scale
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a JPEG whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        picture.save(file, format="JPEG", quality=QUALITY)
 
 
-def _doubtful(places: Places, info: ModelInfo, cases: Sequence[Outcome]) -> str:
-    if not cases:
-        return "<p class=absent>No case.</p>"
-    shown = [_case(places, one, number < SHOWN) for number, one in enumerate(cases)]
-    return _legend(info) + "".join(shown)
+def _shaded(entropy: Bytes) -> Image.Image:
+    """Dark where the model is sure, light where it is not."""
+    table = np.array(entropy_colours(256), np.uint8)
+    return Image.fromarray(table[entropy])
 
 
-def _case(places: Places, case: Outcome, picture: bool) -> str:
-    kinds = ["failed"] if case.fault else _kinds(case)
-    chips = " ".join(f"<span class='chip bad'>{kind}</span>" for kind in kinds)
-    sure = "" if case.confidence is None else f" <small>confidence {case.confidence:.2f}</small>"
-    reasons = f"<pre>{escape(case.fault)}</pre>" if case.fault else _reasons(case)
-    drawn = _picture(places, case) if picture and not case.fault else ""
-    head = f"<h3>{escape(case.case)} {chips}{sure}</h3>"
-    return f"<article class=case>{head}<div class=two>{drawn}{reasons}</div></article>"
+def _decoded(uri: str) -> Image.Image:
+    data = base64.b64decode(uri.partition(",")[2])
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image
 
 
-def _reasons(case: Outcome) -> str:
-    """A table of what is unusual, here and usually; after those that have it in common what to do."""
-    lines: list[tuple[str, Sequence[str]]] = []
-    for fix in dict.fromkeys(flag.fix for flag in case.flags):
-        for flag in (one for one in case.flags if one.fix == fix):
-            here = "not found" if not flag.value else in_words(flag.measure, flag.value)
-            name = words(flag.measure) if flag.usual else NOTHING
-            cells = [_number_cell(escape(text)) for text in (here, flag.usual)]
-            lines.append(("", [escape(name), *cells]))
-        lines.append(("todo", ["", f"<td colspan=2>{escape(fix)}</td>"]))
-    where = next((flag.where for flag in case.flags if flag.where), "")
-    return grid(["unusual", "here", escape(where)], lines)
-
-
-def _picture(places: Places, case: Outcome) -> str:
-    path: Path = places.picture(case.case)
-    if not path.is_file():
-        return ""
-    encoded = data_uri("image/jpeg", path.read_bytes())
-    return image(encoded, f"case {case.case}: image, structures, where the model is unsure")
-
-
-def _rest(places: Places, info: ModelInfo, cases: Sequence[Outcome], room: int) -> str:
-    if not cases:
-        return "<p class=absent>No case.</p>"
-    shown = cases[: max(room, 0)]
-    figures = "".join(
-        f"<figure>{_picture(places, one)}<figcaption><b>{escape(one.case)}</b> "
-        f"confidence {_two(one.confidence)}</figcaption></figure>"
-        for one in shown
-    )
-    left = len(cases) - len(shown)
-    more = f"<p class=note>{left} more are in the table below; their pictures are in the folder cases.</p>"
-    return f"{_legend(info)}<div class=rest>{figures}</div>{more if left else ''}"
-
-
-def _table(info: ModelInfo, cases: Sequence[Outcome]) -> str:
-    names = [info.classes[k] for k in structures_of(info)]
-    names = names if len(names) <= COLUMNS else []
-    lines = []
-    for case in cases:
-        verdict = "failed" if case.fault else ", ".join(_kinds(case)) or "nothing unusual"
-        cells = [escape(case.case), verdict, _number_cell(_two(case.confidence))]
-        for name in names:
-            one = case.structures.get(name, {"confidence": None, "ratio": None})
-            share = "" if one["ratio"] is None else in_words(f"{RATIO}{name}", one["ratio"])
-            cells.append(_number_cell(f"{_two(one['confidence'])}<small>{share}</small>"))
-        cells.append(escape(case.file.name) if case.file else "–")
-        lines.append(("" if case.trusted else "flagged", cells))
-    heads = ["case", "unusual", "confidence", *(escape(name) for name in names), "label map"]
-    note = "Below the confidence of a structure: its share of the image." if names else ""
-    return grid(heads, lines) + f"<p class=note>{note}</p>"
-
-
-def _expectations(info: ModelInfo) -> str:
-    found = expectations(info)
-    lines = [
-        (
-            "",
-            [
-                escape(words(name)),
-                in_words(name, *one.seen),
-                in_words(name, one.low, one.high),
-                str(one.cases or "–"),
-            ],
-        )
-        for name, one in found.items()
-    ]
-    note = (
-        "The model's own images are those it was last trained on or adapted to, without the strangest 2 %. What is "
-        "accepted is their range and a margin. Confidence is that of the images it was trained on, of which a model is "
-        "surer than of others."
-    )
-    heads = ["", "the model's own images", "accepted", "images"]
-    if info.images is None:
-        heads[1] = "training labels, or a fixed number"
-        note = "The model does not know what its images were like."
-    return f"{grid(heads, lines)}<p class=note>{note}</p>"
-
-
-def _kinds(case: Outcome) -> list[str]:
-    return [kind for kind in KINDS if any(flag.kind == kind for flag in case.flags)]
-
-
-def _number_cell(html: str) -> str:
-    return f"<td class=n>{html}</td>"
-
-
-def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _row(panes: list[Image.Image]) -> Image.Image:
+    width, height = panes[0].size
+    out = Image.new("RGB", (len(panes) * (width + GAP) - GAP, height), "white")
+    for number, pane in enumerate(panes):
+        out.paste(pane, (number * (width + GAP), 0))
+    return out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,11 @@ def structure_style(index: int) -> tuple[str, str]:
     """Colour and line style of structure ``index`` (0 = first after the background)."""
     turn, place = divmod(index, len(STRUCTURE_COLOURS))
     return STRUCTURE_COLOURS[place], LINES[turn % len(LINES)]
+
+
+def outlines(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Structures after the background, each with its colour and line style."""
+    return [(name, *structure_style(index)) for index, name in enumerate(names)]
 
 
 def box_plot(

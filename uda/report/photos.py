@@ -1,27 +1,26 @@
-"""Sections of the page that only photographs have, and the maps of spatial priors."""
+"""What the sections show that only photographs have, and the maps of priors; ``templates/photos.html`` says how."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from uda.report import pictures
 from uda.report.figures import ROLE_COLOURS, box_plot
 from uda.report.files import Bytes, Gallery, case_means, read_maps, read_overlays
-from uda.report.heat import heat_table
-from uda.report.html import image, legend, ramp
 from uda.report.schema import Scored
-from uda.report.sections import overlay_case, pane_row, panels, role_legend
-from uda.report.wording import best, ordered, points, role, score
+from uda.report.wording import ROLES, Row, best, leads, ordered, points, role, score, tops
 
 Pane = tuple[str, str, str]
 """title, remark, data URI"""
 TITLES = {"source_only": "before"}
+ENDS = (255, 255, 255), (33, 113, 181)
+"""colours of IoU 0 and 1"""
+LIGHT_INK_ABOVE = 0.88  # where white letters begin to stand out better than black ones
 
 
-def classes_section(metrics: Mapping[str, Any]) -> str:
+def classes(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Bars of the rows that matter most, and all rows as a table."""
     names, rows = list(metrics["classes"]), ordered(metrics["rows"])
     top = best(rows)
@@ -30,17 +29,38 @@ def classes_section(metrics: Mapping[str, Any]) -> str:
         row["name"]: [score(row)["per_class"][name]["mean"] for name in names] for row in chosen
     }
     uri = pictures.class_bars(names, scores, {row["name"]: role(row) for row in chosen})
-    text = f"IoU of each class: {', '.join(scores)}"
-    return f"<figure>{image(uri, text)}</figure>{heat_of(metrics)}"
+    return {"uri": uri, "alt": f"IoU of each class: {', '.join(scores)}", "table": heat(metrics)}
 
 
-def heat_of(metrics: Mapping[str, Any]) -> str:
+def heat(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The IoU of every class in every row, under the colours that the pictures have."""
-    colours, _ = pictures.class_colours(metrics["classes"], metrics.get("colors"))
-    return heat_table(metrics, colours)
+    rows, names = ordered(metrics["rows"]), list(metrics["classes"])
+    colours, _ = pictures.class_colours(names, metrics.get("colors"))
+    highest = dict(zip(names, tops(rows, names), strict=True))
+    source = next((row for row in rows if row["name"] == "source_only"), None)
+    cells = [[_cell(row, name, highest[name], source) for name in names] for row in rows]
+    return {
+        "classes": list(zip(names, colours, strict=True)),
+        "rows": list(zip(rows, cells, strict=True)),
+        "shown": [score(rows[0])["per_class"][name] for name in names] if rows else [],
+    }
 
 
-def images_section(run: Path, metrics: Mapping[str, Any]) -> str:
+def _cell(row: Row, name: str, top: float | None, source: Row | None) -> dict[str, Any]:
+    one = score(row)["per_class"][name]
+    mean, before = one["mean"], score(source)["per_class"][name]["mean"] if source else None
+    shade = [round(low + (mean or 0) * (high - low)) for low, high in zip(*ENDS, strict=True)]
+    return {
+        "name": name,
+        "one": one,
+        "change": None if mean is None or before is None else mean - before,
+        "shade": shade,
+        "light": (mean or 0) > LIGHT_INK_ABOVE,
+        "leads": leads(row, name, top),
+    }
+
+
+def images(run: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """How the means of single images are spread in each row."""
     means = case_means(run, "iou")
     roles = {row["name"]: role(row) for row in ordered(metrics["rows"])}
@@ -52,37 +72,32 @@ def images_section(run: Path, metrics: Mapping[str, Any]) -> str:
         ]
         for name in roles
     }
-    label = "mean IoU of the image, points"
-    uri = box_plot("Single images", by_row, roles, "iou", label)
-    note = (
-        "A point is an image: the mean over the classes that it shows or that were predicted in it. The box spans the "
-        "quartiles, the line is the median. mIoU is not the mean of these: it counts the pixels of all images together."
-    )
-    used = {name: ROLE_COLOURS[name] for name in dict.fromkeys(roles.values())}
-    return role_legend(used) + panels([("Mean IoU of single images, a box per row", uri)], note)
+    uri = box_plot("Single images", by_row, roles, "iou", "mean IoU of the image, points")
+    used = [(ROLES[one], ROLE_COLOURS[one]) for one in dict.fromkeys(roles.values())]
+    return {"figures": [("Mean IoU of single images, a box per row", uri)], "roles": used}
 
 
-def gallery_section(run: Path, metrics: Mapping[str, Any]) -> str:
-    """Worst, median and best image: predictions and their entropy in two rows, all other rows below."""
+def gallery(run: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Worst, median and best image."""
     names = list(metrics["classes"])
     colours, ignored = pictures.class_colours(names, metrics.get("colors"))
     scores = case_means(run, "iou")
-    drawn = []
-    for one in read_overlays(run):
-        title = f"{one.entry['rank']}: image {one.entry['case']}"
-        panes = list(_panes(one, scores, colours, ignored))
-        drawn.append(overlay_case(title, panes, "three"))
-        if one.others:
-            rest = [
-                (name, _remark(scores, name, one), pictures.label_map(labels, colours, ignored))
-                for name, labels in one.others.items()
-            ]
-            more = pane_row(title, rest)
-            drawn.append(f"<details><summary>all other rows</summary>{more}</details>")
-    keys = [(name, colour) for name, colour in zip(names, colours, strict=True)]
-    styles = [(n, f"background:rgb{c}") for n, c in [*keys, ("ignored", ignored)]]
-    scale = ramp(pictures.entropy_colours(9), "Entropy: certain", "all classes alike")
-    return legend(styles) + scale + "".join(drawn)
+    keys = zip([*names, "ignored"], [*colours, ignored], strict=True)
+    return {
+        "keys": [(name, f"rgb{colour}") for name, colour in keys],
+        "scale": pictures.entropy_colours(9),
+        "images": [
+            {
+                "title": f"{one.entry['rank']}: image {one.entry['case']}",
+                "panes": list(_panes(one, scores, colours, ignored)),
+                "others": [
+                    (name, _remark(scores, name, one), pictures.label_map(labels, colours, ignored))
+                    for name, labels in one.others.items()
+                ],
+            }
+            for one in read_overlays(run)
+        ],
+    }
 
 
 def _panes(
@@ -96,14 +111,11 @@ def _panes(
     def drawn(labels: Bytes) -> str:
         return pictures.label_map(labels, colours, ignored)
 
-    def labelled(name: str, labels: Bytes) -> Pane:
-        said = filter(None, [name, _remark(scores, name, one)])
-        return TITLES.get(name, "after"), ", ".join(said), drawn(labels)
-
-    yield "image", "", pictures.photograph(one.panes["image"])
     rows = {name: a for name, a in one.panes.items() if name not in ("image", "reference")}
+    yield "image", "", pictures.photograph(one.panes["image"])
     for name, labels in rows.items():
-        yield labelled(name, labels)
+        said = ", ".join(filter(None, [name, _remark(scores, name, one)]))
+        yield TITLES.get(name, "after"), said, drawn(labels)
     yield "reference", "", drawn(one.panes["reference"])
     for name in rows:
         if name in one.entropy:
@@ -117,13 +129,11 @@ def _remark(scores: Mapping[tuple[str, str], float], name: str, one: Gallery) ->
     return "" if mean is None else f"IoU of the image {points(mean)}"
 
 
-def maps_section(folder: Path, turned: bool) -> str:
+def maps(folder: Path, turned: bool) -> dict[str, Any]:
     """Where a spatial prior expects each class."""
     prior = read_maps(folder)
-    uri = pictures.map_grid(prior.classes, prior.maps, turned)
-    text = f"Maps of the prior {prior.name}, a panel per class"
-    note = (
-        "How often a pixel of that place has the class, on one logarithmic scale for all classes; what is rarer than "
-        "0.1 % looks the same as 0.1 %. The prior says of itself: "
-    )
-    return f"<figure>{image(uri, text)}</figure><p class=note>{note}{escape(prior.how.rstrip('.'))}.</p>"
+    return {
+        "uri": pictures.map_grid(prior.classes, prior.maps, turned),
+        "alt": f"Maps of the prior {prior.name}, a panel per class",
+        "how": prior.how.rstrip("."),
+    }

@@ -7,11 +7,11 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from uda.errors import DataError
-from uda.report.classes import class_tables
 from uda.report.schema import MEASURES
 from uda.report.tables import (
     add_papers,
     add_rows,
+    class_tables,
     dice_title,
     frame,
     listed_structures,

@@ -1,17 +1,20 @@
-"""The section of the page that tells which checkpoint a guarded adaptation kept, and what the others got."""
+"""What a guarded adaptation kept and what the others got; ``templates/selection.html`` says how it is shown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from html import escape
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from uda.report.html import grid
+from uda.report.figures import INK, MISS, SOFT, TERM_COLOURS, figure_of, shorten, svg
+from uda.report.files import read_selections
 from uda.report.schema import Candidate, Selection
-from uda.report.sections import panels
-from uda.report.selection_figure import rank_plot
-from uda.report.wording import BEFORE
+from uda.report.wording import BEFORE, marked, ordered, role
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Words(NamedTuple):
@@ -67,49 +70,43 @@ KEPT = {
     "source": "the model as it came, before adaptation",
     "adabn": "the model before adaptation, with BatchNorm statistics of the target",
 }
-PROMISE = (
-    "<b>What the guard does:</b> every few steps it looks at the network's predictions of the same target images. A "
-    "checkpoint is unsafe where a structure is lost, takes far more or less room than expected or lies elsewhere than "
-    "before adaptation, and where predictions are no numbers. The safe ones and both models before adaptation are "
-    "ranked by each score that counts; the best mean rank is kept.",
-    "<b>What it promises:</b> no unsafe checkpoint is kept; and where none is better, by these scores, than what was "
-    "there before adaptation, that model is what you get, weight for weight.",
-    "<b>What it cannot promise:</b> that the masks are right. It compares by scores that need no labels, and masks can "
-    "be wrong while scores are good, above all where the model before adaptation was wrong too. Look at some "
-    "predictions before you rely on them.",
-)
-FIGURE = (
-    "Rank among the safe models: thin by each score that counts, black the mean of these ranks, which decides. Left of "
-    "the dotted line stand the models before adaptation. Green: what was kept. A cross at the bottom: unsafe."
-)
-TABLE = (
-    "Green: kept. Bold: the best safe model by a score that counts. Grey columns are shown and do not count. "
-    "↑ more is better, ↓ less is better. An unsafe model is not compared with others: it has no rank and no agreement. "
-    "source_only is the model as it came, adabn the same with BatchNorm statistics of the target."
-)
+
+KEPT_COLOUR = "#cfe8d5"
+CROWD = 20  # models beyond which points would hide the lines
+TICKS = 5  # steps that are written below the axis
+SPREAD = 0.012  # of the axis, between the points of one model
 
 
-def selection_section(selections: Mapping[str, Selection], unjudged: Iterable[str] = ()) -> str:
-    """One line for each variant, figures, all candidates folded below, and what scores and guard mean.
+def kept(run: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the guard of each variant kept, and the adapted rows that had none."""
+    rows = ordered(metrics["rows"])
+    alone = [r for r in rows if role(r) in ("adapted", "oracle") and "selection" not in r]
+    found = read_selections(run)
+    shown = {row["name"]: found[row["name"]] for row in rows if row["name"] in found}
+    return judged(shown, map(marked, alone))
+
+
+def judged(selections: Mapping[str, Selection], unjudged: Iterable[str] = ()) -> dict[str, Any]:
+    """One line for each variant, figures, all candidates, and what the scores measure.
 
     Args:
         selections: by variant.
         unjudged: marked names of adapted rows that no guard looked at.
     """
-    figures = [
-        (f"Ranks of the checkpoints of {name} over its steps", _figure(name, one))
-        for name, one in selections.items()
-    ]
-    tables = "".join(_folded(name, one, len(selections) == 1) for name, one in selections.items())
+    ruling = {score for one in selections.values() for score in one["rule"]}
     names = dict.fromkeys(
         score for one in selections.values() for score in (*one["rule"], *_soft(one))
     )
-    others = ", ".join(unjudged)
-    note = f"<p class=note>Not judged: {escape(others)}.</p>" if others else ""
-    return (
-        f"{_lines(selections)}{note}<ul>{''.join(f'<li>{said}</li>' for said in PROMISE)}</ul>"
-        f"{panels(figures, FIGURE)}{tables}{_glossary(selections, names)}"
-    )
+    ranked = sorted(names, key=lambda name: (name not in ruling, name == "entropy"))
+    return {
+        "variants": [_variant(name, one) for name, one in selections.items()],
+        "unjudged": list(unjudged),
+        "figures": [
+            (f"Ranks of the checkpoints of {name} over its steps", _figure(name, one))
+            for name, one in selections.items()
+        ],
+        "glossary": [(_words(name), name in ruling) for name in ranked],
+    }
 
 
 def kept_words(selection: Selection) -> str:
@@ -120,8 +117,6 @@ def kept_words(selection: Selection) -> str:
 
 def safe_ranks(selection: Selection) -> dict[str, dict[str, float]]:
     """Rank of each safe candidate by each score that counts, 1 the worst."""
-    from dataclasses import fields
-
     from uda.selection import Scores, mean_ranks
 
     def scores(one: Candidate) -> Scores:
@@ -148,62 +143,49 @@ def _soft(selection: Selection) -> list[str]:
     return sorted((s for s in found if s not in selection["rule"]), key=lambda s: s == "entropy")
 
 
-def _lines(selections: Mapping[str, Selection]) -> str:
-    """What each variant kept and why."""
-    lines = []
-    for name, one in selections.items():
-        judged = [c for c in one["candidates"] if c["name"] not in BEFORE]
-        safe = sum(c["safe"] for c in judged)
-        kept = f"→&nbsp;{BEFORE[one['kept']]}" if one["kept"] in BEFORE else escape(one["kept"])
-        cells = [
-            escape(name).replace("_", "_<wbr>"),
-            f"<b>{kept}</b>",
-            f"{safe} of {len(judged)}",
-            f"<td class=wrap>{escape(one['why'])}</td>",
-            f"<td class=wrap>{escape(one['ended'])}</td>",
-        ]
-        lines.append(("", cells))
-    return grid(["variant", "kept", "safe checkpoints", "why", "training ended"], lines)
+def _variant(name: str, one: Selection) -> dict[str, Any]:
+    """What one variant kept and why, and every model that was judged."""
+    rule, soft = one["rule"], _soft(one)
+    best = {score: _best(one, score) for score in rule}
+    chosen = one["kept"] if one["fallback"] else f"step {one['step']}"
+    checkpoints = [c for c in one["candidates"] if c["name"] not in BEFORE]
+    arrows = {"more": "\u00a0↑", "less": "\u00a0↓", "": ""}
+    return {
+        "name": name,
+        "kept": one["kept"],
+        "before": BEFORE.get(one["kept"]),
+        "safe": sum(c["safe"] for c in checkpoints),
+        "judged": len(checkpoints),
+        "why": one["why"],
+        "ended": one["ended"],
+        "heads": [f"{w.title}{arrows[w.better]}" for w in map(_words, (*rule, *soft))],
+        "candidates": [_candidate(c, chosen, rule, soft, best) for c in one["candidates"]],
+    }
 
 
-def _folded(name: str, selection: Selection, shown: bool) -> str:
-    """Every candidate of a variant."""
-    head = f"{escape(name)}: every model that was judged"
-    table = _candidates(selection)
-    return f"<details{' open' * shown}><summary>{head}</summary>{table}</details>"
-
-
-def _candidates(selection: Selection) -> str:
-    rule, soft = selection["rule"], _soft(selection)
-    best = {name: _best(selection, name) for name in rule}
-    heads = ["model", "safe", "mean rank", *map(_head, rule), *map(_head, soft)]
-    chosen = selection["kept"] if selection["fallback"] else f"step {selection['step']}"
-    lines = []
-    for one in selection["candidates"]:
-        title = one["name"] if one["name"] in BEFORE else f"step {one['step']}"
-        values = {name: _value(one["scores"].get(name)) for name in (*rule, *soft)}
-        if not one["safe"]:
-            values["agreement"] = "–"
-        top = {n for n in rule if one["safe"] and one["scores"].get(n) == best[n] is not None}
-        cells = [
-            BEFORE.get(title, title),
-            "yes" if one["safe"] else "<b class=bad>no</b>",
-            "–" if one["rank"] is None else f"<b>{one['rank']:.2f}</b>",
-            *(f"<b>{values[name]}</b>" if name in top else values[name] for name in rule),
-            *(f"<td class=soft>{values[name]}</td>" for name in soft),
-        ]
-        kind = "best" if title == chosen else "" if one["safe"] else "unsafe"
-        lines.append((kind, cells))
-        if one["faults"]:
-            said = "<br>".join(map(escape, one["faults"]))
-            lines.append(("unsafe why", ["", f"<td colspan={len(heads) - 1}>{said}</td>"]))
-    return f"<div class=judged>{grid(heads, lines)}</div><p class=note>{TABLE}</p>"
-
-
-def _head(score: str) -> str:
-    words = _words(score)
-    arrow = {"more": "&nbsp;↑", "less": "&nbsp;↓", "": ""}[words.better]
-    return f"{escape(words.title)}{arrow}"
+def _candidate(
+    one: Candidate,
+    chosen: str,
+    rule: Sequence[str],
+    soft: Sequence[str],
+    best: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """A model, and its scores: each in words, whether it counts, and whether it is the best."""
+    title = one["name"] if one["name"] in BEFORE else f"step {one['step']}"
+    scores = []
+    for name in (*rule, *soft):
+        value, counts = one["scores"].get(name), name in best
+        lost = name == "agreement" and not one["safe"]
+        top = counts and one["safe"] and value is not None and value == best[name]
+        scores.append(("–" if lost else _value(value), counts, top))
+    return {
+        "title": BEFORE.get(title, title),
+        "kept": title == chosen,
+        "safe": one["safe"],
+        "rank": one["rank"],
+        "scores": scores,
+        "faults": one["faults"],
+    }
 
 
 def _best(selection: Selection, score: str) -> float | None:
@@ -220,15 +202,111 @@ def _value(value: float | None) -> str:
     return said.replace("-", "−")
 
 
-def _glossary(selections: Mapping[str, Selection], names: Iterable[str]) -> str:
-    ruling = {score for one in selections.values() for score in one["rule"]}
+def rank_plot(
+    title: str,
+    selection: Selection,
+    ranks: Mapping[str, Mapping[str, float]],
+    titles: Sequence[str],
+) -> str:
+    """Rank of each model by every score that counts (thin) and their mean (black), 1 the worst.
 
-    def entries() -> Iterator[str]:
-        for name in sorted(names, key=lambda name: (name not in ruling, name == "entropy")):
-            words = _words(name)
-            counts = "counts" if name in ruling else "does not count"
-            better = f" {words.better.capitalize()} is better; it {counts}." if words.better else ""
-            text = f"{words.text[:1].upper()}{words.text[1:]}." if words.text else ""
-            yield f"<dt>{escape(words.title)}</dt><dd>{text}{better}</dd>"
+    The two models before adaptation stand at the left, checkpoints follow by step. What was unsafe has no rank and is
+    a cross at the bottom; the model that was kept is shaded.
 
-    return f"<h3>What the scores measure</h3><dl>{''.join(entries())}</dl>"
+    Args:
+        ranks: by candidate and score, of the safe ones.
+        titles: of the scores of ``selection["rule"]``.
+    """
+    places = _places(selection["candidates"])
+    few = len(places) <= CROWD
+    with figure_of(4.8, 3.3) as figure:
+        axes = figure.add_subplot()
+        _shade(axes, selection, places)
+        drawn = zip(selection["rule"], titles, strict=True)
+        for number, (name, said) in enumerate(drawn):
+            heights = {one: of[name] for one, of in ranks.items()}
+            shift = SPREAD * (number - (len(titles) - 1) / 2) * _length(places)
+            colour = TERM_COLOURS[number % len(TERM_COLOURS)]
+            _line(axes, places, heights, colour, 0.9, 2.6 if few else 1.0, said, shift)
+        known = {c["name"]: c["rank"] for c in selection["candidates"] if c["rank"] is not None}
+        _line(axes, places, known, INK, 2.0, 5.0 if few else 2.6, "their mean, which decides")
+        lost = [places[c["name"]] for c in selection["candidates"] if not c["safe"]]
+        if lost:
+            low = [0.06] * len(lost)  # of the height of the axes
+            marks = axes.get_xaxis_transform()
+            axes.plot(
+                lost, low, "x", color=MISS, ms=6, mew=1.8, label="unsafe", transform=marks, zorder=3
+            )
+        _frame(axes, places, selection["candidates"], max(len(known), 2))
+        figure.suptitle(shorten(title, 44), x=0.01, ha="left", weight="bold", size=11)
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+        return svg(figure)
+
+
+def _places(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Where each candidate stands on the axis of steps: the models before adaptation left of the first step."""
+    steps = [one["step"] for one in candidates if one["name"] not in BEFORE]
+    gap = max(steps[0], 0.2 * steps[-1]) if steps else 1.0
+    first = steps[0] if steps else 1
+    left = {name: first - gap * (len(BEFORE) - i) for i, name in enumerate(BEFORE)}
+    return {one["name"]: left.get(one["name"], one["step"]) for one in candidates}
+
+
+def _length(places: Mapping[str, float]) -> float:
+    return max(places.values()) - min(places.values())
+
+
+def _line(
+    axes: Axes,
+    places: Mapping[str, float],
+    heights: Mapping[str, float],
+    colour: str,
+    width: float,
+    size: float,
+    label: str,
+    shift: float = 0.0,
+) -> None:
+    """Points of the models before adaptation, and a line through the checkpoints; a gap where one was unsafe."""
+    before = [name for name in places if name in BEFORE]  # points alone, large enough to be seen
+    after = [name for name in places if name not in BEFORE]
+    for names, style in ((before, "o"), (after, "o-")):
+        x = [places[name] + shift for name in names]
+        y = [heights.get(name, math.nan) for name in names]
+        said = label if names is after else None
+        seen = size if names is after else max(size, 2.6)
+        axes.plot(x, y, style, color=colour, lw=width, ms=seen, label=said)
+
+
+def _shade(axes: Axes, selection: Selection, places: Mapping[str, float]) -> None:
+    """A band behind the model that was kept."""
+    kept = selection["kept"] if selection["fallback"] else f"{selection['step']:06d}"
+    if kept in places:
+        x, length = places[kept], _length(places)
+        beside = min((abs(place - x) for place in places.values() if place != x), default=1.0)
+        half = min(max(0.4 * beside, 0.01 * length), 0.035 * length)
+        axes.axvspan(x - half, x + half, color=KEPT_COLOUR, lw=0, label="kept")
+
+
+def _frame(
+    axes: Axes, places: Mapping[str, float], candidates: Sequence[Candidate], highest: int
+) -> None:
+    """Ticks, limits and names of the axes."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps = [one for one in candidates if one["name"] not in BEFORE]
+    stride = math.ceil(len(steps) / TICKS)
+    shown = [one for one in candidates if one["name"] in BEFORE] + steps[stride - 1 :: stride or 1]
+    words = [one["name"] if one["name"] in BEFORE else str(one["step"]) for one in shown]
+    axes.set_xticks([places[one["name"]] for one in shown], words)
+    axes.set_ylim(
+        1 - 0.2 * highest, 1.06 * highest
+    )  # below the worst rank is room for what is unsafe
+    ticks = MaxNLocator(7, integer=True).tick_values(1, highest)
+    axes.set_yticks([tick for tick in ticks if 1 <= tick <= highest])
+    axes.set_ylabel("rank, more is better")
+    axes.set_xlabel("step")
+    axes.grid(axis="y", color="#e3e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if steps:
+        border = (places[steps[0]["name"]] + max(places[name] for name in BEFORE)) / 2
+        axes.axvline(border, color=SOFT, lw=0.8, ls=":")
