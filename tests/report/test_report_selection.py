@@ -372,7 +372,7 @@ def test_the_page_of_ones_own_model_begins_with_what_was_kept_and_why(
     why = said["why"]
     assert lead.endswith(f"Kept {kept_words(said)} . {why[0].upper()}{why[1:]}.")  # type: ignore[arg-type]
     assert ("headline fell" in text) == said["fallback"]
-    assert "seed 3 · told beyond images: source_labels" in page.text
+    assert "seed 3 · used beyond images: source_labels" in page.text
 
 
 @pytest.mark.usefixtures("no_figures")

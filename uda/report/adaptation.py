@@ -15,16 +15,7 @@ from uda.report.selection import judged, kept_words
 from uda.report.wording import KEPT_TITLE
 
 PAGE = "report.html"
-SHOWN = (
-    "steps",
-    "batch",
-    "lr",
-    "batchnorm",
-    "freeze_head",
-    "snapshot_every",
-    "select",
-    "guard",
-)
+SHOWN = ("steps", "batch", "lr", "batchnorm", "freeze_head", "snapshot_every", "select", "guard")
 """settings that its reader may want to change; ``stage.json`` holds all of them"""
 
 
@@ -38,13 +29,13 @@ def write_adaptation(folder: Path, name: str, record: Mapping[str, Any]) -> Path
     """
     settings, selection = record["settings"], record.get("selection")
     trained = isinstance(settings, Mapping)
-    told = ", ".join(record["supervision"])
+    used = ", ".join(record["supervision"])
     return write_page(
         folder / PAGE,
         "adaptation.html",
         list(_sections(folder, record)),
         title=name,
-        subtitle=f"{_method(settings)} · seed {record['seed']} · told beyond images: {told}",
+        subtitle=f"{_method(settings)} · seed {record['seed']} · used beyond images: {used}",
         kept=kept_words(selection) if selection else None,
         why=selection["why"] if selection else None,
         fell=selection and selection["fallback"],
@@ -62,12 +53,14 @@ def _method(settings: Any) -> str:
 def _sections(folder: Path, record: Mapping[str, Any]) -> Iterator[Section]:
     settings = record["settings"]
     if "selection" in record:
-        yield section(KEPT_TITLE, "selection.kept", judged, {"adaptation": record["selection"]})
+        yield section(
+            KEPT_TITLE, judged, {"adaptation": record["selection"]}, macro="selection.kept"
+        )
     if (folder / "metrics.csv").exists():
-        yield section("Training", "sections.curves", _training, folder / "metrics.csv")
+        yield section("Training", _training, folder / "metrics.csv", macro="sections.curves")
     if isinstance(settings, Mapping):
-        yield section("Settings", "sections.values", values, {key: settings[key] for key in SHOWN})
-    yield section("Environment", "sections.values", values, record["environment"])
+        yield section("Settings", values, {key: settings[key] for key in SHOWN})
+    yield section("Environment", values, record["environment"])
 
 
 def _training(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class PriorMaps(NamedTuple):
 def read_metrics(run: Path) -> dict[str, Any]:
     """The content of ``evaluate/metrics.json`` of a run folder.
 
-    What a row says of the checkpoint it kept is said of the same row by other conventions too.
+    A convention's row gets the ``selection`` of our row of the same name.
 
     Raises:
         DataError: the file is missing, or not what ``uda evaluate`` writes; problems are listed.

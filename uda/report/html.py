@@ -1,7 +1,7 @@
-"""The environment of all templates, which hold every markup and style; the rest of the package makes plain data.
+"""How pages are made: templates hold all markup and style, Python hands them plain data.
 
-A page is one file: no scripts, no external assets, images only as ``data:`` URIs. Every value is text and is
-escaped; a name that a template asks for and nobody gives is an error.
+A page is one file: no script, nothing from outside, images only as ``data:`` URIs. Every value is escaped. A name that
+a template asks for and does not get is an error.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ class Section(NamedTuple):
     data: dict[str, Any]
 
 
-def section(title: str, macro: str, make: Callable[..., dict[str, Any]], *given: Any) -> Section:
+def section(
+    title: str, make: Callable[..., dict[str, Any]], *given: Any, macro: str = ""
+) -> Section:
     """A section of the data that ``make`` returns, or a sentence on why it could not be made.
 
     Args:
-        macro: ``photos.gallery`` is the macro ``gallery`` of the template ``photos.html``.
         given: to ``make``.
+        macro: ``photos.gallery`` is the macro ``gallery`` of ``photos.html``. Left out, macro and template have the
+            names of ``make`` and its module.
     """
-    file, name = macro.split(".")
+    file, name = macro.split(".") if macro else (make.__module__.split(".")[-1], make.__name__)
     try:
         return Section(title, f"{file}.html", name, make(*given))
     except DataError as fault:

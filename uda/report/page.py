@@ -54,49 +54,31 @@ def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
     """All sections, in the order of the page."""
     published, conventions = metrics.get("published"), metrics.get("conventions", {})
     of_photos = kind_of(metrics) is PHOTOS
-    yield section("Results", "sections.results", sections.results, metrics)
+    yield section("Results", sections.results, metrics)
     for name in conventions:
-        yield section(
-            convention_title(name), "sections.convention", sections.convention, metrics, name
-        )
+        yield section(convention_title(name), sections.convention, metrics, name)
     if published and not conventions:
-        yield section(PUBLISHED, "sections.published", sections.published, metrics)
+        yield section(PUBLISHED, sections.published, metrics)
     if of_photos:
-        yield section("Class by class", "photos.classes", photos.classes, metrics)
-        yield section("Before and after", "photos.gallery", photos.gallery, run, metrics)
-        yield section("Image by image", "photos.images", photos.images, run, metrics)
+        yield section("Class by class", photos.classes, metrics)
+        yield section("Before and after", photos.gallery, run, metrics)
+        yield section("Image by image", photos.images, run, metrics)
     else:
         unit = metrics["distance_unit"]
-        yield section("Structure by structure", "sections.structures", sections.structures, metrics)
-        yield section("Before and after", "sections.overlays", sections.overlays, run, metrics)
-        yield section(
-            "Case by case: Dice",
-            "sections.boxes",
-            sections.boxes,
-            run,
-            metrics,
-            "dice",
-            "Dice, points",
-        )
-        yield section(
-            "Case by case: HD95",
-            "sections.boxes",
-            sections.boxes,
-            run,
-            metrics,
-            "hd95",
-            f"HD95, {unit}",
-        )
+        yield section("Structure by structure", sections.structures, metrics)
+        yield section("Before and after", sections.overlays, run, metrics)
+        for name, unit in (("Dice", "points"), ("HD95", metrics["distance_unit"])):
+            yield section(f"Case by case: {name}", sections.boxes, run, metrics, name, unit)
     if any("selection" in row for row in metrics["rows"]):
-        yield section(KEPT_TITLE, "selection.kept", selection.kept, run, metrics)
+        yield section(KEPT_TITLE, selection.kept, run, metrics)
     for folder in map_folders(run):
         title = f"Where classes lie: prior {folder.name.removeprefix('prior-')}"
-        yield section(title, "photos.maps", photos.maps, folder, not of_photos)
-    yield section("Rules of the evaluation", "sections.rules", sections.rules, metrics["rules"])
-    yield section("Training", "sections.curves", sections.curves, run)
-    yield section("Stages", "sections.stages", sections.stages, run)
+        yield section(title, photos.maps, folder, not of_photos)
+    yield section("Rules of the evaluation", sections.rules, metrics["rules"])
+    yield section("Training", sections.curves, run)
+    yield section("Stages", sections.stages, run)
     facts = {**metrics["environment"], **{f"data {k}": v for k, v in metrics["data"].items()}}
-    yield section("Environment", "sections.values", sections.values, facts)
+    yield section("Environment", sections.values, facts)
 
 
 def _subtitle(metrics: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the sections show that only photographs have, and the maps of priors; ``templates/photos.html`` says how."""
+"""Data of the sections on photographs and on the maps of priors, which ``templates/photos.html`` lays out."""
 
 from __future__ import annotations
 

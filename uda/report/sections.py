@@ -1,4 +1,4 @@
-"""What the sections of a report show; ``templates/sections.html`` says how."""
+"""Data of the sections of a report, which ``templates/sections.html`` lays out."""
 
 from __future__ import annotations
 
@@ -79,21 +79,17 @@ def published(metrics: Mapping[str, Any]) -> Data:
     return {"kind": kind_of(metrics), "rows": metrics["published"]}
 
 
-def boxes(run: Path, metrics: Mapping[str, Any], measure: str, label: str) -> Data:
-    """Single cases in boxes, a figure per structure.
-
-    Args:
-        label: the measure's name, a comma and its unit.
-    """
-    scores = read_cases(run)
+def boxes(run: Path, metrics: Mapping[str, Any], name: str, unit: str) -> Data:
+    """Dice or HD95 of single cases in boxes, a figure per structure."""
+    scores, measure = read_cases(run), name.lower()
     roles = {row["name"]: role(row) for row in ordered(metrics["rows"])}
     drawn = []
     for structure in metrics["classes"]:
         by_row = {
             row: [s for s in scores if (s.row, s.structure) == (row, structure)] for row in roles
         }
-        uri = figures.box_plot(structure, by_row, roles, measure, label)
-        drawn.append((f"{label.partition(',')[0]} of {structure}, a box per row", uri))
+        uri = figures.box_plot(structure, by_row, roles, measure, f"{name}, {unit}")
+        drawn.append((f"{name} of {structure}, a box per row", uri))
     used = [(ROLES[one], figures.ROLE_COLOURS[one]) for one in dict.fromkeys(roles.values())]
     return {"figures": drawn, "roles": used, "distances": measure == "hd95"}
 

@@ -163,9 +163,11 @@ def _check_seeds(runs: Sequence[Mapping[str, Any]]) -> None:
                 expected="runs of one recipe that differ in the seed alone",
                 fix="summarise each recipe on its own",
             )
-    told: dict[str, list[str]] = {}
+    supervision: dict[str, list[str]] = {}
     for row in (row for run in runs for row in run["rows"]):
-        if told.setdefault(row["name"], sorted(row["supervision"])) != sorted(row["supervision"]):
+        if supervision.setdefault(row["name"], sorted(row["supervision"])) != sorted(
+            row["supervision"]
+        ):
             raise DataError(
                 f"row {row['name']!r} has a different supervision in different runs",
                 expected="runs of one recipe that differ in the seed alone",

@@ -1,4 +1,4 @@
-"""What a guarded adaptation kept and what the others got; ``templates/selection.html`` says how it is shown."""
+"""Data of the section on guarded adaptations, which ``templates/selection.html`` lays out, and its figure."""
 
 from __future__ import annotations
 

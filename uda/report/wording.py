@@ -1,4 +1,4 @@
-"""What the report says of rows: what kind each is, in which order they stand, how numbers are worded."""
+"""The words of the report: what kind of row each is, the order of rows, and numbers as text."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def fallback(row: Row) -> str:
 
 def fell_back(rows: Iterable[Row]) -> str:
     """What the arrow beside a name means; empty where no row has one."""
-    told = [row["selection"] for row in rows if fallback(row)]
-    if not told:
+    found = [row["selection"] for row in rows if fallback(row)]
+    if not found:
         return ""
-    return FELL_BACK_SEEDS if any("fallbacks" in one for one in told) else FELL_BACK
+    return FELL_BACK_SEEDS if any("fallbacks" in one for one in found) else FELL_BACK
 
 
 def marked(row: Row) -> str:
