@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -194,18 +195,20 @@ def test_every_score_of_finite_predictions_is_finite_and_in_its_range(
 def test_merit_turns_distances_and_puts_what_is_not_finite_last() -> None:
     one = Scores(0.3, 0.5, 1.0, math.nan, 0.7, 2.0, 0.9, math.inf)
     assert one.merit("ratio_distance") == -0.5
+    assert one.merit("entropy") == -0.3
     assert one.merit("agreement") == 0.7
     assert one.merit("consistency") == one.merit("confidence") == -math.inf
 
 
 def test_no_score_takes_anything_that_could_be_a_reference() -> None:
     """What a score is given are predictions; the words for references do not occur."""
+    scores = [one.metadata["function"] for one in fields(Scores)]
+    assert mean_entropy in scores
     allowed = {
         "log_p", "labels", "perturbed", "case", "classes", "structures", "mean", "expected",
         "temperature", "first", "second", "sample", "views", "guard", "scores", "names",
-        "each", "seed", "model", "images", "fabric",
+        "each", "seed", "model", "images", "fabric", "source_log_p",
     }  # fmt: skip
-    for name in selection.__all__:
-        thing = getattr(selection, name)
+    for thing in [*scores, *(getattr(selection, name) for name in selection.__all__)]:
         if inspect.isfunction(thing):
-            assert set(inspect.signature(thing).parameters) <= allowed, name
+            assert set(inspect.signature(thing).parameters) <= allowed, thing

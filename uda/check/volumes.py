@@ -18,14 +18,12 @@ from uda.check.photos import PhotoCheck
 from uda.check.rules import Facts
 from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
-from uda.data.cases import SUFFIXES, Case, card_root, image_path, label_path
-from uda.data.geometry import Geometry
+from uda.data.cases import Case, card_root, image_path, label_path
+from uda.data.geometry import Geometry, Volume
 from uda.data.images import photo_geometry
-from uda.data.nifti import read_header
 from uda.data.sources import RECORDS, read_images, read_label
 from uda.data.tags import read_tags
 from uda.data.volumes import (
-    Volume,
     check_same_grid,
     map_labels,
     prepare_image,
@@ -151,8 +149,8 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     seen = rules.intensities_of(grids.turned(volume.array, turn, prepare.slice_axis))
     report.intensity = " / ".join(f"{p:.4g}" for p in seen.percentiles)
     report.facts = Facts(case.name, path, codes, _turned(sizes, turn, prepare.slice_axis), seen)
-    report.stored, placed = _header(path, volume)
-    if not placed:
+    report.stored = volume.stored or str(volume.array.dtype)
+    if not volume.placed:
         report.notes.append(rules.without_place(path))
     unscaled = rules.lacks_offset(seen, card, path)
     window = not isinstance(prepare.normalize, str)
@@ -172,14 +170,6 @@ def _turned(sizes: NDArray[np.float64], turn: Any, slice_axis: int) -> tuple[flo
         spacing[int(to)] = float(size)
     through = spacing.pop(slice_axis)
     return (through, spacing[0], spacing[1])
-
-
-def _header(path: Path, volume: Volume) -> tuple[str, bool]:
-    """Stored type, and whether the header says where the patient lies."""
-    if not path.name.endswith(SUFFIXES):
-        return str(volume.array.dtype), True
-    header = read_header(path)
-    return str(header.dtype), header.placed
 
 
 def _check_label(

@@ -13,9 +13,9 @@ from os.path import (
 from pathlib import Path
 
 from uda.config.card import INSIDE, DatasetCard
+from uda.data.formats import READERS
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
-SUFFIXES = (".nii.gz", ".nii")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 LONGEST = 200
 """Bytes of a case's name: files of results are called by it, with an ending."""
@@ -265,13 +265,13 @@ def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
 
 
 def cases_in(images: Path, photos: bool = False) -> list[Case]:
-    """Every NIfTI image (or photograph) of a folder, or of a pattern such as ``scans/*_image.nii.gz``, in order
+    """Every volume (or photograph) of a folder, or of a pattern such as ``scans/*_image.nii.gz``, in order
     of name.
 
     Raises:
         DataError: no such folder, no image in it, or two files of one case name.
     """
-    suffixes = PHOTO_SUFFIXES if photos else SUFFIXES
+    suffixes = PHOTO_SUFFIXES if photos else tuple(READERS)
     folder, pattern = (images.parent, images.name) if "*" in images.name else (images, "*")
     if not isdir(folder):
         raise DataError("there is no such folder of images", where=folder)

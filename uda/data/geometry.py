@@ -22,6 +22,19 @@ from uda.errors import DataError
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A file as it is: array in the file's axes, affine in mm."""
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    """voxel → world (RAS, mm)"""
+    stored: str = ""
+    """type of the stored values, where it is not the array's"""
+    placed: bool = True
+    """whether the file says where the patient lies"""
+
+
+@dataclass(frozen=True)
 class Geometry:
     """How prepared slices lie in a file: everything :func:`to_file_grid` needs."""
 

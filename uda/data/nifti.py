@@ -19,6 +19,7 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from uda.data.geometry import Volume
 from uda.errors import DataError
 from uda.files.untrusted import INFLATES, check_memory
 
@@ -83,6 +84,18 @@ def read_array(path: Path) -> tuple[NDArray[Any], Header]:
         DataError: missing, not NIfTI, cut short, not numbers, or larger than the memory.
     """
     return _reading(path, lambda: _read(path))
+
+
+def read_nifti(path: Path) -> Volume:
+    """A NIfTI file of three axes.
+
+    Raises:
+        DataError: as :func:`read_array`.
+    """
+    array, header = read_array(path)
+    if array.ndim == 4:  # of one frame
+        array = array[..., 0]
+    return Volume(array, header.affine, str(header.dtype), header.placed)
 
 
 def _reading(path: Path, read: Callable[[], Result]) -> Result:

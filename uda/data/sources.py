@@ -1,7 +1,7 @@
 """Reading and preparing a case, whatever kind of file it lies in; the file's ending says which.
 
-NIfTI files say how their axes run. TFRecords and npz do not, so the card does. Photographs have no axes in the
-world: they are one slice of three channels.
+Volume files (:mod:`uda.data.formats`) say how their axes run. TFRecords and npz do not, so the card does. Photographs
+have no axes in the world: they are one slice of three channels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard, PhotoPrepare
 from uda.data.cases import Case
-from uda.data.geometry import Geometry, label_slices
+from uda.data.geometry import Geometry, Volume, label_slices
 from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.photo_labels import check_same_size, read_classes
 from uda.data.records import read_images as record_images
 from uda.data.records import read_npz, read_records
 from uda.data.traits import Traits, photo_traits, volume_traits
-from uda.data.volumes import Volume, prepare_image, prepare_label, read_volume
+from uda.data.volumes import prepare_image, prepare_label, read_volume
 from uda.errors import ConfigError, DataError
 from uda.files.untrusted import check_memory
 

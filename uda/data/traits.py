@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.data.geometry import Geometry, nearest, region, turned
-from uda.data.volumes import Volume
+from uda.data.geometry import Geometry, Volume, nearest, region, turned
 
 Traits = dict[str, float]
 LEVELS = (5, 50, 95)

@@ -1,4 +1,4 @@
-"""Volumes: from a NIfTI file of any orientation to prepared slices, and back to the file's own grid.
+"""Volumes: from a file of any orientation to prepared slices, and back to the file's own grid.
 
 The way there is exact wherever it can be: axes are turned without interpolation, the crop is integral.
 Only a card that asks for a pixel size (or a slice distance) interpolates, in the plane (or between slices)
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
-from uda.data.geometry import Geometry
+from uda.data.formats import reader
+from uda.data.geometry import Geometry, Volume
 from uda.data.intensity import check_units, foreground, normalize
-from uda.data.nifti import read_array
 from uda.errors import ConfigError, DataError
 from uda.files.atomic import atomic_path
 from uda.files.untrusted import check_memory
@@ -39,14 +39,6 @@ CHUNK = 16
 LARGEST = float(np.finfo(np.float32).max)
 WIDEST = 1e6
 """Largest voxel, in mm: beyond it nothing was measured, a header is damaged."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A file as it is: array in the file's axes, affine in mm."""
-
-    array: NDArray[Any]
-    affine: NDArray[np.float64]
 
 
 def volume_prepare(card: DatasetCard) -> Prepare:
@@ -65,17 +57,15 @@ def volume_prepare(card: DatasetCard) -> Prepare:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a 3-D NIfTI file whole.
+    """Read a 3-D file whole, by the reader of its ending.
 
     Raises:
-        DataError: missing, not NIfTI, cut short, not 3-D, empty, without a usable affine, or not
+        DataError: missing, of another format, cut short, not 3-D, empty, without a usable affine, or not
             of finite numbers.
     """
-    array, header = read_array(path)
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    _check_content(array, header.affine, path)
-    return Volume(array, header.affine)
+    volume = reader(path)(path)
+    _check_content(volume.array, volume.affine, path)
+    return volume
 
 
 def _check_content(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case
-from uda.data.geometry import Geometry, to_file_grid
+from uda.data.geometry import Geometry, Volume, to_file_grid
 from uda.data.slabs import slab_of
 from uda.data.sources import read_images
 from uda.data.traits import Traits, volume_traits
-from uda.data.volumes import Volume, prepare_image, read_volume
+from uda.data.volumes import prepare_image, read_volume
 from uda.errors import DataError
 from uda.networks.inference import BATCH, PIXELS, inference
 from uda.networks.model_file import ModelInfo

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,23 +14,11 @@ from uda.config.guard import Guard
 from uda.networks.model_file import load_model
 from uda.selection.gates import Expected, faults
 from uda.selection.rule import BEFORE, Choice, choose
-from uda.selection.scores import (
-    Scores,
-    ensemble_agreement,
-    mean_entropy,
-    mean_mutual_information,
-    neighbourhood_density,
-    nuclear_norm,
-    perturbation_consistency,
-    ratio_distance,
-    soft_dice_confidence,
-)
+from uda.selection.scores import Scores, computed, ensemble_agreement
 from uda.selection.views import UnlabelledImages, Views, balanced_pixels, look
 
 PIXELS = 200
 """pixels of each class in the balanced sample"""
-
-UNKNOWN = Scores(*[math.nan] * len(fields(Scores)))
 
 
 @dataclass(frozen=True)
@@ -101,20 +88,18 @@ class Judge:
 
     def _scores(self, views: Views) -> Scores:
         if not views.finite:
-            return UNKNOWN
-        labels, log_p, case = views.labels, views.log_p, self.case
-        count, structures = len(self.expected.classes), self.expected.structures
-        ratio = self.expected.ratio
-        sample = log_p.movedim(1, -1).reshape(-1, count)[self.pixels]
-        return Scores(
-            entropy=mean_entropy(log_p),
-            ratio_distance=math.nan if ratio is None else ratio_distance(log_p, ratio),
-            mutual_information=mean_mutual_information(log_p),
-            consistency=perturbation_consistency(labels, views.perturbed, case, count, structures),
-            agreement=math.nan,
-            density=neighbourhood_density(sample),
-            nuclear_norm=nuclear_norm(sample),
-            confidence=soft_dice_confidence(labels, self.source_log_p, case, structures),
+            return Scores()
+        log_p, expected = views.log_p, self.expected
+        return computed(
+            log_p=log_p,
+            labels=views.labels,
+            perturbed=views.perturbed,
+            case=self.case,
+            classes=len(expected.classes),
+            structures=expected.structures,
+            expected=expected.ratio,
+            sample=log_p.movedim(1, -1).reshape(-1, log_p.shape[1])[self.pixels],
+            source_log_p=self.source_log_p,
         )
 
     def scores(self, candidates: Iterable[Candidate] | None = None) -> dict[str, Scores]:

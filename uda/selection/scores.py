@@ -8,45 +8,15 @@ together (3-D Dice). ``structures`` are the classes that count.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from uda import losses
-
-SCORES = (
-    "ratio_distance",
-    "mutual_information",
-    "consistency",
-    "agreement",
-    "density",
-    "nuclear_norm",
-    "confidence",
-)
-"""what may rank checkpoints; the entropy is in the log alone"""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a checkpoint gets, each the better the larger, but for the entropy and the distance to the prior."""
-
-    entropy: float
-    ratio_distance: float
-    mutual_information: float
-    consistency: float
-    agreement: float
-    density: float
-    nuclear_norm: float
-    confidence: float
-
-    def merit(self, name: str) -> float:
-        """A score turned so that more is better; what is not finite is worst."""
-        value = float(getattr(self, name))
-        if not math.isfinite(value):
-            return -math.inf
-        return -value if name in ("ratio_distance", "entropy") else value
 
 
 def mean_entropy(log_p: Tensor) -> float:
@@ -57,11 +27,14 @@ def mean_entropy(log_p: Tensor) -> float:
     return float(losses.entropy(log_p))
 
 
-def ratio_distance(log_p: Tensor, expected: Tensor) -> float:
-    """KL(τ‖τ̂) of the class ratio predicted over all images ``τ̂`` to the expected one ``τ`` ``[k]``, in nats.
+def ratio_distance(log_p: Tensor, expected: Tensor | None) -> float:
+    """KL(τ‖τ̂) of the class ratio predicted over all images ``τ̂`` to the expected one ``τ`` ``[k]``, in nats; NaN where
+    none is expected.
 
     Source: the distance of Bateson et al., Source-relaxed domain adaptation (AdaEnt), MICCAI 2020, as a score.
     """
+    if expected is None:
+        return math.nan
     prior = expected.to(log_p)[None].expand(len(log_p), -1)
     return float(losses.class_ratio_kl(log_p, prior, direction="prior_to_prediction", over="batch"))
 
@@ -123,47 +96,50 @@ def ensemble_agreement(
     return float(structure_dice(labels, mean.argmax(1), case, classes, structures).mean())
 
 
-def neighbourhood_density(log_p: Tensor, temperature: float = 0.05) -> float:
+def neighbourhood_density(sample: Tensor, temperature: float = 0.05) -> float:
     """Soft neighbourhood density: mean entropy of a pixel's similarity to the others.
 
     Args:
-        log_p: ``[m, k]`` of a class-balanced sample of pixels.
+        sample: log-probabilities ``[m, k]`` of a class-balanced sample of pixels.
 
     Source: Saito et al., Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood
     Density, ICCV 2021, eq. 2-4, on normalised class probabilities.
     """
-    p = torch.nn.functional.normalize(log_p.exp(), dim=1)
+    p = torch.nn.functional.normalize(sample.exp(), dim=1)
     similarity = (p @ p.T) / temperature
     similarity.fill_diagonal_(-math.inf)
     log_q = similarity.log_softmax(1)
     return float(-(log_q.exp() * log_q.nan_to_num(neginf=0.0)).sum(1).mean())
 
 
-def nuclear_norm(log_p: Tensor) -> float:
+def nuclear_norm(sample: Tensor) -> float:
     """Sum of the singular values of the probabilities ``[m, k]``, divided by its bound √(m·min(m, k)).
+
+    Args:
+        sample: log-probabilities ``[m, k]`` of a class-balanced sample of pixels.
 
     Source: Cui et al., Towards Discriminability and Diversity: Batch Nuclear-norm Maximization, CVPR 2020.
     """
-    count, classes = log_p.shape
-    singular = torch.linalg.svdvals(log_p.exp())
+    count, classes = sample.shape
+    singular = torch.linalg.svdvals(sample.exp())
     return float(singular.sum() / math.sqrt(count * min(count, classes)))
 
 
 def soft_dice_confidence(
-    labels: Tensor, log_p: Tensor, case: Tensor, structures: Sequence[int]
+    labels: Tensor, source_log_p: Tensor, case: Tensor, structures: Sequence[int]
 ) -> float:
     """How probable another model finds these labels: mean over cases and structures of 2 Σ p ŷ / (Σ p + Σ ŷ).
 
     Args:
         labels: ``[n, *g]`` of the checkpoint.
-        log_p: ``[n, k, *g]`` of the other model.
+        source_log_p: ``[n, k, *g]`` of the other model.
 
     Source: Borges, Pacheco & Silva, Soft Dice Confidence, 2024 (there with the model's own probabilities).
     """
     cases = int(case.max()) + 1
     values = []
     for structure in structures:
-        p = log_p[:, structure].exp().flatten(1)
+        p = source_log_p[:, structure].exp().flatten(1)
         mask = (labels == structure).to(p.dtype).flatten(1)
         shared, total = (
             torch.zeros(cases, dtype=p.dtype).index_add_(0, case, part.sum(1))
@@ -171,3 +147,53 @@ def soft_dice_confidence(
         )
         values.append((2 * shared / total.clamp_min(1e-6)).mean())
     return float(torch.stack(values).mean())
+
+
+def _by(function: Callable[..., float], less: bool = False, ranks: bool = True) -> Any:
+    """A score: its function, whether less is better, whether it may rank checkpoints."""
+    known = {"function": function, "less": less, "ranks": ranks}
+    return field(default=math.nan, metadata=known)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a checkpoint gets; NaN where a score is not known."""
+
+    entropy: float = _by(mean_entropy, less=True, ranks=False)
+    ratio_distance: float = _by(ratio_distance, less=True)
+    mutual_information: float = _by(mean_mutual_information)
+    consistency: float = _by(perturbation_consistency)
+    agreement: float = _by(ensemble_agreement)
+    density: float = _by(neighbourhood_density)
+    nuclear_norm: float = _by(nuclear_norm)
+    confidence: float = _by(soft_dice_confidence)
+
+    def merit(self, name: str) -> float:
+        """A score turned so that more is better; what is not finite is worst."""
+        value = float(getattr(self, name))
+        if not math.isfinite(value):
+            return -math.inf
+        return -value if _KNOWN[name]["less"] else value
+
+
+_KNOWN = {score.name: score.metadata for score in fields(Scores)}
+SCORES = tuple(name for name, known in _KNOWN.items() if known["ranks"])
+"""what may rank checkpoints; the entropy is in the log alone"""
+
+
+def computed(**seen: Any) -> Scores:
+    """Every score of what is seen of a checkpoint, by the names of its function's parameters; not yet the one that
+    needs the ``mean`` prediction of all checkpoints.
+
+    Args:
+        seen: ``log_p``, ``labels``, ``perturbed``, ``case``, ``classes``, ``structures``; the ``sample`` ``[m, k]`` of
+            ``log_p`` at a class-balanced sample of pixels; the ``expected`` class ratio, or None; ``source_log_p``,
+            what the model before adaptation says.
+    """
+    values = {}
+    for name, known in _KNOWN.items():
+        parameters = signature(known["function"]).parameters.values()
+        needed = [one.name for one in parameters if one.default is one.empty]
+        if "mean" not in needed:
+            values[name] = known["function"](**{one: seen[one] for one in needed})
+    return Scores(**values)
