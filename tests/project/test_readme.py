@@ -1,4 +1,4 @@
-"""The README's commands run as printed, in its order, with a few training steps instead of many."""
+"""The README's commands run as printed, in its order, on few people and with a few training steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from uda.cli.main import app
 
 README = Path(__file__).parents[2] / "README.md"
-STREET = ["pretrain.steps=2", "adapt.*.steps=2", "data.streets.source=8", "data.streets.target=6"]
+STREET = ["pretrain.steps=2", "adapt.*.steps=2", "network.stride=16"]
+STREET += [f"data.streets.{key}" for key in ("source=4", "target=4", "test=2")]
 FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
 SHORT = [
     *("pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"),
@@ -26,8 +27,8 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("uda ")]
 
 
-def test_every_command_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("few_people")
+def test_every_command_of_the_readme_runs() -> None:
     runner = CliRunner()
     demo = runner.invoke(app, ["run", "cardiac_phantom", *SHORT, "--quiet"], catch_exceptions=False)
     assert demo.exit_code == 0, demo.output
