@@ -6,6 +6,8 @@ TEST_WORKERS ?= 2
 UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.10
 AUDIT := $(VENV)-audit
+# compiled once at setup and in tests: where the environment forbids it, each process would compile torch anew
+unexport PYTHONDONTWRITEBYTECODE
 LOCKS := requirements.lock requirements-uv.lock requirements-audit.lock
 
 .PHONY: demo test setup lint types tests format lock audit docs benchmark clean
@@ -22,7 +24,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.lock requirements-uv.lock pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-uv.lock
-	$(UV) pip install --quiet --python $(PY) --no-build --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(PY) --no-build --compile-bytecode --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -14,6 +14,12 @@ import pytest
 import torch
 import yaml
 
+from uda.config.loading import load_card
+
+FEW_PEOPLE = {
+    "mr": {"train": ["1001", "1002"], "validate": ["1010"]},
+    "ct": {"adapt": ["1001", "1002"], "test": ["1003"]},
+}
 CLASSES = ["background", "disk", "ring"]
 SIZE, SLICES = 32, 4
 
@@ -115,6 +121,19 @@ def make_tiny(folder: Path) -> Tiny:
 def tiny(tmp_path: Path) -> Tiny:
     """A fresh copy for each test, so that a test may damage it."""
     return make_tiny(tmp_path)
+
+
+@pytest.fixture
+def few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose own cards are small; cards there go before the shipped ones."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets").mkdir()
+    for name in ("mmwhs_mr", "mmwhs_ct", "phantom_mr", "phantom_ct"):
+        card = load_card(name).model_dump(mode="json")
+        card["prepare"] |= {"size": [64, 64], "spacing": 3.2, "slice_spacing": 10.0}
+        card["splits"] = FEW_PEOPLE[name[-2:]]
+        (tmp_path / "datasets" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

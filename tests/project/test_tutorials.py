@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from uda.cli.main import app
-from uda.config.loading import load_card
 
 QUICK = [
     *("--set", "steps=2"),
@@ -31,10 +29,6 @@ SHORT = [
 ]
 SHORT_3D = [*SHORT, "network.patch=[8,32,32]"]
 PEOPLE = "range(1001, 1021)"
-FEW = {
-    "mr": {"train": ["1001", "1002"], "validate": ["1010"]},
-    "ct": {"adapt": ["1001", "1002"], "test": ["1003"]},
-}
 
 
 def blocks(name: str) -> list[tuple[str, str]]:
@@ -63,19 +57,6 @@ def follow(name: str, replace: dict[str, str], short: dict[str, list[str]]) -> l
             assert result.exit_code == 0, (line, result.output)
             verbs.append(words[1])
     return verbs
-
-
-@pytest.fixture
-def few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose own cards are small; cards there go before the shipped ones."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "datasets").mkdir()
-    for name in ("mmwhs_mr", "mmwhs_ct", "phantom_mr", "phantom_ct"):
-        card = load_card(name).model_dump(mode="json")
-        card["prepare"] |= {"size": [64, 64], "spacing": 3.2, "slice_spacing": 10.0}
-        card["splits"] = FEW[name[-2:]]
-        (tmp_path / "datasets" / f"{name}.yaml").write_text(yaml.safe_dump(card))
-    return tmp_path
 
 
 @pytest.mark.usefixtures("few_people")
