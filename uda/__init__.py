@@ -1,4 +1,4 @@
-"""Adapt a trained segmentation network to images nobody has labelled."""
+"""Adapt a trained segmentation network to unlabelled images of another domain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uda.networks.importing import import_model
     from uda.pipeline.run import run
 
-_PLACES = {
+_MODULES = {
     "adapt": "uda.api",
     "estimate_prior": "uda.api",
     "evaluate": "uda.api",
@@ -42,9 +42,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: ``import uda`` costs nothing."""
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
+    """Import a public name on first use, so that ``import uda`` loads no other module."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name in __all__:
         return importlib.import_module(f"uda.{name}")
     raise AttributeError(f"module 'uda' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Errors a user can act on: what is wrong, where, what was expected, what to do."""
+"""Error classes whose messages say what is wrong, where, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LONGEST = 2000
-"""Characters of a line of a message: a file may hold values of any length."""
+"""Longest line of a message, in characters; a value from a file can have any length."""
 MOST = 100
-"""Faults that one error spells out, and valid names."""
+"""Most faults, or valid names, that one message lists."""
 
 
 class UdaError(Exception):
-    """A fault with its remedy. ``exit_code`` is what the command line returns for it.
+    """A fault and how to fix it. The command line exits with ``exit_code``.
 
     Args:
         what: the fault in one sentence, with the offending value.
         where: file, key or setting that holds the fault.
-        expected: what would have been right.
-        fix: what the reader can do about it.
+        expected: what would be valid.
+        fix: what the user can do.
     """
 
     exit_code = 2
@@ -46,14 +46,14 @@ class UdaError(Exception):
 
 
 def visible(text: str) -> str:
-    """The text with what a terminal would obey, or not show, written as its code: ``\\x1b``, ``\\u202e``."""
+    """Replace control and invisible characters but newlines by their codes: ``\\x1b``, ``\\u202e``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _clipped(text: str) -> str:
-    """The text with no line longer than a reader could bear."""
+    """Cut every line to :data:`LONGEST` characters."""
     if len(text) <= LONGEST:
         return text
     lines = text.split("\n")
@@ -69,15 +69,15 @@ class DataError(UdaError):
 
 
 class UnreadableError(DataError):
-    """A file that cannot be decoded: cut short, damaged, or of another kind than its name says."""
+    """A file that cannot be decoded: truncated, damaged, or in another format than its name says."""
 
 
 class MismatchError(DataError):
-    """A label whose size is not its image's."""
+    """A label map whose size differs from its image's."""
 
 
 class PriorError(UdaError):
-    """A prior that contradicts itself, the classes or the loss that wants it."""
+    """A prior that contradicts itself, the classes or the loss that uses it."""
 
 
 class ModelError(UdaError):
@@ -85,7 +85,7 @@ class ModelError(UdaError):
 
 
 class RunError(UdaError):
-    """A run that was sound when it started and failed on the way."""
+    """A run that started with valid input and failed later."""
 
     exit_code = 1
 
@@ -95,7 +95,7 @@ class NotFiniteError(RunError):
 
 
 def combine(faults: Sequence[UdaError], subject: str) -> UdaError:
-    """One error for one or more faults: the fault itself, or one of its type that lists all."""
+    """One fault as it is; several as one error of the first one's type that lists up to :data:`MOST`."""
     if len(faults) == 1:
         return faults[0]
     listed = "\n".join(f"{i}. {fault}" for i, fault in enumerate(faults[:MOST], 1))
@@ -104,7 +104,7 @@ def combine(faults: Sequence[UdaError], subject: str) -> UdaError:
 
 
 def raise_all(faults: Sequence[UdaError], subject: str) -> None:
-    """Raise every fault in one report; return when there is none."""
+    """Raise all faults as one error; return if ``faults`` is empty."""
     if faults:
         raise combine(faults, subject)
 

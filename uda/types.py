@@ -1,4 +1,4 @@
-"""Shapes and the two kinds of batch.
+"""Tensor shape aliases, and the batches of source and target images.
 
 Axis letters: ``b`` image, ``k`` class, ``c`` channel, ``s`` slice, ``h`` row, ``w`` column, ``d`` depth,
 ``*s`` any number of spatial axes.
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE = 255
-"""Label of a pixel that takes part in nothing."""
+"""Label of a pixel that losses and scores skip."""
 
 Logits: TypeAlias = Float[Tensor, "b k *s"]
 Heads: TypeAlias = Tensor | tuple[Tensor, Tensor]
@@ -27,7 +27,7 @@ Scalar: TypeAlias = Float[Tensor, ""]
 
 @dataclass(frozen=True)
 class SourceBatch:
-    """Images with labels."""
+    """Source images with their labels."""
 
     image: Image
     label: Labels
@@ -40,10 +40,10 @@ class SourceBatch:
 
 @dataclass(frozen=True)
 class TargetBatch:
-    """Images alone. There is no label field, so no objective can read one.
+    """Target images without labels. The class has no label field, so no objective can read one.
 
-    ``index`` numbers the slices of the target set in the order of its store, ``[b]`` or in 3-D ``[b, d]``;
-    it is how a term finds the prior of an image.
+    ``index`` numbers the slices of the target set in the order of its store, ``[b]`` or in 3-D ``[b, d]``.
+    A term looks up an image's prior with it.
     """
 
     image: Image
@@ -57,7 +57,7 @@ class TargetBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: labelled source images, unlabelled target images, or both."""
+    """Input of one step: labelled source images, unlabelled target images, or both."""
 
     source: SourceBatch | None = None
     target: TargetBatch | None = None

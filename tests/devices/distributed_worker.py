@@ -1,7 +1,7 @@
-"""What test_distributed.py runs in two processes: ``python distributed_worker.py FOLDER RECIPE [OVERRIDE …]``.
+"""Script that test_distributed.py runs in two processes: ``python distributed_worker.py FOLDER RECIPE [OVERRIDE …]``.
 
-A job's tensors land in ``FOLDER/<job>/<rank>.tensors``, the recipe's run in ``FOLDER/run``. At the end the last
-process meets a fault.
+It writes a job's tensors to ``FOLDER/<job>/<rank>.tensors`` and runs the recipe in ``FOLDER/run``. At the end the
+last process fails on purpose.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32
 
-# One BatchNorm layer, its gradients and what it remembers --------------------------------------------
+# One BatchNorm layer, its gradients and running statistics --------------------------------------------
 
 
 def batchnorm(
@@ -68,7 +68,7 @@ def batchnorm(
     model = synchronised(plain, torch.device("cpu"))
     here = world()
     rows = slice(None) if here.size == 1 else (slice(0, 4) if here.first else slice(4, 6))
-    told: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     for step in range(2):
         whole = (torch.randn(6, 5, 4, 3, generator=generator) * 3 + mean).to(kind)
         slope = torch.randn(whole.shape, generator=generator).to(kind)
@@ -76,30 +76,30 @@ def batchnorm(
         y = model(x)
         model.zero_grad()
         (y * slope[rows]).sum().backward()
-        told |= {f"{step}.y": y.detach(), f"{step}.dx": x.grad}
-        told |= {f"{step}.d{name}": p.grad.clone() for name, p in model.named_parameters()}
-    told |= {f"state.{name}": value for name, value in model.state_dict().items()}
+        results |= {f"{step}.y": y.detach(), f"{step}.dx": x.grad}
+        results |= {f"{step}.d{name}": p.grad.clone() for name, p in model.named_parameters()}
+    results |= {f"state.{name}": value for name, value in model.state_dict().items()}
     model.eval()
-    told["eval"] = model(whole[:2]).detach()
+    results["eval"] = model(whole[:2]).detach()
     nn.Sequential(nn.Identity(), nn.BatchNorm2d(5)).load_state_dict(model.state_dict())
-    return {name: value.contiguous() for name, value in told.items()}
+    return {name: value.contiguous() for name, value in results.items()}
 
 
 def unit() -> dict[str, Tensor]:
-    """Gathering and agreeing, looked at from every process."""
+    """Results of gathering and broadcasting on every process."""
     here = world()
-    told = {f"plain.{k}": v for k, v in batchnorm().items()}
-    told |= {f"cumulative.{k}": v for k, v in batchnorm(momentum=None).items()}
-    told |= {f"far.{k}": v for k, v in batchnorm(mean=1000).items()}
+    results = {f"plain.{k}": v for k, v in batchnorm().items()}
+    results |= {f"cumulative.{k}": v for k, v in batchnorm(momentum=None).items()}
+    results |= {f"far.{k}": v for k, v in batchnorm(mean=1000).items()}
 
     for kind in (torch.uint8, torch.int64, torch.float32, torch.bfloat16, torch.bool):
         own = torch.arange(6).view(2, 3).add(6 * here.rank).to(kind)
-        told[f"rows.{str(kind)[6:]}"] = all_rows(own).clone()
+        results[f"rows.{str(kind)[6:]}"] = all_rows(own).clone()
     last = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(here.rank))
     rows = all_rows(last.contiguous(memory_format=torch.channels_last))
-    told["rows.last"] = rows.contiguous()
-    told["rows.layout"] = torch.tensor(rows.is_contiguous(memory_format=torch.channels_last))
-    told["rows.expected"] = torch.cat(
+    results["rows.last"] = rows.contiguous()
+    results["rows.layout"] = torch.tensor(rows.is_contiguous(memory_format=torch.channels_last))
+    results["rows.expected"] = torch.cat(
         [torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(r)) for r in range(2)]
     )
 
@@ -112,7 +112,7 @@ def unit() -> dict[str, Tensor]:
     assert isinstance(pair, tuple)
     loss = (main.exp().sum() + pair[0].sum()) ** 2
     loss.backward()
-    told |= {
+    results |= {
         "outputs.grad": mine.grad,
         "outputs.unread": unread.grad,
         "outputs.loss": loss.detach(),
@@ -130,18 +130,18 @@ def unit() -> dict[str, Tensor]:
         ("index", again.target.index, index + 10),
     ):
         assert torch.equal(found, expected), name
-    told["agreed"] = torch.tensor(_agreements())
-    return told
+    results["agreed"] = torch.tensor(_agreements())
+    return results
 
 
 def _agreements() -> list[int]:
-    """What the processes tell each other."""
+    """Results of the functions that exchange objects."""
     here = world()
     calls: list[int] = []
 
     def work() -> int:
         calls.append(world().size)
-        return on_first(lambda: 40) + 2  # nested: nobody else is asked
+        return on_first(lambda: 40) + 2  # nested: waits for no other process
 
     together = [on_first(work), len(calls), sum(gather_objects(here.rank + 1))]
     calls.clear()
@@ -154,7 +154,7 @@ def _agreements() -> list[int]:
 
 def failures(folder: Path) -> None:
     """Faults of the first process alone, as every process sees them."""
-    told = []
+    results = []
     for fault in (DataError("gone", where="a/file", fix="bring it back"), OSError("odd")):
 
         def fail(fault: Exception = fault) -> None:
@@ -164,8 +164,8 @@ def failures(folder: Path) -> None:
             on_first(fail)
         except (UdaError, OSError) as error:
             fix = error.fix if isinstance(error, UdaError) else None
-            told.append([type(error).__name__, str(error), fix, repeated(error)])
-    (folder / f"faults.{world().rank}.json").write_text(json.dumps(told))
+            results.append([type(error).__name__, str(error), fix, repeated(error)])
+    (folder / f"faults.{world().rank}.json").write_text(json.dumps(results))
 
 
 # The loop -------------------------------------------------------------------------------------------
@@ -224,17 +224,17 @@ OBJECTIVES: dict[str, tuple[Term, ...]] = {
 
 
 class StoppedError(Exception):
-    """What a test stops the loop with."""
+    """Raised by a test to stop the loop."""
 
 
 def train(
     folder: Path, objective: str, steps: int = 5, stop_at: int = -1, lose_at: int = -1
 ) -> dict[str, Tensor]:
-    """The loop's weights; ``metrics.csv`` holds its losses.
+    """Weights after the loop; ``metrics.csv`` holds its losses.
 
     Args:
         stop_at: every process stops when it asks for the batch of this step.
-        lose_at: the last process meets a fault there.
+        lose_at: the last process fails at this step.
     """
     ratio = torch.tensor([0.3, 0.5, 0.2]).expand(IMAGES, CLASSES).contiguous()
     settings = Training(
@@ -276,7 +276,7 @@ def train(
 
 
 def resumed(folder: Path) -> dict[str, Tensor]:
-    """Stopped after its checkpoint of step 4, and gone on with."""
+    """Train, stop after the checkpoint of step 4, and resume."""
     with contextlib.suppress(StoppedError):
         train(folder, "parts", steps=6, stop_at=5)
     return train(folder, "parts", steps=6)
@@ -297,11 +297,11 @@ def main(root: Path, recipe: str, overrides: Sequence[str]) -> None:
         folder.mkdir(exist_ok=True)
         save_file(job(folder), folder / f"{world().rank}.tensors")
     failures(root)
-    said: list[tuple[str, str]] = []
+    events: list[tuple[str, str]] = []
     for _ in range(2):
         read = load_recipe(recipe, overrides)
-        pipeline.run(read, root / "run", announce=lambda *told: said.append(told))
-    (root / f"said.{world().rank}.json").write_text(json.dumps(said))
+        pipeline.run(read, root / "run", announce=lambda *event: events.append(event))
+    (root / f"events.{world().rank}.json").write_text(json.dumps(events))
     train(root / "lost", "losses", lose_at=3)
 
 

@@ -1,8 +1,8 @@
 """Several processes, one result: the same losses, weights, files and table as one process with the same batch.
 
-Two processes are started once, and everything is looked at from what they left (``distributed_worker.py``).
-Tolerances: 1e-6 for single layers, 2e-6 for weights and losses of a few steps; float32 sums are taken in another
-order. Within one number of processes the same seed gives the same bits.
+Two processes run once (``distributed_worker.py``), and the tests read the files that they wrote.
+Tolerances: 1e-6 for single layers, 2e-6 for weights and losses of a few steps, because float32 sums have another
+order. With a fixed number of processes the same seed gives the same bits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Pair:
-    """What two processes left, beside what one process makes of the same."""
+    """Output of the two processes, and the recipe for the same run in one process."""
 
     folder: Path
     codes: tuple[int, ...]
@@ -60,10 +60,10 @@ def free_port() -> str:
 
 def start(rank: int, port: str, arguments: list[str]) -> subprocess.Popen[str]:
     """One of two processes as torchrun starts them."""
-    told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "distributed_worker.py"), *arguments]
-    return subprocess.Popen(command, env={**os.environ, **told}, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env={**os.environ, **ranks}, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def small_world(folder: Path) -> Tiny:
-    """The tiny recipe with two test cases and no dropout, which each process draws for itself."""
+    """The tiny recipe with two test cases."""
     tiny = make_tiny(folder)
     card = tiny.home / "target.yaml"
     raw = yaml.safe_load(card.read_text())
@@ -92,7 +92,7 @@ def overrides(tiny: Tiny) -> list[str]:
         *tiny.overrides,
         "compute.device=cpu",
         "network.dropout=0",
-        # Adam makes steps of full length of the rounding errors that are the gradient of a bias before BatchNorm.
+        # Before BatchNorm the gradient of a bias is rounding error, which Adam scales to full steps.
         *(f"{part}.optimizer=sgd" for part in ("pretrain", "adapt.*")),
         *(f"{part}.lr=0.05" for part in ("pretrain", "adapt.*")),
         "evaluate.oracle=true",
@@ -106,15 +106,15 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float) ->
         torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=name)
 
 
-# What one process sees of the others
+# Ranks and batches without a process group
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*distributed.ENVIRONMENT, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     assert launched() == ALONE
-    monkeypatch.setenv("WORLD_SIZE", "8")  # a container may say so of its own
-    monkeypatch.setenv("SLURM_NTASKS", "4")  # an allocation, in which nothing was started by srun
+    monkeypatch.setenv("WORLD_SIZE", "8")  # a container may set it
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # an allocation without srun
     assert launched() == ALONE
 
 
@@ -125,7 +125,7 @@ def test_torchrun_and_srun_are_understood(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # it writes where the others are
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # launched() writes to it
     assert launched() == World(3, 4, 1)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "18456")
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
@@ -162,17 +162,17 @@ def test_processes_that_nobody_started_are_refused(monkeypatch: pytest.MonkeyPat
     for fine in (Compute(), Compute(devices="auto")):
         check_processes(fine)
     with pytest.raises(
-        ConfigError, match=r"2 processes were asked for .1 × 2., and there is 1"
+        ConfigError, match=r"2 processes were requested .1 × 2., but 1 runs"
     ) as error:
         check_processes(Compute(devices=2))
     assert "torchrun --nproc-per-node 2 -m uda run" in str(error.value.fix)
-    with pytest.raises(ConfigError, match="there is 1") as error:
+    with pytest.raises(ConfigError, match="but 1 runs") as error:
         check_processes(Compute(devices=4, num_nodes=2))
     assert "--nnodes 2 --nproc-per-node 4" in str(error.value.fix)
     pretend(monkeypatch, World(0, 8))
     check_processes(Compute(devices=4, num_nodes=2))
     check_processes(Compute())
-    with pytest.raises(ConfigError, match="there are 8"):
+    with pytest.raises(ConfigError, match="but 8 run"):
         check_processes(Compute(devices=2))
 
 
@@ -218,7 +218,7 @@ def test_weights_that_no_output_depends_on_get_no_gradient() -> None:
 
 
 def merged(pair: Pair, kind: str) -> dict[str, Tensor]:
-    """What both processes' layers gave, as of one: rows after another, gradients of weights summed."""
+    """Merge both processes' results into those of one: rows concatenated, weight gradients summed."""
     first, second = (pair.of("unit", rank) for rank in range(2))
     found = {}
     for name in (name.removeprefix(kind) for name in first if name.startswith(kind)):
@@ -234,7 +234,7 @@ def merged(pair: Pair, kind: str) -> dict[str, Tensor]:
 
 
 def errors_of(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """Largest difference over largest value."""
+    """Largest difference divided by the largest value."""
     assert set(found) == set(expected)
     return {
         name: float((found[name] - value).abs().max() / value.abs().max())
@@ -246,7 +246,7 @@ def errors_of(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str
 def test_batchnorm_of_two_processes_is_that_of_the_whole_batch(
     pair: Pair, kind: str, momentum: float | None
 ) -> None:
-    """Forward, gradients, running statistics and evaluation, with 4 rows here and 2 there."""
+    """Forward, gradients, running statistics and evaluation, with 4 rows on rank 0 and 2 on rank 1."""
     expected = distributed_worker.batchnorm(momentum)
     assert {"1.y", "1.dx", "0.d1.weight", "state.1.running_var", "eval"} <= set(expected)
     assert max(errors_of(merged(pair, kind), expected).values()) < 1e-6
@@ -262,13 +262,13 @@ def test_batchnorm_of_two_processes_stands_a_mean_of_333_sd(pair: Pair) -> None:
 
 def test_rows_of_any_type_and_layout_are_gathered_in_order(pair: Pair) -> None:
     for rank in range(2):
-        told = pair.of("unit", rank)
+        found = pair.of("unit", rank)
         for kind in ("uint8", "int64", "float32", "bfloat16"):
             expected = torch.arange(12).view(4, 3).to(getattr(torch, kind))
-            assert torch.equal(told[f"rows.{kind}"], expected)
-        assert told["rows.bool"].tolist() == [[False, True, True], *[[True] * 3] * 3]
-        assert torch.equal(told["rows.last"], told["rows.expected"])
-        assert bool(told["rows.layout"])
+            assert torch.equal(found[f"rows.{kind}"], expected)
+        assert found["rows.bool"].tolist() == [[False, True, True], *[[True] * 3] * 3]
+        assert torch.equal(found["rows.last"], found["rows.expected"])
+        assert bool(found["rows.layout"])
 
 
 def test_gradient_of_gathered_rows_is_a_processes_own_times_their_number(pair: Pair) -> None:
@@ -277,14 +277,14 @@ def test_gradient_of_gathered_rows_is_a_processes_own_times_their_number(pair: P
     loss.backward()
     assert x.grad is not None
     for rank in range(2):
-        told = pair.of("unit", rank)
-        torch.testing.assert_close(told["outputs.loss"], loss.detach())
-        torch.testing.assert_close(told["outputs.grad"], 2 * x.grad[2 * rank : 2 * rank + 2])
-        assert torch.equal(told["outputs.unread"], torch.zeros(2, 2))
+        found = pair.of("unit", rank)
+        torch.testing.assert_close(found["outputs.loss"], loss.detach())
+        torch.testing.assert_close(found["outputs.grad"], 2 * x.grad[2 * rank : 2 * rank + 2])
+        assert torch.equal(found["outputs.unread"], torch.zeros(2, 2))
 
 
 def test_processes_agree(pair: Pair) -> None:
-    """on_first: result, calls here; sum of ranks; first_then_all: result, calls here, processes seen; order."""
+    """on_first: result, calls; sum of ranks; first_then_all: result, calls, world size inside; item order."""
     assert pair.of("unit", 0)["agreed"].tolist() == [42, 1, 3, 42, 1, 1, 1]
     assert pair.of("unit", 1)["agreed"].tolist() == [42, 0, 3, 42, 1, 1, 1]
 
@@ -335,7 +335,7 @@ def test_two_processes_go_on_from_a_checkpoint_bit_for_bit(pair: Pair) -> None:
 
 
 def test_a_fault_of_one_process_ends_the_other_with_a_clear_message(pair: Pair) -> None:
-    """Its last words: torchrun would have ended it as well; nobody waits for ever."""
+    """The other process ends by itself, without torchrun, and does not wait forever."""
     assert pair.codes == (1, 1)
     first, second = pair.errors
     assert "DataError: a file is gone" in second
@@ -346,7 +346,7 @@ def test_a_fault_of_one_process_ends_the_other_with_a_clear_message(pair: Pair) 
 
 
 def test_a_recipe_gives_the_same_table_and_the_same_files(pair: Pair, tmp_path: Path) -> None:
-    """Dice of 10 steps' training is a step function of weights that differ by rounding: a few pixels in 8000."""
+    """The weights differ by rounding, so after 10 steps the argmax may differ in a few of 8000 pixels."""
     done = pipeline.run(load_recipe(pair.tiny.recipe, overrides(pair.tiny)), tmp_path / "run")
     names = [stage.name for stage in done]
     files = [
@@ -372,14 +372,14 @@ def test_a_recipe_gives_the_same_table_and_the_same_files(pair: Pair, tmp_path: 
     stages = [read_stage(run, "pretrain") for run in (pair.folder / "run", tmp_path / "run")]
     assert stages[0]["hash"] == stages[1]["hash"]
     assert stages[0]["environment"]["processes"] == 2
-    said = [json.loads((pair.folder / f"said.{rank}.json").read_text()) for rank in range(2)]
-    assert said[0] == [[name, "run"] for name in names] + [[name, "skip"] for name in names]
-    assert said[1] == []
+    events = [json.loads((pair.folder / f"events.{rank}.json").read_text()) for rank in range(2)]
+    assert events[0] == [[name, "run"] for name in names] + [[name, "skip"] for name in names]
+    assert events[1] == []
 
 
 def read_stage(run: Path, stage: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((run / stage / "stage.json").read_text())
-    return told
+    record: dict[str, Any] = json.loads((run / stage / "stage.json").read_text())
+    return record
 
 
 def test_one_process_evaluates_the_models_of_two_to_the_same_table(

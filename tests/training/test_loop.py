@@ -339,6 +339,6 @@ def test_nothing_between_reports_reads_a_tensor(
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     absent: Any = "mps" if not torch.backends.mps.is_available() else "cuda"
-    with pytest.raises(ConfigError, match=f"device '{absent}' was asked for") as caught:
+    with pytest.raises(ConfigError, match=f"device '{absent}' was requested") as caught:
         make_fabric(Compute(device=absent))
     assert "--device auto" in str(caught.value)

@@ -1,1 +1,1 @@
-"""Devices and precision; several processes that give the result of one."""
+"""Devices, precision and distributed training whose result is that of one process."""

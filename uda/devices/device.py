@@ -1,4 +1,4 @@
-"""The devices and precision of a run, and arithmetic that repeats itself bit for bit."""
+"""Device, precision and distributed strategy of a run; deterministic kernels; out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _BUFFERS = (
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
     else "broadcast_buffers"
 )
-"""DDP's word for sending the first process's buffers before each pass; newer torch has another."""
+"""DDP's argument that broadcasts rank 0's buffers before each forward pass; newer torch renamed it."""
 
 
 def make_fabric(compute: Compute, alone: bool = False) -> Fabric:
-    """The device and precision of a run, and how its processes keep one network.
+    """Fabric with the run's device and precision, and DDP if there are several processes.
 
     Args:
-        alone: this process's work is its own, though there may be others.
+        alone: this process works without the others.
 
     Raises:
-        ConfigError: the device asked for is not there, or not as many processes as asked for.
+        ConfigError: the device is not available, a process has no GPU, or ``mps`` has several processes.
     """
     device = _device_of(compute)
     here = ALONE if alone else world()
@@ -41,10 +41,10 @@ def make_fabric(compute: Compute, alone: bool = False) -> Fabric:
         return Fabric(accelerator=device, devices=1, precision=compute.precision)
     if device == "mps":
         raise ConfigError(
-            f"{here.size} processes were started, and device 'mps' serves one",
+            f"{here.size} processes were started, but device 'mps' supports one",
             fix="start one process, or use --device cpu",
         )
-    # Statistics are made of the whole batch and so the same everywhere.
+    # Every process computes BatchNorm statistics of the whole batch, so the buffers are equal.
     buffers: dict[str, Any] = {_BUFFERS: False}
     strategy = DDPStrategy(
         parallel_devices=[_place(device, rank) for rank in range(here.local_rank + 1)],
@@ -57,10 +57,10 @@ def make_fabric(compute: Compute, alone: bool = False) -> Fabric:
 
 
 def check_processes(compute: Compute) -> None:
-    """Refuse to do in one process what was asked of several.
+    """Refuse a run that asks for another number of processes than runs.
 
     Raises:
-        ConfigError: ``devices`` and ``num_nodes`` ask for processes that nobody started, or there are others.
+        ConfigError: ``devices`` × ``num_nodes`` is neither 1 nor the number of processes.
     """
     here = world()
     if compute.devices == "auto":
@@ -72,21 +72,22 @@ def check_processes(compute: Compute) -> None:
     if compute.num_nodes > 1:
         start = f"torchrun --nnodes {compute.num_nodes} " + start.removeprefix("torchrun ")
     raise ConfigError(
-        f"{asked} processes were asked for ({compute.num_nodes} × {compute.devices}), and there "
-        f"{'is 1' if here.size == 1 else f'are {here.size}'}",
+        f"{asked} processes were requested ({compute.num_nodes} × {compute.devices}), but "
+        f"{'1 runs' if here.size == 1 else f'{here.size} run'}",
         where="compute.devices, compute.num_nodes",
         expected="a launcher that starts them",
-        fix=f"start it with `{start}` or with srun under SLURM; "
-        "or leave both settings out and take what is there",
+        fix=f"start the run with `{start}`, or with srun under SLURM; "
+        "or leave both settings out to use the processes that run",
     )
 
 
 @contextlib.contextmanager
 def memory_for(work: str, training: bool = False) -> Iterator[None]:
-    """Say what to change where the memory does not suffice for what runs inside.
+    """Turn an out-of-memory error of the block into a :class:`RunError` that says what to change.
 
     Args:
-        work: the stage, or what else it is.
+        work: name of the stage or task, for the message.
+        training: suggest what to change in a training.
 
     Raises:
         RunError: the device or the machine has no memory left.
@@ -94,26 +95,26 @@ def memory_for(work: str, training: bool = False) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _no_memory(error):
+        if not _out_of_memory(error):
             raise
         device = "the machine" if isinstance(error, MemoryError) else "the device"
-        told = (str(error).strip().splitlines() or [""])[0]
+        detail = (str(error).strip().splitlines() or [""])[0]
         raise RunError(
-            f"{device} ran out of memory in {work}{told and ': '}{told}",
+            f"{device} ran out of memory in {work}{detail and ': '}{detail}",
             where=work,
             fix=(
-                "lower batch, network.patch or the size of the images, or set "
-                "compute.precision=bf16-mixed; what is saved stays, and where there is more memory "
-                "the same command goes on from it"
+                "lower batch, network.patch or the image size, or set "
+                "compute.precision=bf16-mixed; checkpoints stay, and the same command resumes from "
+                "them where there is more memory"
                 if training
                 else "use smaller images or network.patch, compute.precision=bf16-mixed or "
-                "--device cpu; what is complete stays"
+                "--device cpu; complete results stay"
             ),
         ) from error
 
 
-def _no_memory(error: Exception) -> bool:
-    """Not every allocator has an error of its own."""
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory is exhausted; not every allocator has its own error type."""
     signs = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         sign in str(error).lower() for sign in signs
@@ -131,32 +132,32 @@ def _device_of(compute: Compute) -> str:
         device = "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
     if not present[device]:
         raise ConfigError(
-            f"device {device!r} was asked for, but this machine or this torch build has none",
-            expected=", ".join(name for name, there in present.items() if there),
+            f"device {device!r} was requested, but this machine or this torch build has none",
+            expected=", ".join(name for name, available in present.items() if available),
             fix="use --device auto",
         )
     return device
 
 
 def _place(device: str, local_rank: int) -> torch.device:
-    """The device of a process; under SLURM each may see its own alone.
+    """Device of a local rank; under SLURM a process may see only its own GPU.
 
     Raises:
-        ConfigError: there are more processes than devices.
+        ConfigError: the machine runs more processes than it has GPUs.
     """
     if device == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count and count != 1:
         raise ConfigError(
-            f"process {local_rank} of this machine has no GPU of its own; there are {count}",
-            fix=f"start {count} processes a machine: torchrun --nproc-per-node {count} …",
+            f"local rank {local_rank} has no GPU; this machine has {count}",
+            fix=f"start {count} processes per machine: torchrun --nproc-per-node {count} …",
         )
     return torch.device("cuda", min(local_rank, count - 1))
 
 
 class _Joined(ClusterEnvironment):
-    """What :mod:`uda.devices.distributed` knows, in Fabric's words: the processes are there and have met."""
+    """Gives Fabric the ranks of processes that a launcher started and :mod:`uda.devices.distributed` connected."""
 
     def __init__(self, here: World) -> None:
         super().__init__()
@@ -182,13 +183,13 @@ class _Joined(ClusterEnvironment):
         return self.here.size
 
     def set_world_size(self, size: int) -> None:
-        """Nothing to do: it is known."""
+        """Do nothing; the launcher sets it."""
 
     def global_rank(self) -> int:
         return self.here.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing to do: it is known."""
+        """Do nothing; the launcher sets it."""
 
     def local_rank(self) -> int:
         return self.here.local_rank
@@ -199,7 +200,7 @@ class _Joined(ClusterEnvironment):
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Only kernels that give the same bits on the same machine; settings and random state return afterwards."""
+    """Allow only kernels that repeat bit for bit; restore settings and random state afterwards."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
@@ -207,7 +208,7 @@ def deterministic() -> Iterator[None]:
     fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    memory.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each buffer
+    memory.fill_uninitialized_memory = False  # for debugging only; costs a pass over each buffer
     try:
         with torch.random.fork_rng():
             yield

@@ -1,8 +1,8 @@
-"""The processes that share a run: who this one is, and how they agree.
+"""Ranks of a distributed run, and the exchange of Python objects between its processes.
 
-`torchrun` or SLURM starts the same command several times. What the network's batches need goes through the
-default process group (gloo, on CUDA devices NCCL); what the processes have to tell each other otherwise goes
-through a gloo group of its own, because the first process may be busy for hours while the others wait.
+`torchrun` or SLURM starts the same command several times. Tensors of a training step go through the default
+process group (gloo; NCCL on CUDA devices). Everything else goes through a second gloo group with a long
+timeout, because rank 0 may work for hours while the others wait.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
-"""how long a process waits for what the first one does alone"""
+"""Longest wait for work that the first process does alone."""
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""what torchrun tells each process"""
+"""Environment variables that torchrun sets."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One process among those of a run."""
+    """Rank of one process and world size of its run."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """among the processes of its machine"""
+    """Rank on its machine."""
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes, prints and logs."""
+        """Whether this process writes, prints and logs: rank 0."""
         return self.rank == 0
 
 
@@ -53,16 +53,16 @@ _repeated: list[BaseException] = []
 
 
 def world() -> World:
-    """This process among those that share the run; of one process, and inside :func:`on_first`, ``ALONE``.
+    """Rank and world size of this process; ``ALONE`` in a run of one process and inside :func:`on_first`.
 
-    The first call joins the others.
+    The first call joins the process group.
     """
     return ALONE if _alone.get() else _joined()[0]
 
 
 @functools.cache
 def _joined() -> tuple[World, Any]:
-    """This process, and the group through which the processes talk about everything but tensors."""
+    """Rank and world size of this process, and the gloo group for everything but a step's tensors."""
     here = launched()
     if here.size == 1:
         return ALONE, None
@@ -85,36 +85,36 @@ def _leave() -> None:
 
 
 def launched() -> World:
-    """What the launcher says of this process: torchrun, `srun` with several tasks, or nobody.
+    """Ranks from the environment that torchrun or `srun` set; ``ALONE`` without a launcher.
 
-    An allocation of several tasks without `srun` starts one process, and is taken as such.
+    An allocation of several tasks without `srun` starts one process and counts as one.
     """
-    told = os.environ
-    if all(name in told for name in ENVIRONMENT):
-        return World(int(told["RANK"]), int(told["WORLD_SIZE"]), int(told["LOCAL_RANK"]))
-    size = int(told.get("SLURM_STEP_NUM_TASKS", "1"))
+    env = os.environ
+    if all(name in env for name in ENVIRONMENT):
+        return World(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
+    size = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1:
         return ALONE
-    _meet_in_slurm()
-    return World(int(told["SLURM_PROCID"]), size, int(told["SLURM_LOCALID"]))
+    _set_slurm_address()
+    return World(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]))
 
 
-def _meet_in_slurm() -> None:
-    """Where the tasks of a SLURM step find the first one: on its first node, at a port of the job's own."""
+def _set_slurm_address() -> None:
+    """Set the address of a SLURM step's rank 0: its first node, and a port computed from the job's id."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-    told = os.environ
-    nodes = told.get("SLURM_STEP_NODELIST", told.get("SLURM_NODELIST", "127.0.0.1"))
-    told.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
-    told.setdefault("MASTER_PORT", str(15000 + int(told.get("SLURM_JOB_ID", "0")) % 10000))
+    env = os.environ
+    nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1"))
+    env.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    env.setdefault("MASTER_PORT", str(15000 + int(env.get("SLURM_JOB_ID", "0")) % 10000))
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Say that another process ended, where the work fails because of it.
+    """Turn a lost connection to another process into a :class:`RunError`.
 
     Raises:
-        RunError: the connection to another process is gone.
+        RunError: the connection to another process is lost.
     """
     try:
         yield
@@ -125,21 +125,21 @@ def together() -> Iterator[None]:
         raise RunError(
             f"another process of this run ended, and process {world().rank} of {world().size} "
             "cannot go on without it",
-            fix="see what the other one said; the same command goes on from the last checkpoint",
+            fix="read the other process's error; the same command resumes from the last checkpoint",
         ) from error
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """What ``work`` returns on the first process, which alone does it; the others wait for it.
+    """Call ``work`` on the first process alone and return its result on all processes; the others wait.
 
-    Inside ``work`` the first process is :data:`ALONE`. Everything that one process alone should do goes
-    through here, because what is called in there may itself want to ask the others.
+    Inside ``work`` the first process is :data:`ALONE`, so functions that ``work`` calls do not wait for
+    the other processes.
 
     Args:
-        work: returns something small that can be sent.
+        work: returns a small object that can be pickled.
 
     Raises:
-        UdaError: the first process's own, on every process; of any other exception the others get a RunError.
+        UdaError: the first process's own, on every process; any other exception reaches the others as a RunError.
     """
     here = world()
     if here.size == 1:
@@ -148,8 +148,8 @@ def on_first(work: Callable[[], T]) -> T:
         value, failure = _broadcast(None)
         if failure is not None:
             _repeat(failure)
-        told: T = value
-        return told
+        result: T = value
+        return result
     try:
         with _by_itself():
             done = work()
@@ -161,7 +161,7 @@ def on_first(work: Callable[[], T]) -> T:
 
 
 def first_then_all(work: Callable[[], T]) -> T:
-    """What ``work`` returns on each process, after the first has done it: it makes files, the others find them.
+    """Call ``work`` on the first process, then on the others, which find the files that it made.
 
     Inside ``work`` every process is :data:`ALONE`.
     """
@@ -173,7 +173,7 @@ def first_then_all(work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _by_itself() -> Iterator[None]:
-    """Whoever asks meanwhile is told that there is one process."""
+    """Inside the block :func:`world` returns :data:`ALONE`."""
     token = _alone.set(True)
     try:
         yield
@@ -191,12 +191,12 @@ def _repeat(error: UdaError) -> NoReturn:
 
 
 def repeated(error: BaseException) -> bool:
-    """Whether another process has said this already."""
-    return any(error is known for known in _repeated)
+    """Whether ``error`` came from the first process, which has reported it already."""
+    return any(error is one for one in _repeated)
 
 
 def _broadcast(value: Any) -> Any:
-    """The first process's value, on all."""
+    """The first process's value, on all processes."""
     from torch import distributed
 
     held = [value]
@@ -206,7 +206,7 @@ def _broadcast(value: Any) -> Any:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every process's value in the order of their ranks, on all; nobody goes on before all have given theirs."""
+    """Every process's value in rank order, on all processes; each waits for all the others."""
     if world().size == 1:
         return [value]
     from torch import distributed
@@ -218,12 +218,12 @@ def gather_objects(value: T) -> list[T]:
 
 
 def sum_arrays(own: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sum of every process's array, on all."""
+    """Sum of all processes' arrays, on all processes."""
     return functools.reduce(lambda total, part: total + part, gather_objects(own))
 
 
 def any_of(here: bool) -> bool:
-    """Whether it is so on any process; all get the same answer."""
+    """Whether ``here`` is true on any process; all get the same answer."""
     if world().size == 1:
         return here
     import torch
@@ -236,30 +236,30 @@ def any_of(here: bool) -> bool:
 
 
 def check_same_place(folder: Path, step: int) -> None:
-    """Refuse to go on where the processes found different checkpoints.
+    """Refuse to resume if the processes found checkpoints of different steps.
 
     Raises:
-        RunError: the run's folder is not the same one for all.
+        RunError: the steps differ, so the processes do not share the run's folder.
     """
     steps = gather_objects(step)
     if len(set(steps)) > 1:
         raise RunError(
-            f"the processes would go on from different steps: {steps}",
+            f"the processes would resume from different steps: {steps}",
             where=folder,
-            expected="one folder that all of them see",
+            expected="one folder that all processes share",
             fix="put --out on a disk that all machines share",
         )
 
 
 def share(count: int, here: World) -> range:
-    """Which of ``count`` things a process works on: every one belongs to exactly one process."""
+    """Indices of the ``count`` items that a process works on; each item belongs to exactly one process."""
     return range(here.rank, count, here.size)
 
 
 def gather_shares(own: Sequence[T], count: int) -> list[T]:
-    """What all processes made of their :func:`share`, in the order of one process; the first gets it, the others [].
+    """Results of all processes' :func:`share` in the order of the items, on the first process; [] on the others.
 
-    Only the first process needs to hold all of it, so it may be large.
+    Only the first process holds all results, so they may be large.
     """
     here = world()
     if here.size == 1:

@@ -1,7 +1,7 @@
-"""The batch of all processes: what each of them sees of the objective.
+"""The global batch: the rows that each process runs, and tensors gathered from all processes.
 
-A network runs on a process's own rows, everything after it on all rows, so that a loss is that of the whole
-batch and no term knows of processes.
+The network runs on a process's own rows and the objective on all rows. So a loss is that of the whole batch,
+and no term handles processes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from uda.types import Batch, Heads, SourceBatch, TargetBatch
 
 
 def rows_of(batch: int, where: str = "batch") -> slice:
-    """Which rows of a batch are this process's.
+    """This process's rows of a global batch of ``batch`` rows.
 
     Args:
-        where: the setting that says how large it is.
+        where: the setting that holds the batch size.
 
     Raises:
-        ConfigError: the processes cannot share it evenly.
+        ConfigError: the batch size is not a multiple of the number of processes.
     """
     here = world()
     if batch % here.size:
@@ -33,14 +33,14 @@ def rows_of(batch: int, where: str = "batch") -> slice:
             where=where,
             expected=f"a multiple of {here.size}; batch counts the images of all processes",
             fix=f"set {where}={here.size * max(1, round(batch / here.size))}, "
-            "or start another number of processes",
+            "or start a different number of processes",
         )
     own = batch // here.size
     return slice(here.rank * own, (here.rank + 1) * own)
 
 
 def own_rows(batch: Batch) -> Batch:
-    """This process's rows of everybody's batch."""
+    """This process's rows of a global batch."""
     source, target = batch.source, batch.target
     if source is not None:
         own = rows_of(len(source.image))
@@ -52,7 +52,7 @@ def own_rows(batch: Batch) -> Batch:
 
 
 def gathered(batch: Batch) -> Batch:
-    """Everybody's rows of a batch, in the order in which one process would see them."""
+    """All processes' rows of a batch, in the order of a single process."""
     source, target = batch.source, batch.target
     if source is not None:
         source = SourceBatch(all_rows(source.image), all_rows(source.label))
@@ -62,7 +62,7 @@ def gathered(batch: Batch) -> Batch:
 
 
 def all_rows(tensor: Tensor) -> Tensor:
-    """Everybody's rows ``[w·b, …]`` of a tensor ``[b, …]``; a gradient flows back, see :func:`all_outputs`."""
+    """All processes' rows ``[w·b, …]`` of a tensor ``[b, …]``; for its gradient see :func:`all_outputs`."""
     if world().size == 1:
         return tensor
     if not tensor.requires_grad:
@@ -72,11 +72,11 @@ def all_rows(tensor: Tensor) -> Tensor:
 
 
 def all_outputs(outputs: Sequence[Heads | None]) -> list[Heads | None]:
-    """Everybody's rows of what a step's passes through the network gave; None where it was not run.
+    """All processes' rows of the network outputs of a step; None, a pass that was not run, stays None.
 
-    They are gathered as one: an output that no loss reads gets a gradient of zeros, and DDP, which waits for
-    every parameter, need not know of it. The gradient of a row is multiplied by the number of processes, by
-    which DDP divides.
+    One autograd function gathers all outputs, so an output that no loss reads gets a zero gradient and DDP
+    does not wait for its parameters in vain. The gradient of a row is multiplied by the number of processes,
+    because DDP divides by it.
     """
     if world().size == 1:
         return list(outputs)
@@ -113,7 +113,7 @@ class _AllRows(torch.autograd.Function):
 
 
 def _gather(tensor: Tensor) -> Tensor:
-    """As bytes, since not every backend moves every type; in the layout that the tensor has."""
+    """Gather rows as bytes, since not every backend supports every dtype; keep the memory layout."""
     from torch import distributed
 
     last = tensor.dim() > 2 and not tensor.is_contiguous()  # channels last, perhaps

@@ -1,6 +1,6 @@
-"""A network as several processes train it: BatchNorm over the batch of all, and no weights that DDP waits for in vain.
+"""Prepare a network for several processes: synchronised BatchNorm, and no gradients for unused weights.
 
-torch's own SyncBatchNorm takes CUDA tensors alone; :class:`SyncedBatchNorm` does the same on a CPU.
+torch's SyncBatchNorm accepts only CUDA tensors; :class:`SyncedBatchNorm` does the same on a CPU.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from uda.networks.batchnorm import layers, set_mode
 
 
 def shared(model: nn.Module, image: Callable[[], Tensor], device: torch.device) -> nn.Module:
-    """The first process's network as several train it, on its device; with one process as it was.
+    """Give all processes the first one's weights, freeze unused weights and synchronise BatchNorm.
+
+    With one process the network is returned as it is.
 
     Args:
-        image: gives images ``[b, c, *s]`` such as it will see.
+        image: returns images ``[b, c, *s]`` of the training.
+        device: where the network moves.
     """
     if world().size == 1:
         return model
     with torch.no_grad():
         for tensor in model.to(device).state_dict().values():
-            dense = tensor.contiguous()  # channels last is not
+            dense = tensor.contiguous()  # a channels-last tensor is not contiguous
             torch.distributed.broadcast(dense, 0)
             tensor.copy_(dense)
     freeze_idle(model, image()[:1].to(device))
@@ -36,9 +39,9 @@ def shared(model: nn.Module, image: Callable[[], Tensor], device: torch.device) 
 
 
 def freeze_idle(model: nn.Module, image: Tensor) -> None:
-    """Ask no gradient of weights on which no output depends, such as those of a classifier that is switched off.
+    """Turn off the gradient of weights that no output depends on, such as those of an unused classifier.
 
-    They would not get one anyway, and DDP would wait for it.
+    DDP would wait for their gradients in vain.
     """
     set_mode(model, "frozen")
     outputs = model(image)
@@ -52,10 +55,10 @@ def freeze_idle(model: nn.Module, image: Tensor) -> None:
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The network with BatchNorm layers that see the batch of all processes; with one process as it was.
+    """Replace BatchNorm layers by ones with statistics over all processes; with one process change nothing.
 
-    Weights, buffers and their names stay the same, so what is saved loads into the plain network. Layers inside
-    TorchScript programs cannot be exchanged; see :func:`check_synchronised`.
+    Weights, buffers and their names stay the same, so a saved state loads into the plain network. Layers inside
+    TorchScript programs cannot be replaced; see :func:`check_synchronised`.
     """
     if world().size == 1:
         return model
@@ -69,18 +72,18 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def check_synchronised(model: nn.Module) -> None:
-    """Refuse a network whose statistics would be those of a process's own rows.
+    """Refuse a network with batch statistics of a single process's rows.
 
     Raises:
-        ModelError: BatchNorm layers of a TorchScript program follow the batch, which several processes share.
+        ModelError: a TorchScript program has BatchNorm layers in training mode, and there are several processes.
     """
     if world().size == 1:
         return
     synced = (SyncedBatchNorm, nn.SyncBatchNorm)
-    if loose := [m for m in layers(model) if m.training and not isinstance(m, synced)]:
+    if unsynced := [m for m in layers(model) if m.training and not isinstance(m, synced)]:
         raise ModelError(
-            f"{len(loose)} BatchNorm layers lie inside a TorchScript program and would follow each "
-            "process's own images instead of the whole batch",
+            f"{len(unsynced)} BatchNorm layers lie inside a TorchScript program and would use the "
+            "statistics of each process's own images instead of the whole batch",
             fix="set batchnorm: frozen or target, export the network with torch.export.export, "
             "or run it in one process",
         )
@@ -100,15 +103,15 @@ def _exchanged(layer: nn.Module, device: torch.device) -> nn.Module:
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """BatchNorm of ``[b, c, *s]`` whose batch statistics are those of all processes; their ``b`` may differ.
+    """BatchNorm of ``[b, c, *s]`` with batch statistics over all processes; their ``b`` may differ.
 
-    Counts, means and sums of squared deviations are merged, not sums of squares, so a large mean does no harm.
+    It merges counts, means and variances, not sums of squares, so a large mean costs no precision.
     In evaluation mode it is a plain BatchNorm.
     """
 
     @classmethod
     def of(cls, layer: Any) -> SyncedBatchNorm:
-        """The same layer, with the same parameters and buffers, synchronised."""
+        """A synchronised layer that shares ``layer``'s parameters and buffers."""
         synced = cls(
             layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
         )
@@ -123,18 +126,18 @@ class SyncedBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least 2 axes, got {x.dim()}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised by the batch of all processes in training, by the running statistics otherwise."""
+        """Normalise by the whole batch in training mode, by the running statistics otherwise."""
         if not self.training or world().size == 1:
             return super().forward(x)
         self._check_input_dim(x)
         normalised, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
-        self._follow(mean, var * (count / (count - 1)))
+        self._update_running(mean, var * (count / (count - 1)))
         result: Tensor = normalised
         return result
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, unbiased: Tensor) -> None:
-        """Running statistics by the layer's momentum, or their mean over batches where that is None."""
+    def _update_running(self, mean: Tensor, unbiased: Tensor) -> None:
+        """Update the running statistics by the layer's momentum, or to the mean over batches if it is None."""
         means, variances, tracked = self.running_mean, self.running_var, self.num_batches_tracked
         if means is None or variances is None or tracked is None:
             return
@@ -145,7 +148,7 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """(x − mean) / √(var + ε) · weight + bias, mean and var over the rows and pixels of all processes."""
+    """(x − mean) / √(var + ε) · weight + bias, with mean and var over the rows and pixels of all processes."""
 
     @staticmethod
     def forward(
@@ -182,7 +185,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _others(x: Tensor) -> list[int]:
-    """All axes but that of the channels."""
+    """All axes but the channel axis."""
     return [axis for axis in range(x.dim()) if axis != 1]
 
 
@@ -191,7 +194,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each channel ``[c]`` and the number of values, over all processes, in double."""
+    """Per channel mean and variance ``[c]`` and the number of values, over all processes, in float64."""
     var, mean = torch.var_mean(x.to(_wide(x)), _others(x), correction=0)
     values = torch.full_like(mean, x.numel() // x.shape[1], dtype=torch.float64)
     own = torch.stack([values, mean.double(), var.double()])
