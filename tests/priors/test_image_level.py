@@ -1,4 +1,4 @@
-"""Label distributions of single images: a known relation is found again, and nothing comes out as NaN."""
+"""Label distributions of single images: a known relation is recovered, and no output is NaN."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ METHODS = ("nearest", "logistic", "ridge")
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)
 
 
-def world(seed: int, images: int = 40, features: int = 6, classes: int = 4) -> tuple[Any, Any]:
+def features_and_ratios(
+    seed: int, images: int = 40, features: int = 6, classes: int = 4
+) -> tuple[Any, Any]:
     """Standardised features and ratios that follow from them by a softmax."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(images, features))
@@ -51,13 +53,13 @@ def rescaled(features: Any, seed: int) -> Any:
 
 
 def test_logistic_regression_finds_a_softmax_again_in_another_domain() -> None:
-    z, ratios = world(0)
+    z, ratios = features_and_ratios(0)
     found = logistic_ratios(rescaled(z, 1), ratios, rescaled(z, 2), l2=1e-9)
     np.testing.assert_allclose(found, ratios, atol=2e-4)
 
 
 def test_ridge_regression_finds_a_linear_relation_again_in_another_domain() -> None:
-    z, _ = world(0)
+    z, _ = features_and_ratios(0)
     slopes = np.random.default_rng(1).uniform(-0.02, 0.02, (z.shape[1], 4))
     slopes -= slopes.mean(1, keepdims=True)
     ratios = np.array([0.4, 0.3, 0.2, 0.1]) + z @ slopes
@@ -67,7 +69,7 @@ def test_ridge_regression_finds_a_linear_relation_again_in_another_domain() -> N
 
 
 def test_the_nearest_source_image_of_an_image_is_itself() -> None:
-    z, ratios = world(0)
+    z, ratios = features_and_ratios(0)
     order = np.random.default_rng(3).permutation(len(z))
     found = nearest_ratios(rescaled(z, 1), ratios, rescaled(z[order], 2), neighbours=1)
     np.testing.assert_allclose(found, ratios[order], atol=1e-12)
@@ -86,7 +88,7 @@ def test_neighbours_are_averaged_by_hand() -> None:
 
 
 def test_logistic_regression_is_the_minimum_of_its_objective() -> None:
-    z, ratios = world(4, images=15, classes=3)
+    z, ratios = features_and_ratios(4, images=15, classes=3)
     wanted = torch.tensor(ratios)
     inputs = torch.tensor(z)
     weights = torch.zeros(z.shape[1], 3, dtype=torch.float64, requires_grad=True)
@@ -112,7 +114,7 @@ def test_logistic_regression_is_the_minimum_of_its_objective() -> None:
 
 
 def test_ridge_regression_is_least_squares_with_the_penalty_as_rows() -> None:
-    z, ratios = world(5)
+    z, ratios = features_and_ratios(5)
     ratios = 0.7 * 0.25 + 0.3 * ratios
     n, d = z.shape
     penalty = np.sqrt(n * 0.3) * np.eye(d)
@@ -138,7 +140,7 @@ def test_the_nearest_point_of_the_simplex_is_a_shift_cut_at_0(
 
 
 def test_a_point_of_the_simplex_stays_where_it_is() -> None:
-    _, ratios = world(6)
+    _, ratios = features_and_ratios(6)
     np.testing.assert_allclose(to_simplex(ratios), ratios, atol=1e-12)
 
 
@@ -171,8 +173,8 @@ def test_answers_are_ratios_and_a_class_no_source_image_shows_gets_none(
 
 @EACH_METHOD
 def test_shift_and_stretch_of_a_domain_count_for_nothing(method: Any) -> None:
-    source, ratios = world(7)
-    target = world(8)[0][:20]
+    source, ratios = features_and_ratios(7)
+    target = features_and_ratios(8)[0][:20]
     expected = image_level_ratios(method, source, ratios, target)
     found = image_level_ratios(method, rescaled(source, 1), ratios, rescaled(target, 2))
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -180,8 +182,8 @@ def test_shift_and_stretch_of_a_domain_count_for_nothing(method: Any) -> None:
 
 @EACH_METHOD
 def test_the_order_of_images_counts_for_nothing(method: Any) -> None:
-    source, ratios = world(7)
-    target = world(8)[0][:20]
+    source, ratios = features_and_ratios(7)
+    target = features_and_ratios(8)[0][:20]
     expected = image_level_ratios(method, source, ratios, target)
     ours, theirs = np.random.default_rng(0).permutation(40), np.arange(20)[::-1]
     found = image_level_ratios(method, source[ours], ratios[ours], target[theirs])
@@ -190,7 +192,7 @@ def test_the_order_of_images_counts_for_nothing(method: Any) -> None:
 
 @EACH_METHOD
 def test_the_same_call_gives_the_same_bits(method: Any) -> None:
-    source, ratios = world(7)
+    source, ratios = features_and_ratios(7)
     first = image_level_ratios(method, source, ratios, source)
     assert (image_level_ratios(method, source, ratios, source) == first).all()
 
@@ -205,7 +207,7 @@ def test_a_single_source_image_answers_for_all(method: Any) -> None:
 
 @EACH_METHOD
 def test_features_that_do_not_vary_leave_the_mean(method: Any) -> None:
-    _, ratios = world(9)
+    _, ratios = features_and_ratios(9)
     flat = np.full((40, 3), 0.1)
     found = image_level_ratios(method, flat, ratios, flat * 5, neighbours=40)
     np.testing.assert_allclose(found, np.tile(ratios.mean(0), (40, 1)), atol=1e-6)
@@ -213,16 +215,16 @@ def test_features_that_do_not_vary_leave_the_mean(method: Any) -> None:
 
 @pytest.mark.parametrize("fit", [logistic_ratios, ridge_ratios])
 def test_a_heavy_penalty_leaves_the_mean(fit: Any) -> None:
-    source, ratios = world(7)
+    source, ratios = features_and_ratios(7)
     np.testing.assert_allclose(fit(source, ratios, source, 1e9), [ratios.mean(0)] * 40, atol=1e-6)
 
 
 @EACH_METHOD
 @pytest.mark.parametrize(
-    ("source", "ratios", "target", "told"),
+    ("source", "ratios", "target", "message"),
     [
-        (np.ones((3, 2)), np.ones((2, 2)) / 2, np.ones((3, 2)), "cannot answer"),
-        (np.ones((3, 2)), np.ones((3, 2)) / 2, np.ones((3, 4)), "cannot answer"),
+        (np.ones((3, 2)), np.ones((2, 2)) / 2, np.ones((3, 2)), "do not match"),
+        (np.ones((3, 2)), np.ones((3, 2)) / 2, np.ones((3, 4)), "do not match"),
         (np.ones((0, 2)), np.ones((0, 2)), np.ones((3, 2)), "0 source and 3 target images"),
         (np.ones((3, 2)), np.ones((3, 2)) / 2, np.ones((0, 2)), "3 source and 0 target images"),
         (np.full((3, 2), np.nan), np.ones((3, 2)) / 2, np.ones((3, 2)), "not finite"),
@@ -230,14 +232,14 @@ def test_a_heavy_penalty_leaves_the_mean(fit: Any) -> None:
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused(
-    method: Any, source: Any, ratios: Any, target: Any, told: str
+    method: Any, source: Any, ratios: Any, target: Any, message: str
 ) -> None:
-    with pytest.raises(PriorError, match=told):
+    with pytest.raises(PriorError, match=message):
         image_level_ratios(method, source, ratios, target)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"method": "nearest", "neighbours": 0}, "neighbours is 0"),
         ({"method": "logistic", "l2": 0.0}, "l2 is 0"),
@@ -245,9 +247,9 @@ def test_arrays_that_cannot_be_used_are_refused(
         ({"method": "ridge", "l2": float("nan")}, "l2 is nan"),
     ],
 )
-def test_settings_that_leave_no_answer_are_refused(settings: Any, told: str) -> None:
-    source, ratios = world(7)
-    with pytest.raises(PriorError, match=told):
+def test_settings_that_leave_no_answer_are_refused(settings: Any, message: str) -> None:
+    source, ratios = features_and_ratios(7)
+    with pytest.raises(PriorError, match=message):
         image_level_ratios(source=source, ratios=ratios, target=source, **settings)
 
 
@@ -263,13 +265,13 @@ def test_the_prior_holds_each_image_and_their_mean() -> None:
         from_image_level(("background", "disk"), ratios, places[:2], "ridge")
 
 
-# A drawn world -------------------------------------------------------------------------------------
+# Rendered images -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def found_and_true(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any]:
     """Each method's ratios of the inverted images after a short training, and the true ones."""
-    home = tmp_path_factory.mktemp("world")
+    home = tmp_path_factory.mktemp("images")
     names = [f"c{number}" for number in range(6)]
     for number, name in enumerate(names):
         for folder, inverted in (("s", False), ("t", True)):
@@ -309,6 +311,6 @@ def test_ratios_of_single_images_are_nearer_to_the_truth_than_one_for_all(
 
 
 def test_the_world_is_one_in_which_sizes_differ(found_and_true: tuple[Any, Any]) -> None:
-    """Otherwise the test above could be passed by nothing in particular."""
+    """Without this, any method could pass the test above."""
     _, truth = found_and_true
     assert np.ptp(truth[:, 1]) > 0.05

@@ -1,4 +1,4 @@
-"""What labels say of sizes and places: counted by hand, compared with plain loops, never NaN."""
+"""Statistics of labels, their sizes and places: counted by hand, compared with plain loops, never NaN."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_maps_without_smoothing_are_the_shares_of_the_slices() -> None:
     torch.testing.assert_close(label_maps(HAND, 3, sigma=0), expected)
 
 
-def test_a_pixel_nobody_labelled_gets_the_overall_ratio() -> None:
+def test_a_pixel_without_any_label_gets_the_overall_ratio() -> None:
     labels = [np.array([[0, 0, 1, IGNORE]], np.uint8)]
     found = label_maps(labels, 3, sigma=0)
     torch.testing.assert_close(found[:, 0, 3], torch.tensor([2 / 3, 1 / 3, 0]))

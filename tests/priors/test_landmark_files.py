@@ -1,4 +1,4 @@
-"""Landmarks of a prior: validated, found by image, written whole, read back as they were, looked at."""
+"""Landmarks of a prior: validated, found by image, written atomically, read back unchanged, drawn."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_landmarks_are_read_back_as_they_were_with_a_picture(tmp_path: Path) -> 
     assert found.landmarks is not None
     assert torch.equal(found.landmarks.classes, landmarks().classes)
     assert found.landmarks.places == PLACES
-    said = json.loads((tmp_path / "prior.json").read_text())["landmarks"]
-    assert said["counts"] == {"road": 3, "sky": 1, "car": 1}
-    assert said["superpixels"] == 9
-    assert said["kept"] == pytest.approx(5 / 9)
+    entry = json.loads((tmp_path / "prior.json").read_text())["landmarks"]
+    assert entry["counts"] == {"road": 3, "sky": 1, "car": 1}
+    assert entry["superpixels"] == 9
+    assert entry["kept"] == pytest.approx(5 / 9)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -112,12 +112,12 @@ def test_landmarks_that_are_missing_or_others_are_refused(tmp_path: Path) -> Non
     with pytest.raises(PriorError, match=r"landmarks\.safetensors"):
         Prior.load(tmp_path)
     tensors.unlink()
-    with pytest.raises(PriorError, match="speaks of landmarks") as caught:
+    with pytest.raises(PriorError, match="refers to landmarks") as caught:
         Prior.load(tmp_path)
     assert "uda prior" in str(caught.value)
 
 
-def test_images_reordered_in_the_json_are_told(tmp_path: Path) -> None:
+def test_images_reordered_in_the_json_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "prior.json"
     prior(landmarks()).save(path)
     raw = json.loads(path.read_text())
@@ -138,19 +138,19 @@ def test_each_image_gets_its_own_superpixels_in_any_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"places": PLACES[:2]}, "for 2 images"),
         ({"places": (("a", 0), ("a", 0), ("b", 0))}, "for 3 images"),
         ({"segments": landmarks().segments[0]}, "landmarks of shapes"),
         ({"segments": landmarks().segments.int()}, "landmarks are torch.int32"),
-        ({"segments": landmarks().segments + 1}, "no class among 3"),
-        ({"segments": landmarks().segments - 1}, "no class among 3"),
-        ({"classes": torch.full((3, 3), 3, dtype=torch.uint8)}, "beyond the 3"),
+        ({"segments": landmarks().segments + 1}, "outside 0 to 2"),
+        ({"segments": landmarks().segments - 1}, "outside 0 to 2"),
+        ({"classes": torch.full((3, 3), 3, dtype=torch.uint8)}, "class number above 2"),
     ],
 )
-def test_what_no_superpixels_can_be_like_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(PriorError, match=told):
+def test_what_no_superpixels_can_be_like_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PriorError, match=message):
         prior(landmarks(**changes)).validate(CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""A prior's sizes and maps: validated, written whole or not at all, read back as they were."""
+"""A prior's sizes and maps: validated, written atomically, read back unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_sound_sizes_and_maps_are_returned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "message"),
     [
         (replace(SIZES, shown=(1.0, 0.5)), "sizes.shown has 2 entries"),
         (replace(SIZES, quantiles=SIZES.quantiles[:2]), "sizes.quantiles has 2 entries"),
@@ -67,15 +67,15 @@ def test_sound_sizes_and_maps_are_returned() -> None:
         ),
     ],
 )
-def test_sizes_no_slices_can_have_are_refused(sizes: SizeDistribution, told: str) -> None:
+def test_sizes_no_slices_can_have_are_refused(sizes: SizeDistribution, message: str) -> None:
     with pytest.raises(PriorError) as caught:
         prior(sizes=sizes).validate(CLASSES, "prior.json")
-    for text in (told, "prior.json", "expected:", "fix:"):
+    for text in (message, "prior.json", "expected:", "fix:"):
         assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (torch.ones(2, 4, 5) / 2, "maps have shape (2, 4, 5)"),
         (torch.ones(3, 4) / 3, "maps have shape (3, 4)"),
@@ -85,10 +85,10 @@ def test_sizes_no_slices_can_have_are_refused(sizes: SizeDistribution, told: str
         (torch.full((3, 4, 5), float("nan")), "values from nan"),
     ],
 )
-def test_maps_that_are_no_class_frequencies_are_refused(wrong: torch.Tensor, told: str) -> None:
+def test_maps_that_are_no_class_frequencies_are_refused(wrong: torch.Tensor, message: str) -> None:
     with pytest.raises(PriorError) as caught:
         prior(maps=wrong).validate(CLASSES, "prior.json")
-    for text in (told, "prior.json", "expected:", "fix:"):
+    for text in (message, "prior.json", "expected:", "fix:"):
         assert text in str(caught.value)
 
 
@@ -191,7 +191,7 @@ def test_files_take_their_names_from_the_json(tmp_path: Path) -> None:
 def test_maps_that_are_gone_are_missed(tmp_path: Path) -> None:
     prior(maps=maps()).save(tmp_path / "prior.json")
     (tmp_path / "prior.safetensors").unlink()
-    with pytest.raises(PriorError, match=r"speaks of maps \[3, 4, 5\]") as caught:
+    with pytest.raises(PriorError, match=r"refers to maps \[3, 4, 5\]") as caught:
         Prior.load(tmp_path)
     assert str(tmp_path / "prior.safetensors") in str(caught.value)
     assert "uda prior" in str(caught.value)
@@ -269,7 +269,7 @@ def test_maps_of_an_older_prior_go_with_it(tmp_path: Path) -> None:
     assert Prior.load(tmp_path) == prior()
 
 
-def test_a_prior_that_was_half_replaced_is_told_and_not_used(
+def test_a_prior_that_was_half_replaced_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior(maps=maps()).save(tmp_path / "prior.json")
@@ -306,16 +306,16 @@ IMAGES = {"a": {0: (1.0, 0.0, 0.0), 1: (0.5, 0.5, 0.0)}}
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         ({"b": {0: (1.0, 0.0, 0.0)}}, "1 images that the target does not have: b slice 0"),
         ({"a": {**IMAGES["a"], 2: (1.0, 0.0, 0.0)}}, "does not have: a slice 2"),
     ],
 )
-def test_rows_of_images_that_are_not_there_are_refused(extra: Any, told: str) -> None:
+def test_rows_of_images_that_are_not_there_are_refused(extra: Any, message: str) -> None:
     places = [("a", 0), ("a", 1)]
     assert prior(images=IMAGES).table(places).shape == (2, 3)
-    with pytest.raises(PriorError, match=told) as caught:
+    with pytest.raises(PriorError, match=message) as caught:
         prior(images={**IMAGES, **extra}).table(places)
     assert "2 target images" in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Every kind of prior from a recipe and for a model of one's own: what it reads, what it says, who told."""
+"""Every kind of prior, from a recipe and for a user's model: the files it reads, its values, its ledger."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Made:
         )
 
     def again(self, *overrides: str) -> set[str]:
-        """Names of the priors that had to be made again."""
+        """Names of the priors that were estimated again."""
         done = pipeline.run(self.recipe(*overrides), self.run, until="prior")
         return {stage.name.removeprefix("prior-") for stage in done if stage.ran}
 
@@ -82,7 +82,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test leaves its run for the others: the tiny data are the same each time."""
+    """The first test's run, which the others reuse: the tiny data are the same each time."""
     return tmp_path_factory.mktemp("kept") / "run"
 
 
@@ -110,8 +110,8 @@ def test_every_kind_has_a_name_and_is_made_here() -> None:
 # What it says --------------------------------------------------------------------------------------
 
 
-def test_each_prior_is_sound_and_says_who_told(made: Made) -> None:
-    told = {
+def test_each_prior_is_valid_and_names_its_supervision(made: Made) -> None:
+    supervision = {
         "tags": ["source_labels", "target_tags"],
         "ml": ["anatomical"],
         "mm2": ["anatomical"],
@@ -122,7 +122,7 @@ def test_each_prior_is_sound_and_says_who_told(made: Made) -> None:
     places = made.store("target", labels=False).places()
     for name in KINDS_OF_PRIOR:
         prior = made.prior(name).validate(CLASSES)
-        assert list(prior.supervision) == told.get(name, ["source_labels"])
+        assert list(prior.supervision) == supervision.get(name, ["source_labels"])
         assert made.stage(name)["supervision"] == list(prior.supervision)
         assert bool(torch.isfinite(prior.table(places)).all())
     per_image = {n for n in KINDS_OF_PRIOR if made.prior(n).images is not None}
@@ -149,9 +149,9 @@ def test_landmarks_come_with_the_ratios_of_the_same_method(made: Made) -> None:
     assert landmarks.landmarks is not None
     assert landmarks.landmarks.places == tuple(places)
     assert landmarks.landmarks.segments.shape == (2 * SLICES, SIZE, SIZE)
-    said = json.loads((made.run / "prior-landmarks" / "prior.json").read_text())["landmarks"]
-    assert said["kept"] == pytest.approx(0.6, abs=0.5 / said["superpixels"] + 1e-9)
-    assert set(said["counts"]) == set(CLASSES)
+    entry = json.loads((made.run / "prior-landmarks" / "prior.json").read_text())["landmarks"]
+    assert entry["kept"] == pytest.approx(0.6, abs=0.5 / entry["superpixels"] + 1e-9)
+    assert set(entry["counts"]) == set(CLASSES)
     assert (made.run / "prior-landmarks" / "landmarks.png").is_file()
     others = [name for name in KINDS_OF_PRIOR if made.prior(name).landmarks is not None]
     assert others == ["landmarks"]
@@ -296,10 +296,12 @@ def test_a_tag_of_an_unknown_case_is_refused_and_one_of_a_test_case_is_left_out(
     assert set(made.prior("tags").images or {}) == {"c0", "c1"}
     assert made.prior("tags").ratio == ratio
     tags.write_text(good + "c00,0,1,1\n")
-    with pytest.raises(DataError, match="tags name 1 images of unknown cases: c00 slice 0") as told:
+    with pytest.raises(
+        DataError, match="tags name 1 images of unknown cases: c00 slice 0"
+    ) as caught:
         made.again()
     for text in (str(tags), "did you mean 'c0'?", "uda check"):
-        assert text in str(told.value)
+        assert text in str(caught.value)
 
 
 def test_a_tag_of_a_slice_that_is_not_there_stops_adaptation(tiny: Tiny, tmp_path: Path) -> None:
@@ -311,19 +313,19 @@ def test_a_tag_of_a_slice_that_is_not_there_stops_adaptation(tiny: Tiny, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("c1_3.png;[897, 103, 24]\n", "nothing about 1 of 8 target images: c1 slice 3"),
         (None, "the target does not have: c7 slice 0"),
     ],
 )
 def test_sizes_that_do_not_cover_the_target_exactly_are_refused(
-    made: Made, change: str | None, told: str
+    made: Made, change: str | None, message: str
 ) -> None:
     path = made.tiny.root / "sizes.csv"
     text = path.read_text()
     path.write_text(text.replace(change, "") if change else text + "c7_0;[1024, 0, 0]\n")
-    with pytest.raises(PriorError, match=told) as caught:
+    with pytest.raises(PriorError, match=message) as caught:
         made.again()
     assert str(path) in str(caught.value)
 
@@ -341,7 +343,7 @@ def test_missing_sizes_are_refused(made: Made) -> None:
         made.again()
 
 
-# A model of one's own ------------------------------------------------------------------------------
+# A user's own model --------------------------------------------------------------------------------
 
 OWN: dict[str, Callable[[Made], dict[str, Any]]] = {
     "ratio": lambda made: {},
@@ -395,7 +397,7 @@ def test_a_model_alone_gives_the_priors_that_a_recipe_gives(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "told"),
+    ("arguments", "error", "message"),
     [
         ({"predicted": True, "spatial": True}, PriorError, "at once: predicted, spatial"),
         ({"sizes_ml": {"disk": 1.0, "ring": 1.0}}, PriorError, "--target FOLDER"),
@@ -415,7 +417,7 @@ def test_a_model_alone_gives_the_priors_that_a_recipe_gives(made: Made) -> None:
     ],
 )
 def test_what_cannot_be_made_says_why(
-    made: Made, arguments: dict[str, Any], error: type[Exception], told: str
+    made: Made, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     places = {"images": made.tiny.root / "t" / "images", "card": made.tiny.home / "source.yaml"}
     for key in ("target", "source"):
@@ -423,22 +425,22 @@ def test_what_cannot_be_made_says_why(
             arguments = {**arguments, key: str(places[arguments[key]])}
     with pytest.raises(error) as caught:
         api.estimate_prior(made.run / "pretrain", root=made.tiny.root, **arguments)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"classes": ["background", "ring", "disk"]}, "3 classes"),
         ({"prepare": {"orientation": "RAS", "size": [16, 16]}}, "slices of card 'source' are"),
     ],
 )
 def test_a_source_that_is_not_the_models_is_refused(
-    made: Made, changes: dict[str, Any], told: str
+    made: Made, changes: dict[str, Any], message: str
 ) -> None:
     card = made.tiny.home / "source.yaml"
     card.write_text(yaml.safe_dump({**yaml.safe_load(card.read_text()), **changes}))
-    with pytest.raises((PriorError, ModelError), match=told):
+    with pytest.raises((PriorError, ModelError), match=message):
         api.estimate_prior(
             made.run / "pretrain", spatial=True, source=str(card), root=made.tiny.root
         )
@@ -462,7 +464,7 @@ def test_a_tag_of_an_image_that_is_not_in_the_folder_is_refused(made: Made) -> N
 
 
 def test_a_model_file_without_sizes_still_gives_its_ratio(made: Made, tmp_path: Path) -> None:
-    """Files that were written before models knew the sizes of their classes."""
+    """Model files from before models held the sizes of their classes."""
     model, info = load_model(made.run / "pretrain")
     assert info.sizes is not None
     raw = json.loads(info.to_json())

@@ -1,4 +1,4 @@
-"""Priors: reckoned by hand, refused when no image can have them, and honest about who told us."""
+"""Priors: compared with hand calculations, refused when impossible, with the right ledger entries."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_label_ratios_by_hand() -> None:
         np.array([[0, 0], [1, 1]], np.uint8),  # 1/2, 1/2, 0
         np.array([[0, 2], [IGNORE, IGNORE]], np.uint8),  # 1/2, 0, 1/2
         np.array([[0, 0], [0, 1]], np.uint8),  # 3/4, 1/4, 0
-        np.full((2, 2), IGNORE, np.uint8),  # counts for nothing
+        np.full((2, 2), IGNORE, np.uint8),  # is left out
     ]
     ratio, presence = label_ratios(labels, 3)
     assert ratio == pytest.approx((7 / 12, 1 / 4, 1 / 6))
@@ -186,10 +186,12 @@ def test_tags_take_the_sizes_of_the_source_along() -> None:
 def test_tags_of_wanted_cases_are_kept_and_those_of_unknown_ones_refused() -> None:
     tags = {("a", 0): (True, False), ("b", 3): (True, True), ("b", 4): (False, False)}
     assert select_tags(tags, {"a"}, {"a", "b"}, "t.csv") == {("a", 0): (True, False)}
-    with pytest.raises(DataError, match="2 images of unknown cases: b slice 3, b slice 4") as told:
+    with pytest.raises(
+        DataError, match="2 images of unknown cases: b slice 3, b slice 4"
+    ) as caught:
         select_tags(tags, {"a"}, {"a", "c"}, "t.csv")
-    assert "t.csv" in str(told.value)
-    assert "valid: a, c" in str(told.value)
+    assert "t.csv" in str(caught.value)
+    assert "valid: a, c" in str(caught.value)
 
 
 def write_tags(path: Path, text: str) -> Path:
@@ -364,7 +366,7 @@ def test_predictions_are_averaged_and_kept_per_image_where_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratios", "places", "told"),
+    ("ratios", "places", "message"),
     [
         (np.full((1, 3), np.nan), [("a", 0)], "nan"),
         (np.zeros((1, 3)), [("a", 0)], "sums to 0"),
@@ -373,8 +375,8 @@ def test_predictions_are_averaged_and_kept_per_image_where_asked() -> None:
         (np.zeros((0, 3)), [], "0 ratios for 0 images"),
     ],
 )
-def test_predictions_no_image_can_have_are_refused(ratios: Any, places: Any, told: str) -> None:
-    with pytest.raises(PriorError, match=told):
+def test_predictions_no_image_can_have_are_refused(ratios: Any, places: Any, message: str) -> None:
+    with pytest.raises(PriorError, match=message):
         from_predictions(CLASSES, ratios, places)
 
 

@@ -1,4 +1,4 @@
-"""Pixel counts from a CSV: read to the number, every faulty line told, and no text ever evaluated."""
+"""Pixel counts from a CSV: read exactly, every faulty line reported, no text evaluated."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_written_is_read(
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "message"),
     [
         ("[90, 10]", "2 sizes in '[90, 10]'"),
         ("[90, 5, 4, 1]", "4 sizes in"),
@@ -101,10 +101,10 @@ def test_what_is_written_is_read(
         ("[" * 5000, "the sizes are '[[["),
     ],
 )
-def test_sizes_no_image_can_have_are_refused(tmp_path: Path, cell: str, told: str) -> None:
+def test_sizes_no_image_can_have_are_refused(tmp_path: Path, cell: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, f"val_ids;gt_size\nok_1;[1, 0, 0]\nc_3;{cell}\n", pixels=100)
-    for text in (told, "sizes.csv, line 3", "3 pixel counts", "fix:"):
+    for text in (message, "sizes.csv, line 3", "3 pixel counts", "fix:"):
         assert text in str(caught.value)
     assert len(str(caught.value)) < 600
 
@@ -128,7 +128,7 @@ def test_an_id_that_names_no_slice_is_refused(tmp_path: Path, id_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "0 columns 'val_ids'"),
         ("val_ids\nc_1\n", "0 columns 'gt_size'"),
@@ -141,10 +141,10 @@ def test_an_id_that_names_no_slice_is_refused(tmp_path: Path, id_: str) -> None:
         ("val_ids;gt_size\nc_1;[1, 0, 0]\nc_1.png;[1, 0, 0]\n", "a second line for c slice 1"),
     ],
 )
-def test_a_csv_of_another_form_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_csv_of_another_form_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, text)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "sizes.csv" in str(caught.value)
     assert "expected:" in str(caught.value)
 
@@ -182,14 +182,14 @@ def test_each_image_has_its_counts_as_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "told"),
+    ("places", "message"),
     [
         ([("c", 0)], "1 images that the target does not have: c slice 1"),
-        ([("c", 0), ("c", 1), ("d", 5)], "nothing about 1 of 3 target images: d slice 5"),
+        ([("c", 0), ("c", 1), ("d", 5)], "no sizes of 1 of 3 target images: d slice 5"),
     ],
 )
-def test_images_and_lines_that_do_not_meet_are_told(places: Any, told: str) -> None:
-    with pytest.raises(PriorError, match=told) as caught:
+def test_images_and_lines_that_do_not_match_are_reported(places: Any, message: str) -> None:
+    with pytest.raises(PriorError, match=message) as caught:
         from_size_counts(CLASSES, COUNTS, places, "target_sizes", "s.csv")
     assert "s.csv" in str(caught.value)
     assert "fix:" in str(caught.value)

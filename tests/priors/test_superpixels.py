@@ -1,4 +1,4 @@
-"""Superpixels: the cut, its neighbours and descriptions by hand; a known relation is found again."""
+"""Superpixels: segmentation, neighbours and descriptions by hand; a known relation is recovered."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def halves(channels: int, height: int = 24, width: int = 36) -> Any:
     return image.astype(np.float32).clip(0, 255)
 
 
-# The cut -------------------------------------------------------------------------------------------
+# Segmentation --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -136,7 +136,7 @@ def test_the_majority_counts_pixels_of_the_whole_image_and_ignored_ones_too() ->
 # Classes -------------------------------------------------------------------------------------------
 
 
-def world(seed: int, count: int = 400) -> tuple[Any, Any]:
+def descriptions(seed: int, count: int = 400) -> tuple[Any, Any]:
     """Descriptions around one centre a class, with labels 0, 1 and 4."""
     rng = np.random.default_rng(seed)
     kinds = rng.integers(3, size=count)
@@ -147,8 +147,8 @@ def world(seed: int, count: int = 400) -> tuple[Any, Any]:
 
 
 def test_classes_are_found_again_through_another_camera() -> None:
-    source, labels = world(0)
-    target, truth = world(1)
+    source, labels = descriptions(0)
+    target, truth = descriptions(1)
     moved = target * np.array([3, 0.1, 1, 7, 1, 0.5]) + np.arange(6)
     found, confidence = classify(source, labels.astype(np.uint8), moved.astype(np.float32), 0.01)
     assert found.dtype == np.uint8
@@ -162,28 +162,28 @@ def test_classes_are_found_again_through_another_camera() -> None:
 
 
 def test_superpixels_without_a_label_teach_nothing() -> None:
-    source, labels = world(0)
-    target, _ = world(1)
+    source, labels = descriptions(0)
+    target, _ = descriptions(1)
     wrong = labels.astype(np.uint8)
     wrong[:100] = IGNORE
     found, _ = classify(source, wrong, target, 0.01)
     assert IGNORE not in found
     other = source.copy()
-    other[:100] = other[:100][::-1]  # whose they are does not matter
+    other[:100] = other[:100][::-1]  # their order does not matter
     again, _ = classify(other, wrong, target, 0.01)
     assert (found == again).all()
 
 
 @pytest.mark.parametrize(
-    ("source", "labels", "l2", "told"),
+    ("source", "labels", "l2", "message"),
     [
         (np.ones((3, 2)), [IGNORE] * 3, 0.01, "no superpixel of the source is labelled"),
         (np.full((3, 2), np.nan), [0, 1, 1], 0.01, "not finite"),
         (np.ones((3, 2)), [0, 1, 1], 0.0, "l2 is 0"),
     ],
 )
-def test_what_teaches_nothing_is_refused(source: Any, labels: Any, l2: float, told: str) -> None:
-    with pytest.raises(PriorError, match=told):
+def test_what_teaches_nothing_is_refused(source: Any, labels: Any, l2: float, message: str) -> None:
+    with pytest.raises(PriorError, match=message):
         classify(source, np.array(labels, np.uint8), np.ones((2, 2), np.float32), l2)
 
 

@@ -1,4 +1,4 @@
-"""Priors: what is known of the target without its labels, who told us, and whether it can be true."""
+"""Priors on the target's class ratios, sizes and places: their sources, their checks and their files."""
 
 from uda.networks.size_distribution import SizeDistribution
 from uda.priors.image_level import (

@@ -1,4 +1,4 @@
-"""Making one named prior: from the model alone, or from what its kind asks of target and source."""
+"""Estimate a prior of any kind from the model and, where the kind needs them, target and source data."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from uda.priors.network_evidence import (
 from uda.priors.superpixels import classify, majority, rowed, surest
 
 SOURCE_IMAGES = 200
-"""labelled images that landmarks are learned from, evenly spread over the source"""
+"""labelled images that train the landmark classifier, evenly spread over the source"""
 EXAMPLES = 4
 """images in the picture of the landmarks"""
 
@@ -74,27 +74,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a prior is made of beside the model; there has to be what its kind needs, and no more."""
+    """The inputs of a prior beside the model; each kind needs some of them."""
 
     target: Store | None = None
-    """images to be adapted to"""
+    """unlabelled target images"""
     source: Store | None = None
-    """labelled images of the source"""
+    """labelled source images"""
     tags: Mapping[tuple[str, int], Sequence[bool]] | None = None
+    """(case, slice index) → which structures the slice shows"""
     sizes: Path | None = None
-    """CSV of pixel counts"""
+    """CSV file of pixel counts"""
 
 
 def make_prior(
     spec: PriorSpec, parent: Trained, evidence: Evidence, compute: Compute, seed: int
 ) -> Prior:
-    """A prior for the classes of the parent model, made as ``spec`` says.
+    """A prior for the classes of the parent model, of the kind that ``spec`` sets.
 
     Args:
-        compute, seed: used by the kinds that run the network; the seed orders batches.
+        compute, seed: used by the kinds that run the network; the seed orders the batches.
 
     Raises:
-        PriorError: the model or the evidence does not know what is asked, or says what cannot be.
+        PriorError: the model or the evidence lacks what this kind needs, or holds impossible values.
     """
     model, info = parent.network, parent.info
     match spec:
@@ -121,18 +122,18 @@ def make_prior(
 def _from_model(
     spec: SourceRatioPrior | TagPrior, info: ModelInfo, evidence: Evidence, parent: Path
 ) -> Prior:
-    """From the ratios that the model knows of its training labels."""
-    told = info.presence_ratio if isinstance(spec, TagPrior) else info.class_ratio
-    if told is None:
+    """From the class ratios of the training labels, which the model file holds."""
+    ratio = info.presence_ratio if isinstance(spec, TagPrior) else info.class_ratio
+    if ratio is None:
         raise PriorError(
             "the model does not know the class ratio of its training labels",
             where=parent,
-            fix="use a prior of sizes, of predictions, or a prior.json of your own",
+            fix="use a prior of sizes, of predictions, or your own prior.json",
         )
     if isinstance(spec, TagPrior):
         tags = _needed(evidence.tags, spec.kind)
-        return from_tags(info.classes, told, tags, info.sizes)
-    return from_source_labels(info.classes, told, info.sizes)
+        return from_tags(info.classes, ratio, tags, info.sizes)
+    return from_source_labels(info.classes, ratio, info.sizes)
 
 
 def _spatial(spec: SpatialPrior, info: ModelInfo, evidence: Evidence) -> Prior:
@@ -188,16 +189,16 @@ def _image_level(
     with deterministic():
         fabric = make_fabric(compute)
         model.to(fabric.device)
-        known = image_features(model, Slices(source), fabric)
-        asked = image_features(model, Slices(target), fabric)
+        source_features = image_features(model, Slices(source), fabric)
+        target_features = image_features(model, Slices(target), fabric)
         landmarks = None
         if isinstance(spec, LandmarkPrior):
             landmarks = _landmarks(spec, model, source, source.labels, target, fabric, seed)
     ratios = image_level_ratios(
         spec.method,
-        known[labelled],
+        source_features[labelled],
         table[labelled],
-        asked,
+        target_features,
         neighbours=spec.neighbours,
         l2=spec.l2,
     )
@@ -217,34 +218,37 @@ def _landmarks(
     fabric: Fabric,
     seed: int,
 ) -> Landmarks:
-    """The superpixels of the target images, with the classes of the surest.
+    """The superpixels of the target images, and the classes of the most confident ones.
 
-    Each domain is described with its own BatchNorm statistics: with the source's, a network that takes a dark sky
-    for a road is as sure of it as of anything. The model is left with the target's.
+    Each domain is described with its own BatchNorm statistics: with the source's statistics, a network can take a
+    dark target sky for a road with high confidence. The model keeps the target's statistics afterwards.
     """
     few = np.unique(np.linspace(0, len(source) - 1, min(SOURCE_IMAGES, len(source))).astype(int))
     settings = (spec.segments, spec.stride, fabric)
-    ids, known = superpixel_features(model, Slices(source), few, *settings)
-    learned = [majority(ids[at], labels[number]) for at, number in enumerate(few)]
+    ids, source_rows = superpixel_features(model, Slices(source), few, *settings)
+    source_classes = [majority(ids[at], labels[number]) for at, number in enumerate(few)]
     images = shuffled_batches(Slices(target), BATCHNORM_BATCH, mix(seed, "batchnorm"))
     estimate_batchnorm(model, images, fabric.device)
     every = np.arange(len(target))
-    ids, asked = superpixel_features(model, Slices(target), every, *settings)
+    ids, target_rows = superpixel_features(model, Slices(target), every, *settings)
     answer = classify(
-        np.concatenate(known), np.concatenate(learned), np.concatenate(asked), spec.l2
+        np.concatenate(source_rows),
+        np.concatenate(source_classes),
+        np.concatenate(target_rows),
+        spec.l2,
     )
     shown = np.unique(np.linspace(0, len(target) - 1, min(EXAMPLES, len(target))).astype(int))
     return Landmarks(
         tuple(target.places()),
         torch.from_numpy(ids),
-        torch.from_numpy(rowed(surest(*answer, spec.kept), [len(rows) for rows in asked])),
+        torch.from_numpy(rowed(surest(*answer, spec.kept), [len(rows) for rows in target_rows])),
         example_images(target, shown),
         tuple(shown.tolist()),
     )
 
 
 def _refuse_3d(info: ModelInfo, kind: str) -> None:
-    """A prior of single slices cannot come from a network that sees patches of volumes."""
+    """Refuse a prior of single slices from a network that sees patches of volumes."""
     if info.network.spatial_dims == 3:
         raise PriorError(
             f"a prior of kind {kind!r} asks the network about single slices, and this one is 3-D",
@@ -263,8 +267,8 @@ def card_tags(card: DatasetCard, root: Path) -> Mapping[tuple[str, int], Sequenc
     """The tags of a card's ``adapt`` split.
 
     Raises:
-        PriorError: the card has no tags.
-        DataError: they cannot be read, or name a case that the card does not know.
+        PriorError: the card names no tags file.
+        DataError: the tags cannot be read, or name a case that the card does not have.
     """
     if card.tags is None:
         raise PriorError(f"card {card.name!r} names no tags file", fix="add `tags:` to the card")
@@ -274,7 +278,7 @@ def card_tags(card: DatasetCard, root: Path) -> Mapping[tuple[str, int], Sequenc
 
 
 def _needed(value: T | None, kind: str) -> T:
-    """What the kinds of :mod:`uda.config.priors` say they need."""
+    """The value; an error where a kind of :mod:`uda.config.priors` lacks an input."""
     if value is None:
         raise PriorError(
             f"a prior of kind {kind!r} needs images, tags or sizes that were not given",

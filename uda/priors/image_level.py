@@ -1,9 +1,9 @@
 """Label distributions of single target images, predicted from features of the source network.
 
-Each method learns from the source images' features ``[n, d]`` and class ratios ``[n, k]`` and answers for
-the target images' features ``[m, d]`` with ratios ``[m, k]`` that sum to 1. Features are z-scored within each
-domain, so that a shift or a rescaling of the whole target counts for nothing. A class that no source image
-shows gets 0. Nothing here is random.
+Each method learns from features ``[n, d]`` and class ratios ``[n, k]`` of the source images. For features
+``[m, d]`` of the target images it predicts ratios ``[m, k]`` that sum to 1. Features are z-scored within each
+domain, so a shift or a rescaling of the whole target changes nothing. A class that no source image shows
+gets 0. Nothing here is random.
 
 Source: Zhang et al., Curriculum Domain Adaptation for Semantic Segmentation of Urban Scenes, ICCV 2017.
 """
@@ -35,7 +35,7 @@ def image_level_ratios(
     """Ratios of the target images by one of the methods below.
 
     Raises:
-        PriorError: no images, features that are not finite, or arrays that do not belong together.
+        PriorError: no images, features that are not finite, or arrays whose shapes do not match.
     """
     if method == "nearest":
         return nearest_ratios(source, ratios, target, neighbours)
@@ -44,7 +44,7 @@ def image_level_ratios(
 
 
 def nearest_ratios(source: Floats, ratios: Floats, target: Floats, neighbours: int = 5) -> Floats:
-    """Mean ratio of the nearest source images (all of them when there are fewer).
+    """Mean ratio of the nearest source images (of all of them where there are fewer than ``neighbours``).
 
     Example:
         >>> features = np.array([[0.0], [1.0], [9.0]])
@@ -66,7 +66,7 @@ def logistic_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 
     r"""Multinomial logistic regression with the source ratios as soft labels.
 
     Minimises :math:`-\frac1n\sum_i \sum_c a_{ic}\log s_{ic} + \frac{l2}{2}\|W\|^2` with
-    :math:`s_i = \mathrm{softmax}(W z_i + b)` by L-BFGS from the constant answer.
+    :math:`s_i = \mathrm{softmax}(W z_i + b)` by L-BFGS, starting from the mean source ratios.
     """
     check_penalty(l2)
     source, target = _standardized(source, ratios, target)
@@ -82,8 +82,8 @@ def softmax_regression(inputs: Floats, wanted: Floats, l2: float) -> tuple[Float
     """Weights ``[d, k]`` and bias ``[k]`` of the regression of :func:`logistic_ratios`.
 
     Args:
-        inputs: ``[n, d]``, each column of mean 0 and sd 1.
-        wanted: ``[n, k]`` soft or one-hot labels; every class has some.
+        inputs: ``[n, d]`` z-scored features.
+        wanted: ``[n, k]`` soft or one-hot labels; no column is all zero.
     """
     (n, d), k = inputs.shape, wanted.shape[1]
 
@@ -101,9 +101,9 @@ def softmax_regression(inputs: Floats, wanted: Floats, l2: float) -> tuple[Float
 
 
 def ridge_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 0.01) -> Floats:
-    r"""Ridge regression of the ratios, each answer moved to the nearest point of the simplex.
+    r"""Ridge regression of the ratios, each prediction projected onto the probability simplex.
 
-    :math:`W = (Z^T Z / n + l2\,I)^{-1} Z^T (A - \bar a) / n`, answer :math:`\bar a + W^T z`.
+    :math:`W = (Z^T Z / n + l2\,I)^{-1} Z^T (A - \bar a) / n`, prediction :math:`\bar a + W^T z`.
     """
     check_penalty(l2)
     source, target = _standardized(source, ratios, target)
@@ -118,7 +118,7 @@ def ridge_ratios(source: Floats, ratios: Floats, target: Floats, l2: float = 0.0
 
 
 def to_simplex(rows: Floats) -> Floats:
-    """The nearest point of the probability simplex to each row.
+    """Euclidean projection of each row onto the probability simplex.
 
     Source: Duchi et al., Efficient Projections onto the l1-Ball for Learning in High Dimensions, ICML 2008.
 
@@ -133,7 +133,7 @@ def to_simplex(rows: Floats) -> Floats:
 
 
 def check_penalty(l2: float) -> None:
-    """Refuse a weight decay that leaves no single answer."""
+    """Refuse a weight decay without a unique solution."""
     if not l2 > 0:
         raise PriorError(
             f"l2 is {l2:g}", expected="above 0: there may be fewer images than features"
@@ -141,11 +141,12 @@ def check_penalty(l2: float) -> None:
 
 
 def _standardized(source: Floats, ratios: Floats, target: Floats) -> tuple[Floats, Floats]:
-    """Both domains' features, z-scored each within itself."""
+    """The features of both domains, each z-scored within its domain."""
     if len(source) != len(ratios) or source.shape[1:] != target.shape[1:] or source.ndim != 2:
         raise PriorError(
-            f"features {source.shape} with ratios {ratios.shape} cannot answer for {target.shape}",
-            expected="[n, d] with [n, k], and [m, d]",
+            f"source features {source.shape}, ratios {ratios.shape} and target features "
+            f"{target.shape} do not match",
+            expected="[n, d], [n, k] and [m, d]",
         )
     if not len(source) or not len(target):
         raise PriorError(f"{len(source)} source and {len(target)} target images to learn from")
@@ -157,7 +158,7 @@ def _standardized(source: Floats, ratios: Floats, target: Floats) -> tuple[Float
 
 
 def z_scored(features: Floats) -> Floats:
-    """Mean 0 and sd 1 over the images; a feature that does not vary becomes 0."""
+    """Features of mean 0 and standard deviation 1 over the images; a constant feature becomes 0."""
     centred = features - features.mean(0)
     sd = features.std(0)
     flat = sd <= 1e-9 * np.abs(features).max(0)
@@ -166,6 +167,6 @@ def z_scored(features: Floats) -> Floats:
 
 
 def _rows(rows: Floats) -> Floats:
-    """Rows that sum to 1 in spite of rounding."""
+    """Rows rescaled to sum to 1, which removes rounding errors."""
     scaled: Floats = rows / rows.sum(1, keepdims=True)
     return scaled

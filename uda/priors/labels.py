@@ -1,4 +1,4 @@
-"""What labelled slices say of their classes: ratios, sizes and places. IGNORE pixels count for nothing."""
+"""Class ratios, size distribution and frequency maps of labelled slices; ``IGNORE`` pixels are left out."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def label_table(labels: Iterable[NDArray[np.uint8]], classes: int) -> Floats:
 def label_ratios(
     labels: Iterable[NDArray[np.uint8]], classes: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean class ratio over labelled slices ``[h, w]``, and over those slices that show the class.
+    """Mean class ratio over labelled slices ``[h, w]``, and over the slices that show the class.
 
-    IGNORE pixels count for nothing; a class that no slice shows has ratio 0 in both.
+    ``IGNORE`` pixels are left out. A class that no slice shows has ratio 0 in both.
 
     Raises:
         PriorError: no slice has a labelled pixel.
@@ -40,7 +40,7 @@ def label_ratios(
 
 
 def mean_ratios(table: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """:func:`label_ratios` of a :func:`label_table`."""
+    """The same as :func:`label_ratios`, from a :func:`label_table`."""
     table = _labelled(table)
     shown = np.maximum((table > 0).sum(0), 1)
     return tuple(table.mean(0).tolist()), tuple((table.sum(0) / shown).tolist())
@@ -65,13 +65,13 @@ def label_maps(labels: Iterable[NDArray[np.uint8]], classes: int, sigma: float) 
     r"""How often each class is at a pixel of labelled slices ``[h, w]``, Gaussian-smoothed.
 
     :math:`\pi_c(x) = (G_\sigma * n_c)(x) / \sum_j (G_\sigma * n_j)(x)` with the counts
-    :math:`n_c` of the class at each pixel: unlabelled pixels and the outside of the image have no say. A
-    pixel too far from any labelled one gets the class's overall ratio.
+    :math:`n_c` of the class at each pixel; unlabelled pixels and pixels outside the image are not counted. A
+    pixel too far from any labelled one gets the overall class ratios.
 
     Source: Zou et al., Unsupervised Domain Adaptation via Class-Balanced Self-Training, ECCV 2018.
 
     Args:
-        sigma: of the Gaussian, in pixels; 0 = none.
+        sigma: standard deviation of the Gaussian in pixels; 0 = no smoothing.
 
     Returns:
         ``[k, h, w]`` float32, sums to 1 over the classes at every pixel.
@@ -91,7 +91,7 @@ def label_maps(labels: Iterable[NDArray[np.uint8]], classes: int, sigma: float) 
     if sigma > 0:
         counts = np.stack([gaussian_filter(c, sigma, mode="constant") for c in counts])
     total = counts.sum(0)
-    far = total == 0  # the Gaussian is cut at four sigma
+    far = total == 0  # the Gaussian ends at four sigma
     maps = np.where(far, overall[:, None, None], counts / np.where(far, 1, total))
     return torch.from_numpy(maps.astype(np.float32))
 

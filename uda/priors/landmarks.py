@@ -1,4 +1,4 @@
-"""Landmarks: the superpixels of each target image, the classes of the surest, and the files of both."""
+"""Landmark superpixels: the superpixels of each target image, the classes of the most confident, their files."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Superpixels of the target images, on a coarser grid, and what some of them are."""
+    """Superpixels of the target images on a coarser grid, and the classes of some of them."""
 
     places: tuple[Place, ...]
-    """of each image"""
+    """case and slice index of each image"""
     segments: Tensor
     """``[n, h', w']`` int16: the superpixel of each pixel of the coarser grid"""
     classes: Tensor
-    """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not sure enough, or not there"""
+    """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not confident enough, and as padding"""
     examples: Tensor
-    """``[m, c, h, w]`` uint8: a few of the images, to be looked at; three channels are red, green and blue"""
+    """``[m, c, h, w]`` uint8: a few of the images, for the picture; three channels are red, green and blue"""
     shown: tuple[int, ...]
-    """numbers of these images"""
+    """the numbers of these images among ``places``"""
 
     @property
     def superpixels(self) -> int:
-        """How many there are in all images."""
+        """Number of superpixels in all images."""
         return int((self.segments.flatten(1).amax(1).long() + 1).sum())
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
-        """How many superpixels have each class."""
+        """Number of superpixels of each class."""
         table = torch.bincount(self.classes.flatten().long(), minlength=IGNORE + 1)
         return {name: int(table[number]) for number, name in enumerate(classes)}
 
@@ -51,7 +51,7 @@ class Landmarks:
         """Segments and classes of these images, in this order.
 
         Raises:
-            PriorError: an image whose superpixels are not known.
+            PriorError: an image without superpixels.
         """
         if tuple(places) == self.places:
             return self.segments, self.classes
@@ -66,29 +66,29 @@ class Landmarks:
         return self.segments[rows], self.classes[rows]
 
     def faults(self, classes: int, where: Path | str) -> list[PriorError]:
-        """What no superpixels can be like."""
-        n, told = len(self.places), []
+        """The reasons why these cannot be landmarks for this number of classes."""
+        n, problems = len(self.places), []
         if self.segments.dim() != 3 or self.classes.dim() != 2:
-            told.append(f"landmarks of shapes {_shapes(self)}")
+            problems.append(f"landmarks of shapes {_shapes(self)}")
         elif not n == len(set(self.places)) == len(self.segments) == len(self.classes):
-            told.append(f"landmarks of shapes {_shapes(self)} for {n} images")
+            problems.append(f"landmarks of shapes {_shapes(self)} for {n} images")
         elif self.segments.dtype != torch.int16 or self.classes.dtype != torch.uint8:
-            told.append(f"landmarks are {self.segments.dtype} and {self.classes.dtype}")
+            problems.append(f"landmarks are {self.segments.dtype} and {self.classes.dtype}")
         elif not n or int(self.segments.min()) < 0 or int(self.segments.max()) >= self.most:
-            told.append(f"landmarks number superpixels that have no class among {self.most}")
+            problems.append(f"landmarks have superpixel numbers outside 0 to {self.most - 1}")
         elif bool(((self.classes >= classes) & (self.classes != IGNORE)).any()):
-            told.append(f"a landmark is of a class beyond the {classes} there are")
-        expected = "int16 [n, h, w] from 0 and uint8 [n, s]: a class, or 255 where it is not known"
+            problems.append(f"a landmark has a class number above {classes - 1}")
+        expected = "int16 [n, h, w] from 0 and uint8 [n, s]: a class number, or 255 for no class"
         fix = "make the prior again with `uda prior`"
-        return [PriorError(what, where=where, expected=expected, fix=fix) for what in told]
+        return [PriorError(what, where=where, expected=expected, fix=fix) for what in problems]
 
     @property
     def most(self) -> int:
-        """Superpixels of the image that has most."""
+        """The largest number of superpixels of an image."""
         return int(self.classes.shape[1])
 
     def digest(self) -> str:
-        """SHA-256 of everything."""
+        """SHA-256 of all fields."""
         digest = hashlib.sha256(json.dumps([self.places, self.shown, _shapes(self)]).encode())
         for tensor in (self.segments, self.classes, self.examples):
             digest.update(tensor.contiguous().numpy().data)
@@ -96,7 +96,11 @@ class Landmarks:
 
 
 def save_landmarks(path: Path, classes: Sequence[str], landmarks: Landmarks) -> dict[str, Any]:
-    """Write the tensors and the picture beside ``path`` (a prior.json); returns what the JSON says of them."""
+    """Write landmarks and picture beside ``path`` (a prior.json); returns their entry of the JSON.
+
+    Raises:
+        PriorError: the landmarks would replace a file that belongs to no prior.
+    """
     from uda.priors.picture import draw_landmarks
 
     tensors, picture = _files(path)
@@ -107,8 +111,8 @@ def save_landmarks(path: Path, classes: Sequence[str], landmarks: Landmarks) -> 
             fix=f"give the prior another name than {path.name}",
         )
     held = {name: getattr(landmarks, name) for name in ("segments", "classes", "examples")}
-    said = json.dumps({"format": FORMAT, "classes": list(classes)})
-    save_tensors(tensors, held, {METADATA: said})
+    metadata = json.dumps({"format": FORMAT, "classes": list(classes)})
+    save_tensors(tensors, held, {METADATA: metadata})
     counts, numbers = landmarks.counts(classes), list(landmarks.shown)
     photos = landmarks.examples.shape[1] == 3
     shown = [landmarks.places[number] for number in numbers]
@@ -130,17 +134,20 @@ def save_landmarks(path: Path, classes: Sequence[str], landmarks: Landmarks) -> 
 
 
 def load_landmarks(path: Path, said: Mapping[str, Any]) -> Landmarks:
-    """The landmarks that ``path`` (a prior.json) speaks of.
+    """Read the landmarks beside ``path`` (a prior.json).
+
+    Args:
+        said: their entry of the JSON.
 
     Raises:
-        PriorError: the file is missing or holds others than the JSON says.
+        PriorError: the file is missing, or its landmarks have another SHA-256.
     """
     tensors, digest = _files(path)[0], str(said["sha256"])
     places = tuple((str(case), int(i)) for case, rows in said["images"].items() for i in rows)
     shown = tuple(int(number) for number in said["shown"])
     fix = f"copy it there together with {path.name}, or make the prior again with `uda prior`"
     if not tensors.is_file():
-        what = f"{path.name} speaks of landmarks, but there is no such file"
+        what = f"{path.name} refers to landmarks, but this file does not exist"
         raise PriorError(what, where=tensors, fix=fix)
     try:
         held = load_tensors(tensors)[0]
@@ -152,14 +159,14 @@ def load_landmarks(path: Path, said: Mapping[str, Any]) -> Landmarks:
         raise PriorError(
             f"holds other landmarks than those that {path.name} was written with",
             where=tensors,
-            expected=f"landmarks {list(said['shape'])} with the SHA-256 that {path.name} says",
+            expected=f"landmarks {list(said['shape'])} with the SHA-256 in {path.name}",
             fix=fix,
         )
     return found
 
 
 def forget_landmarks(path: Path) -> None:
-    """Remove tensors and picture of an older prior of that name, which had landmarks."""
+    """Remove the landmarks and the picture of an older prior of this name."""
     tensors, picture = _files(path)
     if is_ours(tensors):
         tensors.unlink()
@@ -167,7 +174,7 @@ def forget_landmarks(path: Path) -> None:
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """Tensors and picture: ``landmarks.*`` beside a prior.json, ``NAME-landmarks.*`` beside a NAME.json."""
+    """Paths of tensors and picture: ``landmarks.*`` for prior.json, ``NAME-landmarks.*`` for NAME.json."""
     stem = "landmarks" if path.stem == "prior" else f"{path.stem}-landmarks"
     return path.with_name(f"{stem}.safetensors"), path.with_name(f"{stem}.png")
 

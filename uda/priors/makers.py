@@ -1,4 +1,4 @@
-"""Making priors: each way of knowing class ratios without target labels, and whom it makes us indebted to."""
+"""Make priors of class ratios without target labels; each names its supervision for the ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Place = tuple[str, int]
 def from_source_labels(
     classes: Sequence[str], ratio: Sequence[float], sizes: SizeDistribution | None = None
 ) -> Prior:
-    """The source's mean class ratio, taken to hold in the target."""
+    """The source's mean class ratio, assumed to hold in the target."""
     how = "mean class ratio over the source's labelled slices"
     return Prior(tuple(classes), tuple(ratio), ("source_labels",), how, sizes=sizes)
 
@@ -35,7 +35,7 @@ def from_source_maps(
     sigma: float,
     sizes: SizeDistribution | None = None,
 ) -> Prior:
-    """The source's mean class ratio with the places of its classes, see :func:`uda.priors.label_maps`.
+    """The source's mean class ratio and class frequency at each pixel, see :func:`uda.priors.label_maps`.
 
     Source: Zou et al., Unsupervised Domain Adaptation via Class-Balanced Self-Training, ECCV 2018.
     """
@@ -43,8 +43,9 @@ def from_source_maps(
         "class frequency at each pixel of the source's labelled slices, "
         f"smoothed by a Gaussian of {sigma:g} pixels"
     )
-    whom = ("source_labels",)
-    return Prior(tuple(classes), tuple(ratio), whom, how, sizes=sizes, maps=maps).validate(classes)
+    ledger = ("source_labels",)
+    prior = Prior(tuple(classes), tuple(ratio), ledger, how, sizes=sizes, maps=maps)
+    return prior.validate(classes)
 
 
 def from_tags(
@@ -53,10 +54,16 @@ def from_tags(
     tags: Mapping[Place, Sequence[bool]],
     sizes: SizeDistribution | None = None,
 ) -> Prior:
-    """Per-image ratios from tags: denied structures 0, shown ones their mean ratio in source slices that
-    show them, background the rest.
+    """Per-image ratios from image tags.
+
+    An absent structure gets 0, a present one its mean ratio over the source slices that show it, background
+    the rest.
 
     Source: Bateson et al., Constrained / source-free domain adaptation, 2019–2022: a prior of image tags.
+
+    Args:
+        presence_ratio: mean ratio of each class over the source slices that show it, background first.
+        tags: for each image, which structures it shows (background left out).
 
     Raises:
         PriorError: there are no tags, or the structures together exceed the image.
@@ -84,11 +91,12 @@ def select_tags(
     """The tags of the wanted cases.
 
     Args:
-        wanted: the cases to be adapted to.
-        known: every case of the domain: a tag file may cover the test cases too.
+        wanted: the cases of the ``adapt`` split.
+        known: every case of the domain; a tag file may cover the test cases too.
+        where: the tag file, for messages.
 
     Raises:
-        DataError: a tag names a case that nobody knows.
+        DataError: a tag names an unknown case.
     """
     if unknown := sorted(place for place in tags if place[0] not in known):
         raise DataError(
@@ -106,8 +114,9 @@ def from_sizes_ml(
     geometries: Sequence[Geometry],
     supervision: str,
 ) -> Prior:
-    """Ratios from volumes in ml: structure volume over the physical volume of the prepared slices,
-    averaged over the target volumes; background takes the rest.
+    """Ratios from volumes in ml: structure volume over the physical volume of the prepared slices.
+
+    The ratios are averaged over the target volumes; background gets the rest.
 
     Raises:
         PriorError: an unknown or missing structure, a negative size, or sizes larger than the images.
@@ -129,11 +138,11 @@ def from_areas_mm2(
     geometries: Sequence[Geometry],
     supervision: str,
 ) -> Prior:
-    """Ratios from areas in mm²: a structure's mean in-plane area over ALL slices, those that do not show
-    it counted as 0, over the area of a prepared slice; averaged over the target's slices, background
-    takes the rest.
+    """Ratios from areas in mm²: a structure's mean in-plane area over the area of a prepared slice.
 
-    A structure of V ml in a stack of n slices d mm apart has 1000 · V / (n · d) mm².
+    The mean area is over ALL slices; slices without the structure count as 0. The ratios are averaged over the
+    target's slices; background gets the rest. A structure of V ml in a stack of n slices d mm apart has
+    1000 · V / (n · d) mm².
 
     Raises:
         PriorError: an unknown or missing structure, a negative area, or areas larger than the images.
@@ -160,9 +169,9 @@ def _shares(
     """Mean share of the images that each structure fills, background first.
 
     Args:
-        images: size of each image in the unit of the sizes.
-        weights: of the images in the mean.
-        names: of the setting, of its unit, and of a unit that is often meant instead.
+        images: size of each image in the unit of ``sizes``.
+        weights: weight of each image in the mean; None weighs all the same.
+        names: the setting, its unit, and the unit that users often confuse with it.
     """
     setting, unit, confused = names
     if wrong := [name for name in sizes if name not in classes[1:]]:
@@ -177,7 +186,7 @@ def _shares(
         )
     if not images:
         raise PriorError(
-            f"sizes in {unit} need the target images, for their physical size",
+            f"sizes in {unit} need the target images, which give the physical image size",
             fix="give the folder of the target images",
         )
     shares = [[sizes[name] / image for name in classes[1:]] for image in images]
@@ -199,18 +208,18 @@ def from_predictions(
     per_image: bool = False,
     batchnorm: str = "source",
 ) -> Prior:
-    """The model's own opinion: its mean softmax over the target images, made before it adapts.
+    """The model's mean softmax over the target images before adaptation.
 
-    It needs no source and no supervision; what the model gets wrong it says here too.
+    It needs no source images and no supervision. The model's errors are part of it.
 
     Args:
         ratios: ``[n, k]`` mean softmax of each target image.
-        places: of these images.
-        per_image: keep each image's own ratio, not only their mean.
-        batchnorm: whose BatchNorm statistics the predictions were made with, for the record.
+        places: (case, slice index) of these images.
+        per_image: keep the ratio of each image beside their mean.
+        batchnorm: the domain of the BatchNorm statistics behind the predictions, for the record.
 
     Raises:
-        PriorError: ratios that no image can have.
+        PriorError: impossible ratios.
     """
     how = f"mean softmax of the model on the target images, BatchNorm statistics of the {batchnorm}"
     images = _images(ratios, places)
@@ -226,12 +235,17 @@ def from_image_level(
     method: str,
     sizes: SizeDistribution | None = None,
 ) -> Prior:
-    """Each target image's label distribution as :func:`uda.priors.image_level_ratios` predicts it.
+    """Each target image's label distribution as predicted by :func:`uda.priors.image_level_ratios`.
 
     Source: Zhang et al., Curriculum Domain Adaptation for Semantic Segmentation of Urban Scenes, ICCV 2017.
 
+    Args:
+        ratios: ``[n, k]`` of the target images.
+        places: (case, slice index) of these images.
+        method: nearest, logistic or ridge.
+
     Raises:
-        PriorError: ratios that no image can have.
+        PriorError: impossible ratios.
     """
     how = {
         "nearest": "mean class ratio of the nearest source images in the features of the source model",
@@ -250,28 +264,28 @@ def from_size_counts(
     supervision: str,
     where: Path | str,
 ) -> Prior:
-    """Per-image ratios from pixel counts: each class's count over their sum.
+    """Per-image ratios from pixel counts: each class's count over the sum of the counts.
 
     Args:
-        counts: of :func:`uda.priors.read_sizes`.
-        places: the target images.
-        supervision: who counted, for the ledger.
-        where: the file they come from.
+        counts: from :func:`uda.priors.read_sizes`.
+        places: (case, slice index) of the target images.
+        supervision: ledger entry of the counts.
+        where: the file of the counts, for messages.
 
     Raises:
         PriorError: counts of images that the target does not have, or images without counts.
     """
-    asked = set(places)
-    if unknown := [place for place in counts if place not in asked]:
+    target = set(places)
+    if unknown := [place for place in counts if place not in target]:
         raise PriorError(
             f"sizes of {len(unknown)} images that the target does not have: {listed(unknown)}",
             where=where,
             expected="ids <case>_<slice>, slices counted from 0 along the file's own axis",
-            fix="correct these ids or take their lines out",
+            fix="correct these ids or remove their lines",
         )
     if missing := [place for place in places if place not in counts]:
         raise PriorError(
-            f"nothing about {len(missing)} of {len(places)} target images: {listed(missing)}",
+            f"no sizes of {len(missing)} of {len(places)} target images: {listed(missing)}",
             where=where,
             expected="a line for each target image",
             fix="add their sizes, or use a prior for the whole data set",
@@ -287,9 +301,11 @@ def from_size_counts(
 def _images(
     ratios: Floats, places: Sequence[Place]
 ) -> dict[str, dict[int, tuple[float, ...]]] | None:
-    """Rows ``[n, k]`` by case and slice."""
+    """Rows ``[n, k]`` by case and slice index."""
     if len(ratios) != len(places) or not len(places):
-        raise PriorError(f"{len(ratios)} ratios for {len(places)} images", expected="one for each")
+        raise PriorError(
+            f"{len(ratios)} ratios for {len(places)} images", expected="one ratio for each image"
+        )
     images: dict[str, dict[int, tuple[float, ...]]] = {}
     for (case, index), row in zip(places, ratios, strict=True):
         images.setdefault(case, {})[index] = tuple(row.tolist())

@@ -1,4 +1,4 @@
-"""Spatial priors: how often each class is at a pixel, relative to its mean, and the files of both."""
+"""Spatial priors (class frequency at each pixel): relative maps, validation, and their files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from uda.files.atomic import load_tensors, save_tensors
 SUM_TOLERANCE = 1e-4
 FORMAT = "uda-prior-maps-1"
 METADATA = "uda-prior"
-"""key of what the tensor file says of itself; one key alone, whose order cannot vary"""
+"""the one metadata key of the tensor file; the order of several keys could vary"""
 
 
 def relative_maps(maps: Tensor, low: float = 0.1, high: float = 10.0) -> Tensor:
-    """Each class's map over its spatial mean, within ``[low, high]``: what CBST-SP multiplies p by.
+    """Each class's map divided by its spatial mean, clamped to ``[low, high]``: CBST-SP multiplies p by it.
 
-    A class that is equally likely everywhere becomes 1, and so does one that is nowhere: nothing is
-    known of its place.
+    A class that is equally likely everywhere becomes 1. So does a class that occurs nowhere, because its
+    place is unknown.
 
     Source: Zou et al., Unsupervised Domain Adaptation via Class-Balanced Self-Training, ECCV 2018.
 
@@ -62,7 +62,7 @@ def relative_maps(maps: Tensor, low: float = 0.1, high: float = 10.0) -> Tensor:
 
 
 def maps_fault(maps: Tensor, classes: int, where: Path | str) -> PriorError | None:
-    """What keeps maps from being class frequencies, or None."""
+    """The reason why maps cannot be class frequencies, or None."""
     if maps.ndim != 3 or maps.shape[0] != classes:
         what = f"maps have shape {tuple(maps.shape)}"
     elif not bool(torch.isfinite(maps).all()) or bool((maps < 0).any()):
@@ -80,7 +80,7 @@ def maps_fault(maps: Tensor, classes: int, where: Path | str) -> PriorError | No
 
 
 def maps_digest(maps: Tensor) -> str:
-    """SHA-256 of shape and values."""
+    """SHA-256 of shape and float32 values."""
     values = maps.detach().cpu().float().contiguous()
     return hashlib.sha256(str(list(values.shape)).encode() + values.numpy().tobytes()).hexdigest()
 
@@ -88,7 +88,11 @@ def maps_digest(maps: Tensor) -> str:
 def save_maps(
     path: Path, classes: Sequence[str], maps: Tensor, upright: bool = False
 ) -> dict[str, Any]:
-    """Write the tensors and the picture of ``path`` (a prior.json); returns what the JSON says of them."""
+    """Write maps and picture beside ``path`` (a prior.json); returns shape and SHA-256 for the JSON.
+
+    Raises:
+        PriorError: the maps would replace a file that belongs to no prior.
+    """
     from uda.priors.picture import draw_maps
 
     tensors = _tensors(path)
@@ -99,23 +103,26 @@ def save_maps(
             fix=f"give the prior another name than {path.name}",
         )
     maps = maps.detach().cpu().float().contiguous()
-    said = json.dumps({"format": FORMAT, "classes": list(classes)})
-    save_tensors(tensors, {"maps": maps}, {METADATA: said})
+    metadata = json.dumps({"format": FORMAT, "classes": list(classes)})
+    save_tensors(tensors, {"maps": maps}, {METADATA: metadata})
     draw_maps(_picture(path), classes, maps, upright)
     return {"shape": list(maps.shape), "sha256": maps_digest(maps)}
 
 
 def load_maps(path: Path, said: Mapping[str, Any]) -> Tensor:
-    """The maps that ``path`` (a prior.json) speaks of.
+    """Read the maps beside ``path`` (a prior.json).
+
+    Args:
+        said: their shape and SHA-256, from the JSON.
 
     Raises:
-        PriorError: the file is missing or holds other maps than the JSON says.
+        PriorError: the file is missing, or its maps have another SHA-256.
     """
     tensors, shape, digest = _tensors(path), list(said["shape"]), str(said["sha256"])
     fix = f"copy it there together with {path.name}, or make the prior again with `uda prior`"
     if not tensors.is_file():
         raise PriorError(
-            f"{path.name} speaks of maps {shape}, but there is no such file",
+            f"{path.name} refers to maps {shape}, but this file does not exist",
             where=tensors,
             fix=fix,
         )
@@ -128,14 +135,14 @@ def load_maps(path: Path, said: Mapping[str, Any]) -> Tensor:
         raise PriorError(
             f"holds {found}, not those that {path.name} was written with",
             where=tensors,
-            expected=f"maps {shape}, float32, with the SHA-256 that {path.name} says",
+            expected=f"maps {shape}, float32, with the SHA-256 in {path.name}",
             fix=fix,
         )
     return maps
 
 
 def forget_maps(path: Path) -> None:
-    """Remove tensors and picture of an older prior of that name, which had maps."""
+    """Remove the maps and the picture of an older prior of this name."""
     if is_ours(_tensors(path)):
         _tensors(path).unlink()
         _picture(path).unlink(missing_ok=True)
@@ -150,7 +157,7 @@ def _picture(path: Path) -> Path:
 
 
 def is_ours(tensors: Path) -> bool:
-    """Whether this is a tensor file of a prior, which a new prior of that name may replace."""
+    """Whether the file holds the tensors of a prior, so that a new prior may replace it."""
     try:
         return tensors.is_file() and METADATA in load_tensors(tensors)[1]
     except UdaError:

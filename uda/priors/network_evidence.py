@@ -1,4 +1,4 @@
-"""What a network says of whole images and of superpixels: predicted class ratios and mean features, a row each."""
+"""Run a network on images for priors: predicted class ratios, mean features, descriptions of superpixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from uda.networks.inference import BATCH, PIXELS, inference
 from uda.priors.superpixels import Ids, describe, grid_of, reduced, superpixels
 
 EXAMPLE = 512
-"""longest side of an image that is kept to be looked at, in pixels"""
+"""longest side of an example image, in pixels"""
 
 Floats = NDArray[np.float64]
 
@@ -35,10 +35,10 @@ def predicted_ratios(model: nn.Module, items: Items, fabric: Fabric) -> Floats:
 
 
 def image_features(model: nn.Module, items: Items, fabric: Fabric) -> Floats:
-    """Spatial mean ``[n, d]`` of what enters the network's head, for each item.
+    """Spatial mean ``[n, d]`` of the features that enter the network's head, for each item.
 
     Raises:
-        ModelError: a network whose last layer is not known.
+        ModelError: the network's last layer is unknown.
     """
     parts = []
     with inference(model), fabric.autocast(), features_of(model) as seen:
@@ -52,12 +52,12 @@ def image_features(model: nn.Module, items: Items, fabric: Fabric) -> Floats:
 def superpixel_features(
     model: nn.Module, items: Slices, numbers: Numbers, segments: int, stride: int, fabric: Fabric
 ) -> tuple[Ids, list[NDArray[np.float32]]]:
-    """Superpixels ``[m, h', w']`` of some images, and for each image what the network says of its own ``[s, d]``.
+    """Superpixels ``[m, h', w']`` of some images, and the descriptions ``[s, d]`` of each image's superpixels.
 
     Args:
-        numbers: of the images.
-        segments: superpixels of an image, about.
-        stride: pixels of the image a pixel of the coarser grid.
+        numbers: ``[m]`` the images.
+        segments: approximate number of superpixels per image.
+        stride: pixels of the image per pixel of the coarser grid ``[h', w']``.
     """
     grid = grid_of(items.store.size, stride)
     ids, described = np.empty((len(numbers), *grid), np.int16), []
@@ -75,7 +75,7 @@ def superpixel_features(
 
 
 def example_images(store: Store, numbers: Numbers) -> Tensor:
-    """Some images to be looked at, ``[m, c, h, w]`` uint8; the longer side has :data:`EXAMPLE` pixels at most."""
+    """Some images ``[m, c, h, w]`` uint8 for pictures; the longer side has :data:`EXAMPLE` pixels at most."""
     grid = grid_of(store.size, -(-max(store.size) // EXAMPLE))
     shown = []
     for number in numbers:
@@ -88,7 +88,7 @@ def example_images(store: Store, numbers: Numbers) -> Tensor:
 
 
 def _picture(store: Store, number: int) -> NDArray[Any]:
-    """What is to be seen of an image: red, green and blue, or the slice without its neighbours; ``[c, h, w]``."""
+    """The visible image ``[c, h, w]``: red, green and blue, or the slice without its neighbours."""
     image: NDArray[Any] = np.asarray(store.images[number])
     if store.scale is not None:
         return image
@@ -96,7 +96,7 @@ def _picture(store: Store, number: int) -> NDArray[Any]:
 
 
 def _batches(items: Items, fabric: Fabric) -> Iterator[Tensor]:
-    """Every item in order, about ``BATCH`` slices at a time."""
+    """Every item in order, in batches of about ``BATCH`` slices."""
     numbers, count = np.arange(len(items)), max(1, BATCH // items.depth)
     for first in range(0, len(items), count):
         yield items.image(items.places(numbers[first : first + count])).to(fabric.device)

@@ -1,4 +1,4 @@
-"""Pictures of a prior, to look at before it is used."""
+"""Draw the pictures of a prior: class maps and landmarks, to check them before use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Bytes = NDArray[np.uint8]
 
 
 def draw_maps(path: Path, classes: Sequence[str], maps: Tensor, upright: bool = False) -> None:
-    """One panel a class, each with its name and its own colour bar from 0 to its largest frequency.
+    """Draw one panel per class, with a colour bar from 0 to its largest frequency.
 
-    Turned by a quarter as the report's slices are (of a slice in RAS, anterior is up), unless they are ``upright``.
+    Unless ``upright``, maps are rotated by 90° like the report's slices (anterior is up in a slice in RAS).
     """
     columns = min(COLUMNS, len(classes))
     rows = math.ceil(len(classes) / columns)
@@ -48,20 +48,20 @@ def draw_landmarks(
     segments: Tensor,
     classes: Tensor,
 ) -> None:
-    """A row an image: its superpixels, and in colour the classes of those that have one.
+    """Draw one row per image: its superpixels, and the landmarks in the colours of their classes.
 
-    Slices are turned as in :func:`draw_maps`, photographs are upright.
+    Slices are rotated as in :func:`draw_maps`; photographs are upright.
 
     Args:
-        counts: of the superpixels of each class in the whole data set.
-        titles: of the images.
+        counts: landmarks of each class in the whole data set.
+        titles: one for each image.
         images: ``[m, c, h, w]`` uint8; three channels are red, green and blue.
         segments, classes: ``[m, h', w']`` and ``[m, s]`` of these images.
     """
     palette = _palette(len(counts))
     panels = [
-        _panels(image.numpy(), ids.numpy(), known.numpy(), palette)
-        for image, ids, known in zip(images, segments, classes, strict=True)
+        _panels(image.numpy(), ids.numpy(), labels.numpy(), palette)
+        for image, ids, labels in zip(images, segments, classes, strict=True)
     ]
     height, width = panels[0][0].shape[:2]
     legend = 0.2 * math.ceil(len(counts) / 4) + 0.2
@@ -90,16 +90,16 @@ def _legend(figure: Any, counts: Mapping[str, int], palette: Bytes) -> None:
 def _panels(
     image: Bytes, ids: NDArray[np.int16], classes: Bytes, palette: Bytes
 ) -> tuple[Bytes, Bytes]:
-    """The image with the borders of its superpixels, and with the landmarks' colours over it."""
+    """The image with the borders of its superpixels, and the image under the colours of its landmarks."""
     (height, width), (rows, columns) = image.shape[1:], ids.shape
     fine = ids[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
     border = np.zeros((height, width, 1), dtype=bool)
     border[:, 1:, 0] |= fine[:, 1:] != fine[:, :-1]
     border[1:, :, 0] |= fine[1:] != fine[:-1]
     shown = np.moveaxis(np.broadcast_to(image, (3, height, width)), 0, -1)
-    known = classes[fine][..., None]
-    colour = palette[np.where(known == IGNORE, 0, known)[..., 0]]
-    over = np.where(known == IGNORE, 0.5 * shown, 0.35 * shown + 0.65 * colour)
+    labels = classes[fine][..., None]
+    colour = palette[np.where(labels == IGNORE, 0, labels)[..., 0]]
+    over = np.where(labels == IGNORE, 0.5 * shown, 0.35 * shown + 0.65 * colour)
     bordered = np.where(border, YELLOW, shown).astype(np.uint8)
     coloured = np.where(border, 0, over).astype(np.uint8)
     if len(image) == 1:
@@ -108,7 +108,7 @@ def _panels(
 
 
 def _palette(count: int) -> Bytes:
-    """As many colours that can be told apart, ``[k, 3]``."""
+    """``count`` distinct colours ``[k, 3]``."""
     from matplotlib import colormaps
 
     if count <= 20:

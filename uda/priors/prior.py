@@ -1,4 +1,4 @@
-"""The prior itself: its parts, whether they can be true, and its files."""
+"""A prior of the target's class ratios: its fields, their validation, and ``prior.json``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ REMEDY = "correct the numbers, or make the prior again with `uda prior`"
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Class ratios: one for the data set, and where known one for each image, sizes, maps and landmarks."""
+    """Class ratios of the data set; optionally of each image, with sizes, maps and landmarks."""
 
     classes: tuple[str, ...]
     ratio: tuple[float, ...]
     supervision: tuple[str, ...]
-    """who told us: none, source_labels, target_tags, target_sizes, anatomical or target_labels"""
+    """ledger entries: none, source_labels, target_tags, target_sizes, anatomical or target_labels"""
     how: str
-    """one sentence on how it was made"""
+    """how the prior was made, in one sentence"""
     images: Mapping[str, Mapping[int, tuple[float, ...]]] | None = None
     """case → index along the file's own slice axis → ratio"""
     sizes: SizeDistribution | None = None
@@ -40,9 +40,9 @@ class Prior:
     maps: Tensor | None = None
     """``[k, h, w]`` float32: how often each class is at a pixel; sums to 1 over the classes"""
     landmarks: Landmarks | None = None
-    """superpixels of each image, and the classes of the surest"""
+    """superpixels of each image, and the classes of the most confident ones"""
     photos: bool = False
-    """whether its images are photographs, which pictures of it leave upright"""
+    """whether the images are photographs: pictures of the prior show them upright"""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prior) and self.fingerprint() == other.fingerprint()
@@ -51,7 +51,7 @@ class Prior:
         return hash(self.fingerprint())
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything it says."""
+        """SHA-256 of every field except ``photos``."""
         raw: dict[str, Any] = {
             "classes": self.classes,
             "ratio": self.ratio,
@@ -70,10 +70,11 @@ class Prior:
         return fingerprint(raw)
 
     def validate(self, classes: Sequence[str], where: Path | str = "the prior") -> Prior:
-        """Refuse what no image can have; returns itself.
+        """Return the prior itself when its values are possible for these classes.
 
         Raises:
-            PriorError: lists every fault: other classes, negative or not finite, not summing to 1.
+            PriorError: other classes; or up to 10 faults, such as a ratio that is negative, not finite or
+                does not sum to 1.
         """
         if tuple(classes) != self.classes:
             raise PriorError(
@@ -99,14 +100,15 @@ class Prior:
     def table(
         self, places: Sequence[tuple[str, int]], known: Collection[tuple[str, int]] = ()
     ) -> Tensor:
-        """Ratios ``[n, k]`` of all target images, given as (case, index along the file's own slice axis).
+        """Ratios ``[n, k]`` of all target images.
 
         Args:
-            known: slices of the target's files beyond these, where preparation leaves some out; the prior
-                may name them too.
+            places: (case, index along the file's own slice axis) of each image.
+            known: further slices of the target's files that preparation leaves out; the prior may name
+                them too.
 
         Raises:
-            PriorError: the prior knows single images but not all of these, or others beside them.
+            PriorError: the prior has ratios of single images, but lacks one of these or has one of others.
         """
         if self.images is None:
             return (
@@ -115,7 +117,7 @@ class Prior:
         missing = [p for p in places if p[0] not in self.images or p[1] not in self.images[p[0]]]
         if missing:
             raise PriorError(
-                f"the prior says nothing about {len(missing)} of {len(places)} images: "
+                f"the prior has no ratio for {len(missing)} of {len(places)} images: "
                 f"{listed(missing)}",
                 expected="a row for each target image",
                 fix="add their tags, or use a prior for the whole data set",
@@ -132,13 +134,13 @@ class Prior:
         return torch.tensor([self.images[case][i] for case, i in places], dtype=torch.float32)
 
     def save(self, path: Path) -> None:
-        """Write ``prior.json``, whole or not at all; maps and landmarks go beside it as safetensors, with a picture.
+        """Write ``prior.json`` atomically; maps and landmarks go beside it as safetensors, each with a picture.
 
-        The JSON comes last and carries their checksums, so that it never stands for others.
+        The JSON is written last and holds their checksums, so it never describes other tensors.
 
         Raises:
-            PriorError: they would replace a file that is not of a prior.
-            RunError: the disk refuses.
+            PriorError: maps or landmarks would replace a file that belongs to no prior.
+            RunError: the disk refuses (full, read-only, quota).
         """
         raw: dict[str, Any] = {
             "format": FORMAT,
@@ -168,10 +170,11 @@ class Prior:
 
     @classmethod
     def load(cls, path: Path) -> Prior:
-        """Read ``prior.json``, the maps and landmarks it speaks of; the caller validates it against its classes.
+        """Read ``prior.json`` with its maps and landmarks; the caller validates it against its classes.
 
         Raises:
-            PriorError: missing keys, values of another type, or maps or landmarks that are missing or others.
+            ModelError: the file is not JSON.
+            PriorError: missing keys, values of another type, or maps or landmarks that are missing or changed.
         """
         path = path / PRIOR_FILE if path.is_dir() else path
         raw = read_json(path)

@@ -1,4 +1,4 @@
-"""Reading pixel counts per image from the CSV files of this field. Text is matched, never evaluated."""
+"""Read pixel counts per image from a CSV file. Cells are matched by patterns, never evaluated."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ _ID = re.compile(r"(?P<case>.+)_(?P<slice>[0-9]{1,9})(?:\.[A-Za-z][A-Za-z0-9]*){
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 _LIST = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*\]")
 _SHOWN = 60  # characters of a cell in a message
-_LISTED = 400  # of all columns
+_LISTED = 400  # characters of the header in a message
 
 
 def read_sizes(
     path: Path, column: str, classes: Sequence[str], pixels: int | None = None
 ) -> dict[tuple[str, int], tuple[float, ...]]:
-    """Pixel counts per class of each image, from a CSV such as
+    """Pixel counts per class of each image, from a CSV file such as
 
     .. code-block::
 
         val_ids;val_gt_size
         1003_17.png;[60321, 1200, 0, 30, 15]
 
-    An id is ``<case>_<slice>`` with the slice counted from 0 along the file's own axis; an extension is
+    An id is ``<case>_<slice>``; slices are counted from 0 along the file's own axis, and a file extension is
     ignored. The separator is ``;``, or ``,`` with the lists in quotes. Other columns are not read.
 
     Args:
-        column: which column holds the lists.
+        column: the column of the lists.
         classes: one count for each, background first.
-        pixels: of a prepared slice: no image can have more.
+        pixels: pixels of a prepared slice, which no sum of counts may exceed.
 
     Returns:
         (case, slice) → counts.
 
     Raises:
-        DataError: lists every line that cannot be read, with line, value and expectation.
+        DataError: a column is missing, no image is named, or lines cannot be read; lists up to 10 of them.
     """
     rows = _rows(path)
     header = rows[0][1] if rows else []
@@ -62,7 +62,7 @@ def read_sizes(
                 DataError(
                     f"{len(row)} cells for {len(header)} columns",
                     where=where,
-                    expected="one cell a column; with , as separator lists stand in quotes",
+                    expected="one cell per column; with , as separator, lists in quotes",
                     fix='write "[60321, 1200, 0]" in quotes, or separate the columns by ;',
                 )
             )
@@ -74,7 +74,7 @@ def read_sizes(
                     f"a second line for {place[0]} slice {place[1]}",
                     where=where,
                     expected="one line for each image",
-                    fix="take one of them out",
+                    fix="remove one of them",
                 )
             found[place] = _counts(row[header.index(column)].strip(), len(classes), pixels, where)
         except DataError as fault:

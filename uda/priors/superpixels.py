@@ -1,9 +1,9 @@
-"""Superpixels: cutting an image into them, describing each by what a network says of it, finding their classes.
+"""Superpixels (SLIC): segment an image, describe each superpixel by the network's scores, classify it.
 
-A superpixel is described as in the paper by the network's class scores, averaged over it, and those of its
-neighbours to the left, right, above and below; and by where it lies. The descriptions are z-scored within each
-domain, as in :mod:`uda.priors.image_level`: a network that is less sure in the target, or partial to a class
-there, is so in all of its images, and that shall not decide. Nothing here is random.
+As in the paper, a description holds the mean class scores of the superpixel and of its neighbours to the left,
+right, above and below, and its position. Descriptions are z-scored within each domain, as in
+:mod:`uda.priors.image_level`. So a confidence or a class bias that the network has in all target images does not
+change the result. Nothing here is random.
 
 Source: Zhang et al., Curriculum Domain Adaptation for Semantic Segmentation of Urban Scenes, ICCV 2017;
 superpixels: Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods, TPAMI 2012.
@@ -27,27 +27,27 @@ from uda.types import IGNORE
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int16]
 LIMIT = 20_000
-"""superpixels of an image, whose numbers are int16"""
+"""the most superpixels of an image; their numbers are int16"""
 
 
 def grid_of(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Rows and columns of the superpixel map of images of this size."""
+    """Rows and columns of the superpixel map of an image of this size."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
 def reduced(image: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Image ``[c, h, w]`` averaged down to a grid, ``[c, *grid]``."""
+    """Image ``[c, h, w]`` reduced to ``[c, *grid]`` by average pooling."""
     wide = torch.from_numpy(np.array(image, dtype=np.float32))
     small: NDArray[np.float32] = adaptive_avg_pool2d(wide, grid).numpy()
     return small
 
 
 def superpixels(image: NDArray[np.float32], segments: int) -> Ids:
-    """SLIC superpixels of an image ``[c, h, w]``, about ``segments`` of them.
+    """About ``segments`` SLIC superpixels of an image ``[c, h, w]``.
 
     Args:
-        image: three channels are red, green and blue from 0 to 255 (compared as Lab colours); one channel has
-            any unit, and what is darker or brighter than 98 % of it counts as equally dark or bright.
+        image: three channels are red, green and blue from 0 to 255 (compared as Lab colours). One channel has
+            any unit; its values are clipped to the 1st and 99th percentile.
 
     Returns:
         ``[h, w]`` int16, numbered from 0 without gaps.
@@ -56,12 +56,12 @@ def superpixels(image: NDArray[np.float32], segments: int) -> Ids:
         PriorError: more than :data:`LIMIT` segments, or an image that is not finite.
     """
     if segments > LIMIT:
-        raise PriorError(f"{segments} superpixels an image", expected=f"{LIMIT} at most")
+        raise PriorError(f"{segments} superpixels per image", expected=f"{LIMIT} at most")
     if not np.isfinite(image).all():
         raise PriorError("an image is not finite", fix="check the images with `uda check`")
     from skimage.segmentation import slic
 
-    # One unit of Lab is a hundredth of black to white, so that both compactnesses say the same.
+    # Black to white is 100 units of Lab and 1 unit of grey: both compactnesses mean the same.
     if len(image) == 3:
         settings: dict[str, Any] = {"channel_axis": -1, "compactness": 10.0, "convert2lab": True}
         scaled = np.moveaxis(image, 0, -1) / 255
@@ -72,16 +72,16 @@ def superpixels(image: NDArray[np.float32], segments: int) -> Ids:
     found = slic(
         scaled.astype(np.float64), n_segments=segments, start_label=0, max_num_iter=10, **settings
     )
-    _, numbers = np.unique(found, return_inverse=True)  # small grids leave numbers out
+    _, numbers = np.unique(found, return_inverse=True)  # on small grids SLIC skips numbers
     ids: Ids = numbers.reshape(found.shape).astype(np.int16)
     return ids
 
 
 def neighbours(ids: Ids) -> NDArray[np.int64]:
-    """The superpixel left of, right of, above and below each: the one it shares most of that border with.
+    """The superpixel left of, right of, above and below each one: the one with the longest common border.
 
     Returns:
-        ``[s, 4]``; at the edge of the image a superpixel is its own neighbour.
+        ``[s, 4]``; without a neighbour on a side, a superpixel is its own neighbour.
 
     Example:
         >>> neighbours(np.array([[0, 0, 1], [2, 2, 1]], dtype=np.int16))
@@ -101,10 +101,14 @@ def neighbours(ids: Ids) -> NDArray[np.int64]:
 
 
 def describe(ids: Ids, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean scores ``[k, h, w]`` of each superpixel and of its four neighbours, and the place of its centre.
+    """Descriptions of superpixels: mean scores, position of the centre, mean scores of the four neighbours.
+
+    Args:
+        ids: ``[h, w]`` superpixel of each pixel.
+        scores: ``[k, h, w]`` class scores.
 
     Returns:
-        ``[s, 5 k + 2]``; the place in shares of the image's height and width.
+        ``[s, 5 k + 2]``; the position in shares of the image's height and width.
     """
     flat, (height, width) = ids.ravel(), ids.shape
     pixels = np.bincount(flat)
@@ -117,7 +121,7 @@ def describe(ids: Ids, scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def majority(ids: Ids, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The most frequent label ``[h, w]`` of each superpixel of a coarser map; ``IGNORE`` is one of them."""
+    """The most frequent value of a label ``[h, w]`` in each superpixel of a coarser map; ``IGNORE`` counts too."""
     (height, width), (rows, columns) = label.shape, ids.shape
     fine = ids[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
     count = int(ids.max()) + 1
@@ -132,9 +136,13 @@ def classify(
     target: NDArray[np.float32],
     l2: float,
 ) -> tuple[NDArray[np.uint8], Floats]:
-    """Class and confidence of the target's superpixels ``[m, d]``, learned from the source's ``[n, d]``.
+    """Class and confidence ``[m]`` of the target's superpixels by multinomial logistic regression.
 
-    Multinomial logistic regression on the superpixels that have a label.
+    Args:
+        source: ``[n, d]`` descriptions that the regression is fitted to.
+        labels: ``[n]`` their classes; ``IGNORE`` leaves one out of the fit.
+        target: ``[m, d]`` descriptions to classify.
+        l2: weight decay.
 
     Raises:
         PriorError: no superpixel of the source has a label, or a description is not finite.
@@ -150,14 +158,14 @@ def classify(
             "no superpixel of the source is labelled", fix="check the card's label_values"
         )
     shown, wanted = np.unique(labels[labelled], return_inverse=True)
-    known = z_scored(source.astype(np.float64))[labelled]
-    weights, bias = softmax_regression(known, np.eye(len(shown))[wanted], l2)
+    inputs = z_scored(source.astype(np.float64))[labelled]
+    weights, bias = softmax_regression(inputs, np.eye(len(shown))[wanted], l2)
     p = softmax(z_scored(target.astype(np.float64)) @ weights + bias, axis=1)
     return shown[p.argmax(1)].astype(np.uint8), p.max(1)
 
 
 def surest(classes: NDArray[np.uint8], confidence: Floats, kept: float) -> NDArray[np.uint8]:
-    """The classes of the share ``kept`` of superpixels that are surest (at least one); the others ``IGNORE``.
+    """Classes ``[m]`` of the most confident share ``kept`` (at least one superpixel); ``IGNORE`` for the others.
 
     Example:
         >>> surest(np.array([0, 1, 2], dtype=np.uint8), np.array([0.5, 0.9, 0.7]), 2 / 3)
@@ -170,7 +178,7 @@ def surest(classes: NDArray[np.uint8], confidence: Floats, kept: float) -> NDArr
 
 
 def rowed(classes: NDArray[np.uint8], counts: Sequence[int]) -> NDArray[np.uint8]:
-    """Classes of the superpixels of image after image as a row an image, filled up with ``IGNORE``.
+    """Concatenated classes of all images as one row per image, padded with ``IGNORE``.
 
     Example:
         >>> rowed(np.array([0, 1, 2], dtype=np.uint8), [1, 2])
