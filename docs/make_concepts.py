@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from uda.config.loading import load_card
-from uda.data.geometry import grey, to_slices, turned_up
+from uda.data.geometry import grey, turned, turned_up
 from uda.data.volumes import prepare_image, prepare_label, read_volume
 from uda.files.atomic import read_json
 from uda.report.figures import INK, SOFT, STYLE, structure_style
@@ -145,7 +145,7 @@ def card(run: Path) -> Figure:
     prepared, geometry = prepare_image(volume, how, image)
     classes = prepare_label(read_volume(label), geometry, domain, label)
     shown = int((classes > 0).sum((1, 2)).argmax())
-    raw = to_slices(volume.array, np.array(geometry.turn), geometry.slice_axis)[shown]
+    raw = turned(volume.array, np.array(geometry.turn), geometry.slice_axis)[shown]
     figure = Figure(figsize=(WIDTH, 2.75))
     panes = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.19, top=0.9, wspace=0.04)
