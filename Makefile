@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
 TEST_WORKERS ?= 2
+CHOSEN := -m "not campaign"
 UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.10
 AUDIT := $(VENV)-audit
@@ -10,12 +11,15 @@ AUDIT := $(VENV)-audit
 unexport PYTHONDONTWRITEBYTECODE
 LOCKS := requirements.lock requirements-uv.lock requirements-audit.lock
 
-.PHONY: demo test setup lint types tests format lock audit docs benchmark clean
+.PHONY: demo test test-all setup lint types tests format lock audit docs benchmark clean
 
 demo: setup  ## run the phantom MR→CT benchmark and print its table
 	$(PY) -m uda run cardiac_phantom --allow-fallback
 
 test: lint types tests  ## everything CI runs
+
+test-all: CHOSEN :=
+test-all: lint types tests  ## and the long campaigns of faults and damaged files
 
 setup: $(VENV)/.ready
 
@@ -35,8 +39,8 @@ lint: setup
 types: setup
 	$(VENV)/bin/mypy
 
-tests: setup  ## by several processes, a file in one of them, each computing with one thread
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile
+tests: setup  ## by several processes that share the work, each computing with one thread
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal $(CHOSEN)
 
 format: setup  ## rewrite the sources in the project's format
 	$(VENV)/bin/ruff format .

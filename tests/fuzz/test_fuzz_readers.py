@@ -17,22 +17,25 @@ from readers import READERS
 
 from uda.errors import DataError
 
-FILES = 130
-"""damaged ones for each reader, besides some 1,500 that are sound or made by hand"""
+FILES, SAMPLE = 130, 25
+"""damaged ones for each reader of a campaign and of the sample, besides some 1,500 that are sound or made by hand"""
 
 
+@pytest.mark.parametrize("files", [SAMPLE, pytest.param(FILES, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize(
     "reader", READERS, ids=[reader.name.replace(" ", "-") for reader in READERS]
 )
 @pytest.mark.usefixtures("as_users_see")
-def test_a_damaged_file_is_read_or_refused_by_name(reader: Reader, tmp_path: Path) -> None:
-    tally = feed(reader, round(FILES * reader.share), 0, tmp_path)
+def test_a_damaged_file_is_read_or_refused_by_name(
+    reader: Reader, tmp_path: Path, files: int
+) -> None:
+    tally = feed(reader, round(files * reader.share), 0, tmp_path)
     assert tally.failures == []
     assert tally.read > 0
     assert tally.refused > 0 or "hashes" in reader.name or reader.name == "store"
 
 
-def test_more_than_two_thousand_files_are_tried() -> None:
+def test_more_than_two_thousand_files_are_tried_by_the_campaign() -> None:
     assert sum(round(FILES * reader.share) for reader in READERS) >= 2000
 
 

@@ -18,7 +18,6 @@ from fault_injection import contents, ended, started
 if TYPE_CHECKING:
     from conftest import Tiny
 
-KILLS = 20
 LONG = (
     "pretrain.steps=40",
     "pretrain.save_every=5",
@@ -90,7 +89,8 @@ def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrid
 # Killed --------------------------------------------------------------------------------------------
 
 
-def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("least", [4, pytest.param(20, marks=pytest.mark.campaign)])
+def test_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path, least: int) -> None:
     overrides = [*tiny.overrides, *LONG]
     straight = tmp_path / "straight"
     assert ended(int) == 0  # the server is up before the clock starts
@@ -100,7 +100,7 @@ def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
 
     draw = random.Random(0)  # noqa: S311
     kills, in_a_stage, with_checkpoint, runs = 0, 0, 0, [tmp_path / "killed-0"]
-    while kills < KILLS:
+    while kills < least or (min(in_a_stage, with_checkpoint) < least // 4 and kills < 3 * least):
         child = started(run_stages, tiny.recipe, overrides, runs[-1])
         child.join(draw.uniform(0, 0.6 * duration))
         child.kill()
@@ -114,8 +114,8 @@ def test_twenty_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
         with_checkpoint += bool(list(runs[-1].glob(".*/resume.safetensors")))
     assert ended(run_stages, tiny.recipe, overrides, runs[-1]) == 0
 
-    assert in_a_stage >= 5
-    assert with_checkpoint >= 5
+    assert in_a_stage >= least // 4
+    assert with_checkpoint >= least // 4
     expected = contents(straight)
     assert "adapt-minent/snapshots/000018/model.safetensors" in expected
     for run in runs:
