@@ -1,4 +1,4 @@
-"""Priors as a recipe writes them: which knowledge, from whom."""
+"""Settings of each kind of prior in a recipe, and the supervision that it uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from uda.config.fields import Amount, Frozen, Positive, Rate
 
 Told = Literal["anatomical", "target_sizes"]
-"""Textbook values, or measured on the target's own cases."""
+"""Ledger entry: textbook values, or sizes measured on the target's own cases."""
 
 
 class SourceRatioPrior(Frozen):
@@ -19,22 +19,22 @@ class SourceRatioPrior(Frozen):
 
 
 class SpatialPrior(Frozen):
-    """Mean class ratio, and how often each class is at a pixel of the source's labelled slices."""
+    """Mean class ratio, and the frequency of each class at each pixel of the source's labelled slices."""
 
     kind: Literal["spatial"] = "spatial"
     sigma: Amount = 4.0
-    """of the Gaussian that smooths the maps, in pixels of a prepared slice; 0 = none"""
+    """sd of the Gaussian that smooths the maps, in pixels of a prepared slice; 0 = no smoothing"""
 
 
 class TagPrior(Frozen):
-    """Per image: structures that its tag denies have ratio 0; the others their mean source ratio
-    in slices that show them; background takes the rest."""
+    """Per image: a structure that its tags exclude has ratio 0, any other its mean source ratio in slices that show
+    it; background takes the rest."""
 
     kind: Literal["target_tags"] = "target_tags"
 
 
 class SizePrior(Frozen):
-    """From volumes in millilitres per structure, as a share of the prepared target volumes."""
+    """Class ratio from a volume in ml per structure, as a share of the prepared target volumes."""
 
     kind: Literal["sizes_ml"] = "sizes_ml"
     sizes_ml: dict[str, Rate]
@@ -42,8 +42,8 @@ class SizePrior(Frozen):
 
 
 class AreaPrior(Frozen):
-    """From a structure's mean in-plane area in mm² over all slices (0 where it is not shown), as a share
-    of a prepared target slice."""
+    """Class ratio from each structure's mean in-plane area in mm² over all slices (0 in slices without it), as a
+    share of a prepared target slice."""
 
     kind: Literal["areas_mm2"] = "areas_mm2"
     areas_mm2: dict[str, Rate]
@@ -51,13 +51,13 @@ class AreaPrior(Frozen):
 
 
 class PredictedPrior(Frozen):
-    """Mean softmax of the source model on the target images, before it adapts."""
+    """Mean softmax of the source model on the target images before adaptation."""
 
     kind: Literal["predicted"] = "predicted"
     batchnorm: Literal["source", "target"] = "source"
-    """Whose BatchNorm statistics it predicts with."""
+    """Domain of the BatchNorm statistics that it predicts with."""
     per_image: bool = False
-    """Keep each image's own ratio, not only the mean."""
+    """Also keep the ratio of each image."""
 
 
 class ImageLevelPrior(Frozen):
@@ -73,24 +73,24 @@ class ImageLevelPrior(Frozen):
 
 
 class LandmarkPrior(Frozen):
-    """Per image: label distribution as ``image_level`` knows it, and the classes of its surest superpixels
+    """Per image: the label distribution as of ``image_level``, and the classes of its most certain superpixels
     (the curriculum's second term)."""
 
     kind: Literal["landmarks"] = "landmarks"
     method: Literal["nearest", "logistic", "ridge"] = "logistic"
-    """of the label distributions, as in ``image_level``"""
+    """for the label distributions, as in ``image_level``"""
     neighbours: Positive = 5
     l2: Rate = 0.01
     segments: Positive = 100
-    """superpixels of an image"""
+    """superpixels per image"""
     kept: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """share of the superpixels whose class is surest, over the whole data set"""
+    """share of the superpixels to keep, the most certain ones of the whole data set"""
     stride: Positive = 4
-    """Pixels of the prepared image a pixel of the stored superpixel maps."""
+    """Pixels of the prepared image along one pixel of the stored superpixel maps."""
 
 
 class SizeCsvPrior(Frozen):
-    """Per image: pixel counts from a CSV with a column ``val_ids`` and one of bracketed lists."""
+    """Per image: pixel counts from a CSV with a column ``val_ids`` and a column of bracketed lists."""
 
     kind: Literal["size_csv"] = "size_csv"
     file: Annotated[str, Field(min_length=1)]
@@ -100,7 +100,7 @@ class SizeCsvPrior(Frozen):
     supervision: Literal["target_sizes", "target_labels", "source_labels", "anatomical"] = (
         "target_sizes"
     )
-    """Who knew the sizes: counted by a reader, from target labels, predicted by a model of the source."""
+    """Ledger entry of the sizes: counted by a reader, from target labels, or predicted by a model of the source."""
 
 
 AnyPrior = (
@@ -128,8 +128,8 @@ KINDS: dict[str, type[AnyPrior]] = {
     "size_csv": SizeCsvPrior,
 }
 NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior, LandmarkPrior)
-"""made from the labelled source images, not from the model alone"""
+"""kinds that need the labelled source images, not only the model"""
 NEEDS_TARGET = (SizePrior, AreaPrior, PredictedPrior, ImageLevelPrior, LandmarkPrior, SizeCsvPrior)
-"""made from the target images"""
+"""kinds that need the target images"""
 RUNS_NETWORK = (PredictedPrior, ImageLevelPrior, LandmarkPrior)
-"""depend on how numbers are computed"""
+"""kinds that run the network, so their stage's hash covers seed and compute settings"""
