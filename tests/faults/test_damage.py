@@ -201,7 +201,7 @@ def test_what_a_stage_wrote_is_checked_before_the_next_reads_it(
     shutil.rmtree(out / "adapt-adami_tags")
     damage(out / file)
     stage = Path(file).parts[0]
-    with pytest.raises(ModelError, match=f"not what stage '{stage}' wrote") as error:
+    with pytest.raises(ModelError, match=f"stage '{stage}' wrote it") as error:
         run(tiny, out, "adapt-adami_tags")
     assert error.value.where == out / file
     assert "--restart" in str(error.value.fix)

@@ -1,1 +1,1 @@
-"""What a recipe and a card may say, every default, and how they are found, read and changed."""
+"""Settings of recipes and dataset cards with every default; finding, reading and overriding them."""

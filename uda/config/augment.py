@@ -1,4 +1,4 @@
-"""Random changes of training images as a recipe writes them: of a batch on the device, of photographs on the host."""
+"""Settings of data augmentation: of a batch on the device, and of photographs on the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uda.config.fields import Amount, Frozen, Positive, Probability, Rate, Share
 
 
 class Augment(Frozen):
-    """Random changes of a batch on the device; each bound is the half-width of a uniform draw."""
+    """Augmentation of a batch on the device; each bound is the half-width of a uniform draw."""
 
     rotate: Amount = 0.0
     """degrees"""
@@ -21,37 +21,37 @@ class Augment(Frozen):
     flip: bool = False
     """mirror each in-plane axis with probability 1/2"""
     mirror: bool = False
-    """left and right change places with probability 1/2"""
+    """swap left and right with probability 1/2"""
     gamma: Amount = 0.0
     """intensities in [0, 1] to the power exp(u), u in ±gamma"""
     contrast: Share = 0.0
     brightness: Amount = 0.0
-    """in units of the image's own sd"""
+    """in units of the image's sd"""
     noise: Amount = 0.0
-    """largest Gaussian sd, in units of the image's own sd"""
+    """largest Gaussian sd, in units of the image's sd"""
     color: Share = 0.0
-    """each channel by a factor of its own in 1 ± color"""
+    """multiply each channel by its own factor in 1 ± color"""
     blur: Amount = 0.0
     """largest Gaussian sd, in pixels"""
 
     def moves(self) -> bool:
-        """Whether pixels change their places."""
+        """Whether pixels change place."""
         return bool(self.rotate or self.scale or self.shift or self.flip or self.mirror)
 
 
 class PhotoAugment(Frozen):
-    """Random changes of photographs by albumentations, in worker threads, before a batch is put together.
+    """Augmentation of photographs by albumentations, in worker threads, before a batch is assembled.
 
-    Source images meet all of them, together with their labels; target images only ``scale``, ``crop`` and
-    ``mirror``: what is random in their colours is for the student alone (``augment``).
+    Source images and their labels get all changes. Target images get only ``scale``, ``crop`` and ``mirror``:
+    only the student sees random colours (``augment``).
     """
 
     scale: tuple[Rate, Rate] = (1.0, 1.0)
-    """smallest and largest factor by which the image is resized first"""
+    """least and largest factor by which the image is resized first"""
     crop: tuple[Positive, Positive] | None = None
-    """rows and columns cut out at random; what lies outside the image is the mean colour, and ignored"""
+    """rows and columns of a random crop; outside the image it has the mean colour and the label ``IGNORE``"""
     mirror: bool = False
-    """left and right change places with probability 1/2"""
+    """swap left and right with probability 1/2"""
     brightness: Share = 0.0
     contrast: Share = 0.0
     saturation: Share = 0.0
@@ -62,13 +62,13 @@ class PhotoAugment(Frozen):
     """probability of sensor noise"""
 
     def moves(self) -> bool:
-        """Whether pixels change their places."""
+        """Whether pixels change place."""
         return self.scale != (1.0, 1.0) or self.crop is not None or self.mirror
 
     @model_validator(mode="after")
     def _ordered(self) -> PhotoAugment:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must not fall, got {list(self.scale)}")
+            raise ValueError(f"scale must list the least factor first, got {list(self.scale)}")
         if self.scale != (1.0, 1.0) and self.crop is None:
-            raise ValueError("scale needs a crop, which makes the images of a batch one size")
+            raise ValueError("scale needs a crop, which gives the images of a batch one size")
         return self

@@ -1,4 +1,4 @@
-"""Dataset cards: one flat YAML says where a domain's files are, how they are read and what labels mean."""
+"""Dataset cards: one flat YAML file with a domain's file paths, preparation, classes and splits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from uda.config.fields import FileName, Frozen, Orientation, Rate, Side
 
 
 class Prepare(Frozen):
-    """How a volume becomes slices. It travels with the model, so that new images are treated alike."""
+    """Preprocessing of a volume into slices. It is saved with the model, so that new images are prepared alike."""
 
     kind: Literal["volume"] = "volume"
     orientation: Orientation = "RAS"
-    """Axis code the volume is turned to without interpolation; ``stored`` keeps the file's axes
-    (right for oblique stacks, whose nearest code flips from case to case)."""
+    """Axis code that the volume is reoriented to without interpolation; ``stored`` keeps the file's axes
+    (right for oblique stacks, whose nearest code changes from case to case)."""
     slice_axis: Literal[0, 1, 2] = 2
     spacing: Rate | None = None
     """In-plane pixel size in mm; ``null`` keeps the file's pixels."""
@@ -27,17 +27,17 @@ class Prepare(Frozen):
     crop: Literal["center", "foreground"] = "center"
     """Centre of the region of interest: of the image, or of its voxels brighter than the mean."""
     offset: float = 0.0
-    """Added to the file's values first: -1024 for a CT stored as 0…4095."""
+    """Added to the file's values first, such as -1024 for a CT stored as 0…4095."""
     clip: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (
         0.0,
         100.0,
     )
     """Percentiles of the cropped volume to which intensities are clipped."""
     normalize: Literal["zscore", "minmax", "none"] | tuple[float, float] = "zscore"
-    """Per volume: zero mean and unit sd, or to [-1, 1]; or a fixed window ``[low, high]`` (HU) to [-1, 1];
-    ``none`` leaves values as they are (files that were normalised already)."""
+    """``zscore``: each volume to zero mean and unit sd; ``minmax``: each volume to [-1, 1]; ``[low, high]``: a fixed
+    window (HU) to [-1, 1]; ``none`` keeps the values (of files that are normalised already)."""
     slab: Literal[1, 3] = 1
-    """Channels of a 2-D network's image: the slice, or the slice between its two neighbours."""
+    """Input channels of a 2-D network: 1 for the slice, 3 for the slice between its two neighbours."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Prepare:
@@ -49,7 +49,7 @@ class Prepare(Frozen):
 
     @property
     def channels(self) -> int:
-        """of a 2-D network's image"""
+        """Input channels of a 2-D network."""
         return self.slab
 
 
@@ -58,37 +58,37 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class PhotoPrepare(Frozen):
-    """How a photograph becomes a network's image: the whole picture resized, 8 bits a colour, then normalised."""
+    """Preprocessing of a photograph: the whole picture is resized, stored as 8 bits per colour, then normalised."""
 
     kind: Literal["photo"]
     size: tuple[Side, Side]
     """Rows and columns of a prepared image, in pixels."""
     mean: Triple = (0.485, 0.456, 0.406)
-    """of red, green and blue in [0, 1]; ImageNet's, as the backbones of torchvision expect"""
+    """of red, green and blue in [0, 1]; ImageNet's values, which torchvision's backbones expect"""
     sd: tuple[Rate, Rate, Rate] = (0.229, 0.224, 0.225)
 
     @property
     def channels(self) -> int:
-        """of a network's image"""
+        """Input channels of a network."""
         return 3
 
 
-def _volume_unless_said(raw: Any) -> Any:
+def _volume_by_default(raw: Any) -> Any:
     return {"kind": "volume", **raw} if isinstance(raw, dict) else raw
 
 
 AnyPrepare = Annotated[
-    Prepare | PhotoPrepare, Field(discriminator="kind"), BeforeValidator(_volume_unless_said)
+    Prepare | PhotoPrepare, Field(discriminator="kind"), BeforeValidator(_volume_by_default)
 ]
 
 Colour = tuple[Byte, Byte, Byte]
 Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 INSIDE = ("inside",)
-"""a card's ``labels`` that lie in the image's own file"""
+"""``labels`` of a card whose label maps lie in the image files"""
 
 
 class DatasetCard(Frozen):
-    """One domain: where its files are, how to read them, what the labels mean, who is in which split."""
+    """One domain: its file paths, how to read the files, the meaning of labels, and the cases of each split."""
 
     name: FileName
     title: str
@@ -96,45 +96,44 @@ class DatasetCard(Frozen):
     root: str = "."
     """Folder of the files, relative to the recipe's ``data.root`` (or absolute)."""
     images: Patterns
-    """Path pattern below the root with ``{case}``; of several, the first whose file is there. ``{folder}`` is
-    what stands before the last ``/`` of a split's entry, a folder ``*`` is any one. The name's ending says how a
-    file is read: ``.nii``, ``.nii.gz``, ``.tfrecords``, ``.npz``; ``.png``, ``.jpg``, ``.jpeg`` in photo cards."""
+    """Path pattern below the root with ``{case}``; of several patterns the first whose file exists. ``{folder}`` is
+    the part of a split's entry before the last ``/``; a folder ``*`` matches any folder. The name's ending gives the
+    format: ``.nii``, ``.nii.gz``, ``.tfrecords``, ``.npz``; ``.png``, ``.jpg``, ``.jpeg`` in photo cards."""
     labels: Patterns | None = None
-    """Likewise; ``inside`` when they lie in the image's own file (``.tfrecords``, ``.npz``)."""
+    """Likewise; ``inside`` if the label maps lie in the image files (``.tfrecords``, ``.npz``)."""
     label_bits: Literal[8, 16] = 8
-    """16: the class is the first channel of a PNG of 16 bits (SYNTHIA)."""
+    """16: the class is the first channel of a 16-bit PNG (SYNTHIA)."""
     indexed: Annotated[str, Field(min_length=1)] | None = None
-    """Label files whose name ends so hold class indices (and 255), not raw values: ``_labelTrainIds.png``."""
+    """Label files with this name ending hold class indices (and 255), not raw values: ``_labelTrainIds.png``."""
     colors: dict[str, Colour] = Field(default_factory=dict)
     """Red, green and blue of each class: for label files in colour, and for pictures."""
     ignore_colors: tuple[Colour, ...] = ()
-    """Colours of label files that count for nothing."""
+    """Colours in label files that are ignored."""
     skip: tuple[Literal["unreadable", "mismatched"], ...] = ()
-    """Faults for which a training image is left out, listed and counted, instead of ending the run."""
+    """Faults for which a training image is skipped, listed and counted, instead of ending the run."""
     modality: Literal["ct", "mr"] | None = None
-    """What `uda check` may expect of intensities."""
+    """Imaging modality, by which `uda check` judges intensities."""
     axes: dict[Literal["tfrecords", "npz"], Orientation] = Field(default_factory=dict)
-    """Axis code of the arrays in files that do not say so themselves: rows, columns, slices."""
+    """Axis code of arrays (rows, columns, slices) in formats that store none."""
     tags: str | None = None
-    """CSV ``case,slice,<class>,…`` of 0/1: which structures an image shows. Reading it is supervision."""
+    """CSV ``case,slice,<class>,…`` of 0/1: the structures that an image shows. Reading it is supervision."""
     classes: Annotated[tuple[FileName, ...], Field(min_length=2, max_length=254)]
-    """Names in order of their index; class 0 is background, but in photo cards."""
+    """Names in order of their index; class 0 is background except in photo cards."""
     label_values: dict[str, tuple[int, ...]]
-    """Raw values of each class in label files; the name ``ignore`` marks values that count for nothing."""
+    """Raw values of each class in label files; the name ``ignore`` lists values that are ignored."""
     distance_unit: Literal["mm", "voxel"] = "mm"
     prepare: AnyPrepare
     splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Case names, in ``{folder}`` before the last ``/`` if there is one; ``*`` and ``?`` stand for every case
-    whose image is there."""
+    """Case names, with their ``{folder}`` before the last ``/``; ``*`` and ``?`` match every case with an image."""
 
     @property
     def photos(self) -> bool:
-        """Whether its images are photographs, all of whose classes count."""
+        """Whether its images are photographs, which have no background class."""
         return isinstance(self.prepare, PhotoPrepare)
 
     @property
     def structures(self) -> tuple[str, ...]:
-        """The classes that are scored: all but the background, where there is one."""
+        """The classes that are scored: all but the background, if there is one."""
         return self.classes if self.photos else self.classes[1:]
 
     @field_validator("images", "labels", mode="before")
@@ -148,7 +147,7 @@ class DatasetCard(Frozen):
         if value not in (None, INSIDE) and any("{case}" not in pattern for pattern in value or ()):
             raise ValueError("the pattern must contain {case}")
         if any("*" in pattern.rpartition("/")[2] for pattern in value or ()):
-            raise ValueError("* stands for a folder; the file's own name must be said")
+            raise ValueError("* stands for a folder; the file name must not contain it")
         names = {name for pattern in value or () for name in re.findall(r"{([^{}]*)}", pattern)}
         if unknown := names - {"case", "folder"}:
             raise ValueError(
@@ -171,8 +170,8 @@ class DatasetCard(Frozen):
             raise ValueError(f"label_values names {sorted(unknown)}, which are not in classes")
         if unknown := set(self.colors) - set(self.classes):
             raise ValueError(f"colors names {sorted(unknown)}, which are not in classes")
-        shades = [*self.colors.values(), *self.ignore_colors]
-        if len(set(shades)) != len(shades):
+        colors = [*self.colors.values(), *self.ignore_colors]
+        if len(set(colors)) != len(colors):
             raise ValueError("colors and ignore_colors give one colour to two classes")
         if missing := set(self.classes) - set(self.label_values):
             raise ValueError(f"label_values says nothing about {sorted(missing)}")

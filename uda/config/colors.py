@@ -1,4 +1,4 @@
-"""A colour for each class, its own where it has one."""
+"""Colours of classes in pictures: the card's, or distinct ones."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def class_colors(
 
 
 def palette(card: DatasetCard) -> list[tuple[int, int, int]]:
-    """A colour a class: the card's where it names one."""
+    """Red, green and blue of each class of a card: its own colour, else one of :func:`distinct_colors`."""
     return class_colors(card.classes, card.colors)

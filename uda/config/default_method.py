@@ -1,7 +1,7 @@
-"""Methods for adapting a model to a folder of images without a recipe.
+"""Default method, and settings of a named method, for adapting a model to a folder without a recipe.
 
-The class ratio is compared over the batch: one prior for the data set does not hold for each image.
-Where a prior knows single images (tags), ``--set objective.1.over=image`` is the published scope.
+Terms compare the class ratio over the batch, because one prior for the data set does not hold for each image.
+For a prior with values per image (tags), ``--set objective.1.over=image`` is the published scope.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from uda.config.methods import METHODS, OWN, SOURCE_FREE
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError, nearest
 
-_USUAL = {"steps": 200, "batch": 16, "lr": 1e-5}
-_LONGER = {"steps": 400, "batch": 8, "lr": 1e-4}
-"""of the methods that are the default; measured in ``benchmarks/RESULTS.md``"""
+_SHORT = {"steps": 200, "batch": 16, "lr": 1e-5}
+_LONG = {"steps": 400, "batch": 8, "lr": 1e-4}
+"""for the default methods; measured in ``benchmarks/RESULTS.md``"""
 _LENGTHS = dict.fromkeys(
-    ("ratio_teacher", "street_ratio_teacher", "mean_teacher", "street_teacher"), _LONGER
+    ("ratio_teacher", "street_ratio_teacher", "mean_teacher", "street_teacher"), _LONG
 )
 
 
 def default_method(photos: bool, ratio_known: bool) -> str:
-    """The method for images of which nothing is known: an EMA teacher, held by the class ratio where there is one."""
+    """The default method: an EMA teacher, with the class ratio as constraint if ``ratio_known``."""
     if photos:
         return "street_ratio_teacher" if ratio_known else "street_teacher"
     return "ratio_teacher" if ratio_known else "mean_teacher"
 
 
 def preset(name: str, overrides: list[str]) -> Adapt | None:
-    """The settings behind a method's name, with ``key=value`` changes; None for ``adabn``.
+    """Settings of a method by its name, with ``key=value`` changes; None for ``adabn``, which has none.
 
     Raises:
-        ConfigError: an unknown name or setting, or a method that needs source images.
+        ConfigError: the name or a setting is unknown, or the method needs source images.
     """
     if name == "adabn":
         if overrides:
@@ -40,13 +40,13 @@ def preset(name: str, overrides: list[str]) -> Adapt | None:
         return None
     if name in METHODS and name not in SOURCE_FREE:
         raise ConfigError(
-            f"method {name!r} needs the source's images, and a folder of target images is all there is",
+            f"method {name!r} needs the source's images, but only a folder of target images is given",
             expected=f"one of {', '.join(OWN)}",
             fix=f"write a recipe with a variant `preset: {name}`",
         )
     if name not in METHODS:
         raise ConfigError(f"there is no method {name!r}", expected=nearest(name, OWN))
-    raw: dict[str, Any] = {"preset": name, **_LENGTHS.get(name, _USUAL), "prior": "given"}
+    raw: dict[str, Any] = {"preset": name, **_LENGTHS.get(name, _SHORT), "prior": "given"}
     settings = parse(Adapt, raw, f"method {name!r}")
     settings = override(settings, overrides) if overrides else settings
     return settings if settings.needs() else settings.model_copy(update={"prior": None})

@@ -1,4 +1,4 @@
-"""Kinds of values that YAML files may hold."""
+"""Constrained types of the values in recipes and cards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Orientation = Annotated[
 
 
 class Frozen(BaseModel):
-    """No unknown keys, no change after reading."""
+    """Settings that refuse unknown keys and cannot change after reading."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False

@@ -1,4 +1,4 @@
-"""How an adaptation is judged without labels, and what makes a checkpoint unsafe."""
+"""Settings of the guard, which judges an adaptation's checkpoints without labels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Guard(Frozen):
     images: Positive = 64
     """Target images that every checkpoint is judged on, evenly spread over the target."""
     factor: Factor = 3.0
-    """A structure's predicted ratio lies within [1/factor, factor] of the expected one."""
+    """A checkpoint is unsafe if a structure's predicted ratio is more than ``factor`` times below or above the
+    expected range."""
     overlap: Share = 0.7
-    """Least Dice of a structure with where the source model, or AdaBN, finds it, as a share of the Dice of those two
-    with each other; below it the model has drifted away."""
+    """A checkpoint is unsafe if a structure's Dice with the source model's and with AdaBN's prediction is below this
+    share of the Dice between those two."""
     patience: Positive = 3
-    """Judgements after which the training ends when none of them was better."""
+    """The training ends after so many judgements without improvement."""
     unsafe: Positive = 2
     """Unsafe checkpoints in a row after which the training ends."""

@@ -1,7 +1,7 @@
-"""Finding, reading, overriding and printing recipes and cards.
+"""Find, read, override and print recipes and dataset cards.
 
-A name is looked up as a path, then in ``./pipelines`` (recipes) or ``./datasets`` (cards), then among
-those shipped with the package.
+A name is looked up as a path, then in ``./pipelines`` (recipes) or ``./datasets`` (cards), then in the
+package.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import typing
 from collections.abc import Mapping, Sequence
-from os.path import isfile  # False also for names that no disk can hold, where pathlib raises
+from os.path import isfile  # False for invalid names too, where pathlib raises
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -40,7 +40,7 @@ def search_folders(kind: Kind) -> list[Path]:
 
 
 def available(kind: Kind) -> dict[str, Path]:
-    """Name to file, for every recipe or card that can be used by name."""
+    """Files of all recipes or cards by name."""
     names: dict[str, Path] = {}
     for folder in search_folders(kind):
         for path in sorted(folder.glob("*.yaml")):
@@ -50,10 +50,10 @@ def available(kind: Kind) -> dict[str, Path]:
 
 
 def find(name: str, kind: Kind) -> Path:
-    """The file behind a recipe or card name.
+    """File of the recipe or card with this name or path.
 
     Raises:
-        ConfigError: no such path and no such name; proposes the nearest one.
+        ConfigError: there is no such path or name; proposes the nearest name.
     """
     if Path(name).suffix in {".yaml", ".yml"} and isfile(name):
         return Path(name)
@@ -68,16 +68,16 @@ def find(name: str, kind: Kind) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, read by ``safe_load``.
+    """Read a YAML mapping of plain values.
 
     Raises:
-        ConfigError: not readable, not YAML, a key given twice, or not a mapping.
+        ConfigError: the file cannot be read, is not YAML, repeats a key, or is not a mapping.
     """
     try:
         raw = parse_yaml(read_text(path, MAX_YAML))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot be read as YAML: {error}", where=path, fix="correct the file at that place"
+            f"cannot be read as YAML: {error}", where=path, fix="correct the file"
         ) from error
     if not isinstance(raw, dict):
         raise ConfigError(
@@ -87,22 +87,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_card(name: str) -> DatasetCard:
-    """The card of that name or path.
+    """Read the card with this name or path.
 
     Raises:
-        ConfigError: missing, or with every fault of the file listed.
+        ConfigError: there is no such card, or it has faults; the message lists all.
     """
     path = find(name, "card")
     return parse(DatasetCard, read_yaml(path), path)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name or path, with ``key.sub=value`` overrides applied.
+    """Read the recipe with this name or path and apply ``key.sub=value`` overrides.
 
     A ``*`` in a key stands for every entry: ``adapt.*.steps=20``.
 
     Raises:
-        ConfigError: missing, or with every fault of the file and of the overrides listed.
+        ConfigError: there is no such recipe, or it or the overrides have faults; the message lists all of either.
     """
     path = find(name, "recipe")
     recipe = parse(Recipe, read_yaml(path), path)
@@ -110,10 +110,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def override(model: Model, overrides: Sequence[str]) -> Model:
-    """A copy with ``key.sub=value`` settings changed; values are read as YAML.
+    """A copy with ``key.sub=value`` overrides applied; values are read as YAML.
 
     Raises:
-        ConfigError: every override that is not ``key=value``, names no setting, or does not fit.
+        ConfigError: overrides are not ``key=value``, name no setting, or give an invalid value; lists all.
     """
     raw = model.model_dump(mode="json")
     raise_all([f for text in overrides if (f := _fault(raw, text))], "the overrides")
@@ -121,7 +121,7 @@ def override(model: Model, overrides: Sequence[str]) -> Model:
 
 
 def _fault(raw: dict[str, Any], text: str) -> ConfigError | None:
-    """Apply one override in place, or say why it cannot be."""
+    """Apply one override in place; return the error if that fails."""
     try:
         _apply(raw, text)
     except ConfigError as fault:
@@ -177,17 +177,17 @@ def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
 
 
 def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Model:
-    """Validate a mapping and report every fault at once, each with the nearest valid name.
+    """Validate a mapping.
 
     Raises:
-        ConfigError: with all faults.
+        ConfigError: lists every fault, unknown keys with the nearest valid name.
     """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         found = error.errors()
         inside = {f["loc"][:depth] for f in found for depth in range(len(f["loc"]))}
-        # a fault of a whole whose part is faulty only follows from the part's: "too short" without it
+        # skip a container's fault if a part of it is faulty: the container's ("too short") only follows
         faults = [_explain(model, f, where) for f in found if f["loc"] not in inside]
         raise combine(faults, str(where)) from None
 
@@ -195,30 +195,30 @@ def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Mode
 def _explain(model: type[BaseModel], fault: Any, where: str | Path) -> ConfigError:
     location = [str(part) for part in fault["loc"]]
     if location[:1] in (["network"], ["prepare"]):
-        location = location[:1] + location[2:]  # its kind, which pydantic puts into the place
-    key = ".".join(location) or "the file as a whole"
+        location = location[:1] + location[2:]  # drop the union tag that pydantic inserts
+    key = ".".join(location) or "the whole file"
     if fault["type"] == "extra_forbidden":
         fields = _fields_at(model, location[:-1])
         return ConfigError(
             f"unknown key {key!r}", where=where, expected=nearest(location[-1], fields)
         )
     if fault["type"] == "union_tag_invalid":
-        said = fault["ctx"]
+        context = fault["ctx"]
         return ConfigError(
-            f"{key}.{said['discriminator'].strip(chr(39))}: got {said['tag']!r}",
+            f"{key}.{context['discriminator'].strip(chr(39))}: got {context['tag']!r}",
             where=where,
-            expected=nearest(said["tag"], said["expected_tags"].replace("'", "").split(", ")),
+            expected=nearest(context["tag"], context["expected_tags"].replace("'", "").split(", ")),
         )
     if fault["type"] == "missing":
         return ConfigError(f"key {key!r} is missing", where=where, fix="add it")
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return ConfigError(f"{key}: {message}", where=where, fix=f"correct {key} there")
+        return ConfigError(f"{key}: {message}", where=where, fix=f"correct {key}")
     return ConfigError(f"{key}: got {fault['input']!r}", where=where, expected=message)
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Names of the settings at a place of a nested model; pydantic puts union tags into the place."""
+    """Names of the settings at a location of a nested model; pydantic inserts union tags into locations."""
     reached = [model]
     for part in location:
         fields = [r.model_fields[part] for r in reached if part in r.model_fields]
@@ -236,7 +236,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def show(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that runs as it is."""
+    """The complete recipe, defaults included, as YAML that can be run."""
     return yaml.safe_dump(
         recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )

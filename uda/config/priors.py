@@ -12,7 +12,7 @@ from pydantic import Field
 from uda.config.fields import Amount, Frozen, Positive, Rate
 
 Told = Literal["anatomical", "target_sizes"]
-"""Textbook values, or measured on the target's own cases."""
+"""Ledger entry: textbook values, or sizes measured on the target's own cases."""
 
 
 class SourceRatioPrior(Frozen):
@@ -29,7 +29,7 @@ class SpatialPrior(Frozen):
 
     kind: Literal["spatial"] = "spatial"
     sigma: Amount = 4.0
-    """of the Gaussian that smooths the maps, in pixels of a prepared slice; 0 = none"""
+    """sd of the Gaussian that smooths the maps, in pixels of a prepared slice; 0 = no smoothing"""
 
 
 class TagPrior(Frozen):
@@ -72,9 +72,9 @@ class PredictedPrior(Frozen):
 
     kind: Literal["predicted"] = "predicted"
     batchnorm: Literal["source", "target"] = "source"
-    """Whose BatchNorm statistics it predicts with."""
+    """Domain of the BatchNorm statistics that it predicts with."""
     per_image: bool = False
-    """Keep each image's own ratio, not only the mean."""
+    """Also keep the ratio of each image."""
 
 
 class ImageLevelPrior(Frozen):
@@ -100,15 +100,15 @@ class LandmarkPrior(Frozen):
 
     kind: Literal["landmarks"] = "landmarks"
     method: Literal["nearest", "logistic", "ridge"] = "logistic"
-    """of the label distributions, as in ``image_level``"""
+    """for the label distributions, as in ``image_level``"""
     neighbours: Positive = 5
     l2: Rate = 0.01
     segments: Positive = 100
-    """superpixels of an image"""
+    """superpixels per image"""
     kept: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """share of the superpixels whose class is surest, over the whole data set"""
+    """share of the superpixels to keep, the most certain ones of the whole data set"""
     stride: Positive = 4
-    """Pixels of the prepared image a pixel of the stored superpixel maps."""
+    """Pixels of the prepared image along one pixel of the stored superpixel maps."""
 
 
 class SizeCsvPrior(Frozen):
@@ -125,7 +125,7 @@ class SizeCsvPrior(Frozen):
     supervision: Literal["target_sizes", "target_labels", "source_labels", "anatomical"] = (
         "target_sizes"
     )
-    """Who knew the sizes: counted by a reader, from target labels, predicted by a model of the source."""
+    """Ledger entry of the sizes: counted by a reader, from target labels, or predicted by a model of the source."""
 
 
 AnyPrior = (
@@ -153,8 +153,8 @@ KINDS: dict[str, type[AnyPrior]] = {
     "size_csv": SizeCsvPrior,
 }
 NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior, LandmarkPrior)
-"""made from the labelled source images, not from the model alone"""
+"""kinds that need the labelled source images, not only the model"""
 NEEDS_TARGET = (SizePrior, AreaPrior, PredictedPrior, ImageLevelPrior, LandmarkPrior, SizeCsvPrior)
-"""made from the target images"""
+"""kinds that need the target images"""
 RUNS_NETWORK = (PredictedPrior, ImageLevelPrior, LandmarkPrior)
-"""depend on how numbers are computed"""
+"""kinds that run the network, so their stage's hash covers seed and compute settings"""

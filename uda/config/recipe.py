@@ -1,4 +1,4 @@
-"""Recipes: what the YAML of one benchmark table may say, and every default. Frozen once read."""
+"""Settings of a recipe, the YAML file of one benchmark table, with every default. They cannot change after reading."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ from uda.errors import nearest
 
 
 class Phantom(Frozen):
-    """Make the data: a parametric thorax, one subject for each case the cards name."""
+    """Render the data: a parametric thorax, one subject for each case of the cards' splits."""
 
     seed: Count = 0
 
 
 class Streets(Frozen):
-    """Make the data: rendered street scenes in the folders of GTA5 and of Cityscapes."""
+    """Render the data: street scenes in the folders of GTA5 and of Cityscapes."""
 
     source: Positive = 48
-    """images like those of a game, with labels"""
+    """labelled images in the style of a game"""
     target: Positive = 32
-    """images like those of a camera, to adapt to"""
+    """images in the style of a camera, to adapt to"""
     test: Positive = 16
+    """images in the style of a camera, to test on"""
     size: tuple[Positive, Positive] = (144, 256)
     """rows and columns of an image"""
     seed: Count = 0
 
 
 class Data(Frozen):
-    """Where the two domains come from."""
+    """The two domains and where their files are."""
 
     root: str | None = None
     """Folder that the cards' roots are relative to. Not needed with ``phantom`` and ``streets``."""
@@ -54,21 +55,21 @@ class Data(Frozen):
     phantom: Phantom | None = None
     streets: Streets | None = None
     size: tuple[Positive, Positive] | None = None
-    """Rows and columns of prepared photographs in both domains, instead of the cards' own."""
+    """Rows and columns of prepared photographs in both domains, instead of the cards' sizes."""
 
     @model_validator(mode="after")
     def _made_once(self) -> Data:
         if self.phantom is not None and self.streets is not None:
-            raise ValueError("data are made by phantom or by streets, not by both")
+            raise ValueError("phantom and streets are both set; set one of them")
         return self
 
 
 class Training(Frozen):
-    """One run of the loop."""
+    """One run of the training loop."""
 
     steps: Count
     batch: Positive = 16
-    """of all processes together"""
+    """images of all processes together"""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Rate
     head_lr: Rate = 1.0
@@ -78,29 +79,30 @@ class Training(Frozen):
     """of SGD"""
     schedule: Literal["constant", "cosine", "poly", "step"] = "constant"
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Of ``schedule: step``: lr is multiplied by it every ``decay_every`` steps."""
+    """With ``schedule: step``, lr is multiplied by this factor every ``decay_every`` steps."""
     decay_every: Positive = 1000
     warmup: Count = 0
     horizon: Count = 0
-    """Steps after which ``cosine`` and ``poly`` would reach 0; 0 = ``steps``."""
+    """Steps after which ``cosine`` and ``poly`` reach 0; 0 = ``steps``."""
     clip: Amount = 1.0
     """Largest gradient norm; 0 = no clipping."""
     ema: Share = 0.0
-    """Decay of the averaged weights and buffers that are kept instead of the last ones; 0 = off."""
+    """Decay of the moving average of weights and buffers that is kept instead of the last ones; 0 = off."""
     objective: Annotated[tuple[Term, ...], Field(min_length=1)]
     augment: Augment = Augment()
     photo: PhotoAugment = PhotoAugment()
     save_every: Positive = 100
-    """Steps between checkpoints from which a killed run goes on."""
+    """Steps between checkpoints from which a killed run resumes."""
     snapshot_every: Count = 0
-    """Steps between models that are kept beside the last one; 0 = none. In an adaptation they are what is selected
-    from; with 0 a guarded one looks at eight, and keeps none of them."""
+    """Steps between models that are kept beside the last one; 0 = none. An adaptation selects from them; with 0 a
+    guarded one judges about eight, and keeps none of them."""
     log_every: Positive = 20
+    """Steps between rows of ``metrics.csv``."""
 
     @model_validator(mode="after")
     def _reaches(self) -> Training:
         if self.horizon and self.horizon < self.steps:
-            raise ValueError(f"horizon ends before the training's {self.steps} steps")
+            raise ValueError(f"horizon {self.horizon} must not be less than steps {self.steps}")
         return self
 
 
@@ -120,22 +122,22 @@ class Adapt(Training):
     """One adaptation variant."""
 
     preset: str | None = None
-    """Name of a published method (`uda.config.methods`) whose settings hold where this variant says nothing."""
+    """Name of a published method (`uda.config.methods`); its settings replace the defaults of this variant."""
     prior: str | None = None
-    """Name of the prior its terms use."""
+    """Name of the prior that its terms use."""
     batchnorm: Literal["train", "frozen", "target", "warmed"] = "train"
-    """Statistics during adaptation: of the batch (running ones follow), of the source model, or of
-    the target, estimated first and then kept; ``warmed``: estimated first, then of the batch."""
+    """BatchNorm statistics during adaptation. ``train``: of the batch, running ones follow; ``frozen``: of the source
+    model; ``target``: estimated on the target first, then frozen; ``warmed``: estimated first, then as ``train``."""
     freeze_head: bool = False
     """Train everything but the last layer (SHOT)."""
     source_free: bool = True
-    """True: no source file is opened, only the pretrained model."""
+    """True: the stage opens no source file, only the pretrained model."""
     select: Literal["guarded", "last", "oracle"] = "guarded"
-    """Which checkpoint to keep. ``guarded``: the best safe one by scores that need no label, or what was there before
-    adaptation where none is better (:mod:`uda.selection`); ``last``: whatever it is, as published methods are run;
-    ``oracle``: the one that the test labels like best, which is no method."""
+    """Which checkpoint to keep. ``guarded``: the best safe one by scores without labels, or the model before adaptation
+    if none is better (:mod:`uda.selection`); ``last``: the last one, as published methods do; ``oracle``: the one
+    with the best score on the test labels, which is not a method."""
     guard: Guard = Guard()
-    """of ``select: guarded``"""
+    """settings of ``select: guarded``"""
 
     @model_validator(mode="before")
     @classmethod
@@ -147,7 +149,7 @@ class Adapt(Training):
         return {**METHODS[raw["preset"]], **raw}
 
     def needs(self) -> frozenset[Knowledge]:
-        """What the prior has to know."""
+        """What the terms need from the prior."""
         return frozenset(need for term in self.objective for need in term.needs())
 
     @model_validator(mode="after")
@@ -165,20 +167,20 @@ class Adapt(Training):
         if self.needs() and self.prior is None:
             needs = [t.term for t in self.objective if t.needs()]
             raise ValueError(f"terms {needs} need a prior; name one with prior:")
-        fixed = [t.term for t in self.objective if isinstance(t, SpatialPriorTerm)]
-        if self.augment.moves() and fixed:
+        placed = [t.term for t in self.objective if isinstance(t, SpatialPriorTerm)]
+        if self.augment.moves() and placed:
             raise ValueError(
-                f"{fixed} knows where classes lie; rotate, scale, shift, flip and mirror must be off"
+                f"terms {placed} depend on the place of pixels; rotate, scale, shift, flip and mirror must be off"
             )
         self._check_classmix()
         if self.photo.moves() and {"maps", "landmarks"} & self.needs():
             raise ValueError(
-                "a prior that knows where classes lie needs whole images; photo.scale, crop and mirror must be off"
+                "a prior with maps or landmarks needs whole images; photo.scale, crop and mirror must be off"
             )
         return self
 
     def _check_classmix(self) -> None:
-        """Pasting images together moves the pixels, and the notes of the one term that pastes."""
+        """Check that no other term depends on the place of pixels, which pasting images together changes."""
         labels = [t for t in self.objective if isinstance(t, PseudoLabelTerm)]
         pasting = [t for t in labels if t.classmix != "none"]
         if not pasting:
@@ -186,7 +188,7 @@ class Adapt(Training):
         noted = [t.term for t in self.objective if isinstance(t, CentroidTerm | LandmarksTerm)]
         if noted or len(labels) > 1:
             other = noted[0] if noted else "another pseudo_labels"
-            raise ValueError(f"classmix pastes images together, which {other} knows nothing of")
+            raise ValueError(f"classmix pastes images together, which {other} does not support")
         if pasting[0].soft:
             raise ValueError("classmix pastes hard labels; soft must be 0")
         if self.source_free and pasting[0].classmix == "source":
@@ -194,7 +196,7 @@ class Adapt(Training):
 
 
 class Evaluate(Frozen):
-    """What the table holds."""
+    """Contents of the table."""
 
     distances: bool = True
     """HD95 and ASSD beside Dice."""
@@ -202,18 +204,19 @@ class Evaluate(Frozen):
     """A second table beside ours. ``sifa``: the same predictions scored as PnP-AdaNet and SIFA did (volumes);
     ``multi_scale``: mean probabilities of every photograph at several ``scales`` and of its mirror images."""
     scales: Annotated[tuple[Rate, ...], Field(min_length=1)] = (0.75, 1.0, 1.25)
-    """of ``multi_scale``, relative to the prepared size"""
+    """for ``multi_scale``, relative to the prepared size"""
     subsets: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict
     )
     """Further means over some of the classes, by name: ``13 classes: [road, …]`` (photographs)."""
     oracle: bool = False
-    """Add a row per variant for the snapshot that the test labels like best. It is not a method."""
+    """Add a row per variant for the snapshot with the best score on the test labels. It is not a method."""
     save_predictions: bool = False
+    """Write the predicted label maps."""
 
 
 class Published(Frozen):
-    """A row of somebody's paper, printed below ours and never mixed with them."""
+    """A row from a paper, printed below ours and never mixed with them."""
 
     row: str
     dice: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -221,32 +224,34 @@ class Published(Frozen):
     miou: Annotated[float, Field(ge=0, le=100)] | None = None
     """mean intersection over union, in points"""
     source: str
-    """who published it, and where"""
+    """authors and place of publication"""
 
 
 class Compute(Frozen):
-    """How numbers are computed. Where they are (``PLACE``) does not change a stage's hash."""
+    """Device, processes and precision. The settings in ``PLACE`` do not change a stage's hash."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Positive | Literal["auto"] = 1
-    """Processes on this machine, each with a device of its own; torchrun and SLURM say it themselves."""
+    """Processes per machine, each with its own device; ``auto``: as many as torchrun or SLURM started."""
     num_nodes: Positive = 1
+    """Machines."""
     workers: Count = 0
-    """Threads that read and change photographs; 0 = as many as the processors."""
+    """Threads that read and augment photographs; 0 = as many as processors."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = True
 
 
 PLACE = frozenset({"device", "devices", "num_nodes", "workers"})
+"""Settings that say where numbers are computed."""
 
 
 class Recipe(Frozen):
-    """One source training, any number of priors and adaptation variants, one table."""
+    """One source training, any number of priors and adaptation variants, and one table."""
 
     name: FileName
     title: str
     expected: str = "not yet measured"
-    """The score a reader should see, and on what it was seen."""
+    """The score to expect, and the hardware on which it was measured."""
     seed: Count = 0
     data: Data
     network: AnyNetwork = Network()
@@ -273,3 +278,4 @@ class Recipe(Frozen):
 
 
 RESERVED_ROWS = ("source_only", "adabn", "target_supervised")
+"""Row names that no variant may have."""

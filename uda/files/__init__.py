@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read without trust; stage folders; links that lead out of a results folder."""
+"""Files: atomic writing, safe reading, stage folders, and checks for links that leave an output folder."""

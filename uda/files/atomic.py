@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, JSON, tensors with a checksum."""
+"""Atomic writing of text, JSON and tensor files, and their reading; tensor files carry a checksum."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from uda.errors import ModelError, RunError
 from uda.files.untrusted import parse_json, read_text
 
 HALF = ".half-"
-"""how the hidden folders of unfinished writes begin"""
+"""Prefix of the hidden folders of unfinished writes."""
 CHECKSUM = "uda.checksum"
-"""metadata of a tensor file: what the rest of it was when it was written"""
+"""Metadata key of a tensor file: checksum of its tensors and of its other metadata."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place, flushed to disk, when the block ends well.
+    """Yield a temporary path; if the block succeeds, flush it to disk and move it to ``path``.
 
-    When the block fails nothing changes: an older file stays as it was.
+    If the block fails, an older file at ``path`` stays as it is.
 
     Args:
-        keep: where an older file goes instead of being replaced.
+        keep: where to move an older file instead of replacing it.
 
     Raises:
-        RunError: the disk refuses (full, read-only, quota).
+        RunError: writing fails (disk full or read-only, quota).
     """
     with disk(path), scratch(path.parent) as folder:
         temporary = folder / path.name
@@ -53,16 +53,17 @@ def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """A hidden folder in ``parent`` for what is unfinished, gone afterwards; those of killed processes go first.
+    """Yield a hidden folder in ``parent`` for unfinished files and remove it afterwards.
 
-    Who works in such a folder holds a lock on it, which ends with the process. Disks that know no locks keep theirs.
+    First it removes such folders of killed processes. A process locks its own folder, and the lock ends with
+    the process. On disks without locks the folders of killed processes stay.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _held(parent, fcntl.LOCK_EX):  # nobody looks between a folder's making and its locking
+    with _locked(parent, fcntl.LOCK_EX):  # no other process sweeps before the folder is locked
         sweep(parent)
         folder = Path(tempfile.mkdtemp(prefix=HALF, dir=parent))
         lock = contextlib.ExitStack()
-        lock.enter_context(_held(folder, fcntl.LOCK_EX))
+        lock.enter_context(_locked(folder, fcntl.LOCK_EX))
     with lock:
         try:
             yield folder
@@ -71,24 +72,24 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the unfinished writes of killed processes; those of living ones are held."""
+    """Remove the unfinished writes of killed processes; running processes hold a lock on theirs."""
     for stale in parent.glob(f"{HALF}*"):
-        with contextlib.suppress(OSError), _held(stale, fcntl.LOCK_EX | fcntl.LOCK_NB) as sure:
-            if sure:
+        with contextlib.suppress(OSError), _locked(stale, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
+            if locked:
                 shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _held(folder: Path, how: int) -> Iterator[bool]:
-    """Hold a folder's lock; says whether the disk knows locks.
+def _locked(folder: Path, operation: int) -> Iterator[bool]:
+    """Lock a folder; yields False on a disk without locks.
 
     Raises:
-        BlockingIOError: somebody else holds it, and ``how`` does not wait.
+        BlockingIOError: another process holds the lock, and ``operation`` does not wait.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, how)
+            fcntl.flock(descriptor, operation)
         except BlockingIOError:
             raise
         except OSError:
@@ -101,10 +102,10 @@ def _held(folder: Path, how: int) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """What the disk refuses inside becomes an error that says so.
+    """Turn a write error of the block into a :class:`RunError`.
 
     Raises:
-        RunError: full, read-only, quota.
+        RunError: writing fails (disk full or read-only, quota).
     """
     try:
         yield
@@ -116,9 +117,9 @@ def _refused(path: Path, error: Exception) -> RunError:
     return RunError(
         f"cannot be written: {error}",
         where=path,
-        expected="room and permission to write",
-        fix="free some space (`df -h`) or choose another --out; what was complete before is unchanged, "
-        "and the same command goes on from there",
+        expected="free space and permission to write",
+        fix="free some space (`df -h`) or choose another --out; complete results are unchanged, "
+        "and the same command resumes from them",
     )
 
 
@@ -138,15 +139,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN is refused because no other reader knows it."""
+    """Write JSON whole or not at all; NaN raises ValueError, because it is not standard JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that a stage wrote.
 
     Raises:
-        ModelError: missing or not JSON.
+        ModelError: the file is missing or not JSON.
     """
     try:
         return parse_json(read_text(path))
@@ -154,7 +155,7 @@ def read_json(path: Path) -> Any:
         raise ModelError(
             f"cannot be read as JSON: {error}",
             where=path,
-            fix="make it again with the stage that wrote it",
+            fix="run the stage that wrote it again",
         ) from error
 
 
@@ -164,19 +165,19 @@ def save_tensors(
     metadata: Mapping[str, str],
     keep: Path | None = None,
 ) -> None:
-    """Write a safetensors file with a checksum, whole or not at all; an older one goes to ``keep``."""
+    """Write a safetensors file with a checksum, whole or not at all; an older file moves to ``keep``."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     signed = {**metadata, CHECKSUM: _checksum(contiguous, metadata)}
     with atomic_path(path, keep) as temporary:
         temporary.touch()
-        usual = temporary.stat().st_mode
+        mode = temporary.stat().st_mode
         save_file(contiguous, temporary, metadata=signed)
         _order_metadata(temporary)
-        temporary.chmod(usual)  # safetensors shuts others out
+        temporary.chmod(mode)  # safetensors lets only the owner read
 
 
 def _order_metadata(path: Path) -> None:
-    """safetensors writes metadata in any order; equal content should be equal bytes."""
+    """Sort the metadata, which safetensors writes in any order, so that equal content gives equal bytes."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -188,16 +189,16 @@ def _order_metadata(path: Path) -> None:
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Of names, types, shapes, bytes and metadata."""
-    held = [
+    """Checksum of names, dtypes, shapes, bytes and metadata."""
+    entries = [
         [name, str(tensor.dtype), list(tensor.shape), _crc(tensor)]
         for name, tensor in sorted(tensors.items())
     ]
-    return fingerprint([held, sorted(metadata.items())])
+    return fingerprint([entries, sorted(metadata.items())])
 
 
 def _crc(tensor: Tensor) -> int:
-    """CRC-32C of its bytes: as fast as the memory, where safetensors has none."""
+    """CRC-32C of a tensor's bytes, as fast as the memory; safetensors has no checksum."""
     crc: int = google_crc32c.value(tensor.reshape(-1).view(torch.uint8).numpy())
     return crc
 
@@ -206,7 +207,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        ModelError: missing, damaged, or another format (a pickle is named as such and never opened).
+        ModelError: the file is missing, damaged or in another format; a pickle is named as such, never opened.
     """
     if not path.is_file():
         raise ModelError(
@@ -219,7 +220,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "is a pickle (torch.save), which can run code when it is opened",
             where=path,
             expected="a safetensors file",
-            fix="where you trust it, convert it: safetensors.torch.save_file("
+            fix="if you trust it, convert it: safetensors.torch.save_file("
             "torch.load(path, weights_only=True), 'model.safetensors')",
         )
     try:
@@ -228,25 +229,27 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(tensors.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"cannot be read as safetensors: {error}", where=path, fix="copy or make the file again"
-        ) from error
-    said = metadata.pop(CHECKSUM, None)
-    if said is not None and said != _checksum(found, metadata):
-        raise ModelError(
-            "has changed since it was written: its checksum is another",
+            f"cannot be read as safetensors: {error}",
             where=path,
-            fix="copy the file again, or make it again with the stage that wrote it",
+            fix="copy the file again, or run the stage that wrote it again",
+        ) from error
+    recorded = metadata.pop(CHECKSUM, None)
+    if recorded is not None and recorded != _checksum(found, metadata):
+        raise ModelError(
+            "has changed since it was written: its checksum differs",
+            where=path,
+            fix="copy the file again, or run the stage that wrote it again",
         )
-    return found, metadata if said is None else {**metadata, CHECKSUM: said}
+    return found, metadata if recorded is None else {**metadata, CHECKSUM: recorded}
 
 
 def prefixed(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under ``group.``, so that several groups fit into one file."""
+    """Prefix the names with ``group.``, so that several groups fit into one file."""
     return {f"{group}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The groups of such a file."""
+    """Tensors by group: the inverse of :func:`prefixed`."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -255,7 +258,7 @@ def grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state, ``<number of the weight>.<name>``."""
+    """An optimiser's state, named ``<index of the weight>.<name>``."""
     state = optimizer.state_dict()["state"]
     return {
         f"{i}.{k}": v for i, values in state.items() for k, v in values.items() if v is not None
@@ -263,17 +266,17 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put such a state back."""
+    """Restore a state of :func:`optimizer_tensors`."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for index, values in grouped(tensors).items():
         weight = weights[int(index)]
         for key, tensor in values.items():
-            if tensor.shape == weight.shape:  # fused kernels walk raw memory: same layout
+            if tensor.shape == weight.shape:  # fused kernels need the weight's memory layout
                 tensor = torch.empty_like(weight).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
-    shell = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": shell})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Symbolic links in folders that are written to. A link to somewhere else would let a folder of somebody's have files
-written, replaced or deleted wherever its maker liked.
+"""Refuse symbolic links that lead out of an output folder.
 
-Nobody is kept from putting a link there between the look and the write: a folder that others may write to is theirs.
+Through such a link in a folder of unknown origin, files elsewhere would be written, replaced or deleted. A link
+that appears between the check and the write is not caught: other users must not have write access to the folder.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from uda.errors import DataError
 
 
 def check_output(folder: Path) -> Path:
-    """Refuse a folder that is itself a link; the folders above it may be links. Returns it.
+    """Return ``folder`` unless it is a link itself; the folders above it may be links.
 
     Raises:
-        DataError: names where the link leads.
+        DataError: ``folder`` is a link; the message names its destination.
     """
     if folder.is_symlink():
         raise _refused(folder, folder)
@@ -25,13 +25,13 @@ def check_output(folder: Path) -> Path:
 
 
 def check_links(folder: Path, names: Iterable[str] = ("*",)) -> Path:
-    """Refuse a folder that is a link, or in which some link leads out of it. Returns it.
+    """Return ``folder`` unless it is a link or a link in it leads out of it.
 
     Args:
-        names: patterns of what is written to in the folder; the rest of it is not looked at.
+        names: patterns of the entries that will be written; others are not checked.
 
     Raises:
-        DataError: names the link and where it leads.
+        DataError: there is such a link; the message names it and its destination.
     """
     inside = check_output(folder).resolve()
     for top in sorted({path for name in names for path in folder.glob(name)}):
@@ -50,6 +50,6 @@ def _refused(link: Path, folder: Path) -> DataError:
     return DataError(
         f"is a link to {os.readlink(link)}, and nothing is written or deleted through links",
         where=link,
-        expected="files and folders of their own" if link != folder else "a folder",
+        expected="regular files and folders" if link != folder else "a folder",
         fix="give --out the folder itself" if link == folder else "remove the link",
     )

@@ -1,4 +1,4 @@
-"""Stage folders: complete or absent, with every file as its stage wrote it; the lock of a run's folder."""
+"""Stage folders, which are complete or absent, the check of their files, and the lock of a run's folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from uda.files.atomic import HALF, disk, read_json, scratch, sha256_of, sync, wr
 
 STAGE_FILE = "stage.json"
 UNREAD = ("tensorboard", "snapshots", "predictions")
-"""folders of a stage that no later stage reads, or whose files carry a checksum of their own"""
+"""Folders in a stage that no later stage reads, or whose files carry their own checksum."""
 
 
 class StageFolder:
-    """A folder that is complete (it holds ``stage.json``) or absent; work happens in a hidden twin.
+    """A folder that is complete (it holds ``stage.json``) or absent; work happens in a hidden folder beside it.
 
-    The twin carries the hash, so that unfinished work of another configuration is never continued.
+    The name of the hidden folder holds the hash, so unfinished work of another configuration is never resumed.
     """
 
     def __init__(self, path: Path, hash_: str) -> None:
@@ -31,22 +31,22 @@ class StageFolder:
         self._old = path.parent / f".{path.name}.old"
 
     def recorded(self) -> dict[str, Any] | None:
-        """``stage.json`` of the complete stage, or None."""
+        """Content of ``stage.json`` if the stage is complete, else None."""
         if not self.path.exists() and (self.work / STAGE_FILE).is_file():
             self._sweep()
             os.replace(self.work, self.path)  # killed between the two renames of commit()
         if not (self.path / STAGE_FILE).is_file():
             return None
-        if self._old.is_dir():  # killed after them
+        if self._old.is_dir():  # killed before commit() removed it
             shutil.rmtree(self._old, ignore_errors=True)
         recorded = read_json(self.path / STAGE_FILE)
         return recorded if isinstance(recorded, dict) else None
 
     def check(self) -> None:
-        """Refuse a complete stage whose files are not those that it wrote.
+        """Compare a complete stage's files with the SHA-256 that it recorded.
 
         Raises:
-            ModelError: names the first that is missing or another.
+            ModelError: a file is missing or differs; the message names the first one.
         """
         listed = (self.recorded() or {}).get("files", {})
         for name, digest in listed.items() if isinstance(listed, dict) else ():
@@ -54,8 +54,8 @@ class StageFolder:
             if path.is_file() and sha256_of(path) == digest:
                 continue
             raise ModelError(
-                f"is {'damaged' if path.is_file() else 'missing'}: it is not what stage "
-                f"{self.path.name!r} wrote",
+                f"{'has changed since' if path.is_file() else 'is missing, although'} stage "
+                f"{self.path.name!r} wrote it",
                 where=path,
                 expected=f"the SHA-256 in {STAGE_FILE}: {digest}",
                 fix=f"run stage {self.path.name!r} again: with --restart, or after deleting the folder "
@@ -63,37 +63,37 @@ class StageFolder:
             )
 
     def begin(self, restart: bool) -> Path:
-        """The folder to work in, with what a killed run left there unless ``restart``.
+        """Return the folder to work in; it holds the unfinished work of a killed run unless ``restart``.
 
         Raises:
-            ModelError: the place is taken by a folder that no stage wrote; it would be replaced.
-            RunError: the disk refuses.
+            ModelError: ``path`` is a folder that no stage wrote and that :meth:`commit` would replace.
+            RunError: writing fails.
         """
         if self.path.exists() and not (self.path / STAGE_FILE).is_file():
             raise ModelError(
-                "there is something here that uda did not write, and it would be replaced",
+                "exists, but uda did not write it, and the run would replace it",
                 where=self.path,
                 fix="choose another --out, or move it away",
             )
         unfinished = re.compile(re.escape(f".{self.path.name}.") + r"([0-9a-f]{12}|old)")
-        with disk(self.work), scratch(self.path.parent) as gone:
+        with disk(self.work), scratch(self.path.parent) as trash:
             for stale in list(self.path.parent.glob(f".{self.path.name}.*")):
                 if unfinished.fullmatch(stale.name) and (restart or stale != self.work):
-                    os.replace(stale, gone / stale.name)  # never seen half deleted
+                    os.replace(stale, trash / stale.name)  # never left half deleted
             self._sweep()
             self.work.mkdir(parents=True, exist_ok=True)
         return self.work
 
     def _sweep(self) -> None:
-        """Remove what a killed write left half done."""
-        for half_written in list(self.work.rglob(f"{HALF}*")):
-            shutil.rmtree(half_written, ignore_errors=True)
+        """Remove the unfinished files of a killed write."""
+        for unfinished in list(self.work.rglob(f"{HALF}*")):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def commit(self, record: Mapping[str, Any]) -> None:
-        """Write ``stage.json``, which lists the files, and put the finished folder in place of an older one.
+        """Write ``stage.json`` with the files' SHA-256, and replace an older folder by the finished one.
 
         Raises:
-            RunError: the disk refuses.
+            RunError: writing fails.
         """
         with disk(self.path):
             write_json(self.work / STAGE_FILE, {**record, "files": _listed(self.work)})
@@ -105,7 +105,7 @@ class StageFolder:
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """SHA-256 of what later stages may read."""
+    """SHA-256 of the files that later stages may read."""
     names = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
     return {
         name.as_posix(): sha256_of(path)
@@ -116,10 +116,10 @@ def _listed(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Hold a run folder for one process at a time; a folder in which nothing came to be is removed.
+    """Lock a run's folder for one process; remove the folder afterwards if it is empty.
 
     Raises:
-        RunError: another process holds it, or the disk refuses.
+        RunError: another process holds the lock, or writing fails.
     """
     path = folder / name
     with disk(folder):
@@ -129,7 +129,7 @@ def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
-                raise BlockingIOError("released and taken again meanwhile")
+                raise BlockingIOError("another process replaced the lock file")
         except OSError as error:
             raise RunError(
                 "another run is writing into this folder",
@@ -141,4 +141,4 @@ def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-                folder.rmdir()  # refused, as it should be, for a folder that holds anything
+                folder.rmdir()  # fails, as intended, if the folder is not empty

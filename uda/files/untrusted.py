@@ -1,6 +1,6 @@
-"""Reading files that somebody else wrote, or that were damaged: within the memory there is, and told in one error.
+"""Safe reading of text, JSON, CSV and YAML files of unknown origin, with limits on size, depth and memory.
 
-What is raised here is ``OSError`` or ``ValueError``; the reader that knows the file makes its own error of it.
+The readers raise ``OSError`` or ``ValueError``; their callers know the file and turn it into a :class:`UdaError`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import yaml
 from uda.errors import DataError
 
 INFLATES = 1032
-"""Bytes that one byte of a deflate stream (gzip, zip, PNG) can become at most: 258 from 2 bits."""
+"""Most bytes that one byte of a deflate stream (gzip, zip, PNG) can expand to: 258 from 2 bits."""
 MAX_TEXT = 1 << 28
-"""Bytes of a text, JSON or CSV file: far beyond those of any data set."""
+"""Most bytes of a text, JSON or CSV file: far more than any data set needs."""
 MAX_YAML = 1 << 24
 MAX_NODES = 10**6
-"""Values of a YAML file once its aliases stand for themselves."""
+"""Most values of a YAML file after its aliases are expanded."""
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _CONTROL_IN_JSON = re.compile(
     r"[\x7f-\x9f]|(?<!\\)(?:\\\\)*\\(?:[bf]|u00(?:0[0-8bBcCeEfF]|1.|7[fF]|[89].))"
 )
-"""what a terminal obeys: escape sequences and the like"""
+"""Control characters in JSON text, which a terminal would execute, such as escape sequences."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def memory() -> int:
-    """Bytes this process may have: of the machine, of its container, or by its own limit, whichever is least."""
+    """Bytes of memory for this process: the least of the machine's, the container's and its own limit."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
@@ -49,29 +49,33 @@ def memory() -> int:
 
 
 def check_memory(needed: int, what: str, where: str | Path) -> None:
-    """Refuse what would not fit into memory, before any of it is made.
+    """Refuse an array that does not fit into memory, before it is allocated.
+
+    Args:
+        needed: bytes.
+        what: the array, for the message.
 
     Raises:
-        DataError: names both.
+        DataError: names the needed and the available memory.
     """
-    there = memory()
-    if needed > there:
+    available = memory()
+    if needed > available:
         raise DataError(
             f"{what} would take {needed / 2**30:.4g} GiB",
             where=where,
-            expected=f"what fits into {there / 2**30:.4g} GiB of memory",
+            expected=f"at most the {available / 2**30:.4g} GiB of memory",
             fix="correct the sizes and spacings in its header and its card; if they are right, use a machine with "
             "more memory",
         )
 
 
 def read_text(path: Path, most: int = MAX_TEXT) -> str:
-    """A UTF-8 text file, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark, of at most ``most`` bytes.
 
     Raises:
-        OSError, ValueError: not there, not a file, too large, or no text.
+        OSError, ValueError: the file is missing, not a regular file, too large, or not text.
     """
-    if path.exists() and not path.is_file():  # a pipe would wait for its writer
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise OSError("it is not a regular file")
     with path.open("rb") as file:
         data = file.read(most + 1)
@@ -79,15 +83,15 @@ def read_text(path: Path, most: int = MAX_TEXT) -> str:
         raise ValueError(f"it has more than {most} bytes")
     text = data.decode("utf-8-sig")
     if "\0" in text:
-        raise ValueError("it holds NUL bytes, so it is no text")
+        raise ValueError("it holds NUL bytes, so it is not text")
     return text
 
 
 def parse_json(text: str) -> Any:
-    """JSON as its standard has it: every key once, numbers finite and integers of 64 bits at most.
+    """Parse strict JSON: unique keys, finite numbers, integers of at most 64 bits, no control characters.
 
     Raises:
-        ValueError: it is something else, or nested too deeply.
+        ValueError: the text is anything else, or nested too deeply.
     """
     try:
         value = json.loads(
@@ -102,9 +106,7 @@ def parse_json(text: str) -> Any:
     if found := _CONTROL_IN_JSON.search(text):
         raise ValueError(f"it holds a control character: {found[0]!a}")
     if _SURROGATE.search(text):
-        json.dumps(
-            value, ensure_ascii=False
-        ).encode()  # half a character cannot be printed or stored
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded
     return value
 
 
@@ -135,13 +137,14 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_rows(path: Path, separators: str = ",") -> list[tuple[int, list[str]]]:
-    """Line number and cells of every line of a CSV file that is not empty.
+    """Line number and cells of every non-empty line of a CSV file.
 
     Args:
-        separators: the first of them that stands in the first line is taken, else the last.
+        separators: candidates; the first that occurs in the first line separates cells, else the last.
 
     Raises:
-        OSError, ValueError: not there, no text, a quote that never ends, or a cell of 131,072 characters.
+        OSError, ValueError: the file is missing or not text, a quote is not closed, or a cell has more than
+            131,072 characters.
     """
     text = read_text(path)
     head = text.partition("\n")[0]
@@ -154,10 +157,10 @@ def read_rows(path: Path, separators: str = ",") -> list[tuple[int, list[str]]]:
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML of plain values: no tags of Python, every key once, integers of 64 bits at most.
+    """Parse YAML of plain values: no Python tags, unique keys, integers of at most 64 bits.
 
     Raises:
-        ValueError: it is something else, nested too deeply, or grows without measure by its aliases.
+        ValueError: the text is anything else, is nested too deeply, or its aliases expand to too many values.
     """
     try:
         loader = _Plain(text)
@@ -171,33 +174,33 @@ def parse_yaml(text: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from None
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        # what PyYAML does with a value that is not of its explicit tag, such as `!!int ""`
+        # PyYAML raises these if a value does not match its explicit tag, such as `!!int ""`
         raise ValueError(f"a value is not what its tag says: {error!r}") from None
 
 
-def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for; an alias counts as all it repeats."""
-    if id(node) in known:
-        if not known[id(node)]:
+def _expanded(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Number of values in a node; an alias counts as all values that it repeats."""
+    if id(node) in counts:
+        if not counts[id(node)]:
             raise ValueError(f"a value contains itself {node.start_mark}")
-        return known[id(node)]
+        return counts[id(node)]
     if isinstance(node, yaml.ScalarNode):
-        node.value.encode()  # half a character cannot be printed or stored
+        node.value.encode()  # a lone surrogate cannot be encoded
         if found := _CONTROL.search(node.value):
             raise ValueError(f"a value holds the control character {found[0]!a} {node.start_mark}")
         return 1
-    known[id(node)] = 0
+    counts[id(node)] = 0
     inside = (
         node.value if isinstance(node, yaml.SequenceNode) else [n for p in node.value for n in p]
     )
-    known[id(node)] = 1 + sum(_expanded(child, known) for child in inside)
-    if known[id(node)] > MAX_NODES:
+    counts[id(node)] = 1 + sum(_expanded(child, counts) for child in inside)
+    if counts[id(node)] > MAX_NODES:
         raise ValueError(f"its aliases stand for more than {MAX_NODES} values")
-    return known[id(node)]
+    return counts[id(node)]
 
 
 class _Plain(yaml.SafeLoader):
-    """``SafeLoader`` that refuses a key given twice instead of keeping the last one, and endless integers."""
+    """``SafeLoader`` that refuses duplicate keys, instead of keeping the last, and integers over 64 bits."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -1,1 +1,1 @@
-"""Recipes as stages: what each does, what depends on what, running what is missing."""
+"""The stages of a recipe: their work, their dependencies, and running those that are missing or changed."""

@@ -26,22 +26,23 @@ class Domains:
             raise ConfigError(
                 "one domain has photographs, the other volumes",
                 where=f"cards {self.source.name!r} and {self.target.name!r}",
+                expected="the same kind of images in both",
             )
         if self.source.classes != self.target.classes:
             raise ConfigError(
-                f"source and target name other classes: {list(self.source.classes)} and "
+                f"source and target have different classes: {list(self.source.classes)} and "
                 f"{list(self.target.classes)}",
                 where=f"cards {self.source.name!r} and {self.target.name!r}",
                 expected="the same names in the same order",
             )
-        # Photographs of two cameras may differ in size: they never stand in one tensor.
+        # Photographs of the two domains may differ in size, because no tensor holds both.
         for setting in () if self.source.photos else ("size", "slab"):
             values = [getattr(card.prepare, setting) for card in (self.source, self.target)]
             if values[0] != values[1]:
                 raise ConfigError(
-                    f"source slices are {values[0]}, target slices {values[1]}",
+                    f"prepare.{setting} of the source is {values[0]}, of the target {values[1]}",
                     where=f"cards {self.source.name!r} and {self.target.name!r}",
-                    expected=f"one prepare.{setting}",
+                    expected="equal values",
                 )
         self._hashes = Hashes(out / "store" / "hashes.json")
         self._keys: dict[tuple[str, str, bool], str] = {}
@@ -54,7 +55,8 @@ class Domains:
             return self.out / "streets"
         if self.recipe.data.root is None:
             raise DataError(
-                f"recipe {self.recipe.name!r} does not know where the data are",
+                f"recipe {self.recipe.name!r} has no data folder",
+                where="data.root",
                 fix="add data.root=FOLDER to the command",
             )
         return Path(self.recipe.data.root)
@@ -66,12 +68,12 @@ class Domains:
         return on_first(lambda: self._key(card, split, labels))
 
     def _key(self, card: DatasetCard, split: str, labels: bool) -> str:
-        place = (card.name, split, labels)
-        if place not in self._keys:
+        wanted = (card.name, split, labels)
+        if wanted not in self._keys:
             cases = self.cases(card, split, labels)
-            self._keys[place] = content_key(card, cases, self._hashes)
+            self._keys[wanted] = content_key(card, cases, self._hashes)
             self._hashes.save()
-        return self._keys[place]
+        return self._keys[wanted]
 
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:
         key = self.key(card, split, labels)
@@ -81,17 +83,18 @@ class Domains:
 
 
 def sized(card: DatasetCard, data: Data) -> DatasetCard:
-    """The card with the recipe's size of photographs.
+    """The card with the recipe's ``data.size`` as size of its prepared photographs.
 
     Raises:
-        ConfigError: the recipe names one, and the card has volumes.
+        ConfigError: the recipe sets ``data.size``, but the card has volumes.
     """
     if data.size is None:
         return card
     if not card.photos:
         raise ConfigError(
-            f"data.size is for photographs, and card {card.name!r} has volumes",
-            fix="set prepare.size in a card of your own",
+            f"data.size applies to photographs, but card {card.name!r} has volumes",
+            where="data.size",
+            fix="remove data.size and set prepare.size in the card",
         )
     prepare = card.prepare.model_copy(update={"size": data.size})
     return card.model_copy(update={"prepare": prepare})

@@ -1,4 +1,4 @@
-"""What a figure depends on beside the recipe: versions and hardware."""
+"""Versions and hardware that a result depends on beside its recipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uda.devices.device import make_fabric
 
 
 def environment(compute: Compute) -> dict[str, Any]:
-    """Package versions, device, processor and threads of this process."""
+    """Versions of packages, device, processor, and numbers of cores and threads."""
     device = make_fabric(compute).device
     return {
         "uda": __version__,

@@ -1,4 +1,4 @@
-"""The stages of a recipe: what each is made of, what it reads, what it hangs on."""
+"""Turn a recipe into stages with their settings, input files and parent stages."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from uda.report.schema import METRICS_FILE
 from uda.training.run import StageRun
 
 KEPT = ("select", "kept", "step", "fallback", "why", "ended")
-"""what the table's row says of how its checkpoint was kept"""
+"""Entries of a stage's selection record that its row in ``metrics.json`` repeats."""
 
 
 def plan(recipe: Recipe, out: Path, quiet: bool = True) -> list[Stage]:
-    """The stages of a recipe in an order in which every parent comes first."""
+    """The stages of a recipe, every parent before its children."""
     return _Planner(recipe, out, quiet).stages()
 
 
 class _Planner:
-    """Turns a recipe into stages. A body is what a stage does when it has to run."""
+    """Turns a recipe into stages. The body of a stage runs if the stage is missing or changed."""
 
     def __init__(self, recipe: Recipe, out: Path, quiet: bool) -> None:
         self.recipe, self.out, self.quiet = recipe, out, quiet
         self.domains = Domains(recipe, out)
         rendered = render_data(recipe.data, self.domains)
-        self.made = [] if rendered is None else [rendered]
-        self.ground = tuple(stage.name for stage in self.made)
+        self.rendering = [] if rendered is None else [rendered]
+        self.data_parents = tuple(stage.name for stage in self.rendering)
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class _Planner:
 
     def stages(self) -> list[Stage]:
         recipe = self.recipe
-        stages = [*self.made, self._pretrain()]
+        stages = [*self.rendering, self._pretrain()]
         stages += [self._prior(name) for name in recipe.prior]
         stages.append(self._adabn())
         stages += [self._adapt(name, variant) for name, variant in recipe.adapt.items()]
@@ -106,10 +106,10 @@ class _Planner:
             )
 
         settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
-        return Stage("pretrain", settings, self.ground, data, body, shared=True)
+        return Stage("pretrain", settings, self.data_parents, data, body, shared=True)
 
     def _weights_data(self) -> dict[str, str]:
-        """Hash of a backbone's weights that the user names; ImageNet's carry theirs in the name."""
+        """Hash of a backbone's weights file; the names of ImageNet weights contain their hash."""
         network = self.recipe.network
         if not isinstance(network, DeepLab) or network.weights in ("none", "imagenet"):
             return {}
@@ -136,7 +136,7 @@ class _Planner:
             )
 
         settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
-        return Stage("target_supervised", settings, self.ground, data, body, shared=True)
+        return Stage("target_supervised", settings, self.data_parents, data, body, shared=True)
 
     def _prior(self, name: str) -> Stage:
         spec, stage = self.recipe.prior[name], f"prior-{name}"
@@ -151,7 +151,7 @@ class _Planner:
         return Stage(stage, settings, ("pretrain",), lambda: self._prior_data(spec), body)
 
     def _prior_data(self, spec: PriorSpec) -> dict[str, str]:
-        """Hashes of the files that a kind of prior reads, and of no others."""
+        """Hashes of the files that a kind of prior reads."""
         domains, keys = self.domains, dict[str, str]()
         target = domains.target
         if isinstance(spec, NEEDS_SOURCE):
@@ -211,8 +211,8 @@ class _Planner:
             )
 
         parents = ("pretrain", f"prior-{variant.prior}") if variant.prior else ("pretrain",)
-        idle = set() if variant.select == "guarded" else {"guard"}
-        settings = {**self.common, "adapt": variant.model_dump(mode="json", exclude=idle)}
+        unused = set() if variant.select == "guarded" else {"guard"}
+        settings = {**self.common, "adapt": variant.model_dump(mode="json", exclude=unused)}
         return Stage(stage, settings, parents, data, body, shared=True)
 
     def _rows(self) -> list[Row]:
@@ -236,8 +236,8 @@ class _Planner:
         def body(folder: Path) -> dict[str, Any]:
             cases = domains.cases(target, "test", True)
             result = evaluate(rows, cases, target, recipe.evaluate, recipe.compute, folder)
-            where = {**environment(recipe.compute), "seed": recipe.seed}
-            metrics = metrics_of(recipe.name, target, result, where, data()["target/test"])
+            env = {**environment(recipe.compute), "seed": recipe.seed}
+            metrics = metrics_of(recipe.name, target, result, env, data()["target/test"])
             metrics["rows"] = [self._selected(row) for row in metrics["rows"]]
             if recipe.published:
                 metrics["published"] = [row.model_dump() for row in recipe.published]
@@ -253,11 +253,11 @@ class _Planner:
         return Stage("evaluate", settings, parents, data, body, shared=True)
 
     def _selected(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row of the table with what its stage says of the checkpoint it kept."""
-        said = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
-        if said is None or row["name"] not in self.recipe.adapt:
+        """A row of the table with its stage's record of the selected checkpoint."""
+        record = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
+        if record is None or row["name"] not in self.recipe.adapt:
             return row
-        return {**row, "selection": {key: said[key] for key in KEPT}}
+        return {**row, "selection": {key: record[key] for key in KEPT}}
 
     def _report(self) -> Stage:
         def body(folder: Path) -> dict[str, Any]:
@@ -268,5 +268,5 @@ class _Planner:
 
 
 def _text_hash(path: Path) -> str:
-    """Of a text file; one that is missing is told when the stage reads it."""
+    """Hash of a text file; a missing file raises later, when the stage reads it."""
     return fingerprint(path.read_text(errors="replace") if path.is_file() else None)

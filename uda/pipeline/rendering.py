@@ -1,4 +1,4 @@
-"""Data that a recipe asks to be made: the thorax phantom, or rendered streets."""
+"""The stage that renders a recipe's data: the thorax phantom or street scenes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from uda.config.recipe import Data, Phantom, Streets
 from uda.pipeline.domains import Domains
 from uda.pipeline.stage import Stage
 
-MADE = {"supervision": ["none"]}
+RECORD = {"supervision": ["none"]}
 
 
 def render_data(data: Data, domains: Domains) -> Stage | None:
-    """The stage that makes a recipe's data; None where they are files of the user's."""
+    """The stage that renders a recipe's data; None if the recipe uses the user's files."""
     if data.phantom is not None:
         return _phantom(data.phantom, domains)
     return None if data.streets is None else _streets(data.streets)
 
 
 def _phantom(phantom: Phantom, domains: Domains) -> Stage:
-    """One subject for each case that the cards name."""
+    """Render one subject for each case in the cards' splits."""
     subjects = {
         "mr": sorted({int(c) for s in domains.source.splits.values() for c in s}),
         "ct": sorted({int(c) for s in domains.target.splits.values() for c in s}),
@@ -30,7 +30,7 @@ def _phantom(phantom: Phantom, domains: Domains) -> Stage:
         from uda.data.synthetic.phantom.dataset import write_phantom
 
         write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=phantom.seed)
-        return MADE
+        return RECORD
 
     return Stage("phantom", {"seed": phantom.seed, **subjects}, (), dict, body)
 
@@ -48,6 +48,6 @@ def _streets(streets: Streets) -> Stage:
             camera_size=streets.size,
             seed=streets.seed,
         )
-        return MADE
+        return RECORD
 
     return Stage("streets", streets.model_dump(mode="json"), (), dict, body)

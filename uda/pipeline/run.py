@@ -1,7 +1,7 @@
-"""Running a recipe: those of its stages that are missing or changed.
+"""Run a recipe: those of its stages that are missing or changed.
 
-Stages talk through files. A stage's hash covers its settings, the content of the files it reads and its
-parents' hashes, so a change reruns exactly what hangs on it.
+Stages exchange files. A stage's hash covers its settings, the content of the files it reads and its parents'
+hashes, so a change reruns exactly the stages that depend on it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from uda.pipeline.stage import Done, Stage, run_stage
 
 
 def default_out(recipe: Recipe) -> Path:
-    """Where a recipe's run lands unless told otherwise."""
+    """Default output folder of a recipe."""
     return Path("checkpoints") / recipe.name
 
 
@@ -35,21 +35,27 @@ def run(
     quiet: bool = True,
     announce: Callable[[str, str], object] = lambda stage, state: None,
 ) -> list[Done]:
-    """Run what is missing or changed, up to the stages whose name starts with ``until``.
+    """Run the stages that are missing or changed.
 
-    A killed run goes on where its last checkpoint was; ``restart`` forgets everything that would be run.
+    A killed run resumes from its last checkpoint.
 
     Args:
-        announce: called with a stage's name and ``"skip"`` or ``"run"`` before it.
+        out: folder of the run; by default ``checkpoints/<name of the recipe>``.
+        until: the last stage, or a kind of stages such as ``adapt``; only these and their parents run.
+        restart: run the stages of ``until`` again from the start, even complete ones.
+        announce: called before each stage with its name and ``"skip"`` or ``"run"``.
+
+    Returns:
+        the stages in their order, run or skipped.
 
     Raises:
-        UdaError: whatever a stage cannot do; complete stages stay as they are.
+        UdaError: a stage fails; complete stages stay as they are.
     """
     out = default_out(recipe) if out is None else Path(out)
     stages = plan(recipe, out, quiet)
     wanted = _needed(stages, until)
     _check_shared(recipe)
-    make_fabric(recipe.compute)  # a device that is not there is refused before anything is written
+    make_fabric(recipe.compute)  # refuses a missing device before anything is written
     hashes: dict[str, str] = {}
     done: list[Done] = []
     parts = [name for stage in stages for name in (stage.name, f".{stage.name}.*")]
@@ -73,10 +79,10 @@ def run(
 
 
 def _check_shared(recipe: Recipe) -> None:
-    """Refuse what the processes that are there cannot share.
+    """Check the number of processes and that every batch splits evenly among them.
 
     Raises:
-        ConfigError: other processes were asked for, or a batch that they cannot share evenly.
+        ConfigError: another number of processes was requested, or a batch does not split evenly.
     """
     check_processes(recipe.compute)
     trainings = {"pretrain": recipe.pretrain.batch}
@@ -86,7 +92,7 @@ def _check_shared(recipe: Recipe) -> None:
 
 
 def _selected(stages: Sequence[Stage], until: str | None) -> list[str]:
-    """Stages that ``until`` names: itself, or all of its kind (``adapt`` for every variant)."""
+    """Names of the stage ``until``, or of all stages of that kind (``adapt`` for every variant)."""
     names = [stage.name for stage in stages]
     if until is None:
         return names
@@ -97,7 +103,7 @@ def _selected(stages: Sequence[Stage], until: str | None) -> list[str]:
 
 
 def _needed(stages: Sequence[Stage], until: str | None) -> set[str]:
-    """The selected stages and everything they hang on."""
+    """Names of the selected stages and of all stages that they depend on."""
     needed = set(_selected(stages, until))
     for stage in reversed(stages):
         if stage.name in needed:

@@ -1,6 +1,6 @@
-"""The protocol of a stage: hash what it depends on, skip it if it is complete, work beside its folder, commit.
+"""Run one stage: hash its inputs, skip it if it is complete, work beside its folder, commit.
 
-Recipes and :func:`uda.adapt` run their stages by it.
+Recipes and :func:`uda.adapt` run their stages with it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from uda.pipeline.environment import environment
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is made of."""
+    """A stage: its settings, parents, input files and work."""
 
     name: str
     settings: Any
     parents: tuple[str, ...]
-    """stages that it reads; a recipe's plan orders them"""
+    """names of the stages that it reads; all come before it in a plan"""
     data: Callable[[], dict[str, str]]
-    """content hashes of the files it reads; raises DataError when they are gone"""
+    """returns content hashes of the files it reads; raises DataError if they are missing"""
     body: Callable[[Path], dict[str, Any]]
-    """writes the artefacts into a folder and returns what ``stage.json`` should say of them"""
+    """writes the results into a folder and returns entries for ``stage.json``"""
     shared: bool = False
-    """whether every process takes part in the body; otherwise the first does it alone"""
+    """whether every process runs the body; otherwise the first process runs it alone"""
     also: dict[str, Any] = field(default_factory=dict)
-    """other entries of ``stage.json`` that the hash covers"""
+    """further entries of ``stage.json`` that the hash covers"""
     page: Callable[[Path, dict[str, Any]], object] = lambda folder, record: None
-    """writes a page of the finished work from what ``stage.json`` will say"""
+    """writes a page into the finished folder from the content of ``stage.json``"""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A stage after the run: its folder, its hash, and whether it had to work."""
+    """A stage after the run: its folder, its hash, whether it ran, and its seconds (0 if it was skipped)."""
 
     name: str
     folder: Path
@@ -66,13 +66,13 @@ def run_stage(
 
     Args:
         path: the stage's folder, complete or absent.
-        parents: hashes of what it is made from.
-        restart: work even if it is complete, and forget what a killed run left.
-        read: folders of other stages whose files must be as they were written.
+        parents: hashes of its parents by name.
+        restart: run even if it is complete, and discard the unfinished work of a killed run.
+        read: folders of other stages, whose files are compared with their recorded SHA-256.
         announce: called with the stage's name and ``"skip"`` or ``"run"``.
 
     Raises:
-        UdaError: what the body cannot do; a complete folder stays as it was.
+        UdaError: the stage fails; a complete folder stays as it was.
     """
     base = {"stage": stage.name, "settings": stage.settings, **stage.also, "parents": parents}
     data, work = on_first(lambda: _begin(stage, path, base, restart, read))
@@ -84,14 +84,14 @@ def run_stage(
         return Done(stage.name, path, hash_, False, 0.0)
     started = time.monotonic()
     with memory_for(stage.name):
-        said = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
+        entries = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
     seconds = time.monotonic() - started
     processes = {} if here.size == 1 else {"processes": here.size}
     record = {
         **base,
         "hash": hash_,
         "data": data,
-        **said,
+        **entries,
         "seconds": round(seconds, 2),
         "environment": {**environment(compute), **processes},
     }
@@ -107,14 +107,16 @@ def run_stage(
 def _begin(
     stage: Stage, path: Path, base: dict[str, Any], restart: bool, read: Sequence[Path]
 ) -> tuple[dict[str, str], Path | None]:
-    """The hashes of a stage's files, and the folder to work in; none where the stage is complete."""
+    """Hashes of a stage's input files, and the folder to work in or None if the stage is complete."""
     recorded = StageFolder(path, "").recorded()
     try:
         data = stage.data()
     except DataError:
         if restart or recorded is None or {k: recorded.get(k) for k in base} != _plain(base):
             raise
-        data = recorded["data"]  # the files are gone, but this stage was complete with them
+        data = recorded[
+            "data"
+        ]  # the files are missing, but the stage is complete with the same settings
     hash_ = fingerprint({**base, "data": data})
     folder = StageFolder(path, hash_)
     recorded = folder.recorded()
@@ -126,5 +128,5 @@ def _begin(
 
 
 def _plain(value: Any) -> Any:
-    """A value as it comes back from JSON."""
+    """The value after a round trip through JSON."""
     return json.loads(json.dumps(value))

@@ -1,6 +1,6 @@
-"""What each training stage does: read its parents' files, build, train, write its own.
+"""The work of the stages that train or adapt a network or estimate a prior.
 
-Every function here gets all it needs as arguments and writes only into the folder it is given.
+Every function gets all input as arguments and writes only into its stage's folder.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from uda.training.run import StageRun
 from uda.training.state import forget_checkpoints
 
 SOURCE_AGAIN = ("source_images",)
-"""ledger of a stage that is not source-free"""
+"""Ledger entry of a stage that is not source-free."""
 
 
 def train_supervised(
@@ -64,10 +64,11 @@ def train_supervised(
     ledger: str,
     validation: Store | None = None,
 ) -> dict[str, Any]:
-    """Train a fresh network on labelled slices: pretraining on the source, or the upper bound on the target.
+    """Train a new network on labelled images: pretraining on the source, or the upper bound on the target.
 
     Returns:
-        what belongs into ``stage.json``: the ledger and, with ``validation``, its 2-D Dice per class.
+        entries of ``stage.json``: the ledger, skipped cases and, with ``validation``, its
+        :func:`~uda.pipeline.validation.validation_scores`.
     """
     labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
     ratio, presence = mean_ratios(labelled)
@@ -103,12 +104,12 @@ def _left_out(store: Store) -> dict[str, Any]:
 
 
 def set_mode_train(model: nn.Module) -> None:
-    """Training mode, BatchNorm included."""
+    """Put a network into training mode, BatchNorm included."""
     set_mode(model, "train")
 
 
 def adabn(run: StageRun, parent: Trained, store: Store, card: DatasetCard) -> dict[str, Any]:
-    """The source model with the target's BatchNorm statistics and nothing else."""
+    """Write the source model with BatchNorm statistics of the target (AdaBN); nothing else changes."""
     model, info = parent.network, _starting_from(parent, run, card, ("none",))
     with deterministic():
         fabric = make_fabric(run.compute)
@@ -128,16 +129,28 @@ def adapt(
     prior: Prior | None,
     source: Store | None = None,
 ) -> dict[str, Any]:
-    """Adapt the parent model to unlabelled slices by one variant's objective."""
+    """Adapt the parent model to unlabelled target images with one variant's objective.
+
+    Args:
+        source: labelled source images; None if the variant is source-free.
+
+    Returns:
+        entries of ``stage.json``.
+
+    Raises:
+        ConfigError: a term needs to know where classes lie, and the network is 3-D.
+        ModelError: the parent's classes differ from the card's.
+        PriorError: the prior does not fit the classes or the images.
+    """
     used = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
     info = _starting_from(parent, run, card, used)
     guarded = settings.select == "guarded"
-    # The guard compares with the model before adaptation, so that has to stay as it is.
+    # The guard compares checkpoints with the model before adaptation, so it must stay unchanged.
     model = copy.deepcopy(parent.network) if guarded else parent.network
     items = items_of(store, info.network.patch)
     if {"maps", "landmarks"} & settings.needs() and info.network.spatial_dims == 3:
         raise ConfigError(
-            "a spatial prior says where a class lies in a slice; a 3-D network sees patches anywhere",
+            "a spatial prior gives the place of a class in a slice, but a 3-D network sees patches anywhere",
             expected="terms without maps and landmarks",
             fix="leave cbst_sp, spatial_prior_kl and landmarks out, or use a 2-D network",
         )
@@ -162,7 +175,7 @@ def adapt(
         train = partial(_fit, run, fabric, model, info, objective)
         every = settings.snapshot_every or max(1, settings.steps // JUDGEMENTS)
         watched = settings.model_copy(update={"snapshot_every": every})
-        said: dict[str, Any] = {}
+        selection: dict[str, Any] = {}
         if guarded:
             judge = _judge_maker(run, parent, items, card, settings, prior, fabric)
             watch = Watch(judge, run.folder, every, settings.guard)
@@ -170,7 +183,7 @@ def adapt(
                 train(watched, batches, mode, watch.seen)
             except NotFiniteError as error:
                 watch.failed(error)
-            said["selection"] = watch.keep(info)
+            selection["selection"] = watch.keep(info)
             on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric))
             on_first(lambda: _clear(run, settings.snapshot_every > 0))
         else:
@@ -178,23 +191,23 @@ def adapt(
             kept = train(watched if oracle else settings, batches, mode)
             _finish(run, kept, info, settings, store, fabric)
     supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
-    return {**supervision, **said, **_left_out(store)}
+    return {**supervision, **selection, **_left_out(store)}
 
 
 def _starting_from(
     parent: Trained, run: StageRun, card: DatasetCard, used: Sequence[str]
 ) -> ModelInfo:
-    """The description of what will come of the parent: its ledger with what is ``used``, the card's preparation.
+    """Description of the adapted model: the parent's ledger with the entries ``used``, the card's preparation.
 
     Raises:
-        ModelError: its classes are not the card's.
+        ModelError: the parent's classes differ from the card's.
     """
     check_classes(parent.info, card, parent.path)
     return replace(parent.info.told(used), prepare=card.prepare, origin=run.origin)
 
 
 def _clear(run: StageRun, snapshots: bool) -> None:
-    """Drop what a killed run would have gone on from, and snapshots that nobody asked for."""
+    """Remove the training's checkpoints, and the snapshots unless the recipe requests them."""
     forget_checkpoints(run.folder)
     if not snapshots:
         shutil.rmtree(run.folder / "snapshots", ignore_errors=True)
@@ -209,12 +222,12 @@ def _judge_maker(
     prior: Prior | None,
     fabric: Fabric,
 ) -> Callable[[], tuple[Judge, tuple[nn.Module, nn.Module]]]:
-    """What builds a variant's judge, and the two models that are there before adaptation."""
+    """A function that builds a variant's judge, the source model and the AdaBN model."""
 
     def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
         source, info = parent.network.to(fabric.device), parent.info
         adabn = copy.deepcopy(source)
-        images = all_images(items, replace(run, stage="adabn"))  # as that stage draws them
+        images = all_images(items, replace(run, stage="adabn"))  # the order of stage adabn
         with contextlib.suppress(ModelError):  # a traced program keeps the source's statistics
             estimate_batchnorm(adabn, images, fabric.device)
         ratio = prior.ratio if prior else info.class_ratio
@@ -235,16 +248,16 @@ def _judge_maker(
 
 
 def known_of(prior: Prior, store: Store) -> Known:
-    """What a prior tells of the images of a store.
+    """A prior's ratios, maps, sizes and landmarks for the images of a store.
 
     Raises:
-        PriorError: its maps have another size than the images, or it misses some of the images.
+        PriorError: its maps differ from the images in size, or it has no entry for some images.
     """
     if prior.maps is not None and prior.maps.shape[1:] != store.size:
         raise PriorError(
-            f"the prior's maps are {tuple(prior.maps.shape[1:])}",
+            f"the prior's maps have size {tuple(prior.maps.shape[1:])}",
             expected=f"the size of the prepared target images, {store.size}",
-            fix="make the spatial prior with this model's preparation",
+            fix="estimate the spatial prior with this model's preparation",
         )
     largest = None
     if prior.sizes is not None:
@@ -265,10 +278,10 @@ def _fit(
     mode: Callable[[nn.Module], object],
     seen: Callable[[int], bool] = lambda step: False,
 ) -> nn.Module:
-    """Run the loop and keep snapshots on the way; ``seen`` is told of each and may end the training."""
+    """Run the loop and write its snapshots; ``seen`` gets the step of each and may end the training."""
     if run.compute.channels_last:
-        solid = info.network.spatial_dims == 3
-        model.to(memory_format=torch.channels_last_3d if solid else torch.channels_last)
+        volumetric = info.network.spatial_dims == 3
+        model.to(memory_format=torch.channels_last_3d if volumetric else torch.channels_last)
 
     def snapshot(kept: nn.Module, step: int) -> bool:
         path = snapshot_file(run.folder, step)
@@ -296,7 +309,7 @@ def _finish(
     store: Store,
     fabric: Fabric,
 ) -> None:
-    """Write the model of the last step and drop what a killed run would have gone on from."""
+    """Write the model of the last step and remove the training's checkpoints."""
     final = replace(info, step=settings.steps)
     on_first(lambda: save_model(run.folder / MODEL_FILE, kept, final))
     on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric))
@@ -306,7 +319,7 @@ def _finish(
 def estimate_prior(
     run: StageRun, spec: PriorSpec, parent: Trained, evidence: Evidence
 ) -> dict[str, Any]:
-    """Make one named prior and write its files."""
+    """Estimate one prior of a recipe and write its files."""
     prior = make_prior(spec, parent, evidence, run.compute, mix(run.seed, run.stage))
     prior.save(run.folder / PRIOR_FILE)
     return {"supervision": list(prior.supervision)}

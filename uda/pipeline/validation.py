@@ -1,4 +1,4 @@
-"""How well a freshly trained network does on the source's own validation images."""
+"""Validation scores of a pretrained network on labelled images of its own domain."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from uda.prediction.volumes import logit_planes
 def validation_scores(
     model: nn.Module, info: ModelInfo, card: DatasetCard, store: Store, fabric: Fabric
 ) -> dict[str, dict[str, float | None]]:
-    """Dice (of photographs IoU) per structure pooled over all validation images, on the prepared grid."""
+    """Dice per structure (photographs: IoU per class), pooled over all validation images, on the prepared grid."""
     classes = len(info.classes)
-    table = np.zeros((classes, classes), dtype=np.int64)
+    confusion = np.zeros((classes, classes), dtype=np.int64)
     items = items_of(store, info.network.patch)
     for case in store.cases:
         if card.photos:
@@ -28,12 +28,12 @@ def validation_scores(
             image = store.images[case.start : case.stop]
         planes = [p.argmax(1).cpu() for p in logit_planes(model, info, image, fabric)]
         label = store.labels[case.start : case.stop]
-        counted = label < classes  # not IGNORE
+        counted = label < classes  # leaves out IGNORE
         pairs = classes * label[counted].astype(np.int64) + torch.cat(planes).numpy()[counted]
-        table += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    shared, sizes = table.diagonal(), table.sum(0) + table.sum(1)
+        confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    hits, sizes = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
     if card.photos:
-        scores = [float(n / (s - n)) if s else None for n, s in zip(shared, sizes, strict=True)]
+        scores = [float(n / (s - n)) if s else None for n, s in zip(hits, sizes, strict=True)]
         return {"validation_iou": dict(zip(info.classes, scores, strict=True))}
-    scores = [float(2 * n / s) if s else None for n, s in zip(shared, sizes, strict=True)]
+    scores = [float(2 * n / s) if s else None for n, s in zip(hits, sizes, strict=True)]
     return {"validation_dice": dict(list(zip(info.classes, scores, strict=True))[1:])}

@@ -1,1 +1,1 @@
-"""The training loop, its state and its batches, and the terms of an objective at work."""
+"""The training loop, its state, batches and logs, and the objective with the parts of its terms."""

@@ -1,4 +1,4 @@
-"""Which images a step sees: batches by number, drawn from (seed, stage, step)."""
+"""Batches of a training step, drawn as a function of (seed, stage, step)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from uda.types import Batch
 def source_batches(
     store: Store, network: AnyNetwork, settings: Training, run: StageRun, fabric: Fabric
 ) -> Batches:
-    """Labelled images, as training sees them."""
+    """Batches of labelled images."""
     items = items_of(store, network.patch, settings.photo, run.compute.workers)
     draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "source"), fabric)
     return lambda step: Batch(source=source_batch(items, *draw(step), pin))
@@ -44,7 +44,7 @@ def target_batches(
     run: StageRun,
     fabric: Fabric,
 ) -> Batches:
-    """Unlabelled images, and with ``source`` labelled ones beside them."""
+    """Batches of unlabelled target images, with ``source`` also of labelled source images."""
     items = items_of(store, network.patch, settings.photo, run.compute.workers)
     draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "target"), fabric)
     if source is None:
@@ -54,11 +54,11 @@ def target_batches(
 
 
 Draw = Callable[[int], tuple[NDArray[np.int64], list[int]]]
-"""step → which items stand in this process's share of the batch, and a seed for each"""
+"""step → item numbers of this process's rows of the batch, and a seed for each item"""
 
 
 def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> tuple[Draw, bool]:
-    """How batches are drawn, and whether their memory is to be pinned."""
+    """The function that draws batches, and whether to pin their memory."""
     rank, world = fabric.global_rank, fabric.world_size
     batch = settings.batch // world
 
@@ -71,5 +71,5 @@ def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> tuple[Dr
 
 
 def all_images(items: Items, run: StageRun) -> Iterator[Tensor]:
-    """Every image once, in a shuffled order so that each batch mixes cases."""
+    """Batches of every image once, shuffled so that each batch mixes cases."""
     return shuffled_batches(items, BATCHNORM_BATCH, mix(run.seed, run.stage, "batchnorm"))

@@ -1,4 +1,4 @@
-"""What a training run leaves to read: ``metrics.csv``, TensorBoard events, a progress bar."""
+"""Logs of a training run: ``metrics.csv``, TensorBoard events and a progress bar."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from uda.files.atomic import disk, write_text
 
 
 class RunLog:
-    """``metrics.csv`` holds nothing that depends on the clock, so equal runs have equal files.
+    """Log of one run. ``metrics.csv`` holds no times, so equal runs write equal files.
 
     Args:
-        rows: :meth:`text` of an interrupted run at ``first_step``.
+        steps: length of the run, for the progress bar.
+        rows: :meth:`text` of the interrupted run at ``first_step``.
 
     Raises:
-        RunError: the disk refuses.
+        RunError: writing fails.
     """
 
     def __init__(
@@ -60,15 +61,15 @@ class RunLog:
         self._task = self._bar.add_task(title, total=steps, completed=first_step, loss="", rate="")
 
     def __enter__(self) -> RunLog:
-        self._hook, threading.excepthook = threading.excepthook, self._heard
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         self._bar.start()
         return self
 
-    def _heard(self, told: threading.ExceptHookArgs) -> None:
-        """What TensorBoard's thread could not write is told once, at the end."""
-        ours = type(told.thread).__module__.startswith("tensorboard")
-        if not (ours and isinstance(told.exc_value, OSError)):
-            self._hook(told)
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """Skip write errors of TensorBoard's thread; :meth:`__exit__` reports them once."""
+        ours = type(args.thread).__module__.startswith("tensorboard")
+        if not (ours and isinstance(args.exc_value, OSError)):
+            self._hook(args)
 
     def __exit__(
         self,
@@ -87,16 +88,16 @@ class RunLog:
             raise RunError(
                 f"the log cannot be written: {error}",
                 where=self.path.parent,
-                expected="room and permission to write",
-                fix="free some space (`df -h`) or choose another --out; the same command goes on",
+                expected="free space and permission to write",
+                fix="free some space (`df -h`) or choose another --out; the same command resumes",
             ) from error
 
     def advance(self, step: int) -> None:
-        """Move the bar; no tensor is read."""
+        """Move the progress bar; this reads no tensor."""
         self._bar.update(self._task, completed=step)
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of values, averaged by the caller since the last line."""
+        """Add a row of values, which the caller averaged since the last row."""
         header = ["step", *values]
         self._header = self._header or header
         self._rows.append([str(step), *(repr(v) for v in values.values())])
@@ -107,25 +108,29 @@ class RunLog:
         self._bar.update(self._task, loss=f"loss {values['loss']:.4f}", rate=rate)
 
     def text(self) -> str:
-        """All lines so far; nothing before the first."""
+        """All rows so far as CSV; empty before the first row."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self._header, *self._rows])
         return text.getvalue() if self._rows else ""
 
     def save(self) -> None:
-        """Bring ``metrics.csv`` on disk up to date."""
+        """Write all rows to ``metrics.csv``."""
         write_text(self.path, self.text())
 
     def images(self, step: int, image: Tensor, logits: Tensor, photos: bool = False) -> None:
-        """A grid of up to four columns: image, entropy map, prediction; of volumes the middle slice.
+        """Log image, entropy map and prediction of up to four images; of a volume the middle slice.
 
-        Slices are turned by a quarter, ``photos`` are in colour and as they lie.
+        Entropy is a share of its maximum. Slices are rotated by 90°; ``photos`` are in colour and not rotated.
+
+        Args:
+            image: ``[b, c, *s]``.
+            logits: ``[b, k, *s]``.
         """
         from torchvision.utils import make_grid
 
         if image.dim() == 5:
             image, logits = (x[:, :, x.shape[2] // 2] for x in (image, logits))
-        middle = image.shape[1] // 2  # of a slab
+        middle = image.shape[1] // 2  # channel of a slab
         image = (image if photos else image[:, middle : middle + 1])[:4].float().cpu()
         logits = logits[:4].float().cpu()
         classes = logits.shape[1]
@@ -141,7 +146,7 @@ class RunLog:
 
 
 class NoLog(RunLog):
-    """The log of every process but the first: nothing."""
+    """Log of every process but the first; it writes nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "metrics.csv"
@@ -155,32 +160,32 @@ class NoLog(RunLog):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
     def advance(self, step: int) -> None:
-        """Nothing moves."""
+        """Do nothing."""
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing is noted."""
+        """Do nothing."""
 
     def text(self) -> str:
-        """Nothing is known."""
+        """Return an empty text."""
         return ""
 
     def save(self) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     def images(self, step: int, image: Tensor, logits: Tensor, photos: bool = False) -> None:
-        """Nothing is shown."""
+        """Do nothing."""
 
 
 def open_log(
     folder: Path, title: str, steps: int, first_step: int, quiet: bool, rows: str = ""
 ) -> RunLog:
-    """The log of a run on its first process; on the others :class:`NoLog`."""
+    """:class:`RunLog` on the first process, :class:`NoLog` on the others."""
     return RunLog(folder, title, steps, first_step, quiet, rows) if world().first else NoLog(folder)
 
 
 def say(text: str) -> None:
-    """A line on the screen, where no error ends the run but its user should know."""
+    """Print a line for the user to stderr."""
     Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)

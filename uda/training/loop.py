@@ -1,7 +1,8 @@
-"""THE loop. It knows tensors, an objective, a schedule and a checkpoint; no stage, no method, no data set.
+"""The training loop of all stages. It depends on no stage, method or data set.
 
-Everything random in step ``n`` is drawn from generators seeded with (seed, stage, n, rank), so a run that is
-killed and resumed repeats the uninterrupted one bit for bit. Nothing in a step waits for the device.
+Every random draw of step ``n`` comes from a generator seeded with (seed, stage, n), inside the network also with
+the rank. So a run that is killed and resumed repeats the uninterrupted one bit for bit. No step waits for the
+device.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ Batches = Callable[[int], Batch]
 
 @dataclass(frozen=True)
 class Run:
-    """What names a run and where it writes."""
+    """Seed, stage name and output folder of a run, and how it logs."""
 
     seed: int
     stage: str
     folder: Path
     quiet: bool = True
     photos: bool = False
-    """whether its images are photographs, drawn in colour and as they lie"""
+    """whether its images are photographs, which are logged in colour and not rotated"""
 
 
 def learning_rate(settings: Training, step: int) -> float:
-    """Rate of a step: linear warm-up, then constant, cosine to 0, poly with power 0.9, or falling in steps."""
+    """Learning rate of a step: linear warm-up, then constant, cosine to 0, poly with power 0.9, or step decay."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     horizon = settings.horizon or settings.steps
     done = (step - settings.warmup) / max(1, horizon - settings.warmup)
     if settings.schedule == "step":
-        fallen = (step - settings.warmup) // settings.decay_every
-        return settings.lr * math.pow(settings.decay, fallen)
+        decays = (step - settings.warmup) // settings.decay_every
+        return settings.lr * math.pow(settings.decay, decays)
     if settings.schedule == "cosine":
         return settings.lr * (1 + math.cos(math.pi * done)) / 2
     if settings.schedule == "poly":
@@ -67,10 +68,10 @@ def learning_rate(settings: Training, step: int) -> float:
 def make_optimizer(
     model: nn.Module, settings: Training, heads: Sequence[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser in its fused form; each group of weights has its factor ``times`` of the rate.
+    """The recipe's optimiser in its fused form; each parameter group has a factor ``times`` of the learning rate.
 
     Args:
-        heads: the weights whose factor is ``settings.head_lr``.
+        heads: parameters whose factor is ``settings.head_lr``.
     """
     common: dict[str, Any] = {
         "lr": settings.lr,
@@ -103,18 +104,18 @@ def fit(
     snapshot: Callable[[nn.Module, int], bool],
     heads: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
-    """Train ``model`` and return the one to keep: its weighted average if ``settings.ema``, else itself.
+    """Train ``model`` and return the model to keep: its moving average if ``settings.ema``, else itself.
 
     Args:
-        set_mode: puts a model into its training mode, with the stage's BatchNorm policy.
-        snapshot: called with the model to keep and the step, every ``settings.snapshot_every`` steps and at the last;
-            says whether the training ends here. Where a killed run goes on from such a step it is asked once more.
-        heads: the classifiers' weights, which learn ``settings.head_lr`` times as fast.
+        set_mode: puts a model into training mode with the stage's BatchNorm policy.
+        snapshot: called with the model to keep and the step, every ``settings.snapshot_every`` steps and at the last
+            step; returns whether the training ends. A run that resumes at such a step calls it again.
+        heads: the classifiers' parameters, whose learning rate is ``settings.head_lr`` times as high.
 
     Raises:
-        NotFiniteError: the loss or the weights; the last checkpoint is from before.
-        RunError: the disk refuses a checkpoint, or the device has no room for a step.
-        Stopped: a signal asked for it; the step is saved.
+        NotFiniteError: the loss or the weights became NaN or infinite; the last checkpoint is finite.
+        RunError: writing fails, or the device runs out of memory.
+        Stopped: a signal asked the process to end; the step is saved.
     """
     model = shared(model, lambda: _images(batches(0)), fabric.device)
     optimizer = make_optimizer(model, settings, heads)
@@ -127,7 +128,7 @@ def fit(
         together(),
         after_step(),
         open_log(run.folder, run.stage, settings.steps, state.step, run.quiet, state.log) as log,
-        contextlib.closing(_ahead(batches, state.step, settings.steps)) as stream,
+        contextlib.closing(_prefetched(batches, state.step, settings.steps)) as stream,
     ):
         ended = _is_due(state.step, settings) and snapshot(state.kept, state.step)
         for batch in () if ended else stream:
@@ -155,13 +156,13 @@ def fit(
 
 
 def _is_due(step: int, settings: Training) -> bool:
-    """Whether a snapshot is taken after this many steps."""
+    """Whether a snapshot is due after this many steps."""
     every = settings.snapshot_every
     return bool(every and step) and (step % every == 0 or step == settings.steps)
 
 
 def _save(state: TrainingState, log: RunLog, run: Run) -> None:
-    """Write the log and a checkpoint, from which nobody shall go on with weights that are not finite."""
+    """Write the log and a checkpoint; weights that are not finite raise an error instead."""
     _check_finite(state.model, run)
     state.log = log.text()
     on_first(log.save)
@@ -169,21 +170,24 @@ def _save(state: TrainingState, log: RunLog, run: Run) -> None:
 
 
 def _check_finite(model: nn.Module, run: Run) -> None:
-    """The last update is not seen by any loss; look at what it left."""
+    """Check the weights, because no loss has seen the last update yet."""
     if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
         raise NotFiniteError(
             "the weights are not finite any more",
             where=run.folder,
+            expected="finite values",
             fix="lower lr, set clip, or use precision 32-true; then run again with --restart",
         )
 
 
 def _step(state: TrainingState, settings: Training, batch: Batch, run: Run) -> Tensor:
-    """One update of the network, then of what the terms own. Returns the values, on the device, unread."""
+    """Update the network, then the terms' own state. Returns loss and term values on the device."""
     fabric, objective = state.fabric, state.objective
     torch.manual_seed(mix(run.seed, run.stage, "network", state.step, world().rank))
     generator = torch.Generator(fabric.device)
-    generator.manual_seed(mix(run.seed, run.stage, "augment", state.step, 0))  # of the whole batch
+    generator.manual_seed(
+        mix(run.seed, run.stage, "augment", state.step, 0)
+    )  # for the global batch
     objective.begin(state.step)
     notes = [None if note is None else all_rows(note) for note in objective.annotate(batch)]
     batch, notes = objective.mix(gathered(batch), notes, generator)
@@ -209,7 +213,7 @@ def _step(state: TrainingState, settings: Training, batch: Batch, run: Run) -> T
 
 
 def _report(state: TrainingState, settings: Training, log: RunLog) -> None:
-    """The only place where the host reads the device: one transfer for all steps since the last."""
+    """Log the mean loss and term values of the steps since the last row, with one transfer from the device."""
     pending, step = state.pending, state.step
     if not pending:
         return
@@ -228,7 +232,7 @@ def _report(state: TrainingState, settings: Training, log: RunLog) -> None:
 
 @torch.no_grad()
 def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int, run: Run) -> None:
-    """Image, entropy and prediction of a few images into TensorBoard."""
+    """Log image, entropy and prediction of up to four images to TensorBoard."""
     if not world().first:
         return
     image = _images(batch)[:4].to(fabric.device)
@@ -239,7 +243,7 @@ def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int
 
 
 def _images(batch: Batch) -> Tensor:
-    """Images of a batch, of the target where it has some."""
+    """Target images of a batch, or its source images if it has none of the target."""
     if batch.target is not None:
         return batch.target.image
     if batch.source is not None:
@@ -247,8 +251,8 @@ def _images(batch: Batch) -> Tensor:
     raise RunError("a batch without images")
 
 
-def _ahead(batches: Batches, first: int, last: int) -> Generator[Batch]:
-    """Batches in order, the next one assembled by a second thread while the device works."""
+def _prefetched(batches: Batches, first: int, last: int) -> Generator[Batch]:
+    """Batches in order; a second thread assembles the next one while the device works."""
     if first >= last:
         return
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:

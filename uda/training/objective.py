@@ -1,4 +1,4 @@
-"""An objective: weighted, ramped terms of source and target predictions, one number to minimise."""
+"""Training objective: the weighted sum of a recipe's terms, whose weights may ramp up."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from uda.types import Batch, Heads
 
 
 def ramp(term: Term, step: int, weight: float | None = None) -> float:
-    """Weight of a term (or ``weight``) at a step: rises from 0 over ``ramp_steps``, then constant.
+    """Weight of a term at a step: ``weight`` or the term's own; it rises over ``ramp_steps``, then stays constant.
 
-    ``sigmoid`` is the exp(−5 (1 − t)²) of Laine & Aila, Temporal Ensembling, ICLR 2017.
+    ``sigmoid`` is exp(−5 (1 − t)²) of Laine & Aila, Temporal Ensembling, ICLR 2017.
     """
     weight = term.weight if weight is None else weight
     if term.ramp == "constant" or step >= term.ramp_steps:
@@ -43,16 +43,17 @@ def _prediction(logits: Heads | None, auxiliary: bool) -> Prediction | None:
 
 
 class Objective:
-    """``(loss, {term: value})`` of one step; values are detached and unweighted.
+    """Returns ``(loss, {term: value})`` of one step; the values are detached and unweighted.
 
     Args:
-        terms: of one recipe stage.
-        known: what a prior tells of the target, where a term needs it.
-        images: all target images, for terms that look at them when a round begins.
-        seed: of everything random in the terms.
+        terms: settings of one stage's terms.
+        known: the prior's values for the target images, for terms that need them.
+        images: returns all target images, for terms that read them when a round begins.
+        seed: for all random draws in the terms.
 
     Raises:
-        PriorError: the prior does not know what a term needs.
+        ConfigError: there are no terms.
+        PriorError: the prior lacks values that a term needs.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Objective:
         seed: int = 0,
     ) -> None:
         if not terms:
-            raise ConfigError("the objective has no term")
+            raise ConfigError("the objective has no term", expected="at least one")
         self.terms, self.known = tuple(terms), known or Known()
         self.images, self.seed = images, seed
         names = [term.term for term in terms]
@@ -73,19 +74,19 @@ class Objective:
         self.parts = [make_part(term, self.known) for term in self.terms]
 
     def setup(self, fabric: Fabric, student: nn.Module) -> None:
-        """Move what is known to the device and build what the terms own, once."""
+        """Move the prior's values to the device and build the terms' own networks and state."""
         self.known = self.known.to(fabric.device)
         self.parts = [make_part(term, self.known) for term in self.terms]
         for number, part in enumerate(self.parts):
             part.setup(Ground(fabric, student, self.seed + number, self.images))
 
     def begin(self, step: int) -> None:
-        """Start the terms' rounds that begin with this step."""
+        """Start the rounds of terms that begin at this step."""
         for part in self.parts:
             part.begin(step)
 
     def annotate(self, batch: Batch) -> list[Tensor | None]:
-        """What each term notes on the target images ``[b, m, h, w]`` before they are augmented."""
+        """Each term's notes ``[b, m, *s]`` on the target images before augmentation, such as pseudo-labels."""
         if batch.target is None:
             return [None] * len(self.parts)
         return [part.annotate(batch.target) for part in self.parts]
@@ -93,7 +94,7 @@ class Objective:
     def mix(
         self, batch: Batch, notes: list[Tensor | None], generator: torch.Generator
     ) -> tuple[Batch, list[Tensor | None]]:
-        """The batch that the student sees where a term pastes images together, its notes with it."""
+        """Let terms paste images of the batch together (ClassMix), and their notes with them."""
         for number, part in enumerate(self.parts):
             batch, notes[number] = part.mix(batch, notes[number], generator)
         return batch, notes
@@ -106,9 +107,11 @@ class Objective:
         step: int,
         notes: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the logits of the batch's source and target images, of one head or of a main and an auxiliary one.
+        """Loss of the source and target logits, and the value of each term on the main head.
 
-        The values are those of the main head.
+        Args:
+            source: logits ``[b, k, *s]`` of the source images, or those of the main and the auxiliary head.
+            target: likewise of the target images.
         """
         views = [
             View(batch, _prediction(source, head), _prediction(target, head), step, auxiliary=head)
@@ -127,12 +130,12 @@ class Objective:
         return torch.stack(weighted).sum(), values
 
     def after(self, step: int) -> None:
-        """The terms' own updates, after the network's."""
+        """Update the terms' own state after the network's update."""
         for part in self.parts:
             part.after(step)
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint has to hold of the terms, each under its number."""
+        """State of the terms for a checkpoint, each under its number."""
         return {
             name: tensor
             for number, part in enumerate(self.parts)
@@ -140,6 +143,6 @@ class Objective:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
         for number, tensors in grouped(state).items():
             self.parts[int(number)].load(tensors)

@@ -1,4 +1,4 @@
-"""Where and how a stage runs."""
+"""Seed, folder, compute settings and origin of a stage's run."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ class StageRun(Run):
 
     compute: Compute
     origin: dict[str, str]
-    """what its model files say of where they come from"""
+    """entry ``origin`` of its model files: recipe or method, stage, seed"""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a training ends with its step and its checkpoint, anything else at once."""
+"""Handling of SIGTERM and SIGINT: a training ends after its step and checkpoint, other work at once."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from uda.devices.distributed import any_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AGAIN = 1.0
-"""Seconds within which a second signal is the same request: launchers pass on what their children got too."""
+"""Seconds within which a second signal counts as the same request; launchers forward signals to their children."""
 
 
 class Stopped(BaseException):
-    """The process was asked to end. ``exit_code`` is that of a shell for this signal.
+    """A signal asked the process to end. ``exit_code`` is the one that a shell gives for this signal.
 
     Args:
-        saved: what was saved on the way out, in a few words.
+        number: of the signal.
+        saved: what was saved, in a few words.
     """
 
     def __init__(self, number: int, saved: str = "") -> None:
         self.exit_code = 128 + number
-        said = f"stopped by {signal.Signals(number).name}{saved and ', '}{saved}"
-        super().__init__(f"{said}; the same command goes on from there")
+        message = f"stopped by {signal.Signals(number).name}{saved and ', '}{saved}"
+        super().__init__(f"{message}; the same command goes on from there")
 
 
 @dataclass
 class _Asked:
     number: int = 0
-    """of the signal; 0: nobody asked"""
+    """of the signal; 0: no signal"""
     when: float = 0.0
     patient: bool = False
-    """whether somebody looks after each step"""
+    """whether the training checks :func:`is_asked` after each step"""
 
 
 _asked = _Asked()
@@ -45,16 +46,21 @@ _asked = _Asked()
 
 @contextlib.contextmanager
 def heeded() -> Iterator[None]:
-    """Inside, the signals raise :class:`Stopped` in the main thread, as :func:`after_step` says; a second one kills."""
+    """Inside the block the signals raise :class:`Stopped` in the main thread; a second signal kills the process.
+
+    Inside :func:`after_step` the exception waits for the end of the step.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as nohup leaves them
+    taken = [
+        n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN
+    ]  # ignored signals stay ignored
     before = {number: signal.signal(number, _note) for number in taken}
     try:
         yield
     except Exception as error:
-        if _asked.number:  # a library took what the handler raised for an error of its own
+        if _asked.number:  # a library turned the handler's exception into its own
             raise stopped() from error
         raise
     finally:
@@ -76,7 +82,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def after_step() -> Iterator[None]:
-    """Inside, a signal waits until somebody asks :func:`is_asked` and raises :func:`stopped`."""
+    """Inside the block a signal only sets a flag; the caller checks :func:`is_asked` and raises :func:`stopped`."""
     _asked.patient = True
     try:
         yield
@@ -87,10 +93,10 @@ def after_step() -> Iterator[None]:
 
 
 def is_asked() -> bool:
-    """Whether any of the processes was asked to end; all get the same answer at the same step."""
+    """Whether any process got a signal; all processes get the same answer at the same step."""
     return any_of(bool(_asked.number))
 
 
 def stopped(saved: str = "") -> Stopped:
-    """What to raise then. A process that was not asked itself ends with the others."""
+    """The exception to raise; a process that got no signal itself ends as by SIGTERM."""
     return Stopped(_asked.number or signal.SIGTERM, saved)

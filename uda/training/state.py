@@ -1,4 +1,4 @@
-"""What a training is at a step, and its two last checkpoints on disk."""
+"""State of a training at a step, and its last two checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -27,19 +27,22 @@ from uda.training.objective import Objective
 
 RESUME_FILE = "resume.safetensors"
 OLDER_FILE = "resume.older.safetensors"
-_AGAIN = "start the stage again with --restart"
+_RESTART = "start the stage again with --restart"
 
 
 def forget_checkpoints(folder: Path) -> None:
-    """Remove what a finished training does not go on from."""
+    """Remove the checkpoints of a finished training."""
     for name in (OLDER_FILE, RESUME_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 class TrainingState:
-    """Weights, buffers, their average, the optimiser, the terms' own, the step, the log so far.
+    """Weights and buffers, their moving average, the optimiser, the terms' state, the step and the log.
 
-    It starts from the last checkpoint in the folder whose checksum is right, if there is one.
+    It starts from the latest checkpoint in the folder whose checksum is right, if there is any.
+
+    Raises:
+        ModelError: no checkpoint in the folder is valid, or one is of another stage.
     """
 
     def __init__(
@@ -53,9 +56,9 @@ class TrainingState:
     ) -> None:
         self.fabric, self.objective, self.folder, self.step = fabric, objective, folder, 0
         self.log = ""
-        """rows of ``metrics.csv`` until this step"""
+        """rows of ``metrics.csv`` up to this step"""
         self.pending: list[Tensor] = []
-        """losses since the last of these rows, on the device"""
+        """losses since the last row, on the device"""
         self.forward, self.optimizer = fabric.setup(model, optimizer)
         self.model: nn.Module = self.forward.module
         self.ema = twin_of(self.model) if settings.ema else None
@@ -64,16 +67,16 @@ class TrainingState:
 
     @property
     def kept(self) -> nn.Module:
-        """The model a stage saves."""
+        """The model that a stage saves."""
         return self.model if self.ema is None else self.ema
 
     def average(self, decay: float) -> None:
-        """average ← decay · average + (1 − decay) · weights; at first a copy."""
+        """average ← decay · average + (1 − decay) · weights; after the first step a copy."""
         if self.ema is not None:
             follow(self.ema, self.model, 1 - decay if self.step > 1 else 1.0)
 
     def save(self) -> None:
-        """Write a checkpoint; the one before it stays as the older one."""
+        """Write a checkpoint and keep the one before it as the older one."""
         tensors = prefixed("model", self.model.state_dict())
         if self.ema is not None:
             tensors |= prefixed("ema", self.ema.state_dict())
@@ -82,8 +85,8 @@ class TrainingState:
         if self.pending:
             tensors["pending.losses"] = torch.stack(self.pending)
         precision = json.dumps(self.fabric.strategy.precision.state_dict())
-        said = {"step": str(self.step), "precision": precision, "log": self.log}
-        save_tensors(self.folder / RESUME_FILE, tensors, said, keep=self.folder / OLDER_FILE)
+        metadata = {"step": str(self.step), "precision": precision, "log": self.log}
+        save_tensors(self.folder / RESUME_FILE, tensors, metadata, keep=self.folder / OLDER_FILE)
 
     def _resume(self) -> None:
         faults = []
@@ -91,11 +94,11 @@ class TrainingState:
             if not path.is_file():
                 continue
             try:
-                tensors, said = _verified(path)
+                tensors, metadata = _verified(path)
             except ModelError as error:
                 faults.append(error)
                 continue
-            self._load(path, tensors, said)
+            self._load(path, tensors, metadata)
             for fault in faults if world().first else ():
                 say(f"{fault.where} {fault.what}; going on from {path.name}, step {self.step}")
             return
@@ -103,11 +106,11 @@ class TrainingState:
             raise ModelError(
                 "; ".join(f"{Path(str(f.where)).name} {f.what}" for f in faults),
                 where=self.folder,
-                expected="a checkpoint of this stage that is whole",
-                fix=_AGAIN,
+                expected="an undamaged checkpoint of this stage",
+                fix=_RESTART,
             )
 
-    def _load(self, path: Path, tensors: dict[str, Tensor], said: dict[str, str]) -> None:
+    def _load(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         try:
             groups = grouped(tensors)
             self.model.load_state_dict(groups["model"])
@@ -115,18 +118,18 @@ class TrainingState:
                 self.ema.load_state_dict(groups["ema"])
             load_optimizer(self.optimizer, groups.get("optimizer", {}))
             self.objective.load(groups.get("objective", {}))
-            self.fabric.strategy.precision.load_state_dict(json.loads(said["precision"]))
-            self.step, self.log = int(said["step"]), said["log"]
+            self.fabric.strategy.precision.load_state_dict(json.loads(metadata["precision"]))
+            self.step, self.log = int(metadata["step"]), metadata["log"]
         except (KeyError, ValueError, IndexError, RuntimeError) as error:
             raise ModelError(
-                f"is not a checkpoint of this stage: {error}", where=path, fix=_AGAIN
+                f"is not a checkpoint of this stage: {error}", where=path, fix=_RESTART
             ) from error
         losses = groups.get("pending", {}).get("losses")
         self.pending = [] if losses is None else list(losses.to(self.fabric.device))
 
 
 def _verified(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, said = load_tensors(path)
-    if CHECKSUM not in said:
+    tensors, metadata = load_tensors(path)
+    if CHECKSUM not in metadata:
         raise ModelError("is not a checkpoint of this stage: it has no checksum", where=path)
-    return tensors, said
+    return tensors, metadata
