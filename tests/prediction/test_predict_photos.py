@@ -84,7 +84,7 @@ def test_the_table_is_the_confusion_matrix_of_all_images(
     """Against the definition: pooled true positives over pooled unions at the files' own size."""
     result = evaluate(rows, cases, card, Evaluate(subsets={"two": ("road", "sky")}), CPU, tmp_path)
     fabric = make_fabric(CPU)
-    for row, said in zip(rows, result["rows"], strict=True):
+    for row, scored in zip(rows, result["rows"], strict=True):
         model, info = load_model(row.model)
         shared, union = np.zeros(19), np.zeros(19)
         for case in cases:
@@ -98,14 +98,14 @@ def test_the_table_is_the_confusion_matrix_of_all_images(
                 shared[k] += (both[0] & both[1]).sum()
                 union[k] += (both[0] | both[1]).sum()
         expected = {n: shared[k] / union[k] for k, n in enumerate(card.classes) if union[k]}
-        per_class = said["iou"]["per_class"]
+        per_class = scored["iou"]["per_class"]
         for name in card.classes:
             assert per_class[name]["mean"] == (
                 pytest.approx(expected[name]) if name in expected else None
             )
-        assert said["iou"]["mean"] == pytest.approx(np.mean(list(expected.values())))
+        assert scored["iou"]["mean"] == pytest.approx(np.mean(list(expected.values())))
         two = np.mean([expected["road"], expected["sky"]])
-        assert said["subsets"]["two"] == pytest.approx(two)
+        assert scored["subsets"]["two"] == pytest.approx(two)
     assert {"cases.csv", "overlays.npz", "overlays.json"} <= {p.name for p in tmp_path.iterdir()}
     with (tmp_path / "cases.csv").open() as file:
         lines = list(csv.DictReader(file))

@@ -77,7 +77,7 @@ def scene(seed: int = 0) -> np.ndarray:
 
 
 def stored(turn: np.ndarray, degrees: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The scene in a file whose axes are turned, standing oblique in the world."""
+    """The scene in a file with turned axes and an oblique affine."""
     affine = np.diag([*SPACING, 1.0])
     affine[:3, 3] = (-20, 7, 31)
     angle = np.radians(degrees)

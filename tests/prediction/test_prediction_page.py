@@ -85,7 +85,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take most of the time, and here nobody looks at them."""
+    """Skip the pictures, which take most of the time and are not tested here."""
     monkeypatch.setattr(
         prediction_folder, "volume_picture", lambda *_: Image.new("RGB", (6, 2), "white")
     )
@@ -446,7 +446,7 @@ def test_the_command_tells_whom_not_to_trust_last_and_ends_with_0(
     lines = result.stdout.splitlines()
     assert [line.partition(": ")[0] for line in lines] == ["c0", "c1", "c2"]
     assert all(Path(line.partition(": ")[2]).is_file() for line in lines)
-    told = result.stderr.splitlines()
-    assert told[-1].endswith(f"report: {tmp_path / 'out' / 'report.html'}")
-    doubted = [line for line in told if line.startswith("not to be trusted: ")]
-    assert told[-1].startswith(f"{len(doubted)} of 3 case(s)")
+    lines = result.stderr.splitlines()
+    assert lines[-1].endswith(f"report: {tmp_path / 'out' / 'report.html'}")
+    doubted = [line for line in lines if line.startswith("not to be trusted: ")]
+    assert lines[-1].startswith(f"{len(doubted)} of 3 case(s)")

@@ -79,7 +79,7 @@ def defined(values: torch.Tensor) -> dict[str, float]:
     return found | ({"confidence": sum(sure) / len(sure)} if sure else {})
 
 
-# what a tally counts
+# sums of a Tally
 
 
 def test_confidence_is_soft_dice_over_the_whole_case_and_not_a_mean_over_slices() -> None:

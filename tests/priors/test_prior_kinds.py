@@ -315,7 +315,7 @@ def test_a_tag_of_a_slice_that_is_not_there_stops_adaptation(tiny: Tiny, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("c1_3.png;[897, 103, 24]\n", "nothing about 1 of 8 target images: c1 slice 3"),
+        ("c1_3.png;[897, 103, 24]\n", "no sizes of 1 of 8 target images: c1 slice 3"),
         (None, "the target does not have: c7 slice 0"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Label maps of volumes and photographs on their own grid, and how far to trust them."""
+"""Predict label maps of volumes and photographs on the file's grid, and flag doubtful cases."""

@@ -1,4 +1,4 @@
-"""Segmenting every image of a folder: one file each, a failed one reported, a stopped run going on."""
+"""Predict every image of a folder: one label map per case, failed cases are reported, a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from uda.prediction.volumes import logit_planes, read_case
 
 
 def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Say what the folder holds, or refuse a folder that holds something else."""
+    """Write the model's digest and classes; refuse a folder with predictions of another model."""
     digest = hashlib.sha256(info.to_json().encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    said = {"model": digest.hexdigest(), "classes": list(info.classes)}
-    if path.is_file() and read_json(path) != said:
+    signature = {"model": digest.hexdigest(), "classes": list(info.classes)}
+    if path.is_file() and read_json(path) != signature:
         raise DataError(
             "the folder holds predictions of another model",
             where=path.parent,
             fix="choose another --out, or delete the folder",
         )
-    write_json(path, said)
+    write_json(path, signature)
 
 
 def predict_cases(
@@ -62,14 +62,13 @@ def predict_cases(
 ) -> Iterator[Outcome]:
     """Write ``out/<case>.nii.gz`` (of photographs ``.png``) for each case: uint8 class indices on the input's own grid.
 
-    A case that fails is reported and the others go on; one whose file exists is skipped, so a stopped
-    prediction goes on where it was. ``out/prediction.json`` says what the indices mean and which model
-    they are from. When all are done, ``predictions.json`` and ``report.html`` tell of every case of the
-    folder, those not to be trusted first.
+    A case that fails is reported and the others go on. A case with a complete prediction is skipped, so a stopped
+    prediction resumes where it was. ``out/prediction.json`` holds the classes and the digest of the model. At the
+    end, ``predictions.json`` and ``report.html`` list every case of the folder, doubtful cases first.
 
     Args:
-        entropy: also write ``<case>_entropy`` on the same grid, uint8: 255, which NIfTI readers show as 1, is where
-            all classes are alike, 0 where the model is sure or did not look.
+        entropy: also write ``<case>_entropy`` on the same grid, uint8: 255 (NIfTI readers show 1) where all classes
+            are equally likely, 0 where the model is certain and outside its input.
 
     Raises:
         DataError: the folder holds the predictions of another model, or two files would have one name.
@@ -88,7 +87,7 @@ def predict_cases(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is the same for all cases."""
+    """The arguments that all cases share."""
 
     model: nn.Module
     info: ModelInfo
@@ -109,9 +108,9 @@ def _check_names(cases: Sequence[Case], places: Places) -> None:
 
 
 def _outcome(work: _Work, case: Case) -> Outcome:
-    there = read_record(work.places, case.name)
-    if there and not there.fault and not (work.entropy and there.entropy is None):
-        return replace(there, skipped=True)
+    recorded = read_record(work.places, case.name)
+    if recorded and not recorded.fault and not (work.entropy and recorded.entropy is None):
+        return replace(recorded, skipped=True)
     prepare = work.info.prepare
     try:
         with memory_for(f"case {case.name!r}"):
@@ -127,23 +126,23 @@ def _outcome(work: _Work, case: Case) -> Outcome:
 
 
 def _volume(work: _Work, case: Case, prepare: Prepare) -> Outcome:
-    """Segment one volume. Its label map is written last: where it is, all the rest is."""
+    """Predict one volume. The label map is written last, so a case with one is complete."""
     prepared = read_case(case, prepare)
     tally, affine = Tally(prepared.geometry), np.asarray(prepared.geometry.affine)
     planes = tally.watch(logit_planes(work.model, work.info, prepared.slices, work.fabric))
-    labels, unsure = to_file_maps(planes, prepared.geometry, entropy=work.entropy)
+    labels, entropy = to_file_maps(planes, prepared.geometry, entropy=work.entropy)
     found = _judged(work, case, prepared.traits, tally)
     structures = len(work.info.classes) - 1
     write_picture(work.places.picture(case.name), volume_picture(prepared, tally, structures))
-    if unsure is not None:
-        write_volume(work.places.entropy(case.name), unsure, affine, slope=1 / 255)
+    if entropy is not None:
+        write_volume(work.places.entropy(case.name), entropy, affine, slope=1 / 255)
     write_record(work.places, found)
     write_volume(work.places.labels(case.name), labels, affine)
     return found
 
 
 def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
-    """Likewise one photograph."""
+    """Predict one photograph. The label map is written last, so a case with one is complete."""
     photo, classes = read_prepared(case, prepare), len(work.info.classes)
     tally = Tally(photo.geometry)
     logits = photo_logits(work.model, work.fabric, photo, prepare)
@@ -159,16 +158,16 @@ def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
 
 
 def _judged(work: _Work, case: Case, traits: Traits, tally: Tally) -> Outcome:
-    """What is to be said of a case that was predicted.
+    """The outcome of a predicted case, with its measures and flags.
 
     Raises:
-        ModelError: the network did not answer in numbers.
+        ModelError: a logit is not finite.
     """
     if not tally.finite:
         raise ModelError(
-            "the network's answer is not finite (NaN or infinite)",
+            "the network's logits are not finite (NaN or infinite)",
             where=case.image,
-            fix="see whether other cases fail too: then the weights are broken, use another checkpoint",
+            fix="if other cases fail too, the weights are broken: use another checkpoint",
         )
     measures, places = traits | tally.measures(work.info), work.places
     return Outcome(

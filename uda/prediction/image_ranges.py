@@ -1,4 +1,4 @@
-"""What a model learns of its own images at the end of a training: the ranges by which others are judged."""
+"""Add the ranges of image and prediction measures over the last domain's images to a trained model file."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from uda.prediction.confidence import Tally
 from uda.prediction.volumes import logit_planes
 
 PREDICTED = 50
-"""cases that the model is run on, evenly spread: their ranges change little with more"""
+"""number of cases that the model predicts, evenly spread; more cases change the ranges little"""
 
 
 def describe_images(path: Path, store: Store, fabric: Fabric) -> None:
-    """Write a finished model file once more, with the ranges of the images of its last domain.
+    """Rewrite a finished model file with the ranges of the images of its last domain.
 
     Raises:
-        ModelError: it cannot be read.
-        RunError: the disk refuses; the file is as it was.
+        ModelError: the file cannot be read.
+        RunError: the disk refuses; the file stays unchanged.
     """
     model, info = load_model(path)
     save_model(path, model, with_ranges(model.to(fabric.device), info, store, fabric))
 
 
 def with_ranges(model: nn.Module, info: ModelInfo, store: Store, fabric: Fabric) -> ModelInfo:
-    """The description with the ranges of every case's traits, and of what the model finds in some of them.
+    """The description with the ranges of the traits of all cases, and of the predictions in some of them.
 
     Args:
         model: on the fabric's device.
-        store: the images it was trained on or adapted to; their labels are not read.
+        store: the images of its training or adaptation; their labels are not read.
     """
     cases = [dict(case.traits) for case in store.cases]
     for number in nearest(len(cases), min(PREDICTED, len(cases))):

@@ -1,7 +1,7 @@
-"""What became of each case of a folder of predictions, and the small files that remember it.
+"""Outcome of each case in a folder of predictions, and its JSON record.
 
-``out/<case>.nii.gz`` (or ``.png``) is the label map, ``out/cases/<case>.json`` what is to be said of it,
-``out/cases/<case>.jpg`` its picture. The label map is written last, so that a case that has one is complete.
+``out/<case>.nii.gz`` (or ``.png``) is the label map, ``out/cases/<case>.json`` the record and
+``out/cases/<case>.jpg`` the picture. The label map is written last, so a case with a label map is complete.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from uda.prediction.trust import Flag
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one case."""
+    """The result of predicting one case."""
 
     case: str
     file: Path | None
-    """its label map"""
+    """the label map; None when the case failed"""
     fault: str = ""
-    """why there is none"""
+    """why the case failed"""
     skipped: bool = False
-    """it was there already"""
+    """the label map existed before this run"""
     measures: Mapping[str, float] = field(default_factory=dict)
-    """of the image, and of what was found in it"""
+    """measures of the image and of the prediction"""
     flags: tuple[Flag, ...] = ()
-    """reasons not to trust it as it is"""
+    """reasons not to trust the prediction"""
     entropy: Path | None = None
-    """its entropy map"""
+    """the entropy map"""
 
     @property
     def trusted(self) -> bool:
-        """It was predicted and nothing about it is unusual. That does not make it right."""
+        """Whether the case was predicted and nothing is unusual. The prediction may still be wrong."""
         return not self.fault and not self.flags
 
     @property
     def confidence(self) -> float | None:
-        """Mean soft Dice confidence of the structures found: the model's own opinion. None: nothing was found."""
+        """Mean soft Dice confidence of the structures found; None when none was found."""
         return self.measures.get(MEAN)
 
     @property
     def structures(self) -> dict[str, dict[str, float | None]]:
-        """Of each structure its confidence, None where it was not found, and its ratio in the image."""
+        """Confidence (None where it was not found) and ratio in the image of each structure."""
         names = [key.removeprefix(RATIO) for key in self.measures if key.startswith(RATIO)]
         return {
             name: {
@@ -58,7 +58,7 @@ class Outcome:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Names of files, not paths: the folder may be moved."""
+        """The record; it names files without folders, because the folder may be moved."""
         return {
             "case": self.case,
             "file": self.file.name if self.file else None,
@@ -74,10 +74,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a case lie.
+    """Paths of the files of a case.
 
     Args:
-        photos: they are PNG; else NIfTI.
+        photos: whether label maps are PNG; else they are NIfTI.
     """
 
     out: Path
@@ -100,17 +100,17 @@ class Places:
         return self.out / "cases" / f"{case}.jpg"
 
     def recorded(self) -> list[str]:
-        """Names of the cases that something is said of."""
+        """Names of the cases that have a record."""
         return sorted(path.stem for path in (self.out / "cases").glob("*.json"))
 
 
 def write_record(places: Places, outcome: Outcome) -> None:
-    """Remember what became of a case, whole or not at all."""
+    """Write the record of a case atomically."""
     write_json(places.record(outcome.case), outcome.as_json())
 
 
 def read_record(places: Places, case: str) -> Outcome | None:
-    """What became of a case: None where it is not complete, or nothing readable is said of it."""
+    """The recorded outcome of a case; None where the case is incomplete or its record unreadable."""
     try:
         raw = read_json(places.record(case))
         entropy = places.entropy(case)
@@ -129,10 +129,10 @@ def read_record(places: Places, case: str) -> Outcome | None:
 
 
 def ordered(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """What is not to be trusted first: failed cases, flagged ones; within each the least confident first."""
+    """Failed cases first, then flagged ones, then the rest; within each group the least confident first."""
 
     def rank(one: Outcome) -> tuple[bool, bool, float, str]:
-        sure = -1.0 if one.confidence is None else one.confidence
-        return one.trusted, not one.fault, sure, one.case
+        confidence = -1.0 if one.confidence is None else one.confidence
+        return one.trusted, not one.fault, confidence, one.case
 
     return sorted(outcomes, key=rank)

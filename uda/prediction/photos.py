@@ -1,4 +1,4 @@
-"""Segmenting photographs: a whole picture at once, its classes on the file's own pixels."""
+"""Predict photographs: logits of a whole image at once, class indices on the file's pixels, PNG files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ Classes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PreparedPhoto:
-    """One photograph ready for the network: uint8 ``[3, h, w]``."""
+    """One photograph, resized for the network."""
 
     case: Case
     planes: NDArray[np.uint8]
+    """``[3, h, w]``"""
     geometry: Geometry
     traits: Traits
-    """what it was like before it was resized"""
+    """measures of the photograph before it was resized"""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,7 +47,7 @@ def read_prepared(case: Case, prepare: PhotoPrepare) -> PreparedPhoto:
     """Decode and resize a photograph; its label is not touched.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the photograph cannot be read.
     """
     photo = read_photo(case.image)
     planes = np.ascontiguousarray(resize_photo(photo, prepare.size).transpose(2, 0, 1))
@@ -57,15 +58,15 @@ def read_prepared(case: Case, prepare: PhotoPrepare) -> PreparedPhoto:
 def photo_logits(
     model: nn.Module, fabric: Fabric, photo: PreparedPhoto, prepare: PhotoPrepare
 ) -> Tensor:
-    """Logits ``[1, k, h, w]`` (float32, on the device) of the prepared size."""
+    """Logits ``[1, k, h, w]`` (float32, on the device) at the prepared size."""
     return _forward(model, fabric, _image(fabric, photo, prepare))
 
 
 def classes_of(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits ``[1, k, h, w]`` interpolated to a file's pixels (bilinear), then the largest: uint8 ``[*size]``."""
+    """Argmax of logits ``[1, k, h, w]`` after bilinear interpolation to a file's pixels: uint8 ``[*size]``."""
     best = functional.interpolate(logits[:, :1], size, mode="bilinear")[0, 0]
     classes = torch.zeros(size, dtype=torch.uint8, device=logits.device)
-    for k in range(1, logits.shape[1]):  # all classes at this size are never held
+    for k in range(1, logits.shape[1]):  # all classes at this size would need too much memory
         one = functional.interpolate(logits[:, k : k + 1], size, mode="bilinear")[0, 0]
         classes.masked_fill_(one > best, k)
         torch.maximum(best, one, out=best)
@@ -73,7 +74,7 @@ def classes_of(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy ``[h, w]`` of logits ``[1, k, h, w]`` at each pixel, as a share of the largest possible."""
+    """Entropy ``[h, w]`` of logits ``[1, k, h, w]`` at each pixel, as a share of log k."""
     log_p = functional.log_softmax(logits[0], 0)
     return -(log_p.exp() * log_p).sum(0) / float(np.log(logits.shape[1]))
 
@@ -81,8 +82,8 @@ def entropy_of(logits: Tensor) -> Tensor:
 def entropy_on(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Entropy of logits ``[1, k, h, w]`` interpolated to a file's pixels: uint8 ``[*size]``, 255 is log k.
 
-    Of the logits of :func:`classes_of`: :math:`\\log s - t/s` with the sums s of :math:`e^{l_k}` and t of
-    :math:`l_k e^{l_k}`, which need one class at a time.
+    From the logits of :func:`classes_of`: :math:`\\log s - t/s` with the sums s of :math:`e^{l_k}` and t of
+    :math:`l_k e^{l_k}`, which are computed one class at a time.
     """
     largest = total = weighted = torch.zeros(size, device=logits.device)
     for k in range(logits.shape[1]):
@@ -102,7 +103,7 @@ def multi_scale_classes(
     prepare: PhotoPrepare,
     scales: Sequence[float],
 ) -> Tensor:
-    """The largest mean probability over scales of the prepared image and their mirror images: uint8 ``[*size]``."""
+    """Argmax of the mean softmax over scales of the prepared image and its mirror image: uint8 ``[*size]``."""
     image = _image(fabric, photo, prepare)
     total = torch.zeros(())
     for part in _probabilities(model, fabric, image, photo.size, scales):
@@ -137,10 +138,10 @@ def _forward(model: nn.Module, fabric: Fabric, image: Tensor) -> Tensor:
 
 
 def write_classes(path: Path, classes: Classes, colors: Sequence[tuple[int, int, int]]) -> None:
-    """Write class indices as a PNG with a palette, whole or not at all.
+    """Write class indices as a PNG with a palette, atomically.
 
     Args:
-        colors: one a class, for those who look at the file; its values are the indices.
+        colors: RGB of each class, for display; the pixel values are the indices.
     """
     image = Image.fromarray(classes)
     image.putpalette([value for color in colors for value in color])
@@ -148,7 +149,7 @@ def write_classes(path: Path, classes: Classes, colors: Sequence[tuple[int, int,
 
 
 def write_grey(path: Path, values: NDArray[np.uint8]) -> None:
-    """Write ``[h, w]`` as a grey PNG, whole or not at all."""
+    """Write ``[h, w]`` as a grey PNG, atomically."""
     _write_png(path, Image.fromarray(values))
 
 
@@ -158,7 +159,7 @@ def _write_png(path: Path, image: Image.Image) -> None:
 
 
 def shown_size(size: tuple[int, int], longest: int = 640) -> tuple[int, int]:
-    """Rows and columns of a picture for a page."""
+    """Rows and columns of a picture on a page, with at most ``longest`` pixels on a side."""
     factor = min(1.0, longest / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 

@@ -1,9 +1,9 @@
-"""Sliding windows over a volume of any size, rolling along its slices.
+"""Sliding-window inference on a volume, with Gaussian weights and memory for one window's slices.
 
-Windows lie on a grid of steps of ``(1 - overlap) · patch``, the last one of each axis moved back to end with the
-volume. Where they overlap, their logits are averaged with Gaussian weights: a network knows most about the middle
-of what it sees. A slice is finished when no later window reaches it; it is handed out then and forgotten, so that
-all classes are held for as many slices as a window has, however long the volume is.
+Windows lie on a grid of steps of ``(1 - overlap) · patch``; the last window of each axis is moved back to end with
+the volume. Where windows overlap, their logits are averaged with Gaussian weights, because a network is most
+reliable in the middle of its patch. A slice is finished when no later window reaches it. It is then yielded and
+dropped, so the logits of all classes are held for as many slices as a window has, whatever the length of the volume.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SIGMA = 0.125
-"""Standard deviation of the Gaussian weights, in patches."""
+"""Standard deviation of the Gaussian weights, as a share of the patch."""
 LEAST = 1e-3
-"""Smallest weight, so that a corner of the volume has one."""
+"""Smallest weight, so that the corners of the volume have a positive weight."""
 VOXELS = 2**20
-"""Voxels that go through the network at once, where a single window is not more."""
+"""Voxels of a batch of windows; a single window may have more."""
 
 Patch = tuple[int, int, int]
 
@@ -36,13 +36,13 @@ def window_planes(
     """Logits of a whole volume.
 
     Args:
-        forward: images ``[b, 1, *patch]`` on the host to logits ``[b, k, *patch]`` on any device.
-        volume: ``[s, h, w]``; where it is smaller than the patch it is continued by its minimum.
+        forward: maps images ``[b, 1, *patch]`` on the host to logits ``[b, k, *patch]`` on any device.
+        volume: ``[s, h, w]``; where it is smaller than the patch it is padded with its minimum.
         patch: slices, rows and columns of a window.
-        overlap: of neighbouring windows, as a share of the patch.
+        overlap: overlap of neighbouring windows, as a share of the patch.
 
     Yields:
-        ``[n, k, h, w]`` on the device of ``forward``, in the order of the slices, some at a time.
+        ``[n, k, h, w]`` on the device of ``forward``: some slices at a time, in their order.
     """
     slices, height, width = volume.shape
     whole = _at_least(volume, patch)
@@ -59,18 +59,18 @@ def window_planes(
                 sums = logits.new_zeros(patch[0], logits.shape[1], *whole.shape[1:])
                 weight = torch.zeros_like(sums[:, :1])
             for (row, column), part in zip(corners, logits, strict=True):
-                there = ..., slice(row, row + patch[1]), slice(column, column + patch[2])
-                sums[there] += (part * gauss).movedim(1, 0)
-                weight[there] += gauss[:, None]
+                window = ..., slice(row, row + patch[1]), slice(column, column + patch[2])
+                sums[window] += (part * gauss).movedim(1, 0)
+                weight[window] += gauss[:, None]
         done = after - down
-        near = slice(min(done, slices - down)), ..., slice(height), slice(width)
-        yield sums[near] / weight[near]
+        finished = slice(min(done, slices - down)), ..., slice(height), slice(width)
+        yield sums[finished] / weight[finished]
         _roll(sums, done)
         _roll(weight, done)
 
 
 def gaussian(patch: Patch) -> Tensor:
-    """Weight of each voxel of a window."""
+    """Weight ``[*patch]`` of each voxel of a window."""
     weight = torch.ones(())
     for size in patch:
         distance = torch.arange(size) - (size - 1) / 2
@@ -85,7 +85,7 @@ def _windows(
     rows: list[int],
     columns: list[int],
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-    """Corners and logits of all windows of some slices, a few windows at a time."""
+    """Corners (row, column) and logits of all windows of a slab, a few windows at a time."""
     corners = list(itertools.product(rows, columns))
     together = max(1, VOXELS // math.prod(patch))
     for first in range(0, len(corners), together):
@@ -102,13 +102,13 @@ def _at_least(volume: NDArray[np.float32], patch: Patch) -> NDArray[np.float32]:
 
 
 def _starts(extent: int, patch: int, overlap: float) -> list[int]:
-    """Starts of the windows along one axis."""
+    """First indices of the windows along one axis."""
     step = max(1, int(patch * (1 - overlap)))
     return [*range(0, extent - patch, step), extent - patch]
 
 
 def _roll(held: Tensor, by: int) -> None:
-    """In place: the first ``by`` slices gone, as many empty ones at the end."""
+    """Drop the first ``by`` slices in place and append as many zero slices."""
     kept = len(held) - by
     for index in range(kept):
         held[index] = held[index + by]

@@ -1,9 +1,9 @@
-"""Whether a prediction is to be trusted, without a label: is the case like the images the model was last trained on,
-does it hold the structures in their usual sizes, and how sure is the model?
+"""Flag predictions that may be wrong, without labels: unusual images, unusual class ratios, low confidence.
 
-All are numbers by name: what an image is like (:mod:`uda.data.traits`) and what is found in it
-(:class:`uda.prediction.confidence.Tally`). A model file knows the range of each over its own images. A case outside
-of a range, widened by a margin, is flagged. Margins are wide on purpose: a range over a few dozen cases says little of its ends.
+A case has named measures: of the image (:mod:`uda.data.traits`) and of the prediction
+(:class:`uda.prediction.confidence.Tally`). The model file holds the range of each measure over the images of its last
+domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few dozen cases
+estimate the ends of a range poorly.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Kind = Literal["intensity", "field of view", "class ratio", "confidence"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SPAN = 0.25
-"""margin of intensities, in spans between the lowest and the highest of the model's images"""
+"""margin of intensities, as a share of the distance from the lowest to the highest of the model's images"""
 SHARE = 0.05
 """margin of the shares of red and blue"""
 LENGTHS, ROUGHNESS, RATIOS = 1.25, 2.0, 2.0
-"""factors, up and down: of sizes and spacings, of roughness, of a structure's share of the image"""
+"""margins as factors, up and down: of sizes and spacings, of roughness, of a structure's ratio"""
 TRAINED_RATIOS = 4.0
-"""the same of a share where only that of the training labels is known"""
+"""the factor for a structure's ratio where the model file holds only that of the training labels"""
 LESS_SURE = 0.1
-"""how much less confident than of its own images a model may be"""
+"""margin of confidence below that on the model's own images"""
 LEAST_SURE = 0.7
-"""least mean confidence where those of its own images are not known"""
+"""lowest accepted mean confidence where that on the model's own images is unknown"""
 
 NOTHING = "none of the structures is found"
 OWN = "in the model's own images"
@@ -58,7 +58,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "width_px": ("width", "pixels"),
     "aspect": ("width over height", ""),
 }
-"""of a measure's name: words and unit; those that are shares are shown in percent"""
+"""name of a measure → its words and unit; shares are shown in percent"""
 
 _LIGHT = (
     "check light, exposure and colour; where all images of a camera are like this, adapt the model"
@@ -81,42 +81,43 @@ FIXES: dict[str, str] = {
     "class ratio": "look at the picture: a part missed, something else taken for it, or an unusual patient",
     "confidence": "the model itself is unsure: look at the picture and correct the mask",
 }
-"""what to do, by a measure's name or else by its kind"""
+"""remedy by the name of a measure, or else by its kind"""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is accepted of a measure, and the usual range it was made of."""
+    """The accepted range of a measure, and the usual range it derives from."""
 
     low: float
     high: float
     seen: tuple[float, float]
+    """the usual range"""
     where: str
-    """that range is from"""
+    """the origin of the usual range"""
     cases: int = 0
-    """images it is of"""
+    """number of images behind the usual range"""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A reason not to trust a case as it is."""
+    """A measure of a case outside its accepted range."""
 
     kind: Kind
     measure: str
     value: float
     low: float
     high: float
-    """what is accepted: ``low`` to ``high``"""
+    """the accepted range is ``low`` to ``high``"""
     usual: str
-    """what is usual, in words …"""
+    """the usual range, in words"""
     where: str
-    """… and where that is from"""
+    """the origin of the usual range"""
     fix: str
-    """what its reader can do"""
+    """the remedy"""
 
     @property
     def what(self) -> str:
-        """The fault in a sentence."""
+        """One sentence on what is unusual."""
         if not self.usual:
             return NOTHING
         if self.measure.startswith(RATIO) and not self.value:
@@ -129,10 +130,10 @@ class Flag:
 
 
 def flags_of(measures: Mapping[str, float], info: ModelInfo) -> tuple[Flag, ...]:
-    """Every reason not to trust a case, by kind.
+    """Every flag of a case, ordered by kind.
 
     Args:
-        measures: its traits, and what a tally counted.
+        measures: the traits of its image and :meth:`uda.prediction.confidence.Tally.measures` of its prediction.
     """
     found = list(_outside(measures, info))
     if not any(measures.get(f"{RATIO}{info.classes[k]}") for k in structures_of(info)):
@@ -150,7 +151,7 @@ def _outside(measures: Mapping[str, float], info: ModelInfo) -> Iterator[Flag]:
 
 
 def kind_of(measure: str) -> Kind:
-    """What a measure speaks of."""
+    """The kind of a measure."""
     if measure.startswith(RATIO):
         return "class ratio"
     if measure == MEAN or measure.startswith(CONFIDENCE):
@@ -161,7 +162,7 @@ def kind_of(measure: str) -> Kind:
 
 
 def words(measure: str) -> str:
-    """A measure's name for a reader."""
+    """The name of a measure in words."""
     if measure.startswith(RATIO):
         return f"share of {measure.removeprefix(RATIO)}"
     if measure.startswith(CONFIDENCE):
@@ -170,7 +171,7 @@ def words(measure: str) -> str:
 
 
 def in_words(measure: str, *values: float) -> str:
-    """A value, or the two ends of a range, with the unit: ``1.2 to 3.4 %``."""
+    """A value, or both ends of a range, with the unit: ``1.2 to 3.4 %``."""
     unit = "%" if measure.startswith(RATIO) else WORDS.get(measure, ("", ""))[1]
     scale = 100 if unit == "%" else 1
     ends = list(dict.fromkeys(_number(scale * value) for value in values))
@@ -178,7 +179,7 @@ def in_words(measure: str, *values: float) -> str:
 
 
 def _number(value: float) -> str:
-    """As many digits as a reader needs."""
+    """A number in the fewest useful digits."""
     if value and abs(value) < 0.01:
         return "below 0.01" if value > 0 else "above -0.01"
     if abs(value) >= 100:
@@ -189,12 +190,12 @@ def _number(value: float) -> str:
 
 
 def unknown(info: ModelInfo) -> tuple[Kind, ...]:
-    """What cannot be judged with this model, because its images were never measured. No case is cleared of it."""
+    """The kinds that cannot be judged because the model file has no image ranges. No case is cleared of them."""
     return () if info.images is not None else ("intensity", "field of view")
 
 
 def expectations(info: ModelInfo) -> dict[str, Expectation]:
-    """What is accepted of each measure that the model knows."""
+    """The accepted range of each measure that the model file has a range for."""
     if info.images is None:
         return _of_training_labels(info)
     span = _span(info.images)
@@ -202,26 +203,26 @@ def expectations(info: ModelInfo) -> dict[str, Expectation]:
     for name in sorted(info.images.ranges, key=lambda name: _place(name, info)):
         seen = info.images.ranges[name]
         if name.startswith(CONFIDENCE) and isinstance(info.prepare, PhotoPrepare):
-            continue  # a rare class in a street says little of the whole
+            continue  # a rare class in a street says little about the whole image
         if name.startswith(RATIO) and not seen.high:
-            continue  # never found: nothing is known of its size
+            continue  # never found, so its size is unknown
         low, high = accepted(name, seen.low, seen.high, span)
         found[name] = Expectation(low, high, (seen.low, seen.high), OWN, seen.cases)
     return found
 
 
 def _place(name: str, info: ModelInfo) -> tuple[int, int, str]:
-    """Order of measures for a reader: by kind, then as :data:`WORDS` or the model's classes stand."""
+    """Sort key of a measure: its kind, then its position in :data:`WORDS` or among the model's classes."""
     listed = [*WORDS, *info.classes]
     key = name.partition("/")[2] or name
     return KINDS.index(kind_of(name)), listed.index(key) if key in listed else -1, name
 
 
 def accepted(name: str, low: float, high: float, span: float) -> tuple[float, float]:
-    """A range over a model's images, widened by the margin of its measure.
+    """The accepted range of a measure: its range over the model's images, widened by a margin.
 
     Args:
-        span: between the lowest and the highest intensity of those images.
+        span: distance from the lowest to the highest intensity of those images.
     """
     kind = kind_of(name)
     if kind == "confidence":
@@ -242,7 +243,7 @@ def _span(images: ImageRanges) -> float:
 
 
 def _of_training_labels(info: ModelInfo) -> dict[str, Expectation]:
-    """Without images: what the training labels say of sizes, and a fixed least confidence."""
+    """Without image ranges: class ratios of the training labels, and a fixed lowest confidence."""
     found = {MEAN: Expectation(LEAST_SURE, 1.0, (LEAST_SURE, 1.0), FIXED)}
     if info.class_ratio is None or isinstance(info.prepare, PhotoPrepare):
         return found

@@ -1,4 +1,4 @@
-"""Prediction: a model, an image in any orientation, a label map on the image's own grid."""
+"""Predict volumes: read and prepare an image in any orientation, get logits and a label map on its own grid."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from uda.prediction.sliding_window import window_planes
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One volume ready for the network, and the way back. The file's own voxels are not kept."""
+    """One prepared volume, and the geometry that maps back to the file. The file's own voxels are not kept."""
 
     case: Case
     slices: NDArray[np.float32]
+    """``[s, h, w]``, or ``[s, c, h, w]`` with channels"""
     geometry: Geometry
     traits: Traits
-    """what the image was like before preparation"""
+    """measures of the image before preparation"""
     card: DatasetCard | None = None
 
     @property
@@ -41,7 +42,7 @@ class PreparedCase:
         return self.case.name
 
     def read_again(self) -> Volume:
-        """The image as it lies in its file."""
+        """The unprepared image, read from its file again."""
         return _read(self.case, self.card)
 
 
@@ -49,10 +50,10 @@ def read_case(case: Case, prepare: Prepare, card: DatasetCard | None = None) -> 
     """Read and prepare the image of a case; its label is not touched.
 
     Args:
-        card: says how files that are not NIfTI are read.
+        card: describes how to read files that are not NIfTI.
 
     Raises:
-        DataError: it cannot be read or prepared, or it is no volume but separate records.
+        DataError: the image cannot be read or prepared, or the file holds separate records.
     """
     volume = _read(case, card)
     slices, geometry = prepare_image(volume, prepare, case.image)
@@ -68,7 +69,7 @@ def _read(case: Case, card: DatasetCard | None) -> Volume:
             "records are single slices, each with its neighbours, and not one volume",
             where=case.image,
             expected="a .nii, .nii.gz or .npz file of the whole volume",
-            fix="name the volumes in the card's images",
+            fix="name volume files in the card's images",
         )
     return volumes[0]
 
@@ -76,14 +77,14 @@ def _read(case: Case, card: DatasetCard | None) -> Volume:
 def predict_case(
     model: nn.Module, info: ModelInfo, case: PreparedCase, fabric: Fabric
 ) -> NDArray[np.uint8]:
-    """Class indices on the file's own grid and axes."""
+    """Class indices of a case on the file's own grid and axes."""
     return to_file_grid(logit_planes(model, info, case.slices, fabric), case.geometry)
 
 
 def logit_planes(
     model: nn.Module, info: ModelInfo, slices: NDArray[np.float32], fabric: Fabric
 ) -> Iterator[Tensor]:
-    """Logits of one case as parts ``[n, k, h, w]`` (float32, on the device) in the order of its slices.
+    """Logits of one case in batches ``[n, k, h, w]`` (float32, on the device) in the order of its slices.
 
     Args:
         slices: ``[s, h, w]``, or ``[s, c, h, w]`` where each slice is stored with its channels.
@@ -101,7 +102,7 @@ def logit_planes(
 
 
 def _forward(model: nn.Module, fabric: Fabric, image: Tensor) -> Tensor:
-    """The modes hold for the network alone: whoever reads the planes between two calls keeps its own."""
+    """Inference mode and autocast hold inside this call only, so the consumer of the planes keeps its own modes."""
     with inference(model), fabric.autocast():
         logits: Tensor = model(image.to(fabric.device)).float()
     return logits
