@@ -1,39 +1,38 @@
-"""A pinhole camera above a straight road, and a canvas that remembers what each pixel shows.
+"""A pinhole camera above a straight road, and flat faces painted from far to near.
 
 Places are in metres: ``x`` to the right of the road's axis, ``y`` above the ground, ``z`` ahead of
-the camera along the axis. Large upright surfaces (house fronts, walls, hedges) are cast ray by ray,
-which gives their texture the right perspective; small things are polygons, painted over in the
-order of the calls. A polygon writes only the number of its part into the picture; colour, label and
-depth of the parts are looked up once at the end.
+the camera. Every face lies in a plane across the road (one ``z``), along it (one ``x``) or level
+(one ``y``), so the place of a pixel on its face follows from the pixel alone: the faces write their
+numbers into the picture, and all textures are computed in one pass after that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uda.data.synthetic.streets.labels import LABEL_ID
+
 Floats: TypeAlias = NDArray[np.float32]
 Color: TypeAlias = tuple[float, float, float]
-Texture: TypeAlias = Callable[[Floats, Floats], Floats]
-"""(along [1, c], up [r, c], both in metres) -> colour factors or colours [r, c, 3]."""
+Range: TypeAlias = tuple[float, float]
+Stripes: TypeAlias = tuple[float, float, float]
+"""Period, start and stop of a stripe (m), counted from the face's first corner."""
 
-NEAR = 1.0
-"""Nothing closer to the camera than this (m) is drawn."""
-
+NEAR = 0.5
+"""Faces are cut where they come closer to the camera than this (m)."""
+_FAR = 1e4
+_ACROSS, _ALONG, _LEVEL = range(3)
 _SUBPIXEL = 4
-_CIRCLE = np.linspace(0, 2 * np.pi, 13)[:-1]
-RING = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], 1)
-"""Twelve corners of a circle, [12, 2]."""
-_CORNERS = RING.tolist()
+_ALL: Stripes = (1.0, 0.0, 1.0)
 
 
 class Light(NamedTuple):
-    """Brightness of surfaces that face the camera, the left, the right and the sky."""
+    """Brightness of faces that look at the camera, to the left, to the right and up."""
 
     front: float
     left: float
@@ -42,24 +41,24 @@ class Light(NamedTuple):
 
     @property
     def overcast(self) -> bool:
-        """No sun: the two sides of the street are alike."""
-        return abs(self.left - self.right) < 0.1
+        """No sun: both sides of the street are alike."""
+        return self.left == self.right
 
 
 class Paint(NamedTuple):
-    """What a surface is: its label id and its colour (0..1)."""
+    """Label id and colour (0..1), and a second colour where stripes in both directions cross."""
 
     label: int
     color: Color
+    second: Color = (0.0, 0.0, 0.0)
+    stripes: tuple[Stripes, Stripes] = ((1.0, 0.0, 0.0), _ALL)
 
-    def times(self, gain: float) -> Paint:
-        """The same surface, brighter or darker."""
-        red, green, blue = (min(1.0, gain * channel) for channel in self.color)
-        return Paint(self.label, (red, green, blue))
+    def over(self, second: Color, first: Stripes, other: Stripes = _ALL) -> Paint:
+        """With a pattern: windows, slabs, pickets, marks of a road."""
+        return self._replace(second=second, stripes=(first, other))
 
 
-@dataclass(frozen=True)
-class Camera:
+class Camera(NamedTuple):
     """Focal length, horizon and centre in pixels; height above and offset from the axis in metres.
 
     ``heading``: metres the axis moves to the right per metre ahead (the camera looks aside).
@@ -74,219 +73,149 @@ class Camera:
     offset: float
     heading: float
 
-    @property
-    def vanish(self) -> float:
-        """Column of the road's vanishing point."""
-        return self.centre + self.focal * self.heading
+    def column(self, x: Any, z: Any) -> Any:
+        """Column of places."""
+        return self.centre + self.focal * (self.heading + (x - self.offset) / z)
 
-    def column(self, x: float, z: float) -> float:
-        """Column of a place."""
-        return self.vanish + self.focal * (x - self.offset) / z
-
-    def row(self, y: float, z: float) -> float:
-        """Row of a place."""
+    def row(self, y: Any, z: Any) -> Any:
+        """Row of places."""
         return self.horizon + self.focal * (self.height - y) / z
 
 
-def phase(values: Floats, period: float) -> Floats:
-    """Where values lie in a pattern that repeats, 0..1; much faster than ``%``."""
-    turns = values * np.float32(1 / period)
-    return np.asarray(turns - np.floor(turns), np.float32)
-
-
-@dataclass
 class Canvas:
-    """Colour, label id and depth of each pixel, and the polygons that lie over them."""
+    """Faces before a camera; new ones are painted at the depth ``order``, later ones over earlier."""
 
-    camera: Camera
-    light: Light
-    albedo: Floats
-    ids: NDArray[np.uint8]
-    depth: Floats
-    shadow: Floats
-    _parts: NDArray[np.int32]
-    _looks: list[tuple[float, ...]] = field(default_factory=lambda: [(0.0,) * 5])
+    def __init__(self, camera: Camera, light: Light) -> None:
+        self.camera, self.light, self.order = camera, light, _FAR
+        self._faces: list[tuple[float, int, int]] = []
+        self._corners: list[tuple[float, float, float]] = []
+        self._looks: list[tuple[float, ...]] = [(LABEL_ID["sky"], _ACROSS, _FAR, *(1.0,) * 13)]
+        self._shadows: list[tuple[int, int]] = []
 
-    @classmethod
-    def blank(cls, camera: Camera, light: Light) -> Canvas:
-        """All sky, infinitely far (1e6 m)."""
-        shape = (camera.rows, camera.cols)
-        return cls(
-            camera,
-            light,
-            albedo=np.zeros((*shape, 3), np.float32),
-            ids=np.full(shape, 23, np.uint8),
-            depth=np.full(shape, 1e6, np.float32),
-            shadow=np.ones(shape, np.float32),
-            _parts=np.zeros(shape, np.int32),
+    def across(
+        self,
+        outline: Sequence[Range] | NDArray[np.float64],
+        z: float,
+        paint: Paint,
+        light: float = 0,
+    ) -> None:
+        """A polygon across the road with corners (x, y)."""
+        if z >= NEAR:
+            corners = [(x, y, z) for x, y in outline]
+            self._add(corners, paint, light or self.light.front, _ACROSS, z)
+
+    def along(
+        self, x: float, z: Sequence[float], top: Sequence[float], paint: Paint, low: float = 0
+    ) -> None:
+        """An upright face along the road from ``low`` up to the heights ``top`` at the depths ``z``."""
+        z = [max(depth, NEAR) for depth in z]
+        edge = [(x, y, depth) for y, depth in zip(top, z, strict=True)]
+        light = self.light.left if x > self.camera.offset else self.light.right
+        self._add([(x, low, z[0]), (x, low, z[-1]), *edge[::-1]], paint, light, _ALONG, x)
+
+    def level(self, x: Range, z: Range, paint: Paint, y: float = 0) -> None:
+        """A level rectangle."""
+        self._add(_flat(x, z, y), paint, self.light.top, _LEVEL, y)
+
+    def box(self, x: Range, y: Range, z: Range, paint: Paint, light: float = 0) -> None:
+        """The faces of a block that the camera sees; the flank alone has the pattern."""
+        plain = Paint(paint.label, paint.color)
+        if z[1] > z[0]:
+            if y[1] < self.camera.height:
+                self.level(x, z, plain, y[1])
+            if not x[0] <= self.camera.offset <= x[1]:
+                flank = x[0] if x[0] > self.camera.offset else x[1]
+                self.along(flank, z, (y[1], y[1]), paint, y[0])
+        self.across([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])], z[0], plain, light)
+
+    def wheel(self, x: Range, z: Range, tall: float, paint: Paint) -> None:
+        """A wheel on the flank of a block that the camera sees."""
+        if not x[0] <= self.camera.offset <= x[1]:
+            turn = np.linspace(-1, 1, 7)
+            places, top = (z[0] + z[1] + turn * (z[1] - z[0])) / 2, tall * (1 - 0.5 * turn**2)
+            flank = x[0] if x[0] > self.camera.offset else x[1]
+            self.along(flank, places.tolist(), top.tolist(), paint)
+
+    def shadow(self, x: Range, z: Range) -> None:
+        """Darken a rectangle of the ground."""
+        self._corners += _flat(x, z, 0)
+        self._shadows.append((len(self._corners) - 4, len(self._corners)))
+
+    def _add(
+        self,
+        corners: list[tuple[float, float, float]],
+        paint: Paint,
+        light: float,
+        plane: int,
+        place: float,
+    ) -> None:
+        x, y, z = corners[0]
+        origins = (z if plane == _ALONG else x, z if plane == _LEVEL else y)
+        stripes = [
+            value
+            for origin, (period, start, stop) in zip(origins, paint.stripes, strict=True)
+            for value in (1 / period, (origin + start) / period, (stop - start) / period)
+        ]
+        start = len(self._corners)
+        self._corners += corners
+        self._faces.append((-self.order, start, len(self._corners)))
+        self._looks.append(
+            (paint.label, plane, place, light, *paint.color, *paint.second, *stripes)
         )
 
-    def polygon(
-        self, corners: Sequence[tuple[float, float, float]], paint: Paint, light: float = 1.0
-    ) -> None:
-        """Paint a flat shape given by its corners (x, y, z)."""
-        nearest = min(z for _, _, z in corners)
-        if nearest < NEAR:
-            return
-        camera = self.camera
-        focal, vanish, offset = camera.focal, camera.vanish, camera.offset
-        where = [
-            (
-                vanish + focal * (x - offset) / z,
-                camera.horizon + focal * (camera.height - y) / z,
-            )
-            for x, y, z in corners
-        ]
-        self._paint(np.array(where), nearest, paint, light)
+    def paint(self, sky: Floats) -> tuple[Floats, NDArray[np.uint8], Floats]:
+        """Colour [h, w, 3], label id and depth (m, [h, w]) of each pixel, before the sky [h, w, 3].
 
-    def cutout(
-        self, outline: NDArray[np.float64], z: float, paint: Paint, light: float = 1.0
-    ) -> None:
-        """Paint a shape that faces the camera; ``outline`` holds its corners (x, y), [n, 2]."""
-        if z < NEAR:
-            return
-        camera = self.camera
-        scale = camera.focal / z
-        origin = (camera.vanish - scale * camera.offset, camera.horizon + scale * camera.height)
-        self._paint(outline * (scale, -scale) + origin, z, paint, light)
-
-    def _paint(self, where: NDArray[np.float64], depth: float, paint: Paint, light: float) -> None:
-        """Number the pixels inside (column, row) corners as a new part."""
-        red, green, blue = paint.color
-        self._looks.append((red * light, green * light, blue * light, paint.label, depth))
-        fixed = (where * 2**_SUBPIXEL).astype(np.int32)
-        cv2.fillPoly(self._parts, [fixed], (len(self._looks) - 1,), shift=_SUBPIXEL)
-
-    def ground_shadow(self, x: tuple[float, float], z: tuple[float, float], light: float) -> None:
-        """Darken a rectangle of the ground; whatever stands there is painted over it."""
-        camera = self.camera
-        ends = [(x[0], z[0]), (x[1], z[0]), (x[1], z[1]), (x[0], z[1])]
-        if min(z) < NEAR:
-            return
-        where = np.array([(camera.column(a, b), camera.row(0.0, b)) for a, b in ends])
-        cv2.fillPoly(self.shadow, [np.rint(where).astype(np.int32)], (light,))
-
-    def along(self, x: float, z: tuple[float, float]) -> tuple[slice, Floats]:
-        """Columns that an upright plane beside the road (at ``x``) fills, and their depths."""
-        camera = self.camera
-        ends = sorted(camera.column(x, max(d, NEAR)) for d in z)
-        cols = self._columns(*ends)
-        u = np.arange(cols.start, cols.stop, dtype=np.float32)
-        return cols, np.float32(camera.focal * (x - camera.offset)) / (u - camera.vanish)
-
-    def across(self, x: tuple[float, float], z: float) -> tuple[slice, Floats]:
-        """Columns that an upright plane across the road (at ``z``) fills, and their places."""
-        camera = self.camera
-        cols = self._columns(*sorted(camera.column(a, z) for a in x))
-        u = np.arange(cols.start, cols.stop, dtype=np.float32)
-        return cols, (u - camera.vanish) * np.float32(z / camera.focal) + np.float32(camera.offset)
-
-    def _columns(self, low: float, high: float) -> slice:
-        first, last = (int(np.clip(np.ceil(u), 0, self.camera.cols)) for u in (low, high))
-        return slice(first, max(first, last))
-
-    def upright(
-        self,
-        cols: slice,
-        depth: Floats,
-        along: Floats,
-        top: Floats,
-        label: int,
-        texture: Texture,
-    ) -> None:
-        """Fill upright columns from the ground to ``top`` (m), all arrays [c], with a texture."""
-        if cols.stop <= cols.start:
-            return
-        camera = self.camera
-        highest = camera.horizon + camera.focal * ((camera.height - top) / depth).min()
-        lowest = camera.horizon + camera.focal * (camera.height / depth).max()
-        first = int(np.clip(np.floor(highest), 0, camera.rows))
-        last = int(np.clip(np.ceil(lowest) + 1, 0, camera.rows))
-        rows = slice(first, max(first, last))
-        v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
-        up = np.float32(camera.height) + (np.float32(camera.horizon) - v) * (depth / camera.focal)
-        inside = (up >= 0) & (up < top)
-        colors = np.broadcast_to(texture(along[None], up), (*up.shape, 3))
-        np.copyto(self.albedo[rows, cols], colors, where=inside[..., None])
-        np.copyto(self.ids[rows, cols], np.uint8(label), where=inside)
-        np.copyto(self.depth[rows, cols], np.broadcast_to(depth, up.shape), where=inside)
-
-    def flatten(self) -> None:
-        """Lay the polygons into colour, label and depth; ground outside them keeps its shadow."""
-        ground = (self.ids >= 6) & (self.ids <= 9) | (self.ids == 22)
-        self.albedo *= np.where(ground, self.shadow, np.float32(1))[..., None]
-        looks = np.array(self._looks, np.float32)
-        hit = self._parts > 0
-        shown = looks[self._parts[hit]]
-        self.albedo[hit] = shown[:, :3]
-        self.ids[hit] = shown[:, 3].astype(np.uint8)
-        self.depth[hit] = shown[:, 4]
+        The first face is the ground: it fills everything below the horizon.
+        """
+        camera, (x, y, z) = self.camera, np.array(self._corners).T
+        where = np.stack([camera.column(x, z), camera.row(y, z)], 1)
+        pixels = np.rint(where * 2**_SUBPIXEL).astype(np.int32)
+        parts = np.zeros((camera.rows, camera.cols), np.int32)
+        parts[max(0, int(np.ceil(camera.horizon + 0.5))) :] = 1
+        for k in sorted(range(1, len(self._faces)), key=self._faces.__getitem__):
+            _, start, stop = self._faces[k]
+            cv2.fillPoly(parts, [pixels[start:stop]], (k + 1,), shift=_SUBPIXEL)
+        shade = np.ones(parts.shape, np.float32)
+        for start, stop in self._shadows:
+            cv2.fillPoly(shade, [pixels[start:stop]], (0.5,), shift=_SUBPIXEL)
+        looks = np.array(self._looks, np.float32).T[:, parts]
+        color, depth = _shaded(camera, looks)
+        color = color * np.where((looks[1] == _LEVEL) & (looks[2] == 0), shade, 1)
+        image = np.where(parts[..., None] > 0, np.moveaxis(color, 0, -1), sky)
+        return image.astype(np.float32), looks[0].astype(np.uint8), depth
 
 
-def box(
-    canvas: Canvas,
-    x: tuple[float, float],
-    y: tuple[float, float],
-    z: tuple[float, float],
-    paint: Paint,
-) -> None:
-    """The faces of a block that the camera sees: top, the side towards it, the near end."""
-    light = canvas.light
-    if y[1] < canvas.camera.height:
-        corners = [(x[0], y[1], z[0]), (x[1], y[1], z[0]), (x[1], y[1], z[1]), (x[0], y[1], z[1])]
-        canvas.polygon(corners, paint, light.top)
-    face = flank(canvas, x)
-    if face is not None:
-        side(canvas, x[0] if face == "left" else x[1], y, z, paint, getattr(light, face))
-    front(canvas, x, y, z[0], paint, light.front)
+def _flat(x: Range, z: Range, y: float) -> list[tuple[float, float, float]]:
+    near, far = max(z[0], NEAR), max(z[1], NEAR)
+    return [(x[0], y, near), (x[1], y, near), (x[1], y, far), (x[0], y, far)]
 
 
-def flank(canvas: Canvas, x: tuple[float, float]) -> Literal["left", "right"] | None:
-    """Which flank of a block between ``x[0]`` and ``x[1]`` the camera sees."""
-    if x[0] > canvas.camera.offset:
-        return "left"
-    return "right" if x[1] < canvas.camera.offset else None
+def _shaded(camera: Camera, looks: Floats) -> tuple[Floats, Floats]:
+    """Colour [3, h, w] and depth [h, w] of each pixel from the look of its face [16, h, w]."""
+    along, level, place = looks[1] == _ALONG, looks[1] == _LEVEL, looks[2]
+    u = (np.arange(camera.cols) - camera.column(camera.offset, 1.0)).astype(np.float32)
+    v = (np.arange(camera.rows)[:, None] - camera.horizon).astype(np.float32)
+    aside, below = place - camera.offset, camera.height - place
+    ray = np.where(along, u, v)
+    reach = np.where(along, aside, below) * camera.focal / np.where(abs(ray) < 1e-3, 1e-3, ray)
+    z = np.clip(np.where(along | level, reach, place), NEAR, _FAR).astype(np.float32)
+    size = z / np.float32(camera.focal)
+    first, second = np.where(along, z, camera.offset + u * size), camera.height - v * size
+    share = _striped(first, np.where(along, size * z / np.abs(aside), size), looks[10:13])
+    wide = np.where(level, size * z / np.abs(below), size)
+    share *= _striped(np.where(level, z, second), wide, looks[13:])
+    base, other = looks[4:7], looks[7:10]
+    return np.asarray((base + (other - base) * share) * looks[3], np.float32), z
 
 
-def front(
-    canvas: Canvas,
-    x: tuple[float, float],
-    y: tuple[float, float],
-    z: float,
-    paint: Paint,
-    light: float,
-) -> None:
-    """An upright rectangle across the road."""
-    corners = [(x[0], y[0], z), (x[1], y[0], z), (x[1], y[1], z), (x[0], y[1], z)]
-    canvas.polygon(corners, paint, light)
+def _striped(place: Floats, width: Floats, stripes: Floats) -> Floats:
+    """Share of each pixel that stripes cover, exact for a pixel of any width on the face."""
+    density, start, duty = stripes
+    middle, half = place * density - start, np.maximum(width * density, 1e-3) / 2
 
+    def covered(end: Floats) -> Floats:
+        whole = np.floor(end)
+        return np.asarray(whole * duty + np.minimum(end - whole, duty))
 
-def side(
-    canvas: Canvas,
-    x: float,
-    y: tuple[float, float],
-    z: tuple[float, float],
-    paint: Paint,
-    light: float,
-) -> None:
-    """An upright rectangle along the road."""
-    corners = [(x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0])]
-    canvas.polygon(corners, paint, light)
-
-
-def disc(
-    canvas: Canvas,
-    centre: tuple[float, float, float],
-    radius: tuple[float, float],
-    paint: Paint,
-    light: float,
-    *,
-    along: bool = False,
-) -> None:
-    """An upright ellipse with half-axes (level, up), across the road or along it (a wheel)."""
-    x, y, z = centre
-    if along:
-        corners = [(x, y + radius[1] * b, z + radius[0] * a) for a, b in _CORNERS]
-        canvas.polygon(corners, paint, light)
-    else:
-        canvas.cutout(RING * radius + (x, y), z, paint, light)
+    return np.asarray((covered(middle + half) - covered(middle - half)) / (2 * half), np.float32)

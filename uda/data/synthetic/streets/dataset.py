@@ -4,18 +4,6 @@ They exist so that everything can be tried without a download: :func:`write_stre
 that the cards, the readers and the protocol of the real data take as they are. All 19 classes are
 there, at shares like those of real streets, with some void.
 
-What stands where is in :mod:`uda.data.synthetic.streets.scene`, how things are put together in
-:mod:`uda.data.synthetic.streets.things` and its neighbours, paint and light of the two styles in
-:mod:`uda.data.synthetic.streets.looks`, and the picture in :mod:`uda.data.synthetic.streets.render`. The two styles share
-the shapes, so that where things are and how large they are tells something about the other style;
-colour, texture, light and sharpness differ.
-
-How wide the gap is: a small U-Net trained for 360 steps on 72 game images of 64x128 pixels, without
-changes of colour, reaches a mean IoU of 45 on other game images and 13 on the camera's; with
-BatchNorm statistics of the camera's images it has 26. A first draft, without grey days in the game
-and with a noisier and paler camera, left it with 62, 4 and 28 (700 steps on 80 images); the weather,
-the texture of the game and the strength of the camera's noise and cast were changed after that.
-
 No two images show the same street. A file depends on (seed, style, its number, its size) and on
 nothing else, to the byte: not on how many are written.
 """

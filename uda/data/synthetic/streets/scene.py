@@ -1,272 +1,420 @@
-"""The plan of a street: what stands where.
+"""A street in one of two styles: what stands where, how often, and in which paint.
 
-From the road outwards each side has a sidewalk, perhaps a strip of grass, and a front line of house
-blocks, rows of trees and open gaps, with walls, fences and hedges before some of them. A crossing
-street may cut through. Things take their places in the lanes, along the kerb and on the sidewalks.
+From the road outwards each side has a sidewalk, perhaps grass, and a front line of houses, trees
+and gaps, with walls, fences and hedges before it. A crossing street may cut through. Vehicles take
+the lanes; trees, poles and people stand along the kerbs. All things are blocks and discs, listed in
+tables. Sizes are in metres.
 
-Rare things come at their rate in *every* run of numbers, not on average alone (:func:`due`), so that
-a small data set has all classes.
+The styles differ as GTA5 and Cityscapes do: the camera's height and field of view, the paint, the
+sun from one side on most days or clouds on all, and more people, bicycles and parked cars in the
+older town. The shapes are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal, TypeAlias
-
 import numpy as np
-from numpy.random import Generator
 
-from uda.data.synthetic.streets import things as draw
-from uda.data.synthetic.streets.looks import Range, Studio, Style
-from uda.data.synthetic.streets.vehicles import LENGTH, Vehicle, vehicle
+from uda.data.synthetic.streets.canvas import Camera, Canvas, Color, Light, Paint, Range
+from uda.data.synthetic.streets.labels import LABEL_ID
 
+_HEIGHT, _FOCAL, _HORIZON = (
+    ((1.6, 2.0), (1.2, 1.4)),
+    ((0.85, 0.95), (1.0, 1.12)),
+    ((0.44, 0.5), (0.38, 0.44)),
+)
+"""Of each style: camera height, focal length (picture widths), row of the horizon (picture heights)."""
+
+_PAINT = {
+    "road": ("5c5d68 545662 68666a", "767876 6a6e6c 80807c"),
+    "mark": ("eeece2", "c4c8c4"),
+    "axis": ("e8be3c", "c4c8c4"),
+    "sidewalk": ("c4b8a4 b6b0a6", "8e8a86 82847e 968e86"),
+    "parking": ("787476", "7a7672"),
+    "terrain": ("769e42 84a44a baa668", "5c6444 686a4e 746c56"),
+    "building": ("d67a56 e4c480 96aac6 bc5c50 ded6c8 acc6a0", "a49a88 7e766c b2a896 8a6c5e 707472"),
+    "roof": ("965240 686470 aa7854", "5c463e 4a4a4c"),
+    "wall": ("b08264 c8beae 9c705c", "80786c 6c6a66 8e8070"),
+    "fence": ("6c523c babcc4 465c46", "545450 404840 786e62"),
+    "vegetation": ("42882c 549830 347638 6e962c", "425034 36442e 4e5a38 484a32"),
+    "trunk": ("785436", "4a423a"),
+    "pole": ("74767e 5a5e62", "606462 787a76"),
+    "case": ("343630 c49c28", "2c2e2c 3c4038"),
+    "plate": ("d21a1e 1a40b2 f2cc1a", "a82c2c 2c4490 c8b03c"),
+    "white": ("eeeeee", "d8d8d6"),
+    "skin": ("e0ac88 966446 f4c8a8", "be9882 a07e6a"),
+    "cloth": ("ce3430 345cbe ecd246 f0f0f0 3c965a", "2c2e36 463e3a 626264 3c4860 703232"),
+    "trousers": ("324276 3c3a3e aa966e", "2c303c 242426 524e46"),
+    "body": ("c82826 2c54be ececee e8ba2c 22242a 3c8c5a e27828", "26282a 969a9c c0c2c0 606466 323a50"),
+    "coach": ("e6aa28 3c78c8 ececf0 c43032", "b0a06c 969a9c 7c3c38 788692"),
+    "glass": ("486c9e 3a5882 283850", "464c4e 363a3c 5c6468"),
+    "tyre": ("1a1a1e", "1e1f1f"),
+    "rear": ("be1a1a", "8c2020"),
+    "red": ("f2281e", "f2281e"),
+    "amber": ("60480a", "60480a"),
+    "green": ("0e4020", "0e4020"),
+}  # fmt: skip
+"""Colours of each material, of which a thing draws one: in the game, before the camera."""
+
+_RATES = {
+    "building": (0.84, 0.88),
+    "tree": (0.34, 0.46),
+    "parked": (0.3, 0.5),
+    "traffic": (0.6, 0.42),
+    "people": (1.5, 2.2),
+    "wide": (0.55, 0.15),
+    "bonnet": (0.2, 1.0),
+    "wall": (0.36, 0.28),
+    "fence": (0.4, 0.4),
+    "signal": (0.5, 0.5),
+    "sign": (0.6, 0.7),
+    "truck": (0.3, 0.22),
+    "bus": (0.22, 0.18),
+    "train": (0.13, 0.15),
+    "motorcycle": (0.28, 0.25),
+    "bicycle": (0.3, 0.5),
+    "overcast": (0.35, 1.0),
+}
+"""Share of images, lanes, slots or blocks in which a thing occurs; people: number on a side."""
+
+_THINGS = """
+car        car           wheel   tyre       -0.90  0.90  0.00  0.66  0.50  1.20
+car        car           wheel   tyre       -0.90  0.90  0.00  0.66  3.00  3.70
+car        car           block   tyre       -0.84  0.84  0.08  0.40  0.00  4.30
+car        car           block   body       -0.90  0.90  0.28  0.90  0.00  4.30
+car        car           windows body       -0.78  0.78  0.90  1.55  0.40  3.20
+car        car           block   glass      -0.66  0.66  0.98  1.42  0.40  0.40
+car        car           blocks  white       0.54  0.84  0.58  0.76  0.00  0.00
+truck      truck         wheel   tyre       -1.25  1.25  0.00  1.00  1.20  2.20
+truck      truck         wheel   tyre       -1.25  1.25  0.00  1.00  6.60  7.60
+truck      truck         block   tyre       -1.20  1.20  0.40  1.00  0.00  8.50
+truck      truck         block   body       -1.25  1.25  0.70  2.60  6.50  8.50
+truck      truck         block   coach      -1.25  1.25  0.90  3.30  0.00  6.30
+truck      truck         blocks  white       0.80  1.15  0.60  0.80  0.00  0.00
+lorry      truck         wheel   tyre       -1.25  1.25  0.00  1.00  0.60  1.60
+lorry      truck         wheel   tyre       -1.25  1.25  0.00  1.00  6.00  7.00
+lorry      truck         block   tyre       -1.20  1.20  0.40  1.00  0.00  8.50
+lorry      truck         block   coach      -1.25  1.25  0.90  3.30  2.20  8.50
+lorry      truck         block   body       -1.25  1.25  0.50  2.60  0.00  2.00
+lorry      truck         block   glass      -1.05  1.05  1.60  2.40  0.00  0.00
+lorry      truck         blocks  white       0.80  1.15  0.70  0.95  0.00  0.00
+bus        bus           wheel   tyre       -1.30  1.30  0.00  1.00  2.00  3.00
+bus        bus           wheel   tyre       -1.30  1.30  0.00  1.00  8.50  9.50
+bus        bus           windows coach      -1.30  1.30  0.30  3.10  0.00 11.50
+bus        bus           block   glass      -1.10  1.10  1.30  2.60  0.00  0.00
+bus        bus           blocks  white       0.80  1.15  0.60  0.85  0.00  0.00
+train      train         windows coach      -1.30  1.30  0.20  3.50  0.00 26.00
+train      train         block   glass      -1.10  1.10  1.50  2.90  0.00  0.00
+train      train         block   white      -1.30  1.30  0.95  1.25  0.00  0.00
+bicycle    bicycle       discs   tyre        0.26  0.94  0.00  0.68  0.00  0.00
+bicycle    bicycle       discs   pole        0.35  0.85  0.09  0.59  0.00  0.00
+bicycle    bicycle       block   body       -0.60  0.60  0.32  0.42  0.00  0.00
+bicycle    bicycle       block   body       -0.35  0.45  0.70  0.80  0.00  0.00
+bicycle    bicycle       block   body        0.38  0.48  0.35  1.05  0.00  0.00
+motorcycle motorcycle    disc    tyre       -0.14  0.14  0.00  0.70  0.00  0.00
+motorcycle motorcycle    block   body       -0.20  0.20  0.35  0.98  0.00  0.00
+motorcycle motorcycle    block   tyre       -0.38  0.38  0.98  1.06  0.00  0.00
+rider      rider         blocks  trousers    0.08  0.24  0.42  1.02  0.00  0.00
+rider      rider         block   cloth      -0.30  0.30  1.00  1.42  0.00  0.00
+rider      rider         block   cloth      -0.20  0.20  0.92  1.50  0.00  0.00
+rider      rider         disc    skin       -0.13  0.13  1.46  1.76  0.00  0.00
+person     person        blocks  trousers    0.06  0.22  0.00  0.88  0.00  0.00
+person     person        block   skin       -0.30  0.30  0.80  1.40  0.00  0.00
+person     person        block   cloth      -0.30  0.30  0.92  1.40  0.00  0.00
+person     person        block   cloth      -0.20  0.20  0.82  1.48  0.00  0.00
+person     person        disc    skin       -0.12  0.12  1.46  1.76  0.00  0.00
+tree       vegetation    block   trunk      -0.15  0.15  0.00  5.00  0.00  0.00
+tree       vegetation    clump   vegetation -2.00  0.60  3.00  5.40  0.00  0.00
+tree       vegetation    clump   vegetation -0.70  2.20  3.10  5.60  0.00  0.00
+tree       vegetation    clump   vegetation -1.60  1.30  3.90  6.40  0.00  0.00
+tree       vegetation    clump   vegetation -1.30  0.60  5.40  7.60  0.00  0.00
+light      pole          block   pole       -0.09  0.09  0.00  7.50  0.00  0.00
+light      pole          block   pole       -0.09  1.80  7.40  7.52  0.00  0.00
+signal     pole          block   pole       -0.09  0.09  0.00  3.40  0.00  0.00
+signal     traffic_light block   case       -0.26  0.26  2.30  3.50  0.00  0.00
+signal     traffic_light disc    red        -0.15  0.15  3.08  3.38  0.00  0.00
+signal     traffic_light disc    amber      -0.15  0.15  2.73  3.03  0.00  0.00
+signal     traffic_light disc    green      -0.15  0.15  2.38  2.68  0.00  0.00
+sign       pole          block   pole       -0.07  0.07  0.00  2.60  0.00  0.00
+sign       traffic_sign  disc    plate      -0.42  0.42  2.10  2.94  0.00  0.00
+sign       traffic_sign  disc    white      -0.24  0.24  2.28  2.76  0.00  0.00
+bin        static        block   wall       -0.30  0.30  0.00  1.10  0.00  0.60
+"""
+"""Thing, label, shape, material, and extent in x, y, z (m) of each piece; plural: twice, mirrored."""
+
+_PIECES: dict[str, list[tuple[str, str, str, list[float]]]] = {}
+for _thing, _label, _shape, _material, *_extent in map(str.split, _THINGS.strip().splitlines()):
+    _piece = (_label.replace("_", " "), _shape, _material, [float(value) for value in _extent])
+    _PIECES.setdefault(_thing, []).append(_piece)
+
+_LENGTH = {"car": 4.3, "truck": 8.5, "bus": 11.5, "train": 26.0}
+_LANE, _BAY, _SEEN = 3.3, 2.2, 60.0
 _GOLDEN = 0.6180339887498949
-_LANE, _BAY = 3.3, 2.2
-_SEEN = 60.0
-
-Thing: TypeAlias = tuple[float, Callable[[Studio], None]]
-"""Depth (m), and what draws it."""
-
-Kind: TypeAlias = Literal["building", "trees", "wall", "fence", "hedge", "guard rail"]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A stretch of houses, trees, wall or fence along the street, metres."""
-
-    kind: Kind
-    z: Range
-    height: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of the street (``sign`` -1: left); distances from the axis in metres, positive."""
-
-    sign: int
-    kerb: float
-    walk: float
-    front: float
-    grass_first: bool
-    bay: bool
-    blocks: tuple[Block, ...]
-    border: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A street: two sides, lanes a direction, the camera's place, the crossing and the far end."""
-
-    sides: tuple[Side, Side]
-    lanes: int
-    offset: float
-    crossing: Range | None
-    end: Block
-    things: tuple[Thing, ...]
-    bonnet: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the choices of one image have in common."""
-
-    style: Style
-    rng: Generator
-    due: frozenset[str]
-
-    def chance(self, name: str) -> bool:
-        """Draw at the style's rate."""
-        return bool(self.rng.random() < self.style.rates[name])
+_TURN = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+_RING = np.stack([np.cos(_TURN), np.sin(_TURN)], 1) / 2
 
 
 def due(number: int, rate: float, phase: float) -> bool:
     """Whether a thing of this rate is due in image ``number``.
 
     The multiples of the golden ratio modulo 1 fill [0, 1) evenly from any start: among any 24 in a
-    row at least two fall below 0.13.
+    row at least two fall below 0.13. So a small data set has all classes.
     """
     return (number * _GOLDEN + phase) % 1.0 < rate
 
 
-def plan_street(number: int, style: Style, seed: int, rng: Generator) -> Scene:
-    """Draw the plan of image ``number``."""
-    phases = np.random.default_rng([seed, style.code]).random(len(style.rates))
-    names = sorted(style.rates)
-    plan = Plan(
-        style,
-        rng,
-        frozenset(
+def draw_street(number: int, style: int, size: tuple[int, int], seed: int) -> Canvas:
+    """The faces of street ``number`` in style 0 (game) or 1 (camera)."""
+    return _Street(number, style, size, seed).canvas
+
+
+class _Street:
+    """A street while it is drawn: its canvas, random numbers, and what is due in it."""
+
+    def __init__(self, number: int, style: int, size: tuple[int, int], seed: int) -> None:
+        self.rng = rng = np.random.default_rng([seed, style + 1, number, 0])
+        self.style = style
+        phases = np.random.default_rng([seed, style + 1]).random(len(_RATES)).tolist()
+        self.due = {
             name
-            for name, phase in zip(names, phases.tolist(), strict=True)
-            if due(number, style.rates[name], phase)
-        ),
-    )
-    lanes = 2 if plan.chance("wide") else 1
-    offset = (0.5 + float(rng.integers(lanes))) * _LANE
-    crossing = None
-    if plan.chance("crossing"):
-        start = rng.uniform(14, 40)
-        crossing = (start, start + rng.uniform(7, 12))
-    sides = (_side(plan, -1, lanes, crossing), _side(plan, 1, lanes, crossing))
-    end_kind: Kind = "building" if rng.random() < 0.5 else "trees"
-    things = [
-        *_traffic(plan, lanes, offset),
-        *(thing for side in sides for thing in _roadside(plan, side, crossing)),
-        *_furniture(plan, sides, crossing),
-        *_cyclists(plan, sides, offset),
-    ]
-    return Scene(
-        sides=sides,
-        lanes=lanes,
-        offset=offset,
-        crossing=crossing,
-        end=Block(end_kind, (rng.uniform(80, 160),) * 2, rng.uniform(7, 20)),
-        things=tuple(sorted(things, key=lambda thing: -thing[0])),
-        bonnet="bonnet" in plan.due,
-    )
+            for (name, rates), phase in zip(_RATES.items(), phases, strict=True)
+            if due(number, rates[style], phase)
+        }
+        self.half = _LANE * (2 if self.chance("wide") else 1)
+        lane = self.half - _LANE / 2 if rng.random() < 0.5 else _LANE / 2
+        self.crossing = rng.uniform(14, 40) if rng.random() < 0.4 else 1e3
+        camera = Camera(
+            *size,
+            focal=size[1] * rng.uniform(*_FOCAL[style]),
+            horizon=size[0] * rng.uniform(*_HORIZON[style]),
+            centre=(size[1] - 1) / 2,
+            height=rng.uniform(*_HEIGHT[style]),
+            offset=lane + rng.uniform(-0.3, 0.3),
+            heading=float(np.clip(rng.normal(0, 0.03), -0.07, 0.07)),
+        )
+        self.canvas = Canvas(camera, self.light())
+        self.ground()
+        for sign in (-1, 1):
+            self.side(sign)
+        self.traffic(lane)
+        if "bonnet" in self.due:
+            self.bonnet()
 
+    def chance(self, name: str) -> bool:
+        """Draw at the style's rate."""
+        return bool(self.rng.random() < _RATES[name][self.style])
 
-def _side(plan: Plan, sign: int, lanes: int, crossing: Range | None) -> Side:
-    rng = plan.rng
-    bay = bool(rng.random() < 0.2 + 0.7 * plan.style.rates["parked"])
-    kerb = lanes * _LANE + (_BAY if bay else 0.4)
-    walk = rng.uniform(2.4, 5.5)
-    verge = rng.uniform(1.5, 6.0) if plan.chance("verge") else 0.0
-    city = rng.random() < 0.8
-    return Side(
-        sign=sign,
-        kerb=kerb,
-        walk=walk,
-        front=kerb + walk + verge + 0.4,
-        grass_first=bool(rng.random() < 0.4),
-        bay=bay,
-        blocks=tuple(_blocks(plan, crossing, city)),
-        border=tuple(_border(plan, crossing)),
-    )
+    def free(self, z: float, length: float) -> bool:
+        """Whether a stretch lies outside the crossing street, 10 m wide."""
+        return z + length < self.crossing - 1 or z > self.crossing + 11
 
+    def light(self) -> Light:
+        """Sun from the left or the right; under clouds both sides are alike."""
+        if self.chance("overcast"):
+            return Light(0.86, 0.9, 0.9, 1.08)
+        rng = self.rng
+        sides = rng.permutation([rng.uniform(1.0, 1.15), rng.uniform(0.5, 0.62)]).tolist()
+        return Light(rng.uniform(0.7, 0.95), sides[0], sides[1], 1.15)
 
-def _blocks(plan: Plan, crossing: Range | None, city: bool) -> Iterator[Block]:
-    """Houses, trees and gaps in a row; outside the city mostly trees."""
-    rng, share = plan.rng, plan.style.rates["building"] * (1.0 if city else 0.3)
-    tall = rng.uniform(8, 18)
-    z = rng.uniform(1.0, 6.0)
-    while z < 1.6 * _SEEN:
-        end = z + rng.uniform(8, 24)
-        built, open_ = rng.random() < share, rng.random() < 0.3
-        height = float(np.clip(rng.normal(tall, 3.5), 4.5, 30))
-        if crossing is not None and z < crossing[1] + 2 and end > crossing[0] - 2:
-            end = max(end, crossing[1] + 3)
-        elif built:
-            yield Block("building", (z, end), height)
-        elif not open_:
-            yield Block("trees", (z, end), rng.uniform(3.5, 9.0))
-        z = end + (rng.uniform(2, 6) if rng.random() < 0.25 else 0.0)
+    def color(self, material: str) -> Color:
+        """One colour of a material, a little brighter or darker each time."""
+        choices = _PAINT[material][self.style].split()
+        red, green, blue = bytes.fromhex(choices[int(self.rng.integers(len(choices)))])
+        gain = min(max(self.rng.normal(1, 0.06), 0.8), 1.2) / 255
+        return red * gain, green * gain, blue * gain
 
+    def paint(self, label: str) -> Paint:
+        """A label in a colour of the material of its name."""
+        return Paint(LABEL_ID[label], self.color(label))
 
-def _border(plan: Plan, crossing: Range | None) -> Iterator[Block]:
-    """Walls, fences, hedges and rails before the front line; those that are due come first."""
-    rng = plan.rng
-    kinds: list[Kind] = [
-        kind for kind in ("wall", "fence", "guard rail") if kind in plan.due and rng.random() < 0.7
-    ]
-    if not kinds and not plan.chance("border"):
-        return
-    z = rng.uniform(2, 9)
-    while z < _SEEN:
-        end = z + rng.uniform(6, 18)
-        kind = kinds.pop(0) if kinds else ("hedge", "fence", "wall")[int(rng.integers(3))]
-        low, high = {"wall": (1.4, 3.0), "guard rail": (0.7, 0.8)}.get(kind, (0.9, 1.9))
-        if crossing is None or end < crossing[0] - 1 or z > crossing[1] + 1:
-            yield Block(kind, (z, end), rng.uniform(low, high))
-        z = end + rng.exponential(14.0)
+    def facade(self) -> Paint:
+        """A wall with storeys of windows."""
+        rng = self.rng
+        bay, storey = rng.uniform(2.2, 3.6), rng.uniform(2.8, 3.5)
+        wide, tall = bay * rng.uniform(0.18, 0.33), storey * rng.uniform(0.42, 0.6)
+        windows = ((bay, bay / 2 - wide, bay / 2 + wide), (storey, 0.9, 0.9 + tall))
+        return self.paint("building").over(self.color("glass"), *windows)
 
+    def ground(self) -> None:
+        """Grass, the road with its marks, a crossing street with a zebra, and the far end."""
+        canvas, half, rng = self.canvas, self.half, self.rng
+        canvas.level((-90, 90), (0, 1e4), self.paint("terrain"))
+        road, mark, dash = self.paint("road"), self.color("mark"), rng.uniform(0, 5)
+        lines = ((_LANE, _LANE - 0.08, _LANE + 0.08), (9.0, dash, dash + 4.0))
+        canvas.level((-half, half), (0, 1e3), road.over(mark, *lines))
+        for x, color in ((half - 0.1, mark), (0.1 - half, mark), (0.18, self.color("axis"))):
+            if abs(x) > 1 or self.style == 0:
+                canvas.level((x - 0.1, x + 0.1), (0, 1e3), road.over(color, (1.0, 0.02, 0.18)))
+        if self.crossing < _SEEN:
+            canvas.order -= 1
+            canvas.level((-60, 60), (self.crossing - 5, self.crossing + 10), road)
+            zebra = (self.crossing - 3.4, self.crossing - 0.6)
+            canvas.level((-half, half), zebra, road.over(mark, (1.0, 0.0, 0.5)))
+        canvas.order, end = 5e3, rng.uniform(80, 160)
+        if rng.random() < 0.5:
+            top = rng.uniform(7, 20)
+            outline = [(-3 * end, 0), (3 * end, 0), (3 * end, top), (-3 * end, top)]
+            canvas.across(outline, end, self.facade())
+        else:
+            tops = rng.uniform(6, 14, 24).tolist()
+            edge = list(zip(np.linspace(150, -150, 24).tolist(), tops, strict=True))
+            canvas.across([(-150, 0), (150, 0), *edge], end, self.paint("vegetation"))
 
-def _traffic(plan: Plan, lanes: int, offset: float) -> Iterator[Thing]:
-    """Vehicles one behind another in each lane; rare ones that are due come first."""
-    rng = plan.rng
-    places = [(sign, (lane + 0.5) * _LANE) for sign in (-1, 1) for lane in range(lanes)]
-    queues: dict[tuple[int, float], list[Vehicle]] = {place: [] for place in places}
-    order = [places[k] for k in rng.permutation(len(places)).tolist()]
-    rare: tuple[Vehicle, ...] = ("train", "bus", "truck")
-    for k, kind in enumerate(kind for kind in rare if kind in plan.due):
-        queues[order[k % len(order)]].append(kind)
-    for (sign, lane), queue in queues.items():
-        x = sign * lane
-        z = rng.uniform(11, 22) if x == offset else rng.uniform(5, 16)
+    def side(self, sign: int) -> None:
+        """Sidewalk, front line, and what stands between the road and the houses."""
+        canvas, rng = self.canvas, self.rng
+        bay = rng.random() < 0.2 + 0.7 * _RATES["parked"][self.style]
+        kerb = self.half + (_BAY if bay else 0.4)
+        walk = rng.uniform(2.4, 5.5)
+        front = kerb + walk + (rng.uniform(1.5, 6.0) if rng.random() < 0.35 else 0.4)
+        inner = front - walk if rng.random() < 0.4 else kerb
+        canvas.order, joint = 1e4, self.color("sidewalk")
+        for near, far, paint in (
+            (self.half, kerb, self.paint("road")),
+            (inner, inner + walk, self.paint("sidewalk").over(joint, (0.9, 0.0, 0.12))),
+            (kerb, kerb + 0.18, self.paint("sidewalk")),
+        ):
+            ends = sorted((sign * near, sign * far))
+            canvas.level((ends[0], ends[1]), (0, 1e3), paint)
+        self.fronts(sign * front)
+        self.along_kerb(sign, kerb, bay)
+        for _ in range(int(rng.poisson(_RATES["people"][self.style]))):
+            x = sign * (inner + rng.uniform(0.3, walk - 0.3))
+            self.put("person", x, 5 + rng.exponential(14.0))
+        if self.chance("bicycle"):
+            self.put("bicycle", sign * (front - 0.7), rng.uniform(6, 20))
+
+    def along_kerb(self, sign: int, kerb: float, bay: bool) -> None:
+        """Trees, lamps, parked cars, a signal and a sign, who crosses the street and who rides."""
+        rng = self.rng
+        self.put("bin", sign * (kerb + 0.9), rng.uniform(6, 60))
+        for name, near, step in (("tree", 5, 9), ("light", 8, 24), ("car", 3, 5.7)):
+            z = rng.uniform(near, 2 * near)
+            while z < _SEEN and (name != "car" or bay):
+                x = sign * (kerb + (0.5 if name != "car" else -_BAY / 2))
+                rate = {"tree": "tree", "car": "parked"}.get(name)
+                if self.free(z, 5) and (rate is None or self.chance(rate)):
+                    self.put(name, x, z, away=sign > 0)
+                z += step * rng.uniform(0.8, 1.25)
+        if "signal" in self.due:
+            z = self.crossing if self.crossing < _SEEN else rng.uniform(12, 22)
+            self.put("signal", sign * (kerb + 0.4), z - 1)
+        if "sign" in self.due:
+            self.put("sign", sign * (kerb + 0.4), rng.uniform(8, 22))
+        if self.crossing < _SEEN:
+            self.put("person", sign * rng.uniform(0, kerb), self.crossing - rng.uniform(0.5, 2.0))
+        if "bicycle" in self.due:
+            x, z = sign * (self.half - 0.6), rng.uniform(6, 16)
+            self.put("bicycle", x, z)
+            self.put("rider", x, z)
+
+    def fronts(self, x: float) -> None:
+        """Houses, trees and gaps in a row; before them walls, fences and hedges, first what is due."""
+        canvas, rng, z = self.canvas, self.rng, self.rng.uniform(1, 6)
+        canvas.order = 4e3
+        self.trees(x * (1 + 14 / abs(x)), (4, 160), rng.uniform(4, 9))
+        tall, share = rng.uniform(8, 18), _RATES["building"][self.style]
+        share *= 1.0 if rng.random() < 0.8 else 0.3
+        while z < 1.6 * _SEEN:
+            end, canvas.order = z + rng.uniform(8, 24), 2e3 + z
+            if not self.free(z, end - z):
+                end = max(end, self.crossing + 13)
+            elif rng.random() < share:
+                self.house(x, (z, end), float(np.clip(rng.normal(tall, 3.5), 4.5, 30)))
+            elif rng.random() < 0.7:
+                self.trees(x, (z, end), rng.uniform(3.5, 9.0))
+            z = end + (rng.uniform(2, 6) if rng.random() < 0.25 else 0.0)
+        kinds = [kind for kind in ("wall", "fence") if kind in self.due and rng.random() < 0.7]
+        z = rng.uniform(2, 9) if kinds or rng.random() < 0.6 else _SEEN
         while z < _SEEN:
-            kind_ = queue.pop(0) if queue else "car" if plan.chance("traffic") else None
-            if kind_ is not None:
-                yield z, partial(vehicle, kind=kind_, x=x, z=z, away=sign > 0)
-            z += LENGTH[kind_ or "car"] + rng.uniform(3, 16)
+            end, canvas.order = z + rng.uniform(6, 18), 1e3 + z
+            kind = kinds.pop(0) if kinds else ("hedge", "fence", "wall")[rng.integers(3)]
+            if self.free(z, end - z):
+                self.border(kind, x - 0.3 * np.sign(x), (z, end), rng.uniform(0.9, 1.9))
+            z = end + rng.exponential(14.0)
 
+    def house(self, x: float, z: Range, height: float) -> None:
+        """Storeys of windows under a strip of roof, along the street and at the near end."""
+        canvas, eaves, wall = self.canvas, height - self.rng.uniform(0.4, 1.6), self.facade()
+        roof = Paint(wall.label, self.color("roof"))
+        far = x + 12 * np.sign(x)
+        for low, high, paint in ((0.0, eaves, wall), (eaves, height, roof)):
+            canvas.across([(x, low), (far, low), (far, high), (x, high)], z[0], paint)
+            canvas.along(x, z, (high, high), paint, low)
 
-def _roadside(plan: Plan, side: Side, crossing: Range | None) -> Iterator[Thing]:
-    """Parked cars in the bay, trees in a row, people on the sidewalk."""
-    rng, sign = plan.rng, side.sign
-    z = rng.uniform(3, 7)
-    while side.bay and z < _SEEN:
-        if plan.chance("parked") and _free(z, crossing):
-            x = sign * (side.kerb - _BAY / 2 + 0.1)
-            yield z, partial(vehicle, kind="car", x=x, z=z, away=sign > 0 or rng.random() < 0.3)
-        z += LENGTH["car"] + rng.uniform(0.8, 2.0)
-    z, row = rng.uniform(5, 14), side.kerb + (0.7 if side.walk > 2.4 else side.walk + 0.3)
-    while z < _SEEN:
-        if plan.chance("tree") and _free(z, crossing):
-            yield z, partial(draw.tree, x=sign * row, z=z)
-        z += rng.uniform(6, 13)
-    inner = side.kerb if not side.grass_first else side.front - side.walk
-    for _ in range(int(rng.poisson(plan.style.rates["people"] / 2))):
-        z = 5 + rng.exponential(14.0)
-        x = sign * (inner + rng.uniform(0.3, max(side.walk - 0.3, 0.5)))
-        yield z, partial(draw.person, x=x, z=z)
-    if rng.random() < 0.5:
-        z = rng.uniform(7, 30)
-        yield z, partial(draw.bush, x=sign * (side.front - 0.8), z=z)
+    def trees(self, x: float, z: Range, height: float, ragged: float = 0.3) -> None:
+        """Foliage along the street with a ragged top."""
+        places = np.linspace(*z, 2 + int(z[1] - z[0]))
+        top = height * (1 + self.rng.uniform(-ragged, ragged, len(places)))
+        self.canvas.along(x, places.tolist(), top.tolist(), self.paint("vegetation"))
 
+    def border(self, kind: str, x: float, z: Range, height: float) -> None:
+        if kind == "hedge":
+            self.trees(x, z, height, 0.1)
+        elif kind == "wall":
+            wall = self.paint("wall").over(self.color("wall"), (0.8, 0.0, 0.4), (0.5, 0.0, 0.25))
+            self.canvas.along(x, z, (1.5 * height, 1.5 * height), wall)
+        else:
+            gaps = ((0.3, 0.14, 0.3), (height, 0.2, 0.88 * height))
+            fence = self.paint("fence").over(self.color("vegetation"), *gaps)
+            self.canvas.along(x, z, (height, height), fence)
 
-def _furniture(plan: Plan, sides: tuple[Side, Side], crossing: Range | None) -> Iterator[Thing]:
-    """Lamps, signs, traffic lights and bins along both kerbs."""
-    rng = plan.rng
-    for side in sides:
-        x = side.sign * (side.kerb + 0.4)
-        for z in np.arange(rng.uniform(8, 22), _SEEN, rng.uniform(18, 30)).tolist():
-            yield z, partial(draw.street_lamp, x=x, z=z)
-        if "signal" in plan.due:
-            z = (crossing[0] if crossing else rng.uniform(12, 22)) - 1.0
-            arm = rng.uniform(2.0, 4.5) if side.sign > 0 else 0.0
-            yield z, partial(draw.traffic_light, x=x, z=z, arm=arm)
-        if "sign" in plan.due:
-            z = rng.uniform(8, 22)
-            yield z, partial(draw.traffic_sign, x=x, z=z)
-        if rng.random() < 0.35:
-            z = rng.uniform(6, 25)
-            yield z, partial(draw.bin_, x=x + side.sign * 0.6, z=z)
-    if crossing and rng.random() < 0.6:
-        for _ in range(int(rng.integers(1, 4))):
-            z = crossing[0] - rng.uniform(0.5, 2.0)
-            yield z, partial(draw.person, x=rng.uniform(-1, 1) * sides[0].kerb, z=z)
+    def traffic(self, lane: float) -> None:
+        """Vehicles one behind another in each lane, first those that are due; a motorcycle ahead."""
+        rng, rows = self.rng, np.arange(_LANE / 2 - self.half, self.half, _LANE)
+        rare = [kind for kind in ("train", "bus", "truck") if kind in self.due]
+        for k, x in enumerate(rng.permutation(rows).tolist()):
+            queue, z = rare[k :: len(rows)], rng.uniform(5, 16) + 6 * (abs(x - lane) < 1)
+            while z < _SEEN:
+                if queue or self.chance("traffic"):
+                    kind = queue.pop(0) if queue else "car"
+                    self.put("lorry" if kind == "truck" and x < 0 else kind, x, z, away=x > 0)
+                    z += _LENGTH[kind]
+                z += rng.uniform(4, 16)
+        if "motorcycle" in self.due:
+            x, z = lane + rng.uniform(-1.5, 1.5), rng.uniform(6, 11)
+            self.put("motorcycle", x, z)
+            self.put("rider", x, z)
 
+    def put(self, thing: str, x: float, z: float, *, away: bool = False) -> None:
+        """Draw a thing and its shadow; ``away``: with rear lamps. An arm reaches over the road."""
+        canvas, rng, colors, canvas.order = self.canvas, self.rng, dict[str, Color](), z
+        size = rng.uniform(0.7, 1.4) if thing == "tree" else rng.uniform(0.93, 1.07)
+        turn = size if x < 0 else -size
+        for label, shape, material, (x0, x1, *yz) in _PIECES[thing]:
+            name = "rear" if material == "white" and away else material
+            if shape == "clump" or name not in colors:
+                colors[name] = self.color(name)
+            paint = Paint(LABEL_ID[label], colors[name])
+            y0, y1, z0, z1 = (size * value for value in yz)
+            for flip in (turn, -turn) if shape in ("blocks", "discs") else (turn,):
+                left, right = sorted((x + flip * x0, x + flip * x1))
+                self.piece(shape, (left, right), (y0, y1), (z + z0, z + z1), paint)
+        reach, length = (size * max(extent[k] for *_, extent in _PIECES[thing]) for k in (1, 5))
+        canvas.shadow((x - reach, x + reach), (z - 0.15, z + length + 0.15))
 
-def _cyclists(plan: Plan, sides: tuple[Side, Side], offset: float) -> Iterator[Thing]:
-    """Riders that are due, near enough to be seen, and bicycles left at the front line."""
-    rng = plan.rng
-    if "motorcycle" in plan.due:
-        z, along = rng.uniform(6, 11), bool(rng.random() < 0.7)
-        x = offset + rng.uniform(-1.5, 1.5)
-        yield z, partial(draw.cycle, x=x, z=z, kind="motorcycle", ridden=True, along=along)
-    for side in sides:
-        if "bicycle" in plan.due and rng.random() < 0.75:
-            z, along = rng.uniform(6, 16), bool(rng.random() < 0.6)
-            x = side.sign * (side.kerb - (_BAY + 0.5 if side.bay else 0.7))
-            yield z, partial(draw.cycle, x=x, z=z, kind="bicycle", ridden=True, along=along)
-        if plan.chance("bicycle"):
-            z = rng.uniform(6, 20)
-            x = side.sign * (side.front - 0.7)
-            yield z, partial(draw.cycle, x=x, z=z, kind="bicycle", ridden=False, along=False)
+    def piece(self, shape: str, x: Range, y: Range, z: Range, paint: Paint) -> None:
+        canvas, wide, tall = self.canvas, x[1] - x[0], y[1] - y[0]
+        ring = ((x[0] + x[1]) / 2, (y[0] + y[1]) / 2) + _RING * (wide, tall)
+        if shape.startswith("disc"):
+            canvas.across(ring, z[0], paint, 1.0)
+        elif shape == "clump":
+            ragged = ring + self.rng.uniform(-0.12, 0.12, ring.shape) * wide
+            canvas.across(ragged, z[0], paint, 0.7 + 0.06 * y[0])
+        elif shape == "wheel":
+            canvas.wheel(x, z, y[1], paint)
+        elif shape == "windows":
+            panes = (1.4, 0.12, 1.28), (9.0, 0.45 * tall - 0.2, tall - 0.12)
+            canvas.box(x, y, z, paint.over(self.color("glass"), *panes))
+        else:
+            canvas.box(x, y, z, paint)
 
-
-def _free(z: float, crossing: Range | None) -> bool:
-    """Whether a kerb place lies outside the crossing street."""
-    return crossing is None or not crossing[0] - 6 < z < crossing[1] + 1
+    def bonnet(self) -> None:
+        """The front of the car that carries the camera, a flat arch at the picture's lower edge."""
+        camera = self.canvas.camera
+        arch = _RING * (1.3 * camera.cols, self.rng.uniform(0.1, 0.18) * camera.rows)
+        x = camera.offset + (arch[:, 0] + camera.centre) / camera.focal
+        x -= camera.column(camera.offset, 1.0) / camera.focal
+        y = camera.height + (arch[:, 1] + camera.horizon - camera.rows) / camera.focal
+        self.canvas.order = 1.0
+        coat = Paint(LABEL_ID["ego vehicle"], self.color("tyre" if self.style else "body"))
+        self.canvas.across(np.stack([x, y], 1), 1.0, coat)
