@@ -5,7 +5,7 @@ The first line of each kind's docstring is its line in ``uda prior --help``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -142,15 +142,7 @@ AnyPrior = (
 PriorSpec = Annotated[AnyPrior, Field(discriminator="kind")]
 
 KINDS: dict[str, type[AnyPrior]] = {
-    "source_labels": SourceRatioPrior,
-    "spatial": SpatialPrior,
-    "target_tags": TagPrior,
-    "sizes_ml": SizePrior,
-    "areas_mm2": AreaPrior,
-    "predicted": PredictedPrior,
-    "image_level": ImageLevelPrior,
-    "landmarks": LandmarkPrior,
-    "size_csv": SizeCsvPrior,
+    spec.model_fields["kind"].default: spec for spec in get_args(AnyPrior)
 }
 NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior, LandmarkPrior)
 """kinds that need the labelled source images, not only the model"""
