@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,9 @@ import pytest
 import torch
 import yaml
 
-from uda.config.loading import load_card
+from uda.config.loading import load_card, load_recipe
+from uda.config.recipe import Recipe
+from uda.data.synthetic.phantom import dataset as phantom
 
 FEW_PEOPLE = {
     "mr": {"train": ["1001", "1002"], "validate": ["1010"]},
@@ -38,6 +44,9 @@ class Tiny:
     @property
     def overrides(self) -> list[str]:
         return [f"data.root={self.root}"]
+
+    def load(self, *overrides: str) -> Recipe:
+        return load_recipe(self.recipe, [*self.overrides, "compute.device=cpu", *overrides])
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
@@ -123,10 +132,55 @@ def tiny(tmp_path: Path) -> Tiny:
     return make_tiny(tmp_path)
 
 
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Fills a folder of that name once for all workers, and returns it; tests only read it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def filled(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = root / f"once-{name}", root / f"once-{name}.done"
+        with (root / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def finished_once(once: Once) -> Path:
+    """A small world (:func:`make_tiny`) and, in ``run``, a whole run of its recipe."""
+
+    def fill(folder: Path) -> None:
+        from uda.pipeline.run import run
+
+        run(make_tiny(folder).load(), folder / "run")
+
+    return once("finished", fill)
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Path:
+    """A copy of a whole run of the tiny recipe for each test: with its own ``tiny`` all of it is skipped."""
+    return Path(shutil.copytree(finished_once / "run", tmp_path / "run"))
+
+
+render_once = cache(phantom.render_subject)
+
+
 @pytest.fixture
 def few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose own cards are small; cards there go before the shipped ones."""
+    """A folder whose own cards are small; cards there go before the shipped ones. Each person is drawn once."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(phantom, "render_subject", render_once)
     (tmp_path / "datasets").mkdir()
     for name in ("mmwhs_mr", "mmwhs_ct", "phantom_mr", "phantom_ct"):
         card = load_card(name).model_dump(mode="json")
