@@ -123,18 +123,16 @@ class Canvas:
         if z[1] > z[0]:
             if y[1] < self.camera.height:
                 self.level(x, z, plain, y[1])
-            if not x[0] <= self.camera.offset <= x[1]:
-                flank = x[0] if x[0] > self.camera.offset else x[1]
+            flank = self.flank(x)
+            if flank is not None:
                 self.along(flank, z, (y[1], y[1]), paint, y[0])
         self.across([(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])], z[0], plain, light)
 
-    def wheel(self, x: Range, z: Range, tall: float, paint: Paint) -> None:
-        """A wheel on the flank of a block that the camera sees."""
-        if not x[0] <= self.camera.offset <= x[1]:
-            turn = np.linspace(-1, 1, 7)
-            places, top = (z[0] + z[1] + turn * (z[1] - z[0])) / 2, tall * (1 - 0.5 * turn**2)
-            flank = x[0] if x[0] > self.camera.offset else x[1]
-            self.along(flank, places.tolist(), top.tolist(), paint)
+    def flank(self, x: Range) -> float | None:
+        """Which flank of a block between ``x[0]`` and ``x[1]`` the camera sees."""
+        if x[0] > self.camera.offset:
+            return x[0]
+        return x[1] if x[1] < self.camera.offset else None
 
     def shadow(self, x: Range, z: Range) -> None:
         """Darken a rectangle of the ground."""

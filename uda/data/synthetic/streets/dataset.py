@@ -63,7 +63,9 @@ def write_streets(
         name = f"{number:05d}.png"
         _save(Path(folder) / "gta5" / "images" / name, Image.fromarray(image))
         if labels:
-            _save(Path(folder) / "gta5" / "labels" / name, _paletted(ids))
+            label = Image.fromarray(ids)
+            label.putpalette([channel for color in LABEL_COLORS for channel in color])
+            _save(Path(folder) / "gta5" / "labels" / name, label)
     for split, count in (("train", camera_train), ("val", camera_val)):
         for k in range(count):
             image, ids = render_street(_FIRST[split] + k, "camera", camera_size, seed)
@@ -90,7 +92,9 @@ def write_synthia(
         label = np.zeros((*ids.shape, 3), np.uint16)
         label[..., 0] = table[ids]
         label[..., 1] = _instances(ids)
-        _write(Path(folder) / "synthia" / "GT" / "LABELS" / name, _png16(label))
+        _, encoded = cv2.imencode(".png", label[..., ::-1])  # Pillow writes no 16-bit colours
+        with atomic_path(Path(folder) / "synthia" / "GT" / "LABELS" / name) as partial:
+            partial.write_bytes(encoded.tobytes())
 
 
 def _save_cityscapes(
@@ -105,16 +109,8 @@ def _save_cityscapes(
         return
     labels = folder / "gtFine" / split / city
     _save(labels / f"{stem}_gtFine_labelIds.png", Image.fromarray(ids))
-    opaque = np.full((len(LABEL_COLORS), 1), 255)
-    colors = np.concatenate([np.array(LABEL_COLORS), opaque], 1).astype(np.uint8)
+    colors = np.array([(*color, 255) for color in LABEL_COLORS], np.uint8)
     _save(labels / f"{stem}_gtFine_color.png", Image.fromarray(colors[ids]))
-
-
-def _paletted(ids: NDArray[np.uint8]) -> Image.Image:
-    """An image whose indices are label ids and whose palette holds their colours."""
-    image = Image.fromarray(ids)
-    image.putpalette([channel for color in LABEL_COLORS for channel in color])
-    return image
 
 
 def _instances(ids: NDArray[np.uint8]) -> NDArray[np.uint16]:
@@ -131,19 +127,8 @@ def _instances(ids: NDArray[np.uint8]) -> NDArray[np.uint16]:
 def _save(path: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
-    _write(path, buffer.getvalue())
-
-
-def _png16(label: NDArray[np.uint16]) -> bytes:
-    """Three channels of 16 bits, which Pillow cannot write."""
-    _, encoded = cv2.imencode(".png", label[..., ::-1])
-    return encoded.tobytes()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Complete or absent."""
     with atomic_path(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(buffer.getvalue())
 
 
 def _refuse_negative(**numbers: int) -> None:

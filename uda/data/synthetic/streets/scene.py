@@ -26,17 +26,14 @@ _HEIGHT, _FOCAL, _HORIZON = (
 
 _PAINT = {
     "road": ("5c5d68 545662 68666a", "767876 6a6e6c 80807c"),
-    "mark": ("eeece2", "c4c8c4"),
     "axis": ("e8be3c", "c4c8c4"),
     "sidewalk": ("c4b8a4 b6b0a6", "8e8a86 82847e 968e86"),
-    "parking": ("787476", "7a7672"),
     "terrain": ("769e42 84a44a baa668", "5c6444 686a4e 746c56"),
     "building": ("d67a56 e4c480 96aac6 bc5c50 ded6c8 acc6a0", "a49a88 7e766c b2a896 8a6c5e 707472"),
     "roof": ("965240 686470 aa7854", "5c463e 4a4a4c"),
     "wall": ("b08264 c8beae 9c705c", "80786c 6c6a66 8e8070"),
     "fence": ("6c523c babcc4 465c46", "545450 404840 786e62"),
     "vegetation": ("42882c 549830 347638 6e962c", "425034 36442e 4e5a38 484a32"),
-    "trunk": ("785436", "4a423a"),
     "pole": ("74767e 5a5e62", "606462 787a76"),
     "case": ("343630 c49c28", "2c2e2c 3c4038"),
     "plate": ("d21a1e 1a40b2 f2cc1a", "a82c2c 2c4490 c8b03c"),
@@ -49,9 +46,6 @@ _PAINT = {
     "glass": ("486c9e 3a5882 283850", "464c4e 363a3c 5c6468"),
     "tyre": ("1a1a1e", "1e1f1f"),
     "rear": ("be1a1a", "8c2020"),
-    "red": ("f2281e", "f2281e"),
-    "amber": ("60480a", "60480a"),
-    "green": ("0e4020", "0e4020"),
 }  # fmt: skip
 """Colours of each material, of which a thing draws one: in the game, before the camera."""
 
@@ -77,28 +71,20 @@ _RATES = {
 """Share of images, lanes, slots or blocks in which a thing occurs; people: number on a side."""
 
 _THINGS = """
-car        car           wheel   tyre       -0.90  0.90  0.00  0.66  0.50  1.20
-car        car           wheel   tyre       -0.90  0.90  0.00  0.66  3.00  3.70
 car        car           block   tyre       -0.84  0.84  0.08  0.40  0.00  4.30
 car        car           block   body       -0.90  0.90  0.28  0.90  0.00  4.30
 car        car           windows body       -0.78  0.78  0.90  1.55  0.40  3.20
 car        car           block   glass      -0.66  0.66  0.98  1.42  0.40  0.40
 car        car           blocks  white       0.54  0.84  0.58  0.76  0.00  0.00
-truck      truck         wheel   tyre       -1.25  1.25  0.00  1.00  1.20  2.20
-truck      truck         wheel   tyre       -1.25  1.25  0.00  1.00  6.60  7.60
 truck      truck         block   tyre       -1.20  1.20  0.40  1.00  0.00  8.50
 truck      truck         block   body       -1.25  1.25  0.70  2.60  6.50  8.50
 truck      truck         block   coach      -1.25  1.25  0.90  3.30  0.00  6.30
 truck      truck         blocks  white       0.80  1.15  0.60  0.80  0.00  0.00
-lorry      truck         wheel   tyre       -1.25  1.25  0.00  1.00  0.60  1.60
-lorry      truck         wheel   tyre       -1.25  1.25  0.00  1.00  6.00  7.00
 lorry      truck         block   tyre       -1.20  1.20  0.40  1.00  0.00  8.50
 lorry      truck         block   coach      -1.25  1.25  0.90  3.30  2.20  8.50
 lorry      truck         block   body       -1.25  1.25  0.50  2.60  0.00  2.00
 lorry      truck         block   glass      -1.05  1.05  1.60  2.40  0.00  0.00
 lorry      truck         blocks  white       0.80  1.15  0.70  0.95  0.00  0.00
-bus        bus           wheel   tyre       -1.30  1.30  0.00  1.00  2.00  3.00
-bus        bus           wheel   tyre       -1.30  1.30  0.00  1.00  8.50  9.50
 bus        bus           windows coach      -1.30  1.30  0.30  3.10  0.00 11.50
 bus        bus           block   glass      -1.10  1.10  1.30  2.60  0.00  0.00
 bus        bus           blocks  white       0.80  1.15  0.60  0.85  0.00  0.00
@@ -118,11 +104,10 @@ rider      rider         block   cloth      -0.30  0.30  1.00  1.42  0.00  0.00
 rider      rider         block   cloth      -0.20  0.20  0.92  1.50  0.00  0.00
 rider      rider         disc    skin       -0.13  0.13  1.46  1.76  0.00  0.00
 person     person        blocks  trousers    0.06  0.22  0.00  0.88  0.00  0.00
-person     person        block   skin       -0.30  0.30  0.80  1.40  0.00  0.00
 person     person        block   cloth      -0.30  0.30  0.92  1.40  0.00  0.00
 person     person        block   cloth      -0.20  0.20  0.82  1.48  0.00  0.00
 person     person        disc    skin       -0.12  0.12  1.46  1.76  0.00  0.00
-tree       vegetation    block   trunk      -0.15  0.15  0.00  5.00  0.00  0.00
+tree       vegetation    block   roof       -0.15  0.15  0.00  5.00  0.00  0.00
 tree       vegetation    clump   vegetation -2.00  0.60  3.00  5.40  0.00  0.00
 tree       vegetation    clump   vegetation -0.70  2.20  3.10  5.60  0.00  0.00
 tree       vegetation    clump   vegetation -1.60  1.30  3.90  6.40  0.00  0.00
@@ -131,9 +116,7 @@ light      pole          block   pole       -0.09  0.09  0.00  7.50  0.00  0.00
 light      pole          block   pole       -0.09  1.80  7.40  7.52  0.00  0.00
 signal     pole          block   pole       -0.09  0.09  0.00  3.40  0.00  0.00
 signal     traffic_light block   case       -0.26  0.26  2.30  3.50  0.00  0.00
-signal     traffic_light disc    red        -0.15  0.15  3.08  3.38  0.00  0.00
-signal     traffic_light disc    amber      -0.15  0.15  2.73  3.03  0.00  0.00
-signal     traffic_light disc    green      -0.15  0.15  2.38  2.68  0.00  0.00
+signal     traffic_light disc    rear       -0.15  0.15  3.08  3.38  0.00  0.00
 sign       pole          block   pole       -0.07  0.07  0.00  2.60  0.00  0.00
 sign       traffic_sign  disc    plate      -0.42  0.42  2.10  2.94  0.00  0.00
 sign       traffic_sign  disc    white      -0.24  0.24  2.28  2.76  0.00  0.00
@@ -146,11 +129,13 @@ for _thing, _label, _shape, _material, *_extent in map(str.split, _THINGS.strip(
     _piece = (_label.replace("_", " "), _shape, _material, [float(value) for value in _extent])
     _PIECES.setdefault(_thing, []).append(_piece)
 
-_LENGTH = {"car": 4.3, "truck": 8.5, "bus": 11.5, "train": 26.0}
+_WHEELED = {"car": 0.33, "truck": 0.5, "lorry": 0.5, "bus": 0.5}
+"""Radius of a vehicle's wheels."""
+_LENGTH = {"car": 4.3, "truck": 8.5, "lorry": 8.5, "bus": 11.5, "train": 26.0}
 _LANE, _BAY, _SEEN = 3.3, 2.2, 60.0
 _GOLDEN = 0.6180339887498949
-_TURN = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-_RING = np.stack([np.cos(_TURN), np.sin(_TURN)], 1) / 2
+_RING = np.array([(np.cos(a), np.sin(a)) for a in np.arange(12) * np.pi / 6]) / 2
+_TURN = np.linspace(-1, 1, 7)
 
 
 def due(number: int, rate: float, phase: float) -> bool:
@@ -238,7 +223,7 @@ class _Street:
         """Grass, the road with its marks, a crossing street with a zebra, and the far end."""
         canvas, half, rng = self.canvas, self.half, self.rng
         canvas.level((-90, 90), (0, 1e4), self.paint("terrain"))
-        road, mark, dash = self.paint("road"), self.color("mark"), rng.uniform(0, 5)
+        road, mark, dash = self.paint("road"), self.color("white"), rng.uniform(0, 5)
         lines = ((_LANE, _LANE - 0.08, _LANE + 0.08), (9.0, dash, dash + 4.0))
         canvas.level((-half, half), (0, 1e3), road.over(mark, *lines))
         for x, color in ((half - 0.1, mark), (0.1 - half, mark), (0.18, self.color("axis"))):
@@ -389,8 +374,16 @@ class _Street:
             for flip in (turn, -turn) if shape in ("blocks", "discs") else (turn,):
                 left, right = sorted((x + flip * x0, x + flip * x1))
                 self.piece(shape, (left, right), (y0, y1), (z + z0, z + z1), paint)
-        reach, length = (size * max(extent[k] for *_, extent in _PIECES[thing]) for k in (1, 5))
+        reach = size * max(extent[1] for *_, extent in _PIECES[thing] if extent[2] < 0.5)
+        length = size * _LENGTH.get(thing, 0.3)
         canvas.shadow((x - reach, x + reach), (z - 0.15, z + length + 0.15))
+        flank = canvas.flank((x - reach, x + reach))
+        if flank is not None and thing in _WHEELED:
+            for axle in (z + 0.2 * length, z + 0.8 * length):
+                around = axle + _WHEELED[thing] * _TURN
+                top = 2 * _WHEELED[thing] * (1 - 0.5 * _TURN**2)
+                tyre = Paint(LABEL_ID[_PIECES[thing][0][0]], self.color("tyre"))
+                canvas.along(flank, around.tolist(), top.tolist(), tyre)
 
     def piece(self, shape: str, x: Range, y: Range, z: Range, paint: Paint) -> None:
         canvas, wide, tall = self.canvas, x[1] - x[0], y[1] - y[0]
@@ -400,8 +393,6 @@ class _Street:
         elif shape == "clump":
             ragged = ring + self.rng.uniform(-0.12, 0.12, ring.shape) * wide
             canvas.across(ragged, z[0], paint, 0.7 + 0.06 * y[0])
-        elif shape == "wheel":
-            canvas.wheel(x, z, y[1], paint)
         elif shape == "windows":
             panes = (1.4, 0.12, 1.28), (9.0, 0.45 * tall - 0.2, tall - 0.12)
             canvas.box(x, y, z, paint.over(self.color("glass"), *panes))
