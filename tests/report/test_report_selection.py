@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Tiny
-from test_report import HOSTILE, Reader, of_seed, rendered, with_papers, write_run
+from report_runs import HOSTILE, Reader, of_seed, rendered, with_papers, write_run
 from typer.testing import CliRunner
 
 from uda import api

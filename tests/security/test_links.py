@@ -193,7 +193,7 @@ def test_restart_deletes_no_folder_behind_a_link(
 
 
 def test_a_report_is_not_written_through_a_link(precious: Path, tmp_path: Path) -> None:
-    from test_report import write_run
+    from report_runs import write_run
 
     write_run(tmp_path / "run")
     (tmp_path / "out").symlink_to(precious)

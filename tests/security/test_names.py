@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 from pydantic import TypeAdapter, ValidationError
-from test_report import HOSTILE, write_run
+from report_runs import HOSTILE, write_run
 
 from uda.api import predict
 from uda.check.page import Album
