@@ -116,7 +116,8 @@ def test_what_the_page_adds_works(tmp_path: Path) -> None:
 
     # what the project's own tests say of the new loss
     chosen = [*("-q", "--jaxtyping-packages=uda.losses,beartype.beartype"), "-k", "total_variation"]
-    files = ["--doctest-modules", "uda/losses/total_variation.py", "tests"]
+    files = ["tests/losses/test_every_loss.py", "tests/training/parts/test_assembly.py"]
+    files += ["--doctest-modules", "uda/losses/total_variation.py"]
     shown = python(checkout, "-m", "pytest", *chosen, *files, cwd=checkout)
     assert re.search(r"\b2\d passed", shown), shown
 
