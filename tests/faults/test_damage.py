@@ -14,7 +14,7 @@ from conftest import Tiny
 from fault_injection import contents, hidden
 
 from uda.config.card import DatasetCard
-from uda.config.loading import load_card, load_recipe
+from uda.config.loading import load_card
 from uda.data import store as store_module
 from uda.data.cases import cases_of
 from uda.data.store import open_store
@@ -28,8 +28,7 @@ Damage = Callable[[Path], None]
 
 
 def run(tiny: Tiny, out: Path, until: str = "adapt", restart: bool = False) -> None:
-    recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
-    pipeline.run(recipe, out, until=until, restart=restart)
+    pipeline.run(tiny.load(), out, until=until, restart=restart)
 
 
 def flip(path: Path, at: float = 0.7) -> None:
@@ -193,10 +192,9 @@ def other_number(path: Path) -> None:
     ],
 )
 def test_what_a_stage_wrote_is_checked_before_the_next_reads_it(
-    tiny: Tiny, tmp_path: Path, file: str, damage: Damage
+    finished: Path, tiny: Tiny, file: str, damage: Damage
 ) -> None:
-    out = tmp_path / "run"
-    run(tiny, out, "adapt-adami_tags")
+    out = finished
     expected = contents(out)
     shutil.rmtree(out / "adapt-adami_tags")
     damage(out / file)
@@ -211,9 +209,8 @@ def test_what_a_stage_wrote_is_checked_before_the_next_reads_it(
     assert contents(out) == expected
 
 
-def test_a_damaged_model_of_ones_own_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    run(tiny, tmp_path, "pretrain")
-    model = tmp_path / "pretrain" / "model.safetensors"
+def test_a_damaged_model_of_ones_own_is_refused(finished: Path) -> None:
+    model = finished / "pretrain" / "model.safetensors"
     flip(model)
     with pytest.raises(ModelError, match="checksum") as error:
         load_model(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from conftest import Tiny
 from fault_injection import contents
 
 from uda.api import predict
-from uda.config.loading import load_recipe
 from uda.errors import NotFiniteError, RunError
 from uda.evaluation import volumes as evaluation_volumes
 from uda.files.atomic import load_tensors
@@ -22,8 +22,7 @@ from uda.training import loop
 
 
 def run(tiny: Tiny, out: Path, *overrides: str, until: str = "pretrain") -> None:
-    recipe = load_recipe(tiny.recipe, [*tiny.overrides, *overrides, "compute.device=cpu"])
-    pipeline.run(recipe, out, until=until)
+    pipeline.run(tiny.load(*overrides), out, until=until)
 
 
 def in_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Any], object]) -> None:
@@ -74,24 +73,24 @@ def test_a_training_without_memory_names_the_setting_and_keeps_its_checkpoint(
 
 
 def test_a_stage_that_trains_nothing_says_it_too(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*given: Any) -> Any:
         raise MemoryError
 
+    shutil.rmtree(finished / "evaluate")
     monkeypatch.setattr(evaluation_volumes, "predict_case", full)
     with pytest.raises(RunError, match="the machine ran out of memory in evaluate") as caught:
-        run(tiny, tmp_path, until="evaluate")
+        run(tiny, finished, until="evaluate")
     assert "network.patch" in str(caught.value.fix)
-    assert not (tmp_path / "evaluate").exists()
-    assert (tmp_path / "pretrain" / "model.safetensors").is_file()
+    assert not (finished / "evaluate").exists()
+    assert (finished / "pretrain" / "model.safetensors").is_file()
 
 
 def test_a_case_that_is_too_large_is_named_and_the_others_stay(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tiny, tmp_path / "run")
-    given = (tmp_path / "run" / "pretrain", tiny.root / "t" / "images", tmp_path / "out")
+    given = (finished / "pretrain", tiny.root / "t" / "images", tmp_path / "out")
     read = prediction_folder.read_case
 
     def full(case: Any, *rest: Any) -> Any:

@@ -7,23 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Tiny, make_tiny
+from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden
 
-VERBS = {"run": 80, "own": 25, "predict": 25, "convert": 9}
-"""what is tried, and the largest step between two moments of a campaign at which the disk is full"""
-SAMPLE = 4
-"""times larger are the steps of the sample"""
+VERBS = {"run": 320, "own": 25, "predict": 25, "convert": 9}
+"""what is tried, and the largest step between two moments at which the disk is full"""
+FINER = pytest.param("run", 80, marks=pytest.mark.campaign)
 
 
-@pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Path]:
+@pytest.fixture
+def tiny_run(finished_once: Path) -> tuple[Tiny, Path]:
     """A world and a whole run of it."""
-    home = tmp_path_factory.mktemp("disks")
-    tiny = make_tiny(home)
-    given = arguments(tiny, home, "run", home / "run")
-    assert ended(command, given, home / "errors.txt", Fault(home / "run")) == 0
-    return tiny, home / "run"
+    return Tiny(finished_once / "home", finished_once / "data"), finished_once / "run"
 
 
 def arguments(tiny: Tiny, run: Path, verb: str, out: Path) -> list[str]:
@@ -50,10 +45,9 @@ def refused(errors: Path) -> None:
     assert "fix:" in told
 
 
-@pytest.mark.parametrize("coarse", [SAMPLE, pytest.param(1, marks=pytest.mark.campaign)])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(("verb", "step"), [*VERBS.items(), FINER])
 def test_a_disk_that_fills_up_at_any_moment_costs_nothing_that_was_complete(
-    tiny_run: tuple[Tiny, Path], tmp_path: Path, verb: str, coarse: int
+    tiny_run: tuple[Tiny, Path], tmp_path: Path, verb: str, step: int
 ) -> None:
     tiny, run = tiny_run
     out, errors, straight = tmp_path / "on" / "out", tmp_path / "errors.txt", tmp_path / "straight"
@@ -71,7 +65,7 @@ def test_a_disk_that_fills_up_at_any_moment_costs_nothing_that_was_complete(
         now = {n: c for n, c in contents(out).items() if not n.startswith(("store", "."))}
         assert before.items() <= now.items()
         before = now
-        at += coarse * draw.randint(1, VERBS[verb])
+        at += draw.randint(1, step)
     assert refusals >= 2
     assert contents(out) == contents(straight)
     assert hidden(out.parent) == []

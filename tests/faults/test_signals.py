@@ -13,7 +13,6 @@ import pytest
 from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden, started
 
-from uda.config.loading import load_recipe
 from uda.pipeline import run as pipeline
 from uda.training import loop
 from uda.training.signals import Stopped, heeded
@@ -23,8 +22,7 @@ SLOW = 0.2
 
 
 def run(tiny: Tiny, out: Path) -> None:
-    recipe = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"])
-    pipeline.run(recipe, out, until="pretrain")
+    pipeline.run(tiny.load(), out, until="pretrain")
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> list[int]:

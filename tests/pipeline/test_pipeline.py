@@ -14,17 +14,11 @@ import pytest
 import yaml
 from conftest import Tiny
 
-from uda.config.loading import load_recipe
-from uda.config.recipe import Recipe
 from uda.errors import ConfigError, DataError, RunError
 from uda.pipeline import run as pipeline
 from uda.types import TargetBatch
 
 ENTROPY_AND_SOURCE = "adapt.minent.objective=[{term: entropy}, {term: cross_entropy}]"
-
-
-def recipe_of(tiny: Tiny, *overrides: str) -> Recipe:
-    return load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu", *overrides])
 
 
 def ran(done: list[pipeline.Done]) -> list[str]:
@@ -65,7 +59,7 @@ def test_target_labels_deleted_changes_nothing_but_evaluate(tiny: Tiny, tmp_path
     raw = yaml.safe_load(card.read_text())
     raw["splits"]["test"] = ["c2", "c1"]
     card.write_text(yaml.safe_dump(raw))
-    recipe = recipe_of(tiny)
+    recipe = tiny.load()
     for stage in ("adabn", "adapt"):
         pipeline.run(recipe, tmp_path / "whole", until=stage)
     shutil.rmtree(tiny.root / "t" / "labels")
@@ -83,60 +77,58 @@ def test_target_labels_deleted_changes_nothing_but_evaluate(tiny: Tiny, tmp_path
     assert not (tmp_path / "blind" / "evaluate").exists()
 
 
-def test_target_labels_shuffled_changes_nothing_but_evaluate(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny)
-    pipeline.run(recipe, tmp_path / "true", until="evaluate")
+def test_target_labels_shuffled_changes_nothing_but_evaluate(
+    finished: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    recipe = tiny.load()
     labels = target_labels(tiny)
     held = [path.read_bytes() for path in labels]
     for path, other in zip(labels, [*held[1:], held[0]], strict=True):
         path.write_bytes(other)
-    pipeline.run(recipe, tmp_path / "false", until="evaluate")
+    pipeline.run(recipe, tmp_path / "false")
 
-    true, false = artefacts(tmp_path / "true"), artefacts(tmp_path / "false")
+    true, false = (outside(artefacts(run), "report") for run in (finished, tmp_path / "false"))
     assert "adapt-minent/snapshots/000003/model.safetensors" in outside(true, "evaluate")
     assert outside(false, "evaluate") == outside(true, "evaluate")
     assert false["evaluate/cases.csv"] != true["evaluate/cases.csv"]
 
 
-def test_source_files_removed_adapt_still_runs(tiny: Tiny, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    pipeline.run(recipe_of(tiny), run, until="prior")
-    pipeline.run(recipe_of(tiny), run, until="adapt")
+def test_source_files_removed_adapt_still_runs(finished: Path, tiny: Tiny) -> None:
+    run = finished
     shutil.rmtree(tiny.root / "s")
     shutil.rmtree(run / "store")  # it holds prepared source slices
-    changed = recipe_of(tiny, "adapt.minent.lr=0.002")
+    changed = tiny.load("adapt.minent.lr=0.002")
     assert ran(pipeline.run(changed, run, until="adapt")) == ["adapt-minent"]
 
-    with_source = recipe_of(tiny, ENTROPY_AND_SOURCE, "adapt.minent.source_free=false")
+    with_source = tiny.load(ENTROPY_AND_SOURCE, "adapt.minent.source_free=false")
     with pytest.raises(DataError) as error:
         pipeline.run(with_source, run, until="adapt-minent")
     assert str(tiny.root / "s" / "images" / "c0.nii.gz") in str(error.value)
 
 
-def test_pretrain_runs_again_only_with_its_source_files(tiny: Tiny, tmp_path: Path) -> None:
-    pipeline.run(recipe_of(tiny), tmp_path, until="pretrain")
+def test_pretrain_runs_again_only_with_its_source_files(finished: Path, tiny: Tiny) -> None:
     shutil.rmtree(tiny.root / "s")
-    assert ran(pipeline.run(recipe_of(tiny), tmp_path, until="pretrain")) == []
-    for recipe, restart in ((recipe_of(tiny), True), (recipe_of(tiny, "pretrain.lr=0.01"), False)):
+    assert ran(pipeline.run(tiny.load(), finished, until="pretrain")) == []
+    for recipe, restart in ((tiny.load(), True), (tiny.load("pretrain.lr=0.01"), False)):
         with pytest.raises(DataError, match=r"c0\.nii\.gz"):
-            pipeline.run(recipe, tmp_path, until="pretrain", restart=restart)
-    assert (tmp_path / "pretrain" / "model.safetensors").is_file()
+            pipeline.run(recipe, finished, until="pretrain", restart=restart)
+    assert (finished / "pretrain" / "model.safetensors").is_file()
 
 
-def test_source_access_variant_runs(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny, ENTROPY_AND_SOURCE, "adapt.minent.source_free=false")
-    pipeline.run(recipe, tmp_path, until="adapt-minent")
-    record = json.loads((tmp_path / "adapt-minent" / "stage.json").read_text())
-    header = (tmp_path / "adapt-minent" / "metrics.csv").read_text().splitlines()[0]
+def test_source_access_variant_runs(finished: Path, tiny: Tiny) -> None:
+    recipe = tiny.load(ENTROPY_AND_SOURCE, "adapt.minent.source_free=false")
+    assert ran(pipeline.run(recipe, finished, until="adapt-minent")) == ["adapt-minent"]
+    record = json.loads((finished / "adapt-minent" / "stage.json").read_text())
+    header = (finished / "adapt-minent" / "metrics.csv").read_text().splitlines()[0]
     assert record["source_free"] is False
     assert set(record["data"]) == {"source/train", "target/adapt"}
     assert {"entropy", "cross_entropy"} <= set(header.split(","))
 
 
-def test_supervision_ledger(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny, "target_supervised=true", "evaluate.oracle=true")
-    pipeline.run(recipe, tmp_path, until="evaluate")
-    rows = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["rows"]
+def test_supervision_ledger(finished: Path, tiny: Tiny) -> None:
+    recipe = tiny.load("target_supervised=true", "evaluate.oracle=true")
+    pipeline.run(recipe, finished, until="evaluate")
+    rows = json.loads((finished / "evaluate" / "metrics.json").read_text())["rows"]
     told = {row["name"]: set(row["supervision"]) for row in rows}
     assert [row["name"] for row in rows] == [
         "source_only",
@@ -157,67 +149,65 @@ def test_supervision_ledger(tiny: Tiny, tmp_path: Path) -> None:
 # What runs again -----------------------------------------------------------------------------------
 
 
-def test_second_run_does_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    first = pipeline.run(recipe_of(tiny), run)
-    assert ran(first) == [stage.name for stage in first]
+def test_second_run_does_nothing(finished: Path, tiny: Tiny) -> None:
+    run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
     announced: list[tuple[str, str]] = []
-    second = pipeline.run(recipe_of(tiny), run, announce=lambda *said: announced.append(said))
+    second = pipeline.run(tiny.load(), run, announce=lambda *said: announced.append(said))
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
     assert ran(second) == []
-    assert announced == [(stage.name, "skip") for stage in first]
+    assert announced == [(stage.name, "skip") for stage in second]
+    assert len(second) == 8
     assert after == before
 
 
 def test_changing_one_variant_reruns_only_it_and_what_hangs_on_it(
-    tiny: Tiny, tmp_path: Path
+    finished: Path, tiny: Tiny
 ) -> None:
-    for stage in ("prior", "evaluate"):
-        pipeline.run(recipe_of(tiny), tmp_path / "run", until=stage)
-    before = artefacts(tmp_path / "run")
-    changed = recipe_of(tiny, "adapt.minent.lr=0.002")
-    done = pipeline.run(changed, tmp_path / "run")
+    before = artefacts(finished)
+    changed = tiny.load("adapt.minent.lr=0.002")
+    done = pipeline.run(changed, finished)
     assert ran(done) == ["adapt-minent", "evaluate", "report"]
     rerun = ("adapt-minent", "evaluate", "report")
-    after = artefacts(tmp_path / "run")
+    after = artefacts(finished)
     assert outside(after, *rerun) == outside(before, *rerun)
     model = "adapt-minent/model.safetensors"
     assert after[model] != before[model]
 
 
-def test_changed_prior_reruns_only_the_variant_that_uses_it(tiny: Tiny, tmp_path: Path) -> None:
-    pipeline.run(recipe_of(tiny), tmp_path / "run", until="evaluate")
+def test_changed_prior_reruns_only_the_variant_that_uses_it(finished: Path, tiny: Tiny) -> None:
     tags = tiny.root / "t" / "tags.csv"
     tags.write_text(tags.read_text().replace("c1,3,1,1", "c1,3,1,0"))
-    done = pipeline.run(recipe_of(tiny), tmp_path / "run", until="evaluate")
+    done = pipeline.run(tiny.load(), finished, until="evaluate")
     assert ran(done) == ["prior-tags", "adapt-adami_tags", "evaluate"]
 
 
-def test_changed_seed_reruns_everything(tiny: Tiny, tmp_path: Path) -> None:
-    first = pipeline.run(recipe_of(tiny), tmp_path / "run", until="evaluate")
-    second = pipeline.run(recipe_of(tiny, "seed=1"), tmp_path / "run", until="evaluate")
-    assert ran(second) == [stage.name for stage in first]
+def test_changed_seed_reruns_everything_to_other_bytes(finished: Path, tiny: Tiny) -> None:
+    zero = artefacts(finished)
+    done = pipeline.run(tiny.load("seed=1"), finished, until="evaluate")
+    assert ran(done) == [stage.name for stage in done]
+    assert set(ran(done)) == {
+        name.split("/")[0] for name in outside(zero, "store", "report", "prior-ratio")
+    }
+    one = artefacts(finished)
+    assert set(zero) == set(one)
+    models = [name for name in zero if name.endswith(("model.safetensors", "metrics.csv"))]
+    assert len(models) >= 6
+    assert not [name for name in models if zero[name] == one[name]]
 
 
-def test_changed_device_reruns_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    pipeline.run(recipe_of(tiny), tmp_path / "run", until="adapt")
-    assert (
-        ran(pipeline.run(recipe_of(tiny, "compute.device=auto"), tmp_path / "run", until="adapt"))
-        == []
-    )
+def test_changed_device_reruns_nothing(finished: Path, tiny: Tiny) -> None:
+    assert ran(pipeline.run(tiny.load("compute.device=auto"), finished, until="adapt")) == []
 
 
 def test_restart_runs_what_was_asked_for_again_to_the_same_bytes(
-    tiny: Tiny, tmp_path: Path
+    finished: Path, tiny: Tiny
 ) -> None:
-    recipe, run = recipe_of(tiny), tmp_path / "run"
-    pipeline.run(recipe, run, until="prior")
-    pipeline.run(recipe, run, until="evaluate")
-    before = artefacts(run)
+    recipe, run = tiny.load(), finished
+    before = outside(artefacts(run), "report")
     adapted = pipeline.run(recipe, run, until="adapt", restart=True)
     assert ran(adapted) == ["adapt-minent", "adapt-adami_tags"]
-    assert artefacts(run) == before
+    assert outside(artefacts(run), "report") == before
     whole = pipeline.run(recipe, run, restart=True)
     assert ran(whole) == [stage.name for stage in whole]
     assert len(whole) == 8
@@ -226,22 +216,22 @@ def test_restart_runs_what_was_asked_for_again_to_the_same_bytes(
 
 def test_until_unknown_proposes_nearest(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'adapt-minent'"):
-        pipeline.run(recipe_of(tiny), tmp_path / "run", until="adapt-minant")
+        pipeline.run(tiny.load(), tmp_path / "run", until="adapt-minant")
     assert not (tmp_path / "run").exists()
 
 
 def test_until_runs_a_stage_and_its_parents_only(tiny: Tiny, tmp_path: Path) -> None:
-    done = pipeline.run(recipe_of(tiny), tmp_path / "run", until="adapt-adami_tags")
+    done = pipeline.run(tiny.load(), tmp_path / "run", until="adapt-adami_tags")
     assert ran(done) == ["pretrain", "prior-tags", "adapt-adami_tags"]
 
 
 # The same again ------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
-    for place in ("here", "elsewhere/deeper"):
-        pipeline.run(recipe_of(tiny), tmp_path / place, until="evaluate")
-    here = artefacts(tmp_path / "here")
+def test_same_seed_same_bytes(finished: Path, tiny: Tiny, tmp_path: Path) -> None:
+    done = pipeline.run(tiny.load(), tmp_path / "elsewhere" / "deeper")
+    assert ran(done) == [stage.name for stage in done]
+    here = outside(artefacts(finished), "report")
     assert {
         "pretrain/model.safetensors",
         "pretrain/metrics.csv",
@@ -250,21 +240,11 @@ def test_same_seed_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
         "evaluate/cases.csv",
         "evaluate/metrics.json",
     } <= set(here)
-    assert artefacts(tmp_path / "elsewhere" / "deeper") == here
-
-
-def test_another_seed_gives_other_bytes(tiny: Tiny, tmp_path: Path) -> None:
-    for seed in (0, 1):
-        pipeline.run(recipe_of(tiny, f"seed={seed}"), tmp_path / str(seed), until="adapt")
-    zero, one = artefacts(tmp_path / "0"), artefacts(tmp_path / "1")
-    assert set(zero) == set(one)
-    models = [name for name in zero if name.endswith(("model.safetensors", "metrics.csv"))]
-    assert len(models) >= 6
-    assert not [name for name in models if zero[name] == one[name]]
+    assert outside(artefacts(tmp_path / "elsewhere" / "deeper"), "report") == here
 
 
 def test_models_can_be_read_by_whoever_may_read_their_folder(tiny: Tiny, tmp_path: Path) -> None:
-    pipeline.run(recipe_of(tiny), tmp_path / "run", until="pretrain")
+    pipeline.run(tiny.load(), tmp_path / "run", until="pretrain")
     model = tmp_path / "run" / "pretrain" / "model.safetensors"
     assert model.stat().st_mode & 0o666 == model.parent.stat().st_mode & 0o666
 
@@ -289,9 +269,9 @@ def test_lock_of_another_process_gives_one_clear_error(tiny: Tiny, tmp_path: Pat
         assert other.stdout
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="another run is writing") as error:
-            pipeline.run(recipe_of(tiny), run, until="pretrain")
+            pipeline.run(tiny.load(), run, until="pretrain")
         other.communicate()
     assert error.value.exit_code == 1
     assert str(run) in str(error.value)
     assert [path.name for path in run.iterdir()] == [".lock"]
-    assert ran(pipeline.run(recipe_of(tiny), run, until="pretrain")) == ["pretrain"]
+    assert ran(pipeline.run(tiny.load(), run, until="pretrain")) == ["pretrain"]
