@@ -5,7 +5,7 @@ grey sky. The camera's picture goes through air, lens and sensor:
 
 - haze: ``t = exp(-z / V)`` of the scene and ``1 - t`` of the grey sky, V = 150-400 m,
 - texture that nobody models (dirt, plaster, leaves): noise of two sizes that grows with roughness,
-- less saturation, a greenish cast, lifted blacks, a soft shoulder,
+- less saturation and contrast, a greenish cast,
 - vignetting ``1 - a r²``, a blur of a pixel at most, and sensor noise whose variance has a
   constant part and a part that grows with the signal.
 """
@@ -21,18 +21,20 @@ from numpy.typing import NDArray
 
 from uda.data.synthetic.streets.canvas import Canvas, Color, Floats, Range
 from uda.data.synthetic.streets.labels import LABEL_ID
-from uda.data.synthetic.streets.scene import draw_street
+from uda.data.synthetic.streets.scene import Street
 from uda.errors import DataError
 
 StyleName: TypeAlias = Literal["game", "camera"]
 
 _GREY = np.array([0.299, 0.587, 0.114])
-_ROUGH = np.full(256, 0.02, np.float32)
+_ROUGH = np.full(256, 0.03, np.float32)
 """Deviation of the texture of each label's surface, relative to its colour."""
-_ROUGH[
-    [LABEL_ID[name] for name in ("road", "building", "wall", "fence", "vegetation", "terrain")]
-] = (*(0.04, 0.07, 0.09, 0.08, 0.2, 0.14),)
-_ROUGH[[LABEL_ID[name] for name in ("sky", "ego vehicle")]] = 0, 0.01
+for _names, _value in (
+    (("sky", "ego vehicle"), 0.0),
+    (("building", "wall", "fence"), 0.08),
+    (("vegetation", "terrain"), 0.18),
+):
+    _ROUGH[[LABEL_ID[name] for name in _names]] = _value
 
 
 class _Look(NamedTuple):
@@ -89,7 +91,7 @@ def render_street(
         )
     code, look = list(_LOOKS).index(style), _LOOKS[style]
     rng = np.random.default_rng([seed, code + 1, number, 1])
-    canvas = draw_street(number, code, size, seed)
+    canvas = Street(number, code, size, seed).canvas
     color, ids, depth = canvas.paint(_sky(canvas, look, rng))
     image = _picture(color, ids, depth, look, 0.25 * (canvas.light.overcast and code == 0), rng)
     if style == "camera":

@@ -3,11 +3,7 @@
 From the road outwards each side has a sidewalk, perhaps grass, and a front line of houses, trees
 and gaps, with walls, fences and hedges before it. A crossing street may cut through. Vehicles take
 the lanes; trees, poles and people stand along the kerbs. All things are blocks and discs, listed in
-tables. Sizes are in metres.
-
-The styles differ as GTA5 and Cityscapes do: the camera's height and field of view, the paint, the
-sun from one side on most days or clouds on all, and more people, bicycles and parked cars in the
-older town. The shapes are the same.
+:mod:`uda.data.synthetic.streets.things`. Sizes are in metres.
 """
 
 from __future__ import annotations
@@ -16,122 +12,17 @@ import numpy as np
 
 from uda.data.synthetic.streets.canvas import Camera, Canvas, Color, Light, Paint, Range
 from uda.data.synthetic.streets.labels import LABEL_ID
-
-_HEIGHT, _FOCAL, _HORIZON = (
-    ((1.6, 2.0), (1.2, 1.4)),
-    ((0.85, 0.95), (1.0, 1.12)),
-    ((0.44, 0.5), (0.38, 0.44)),
+from uda.data.synthetic.streets.things import (
+    FOCAL,
+    HEIGHT,
+    HORIZON,
+    LENGTH,
+    PAINT,
+    PIECES,
+    RATES,
+    WHEEL,
 )
-"""Of each style: camera height, focal length (picture widths), row of the horizon (picture heights)."""
 
-_PAINT = {
-    "road": ("5c5d68 545662 68666a", "767876 6a6e6c 80807c"),
-    "axis": ("e8be3c", "c4c8c4"),
-    "sidewalk": ("c4b8a4 b6b0a6", "8e8a86 82847e 968e86"),
-    "terrain": ("769e42 84a44a baa668", "5c6444 686a4e 746c56"),
-    "building": ("d67a56 e4c480 96aac6 bc5c50 ded6c8 acc6a0", "a49a88 7e766c b2a896 8a6c5e 707472"),
-    "roof": ("965240 686470 aa7854", "5c463e 4a4a4c"),
-    "wall": ("b08264 c8beae 9c705c", "80786c 6c6a66 8e8070"),
-    "fence": ("6c523c babcc4 465c46", "545450 404840 786e62"),
-    "vegetation": ("42882c 549830 347638 6e962c", "425034 36442e 4e5a38 484a32"),
-    "pole": ("74767e 5a5e62", "606462 787a76"),
-    "case": ("343630 c49c28", "2c2e2c 3c4038"),
-    "plate": ("d21a1e 1a40b2 f2cc1a", "a82c2c 2c4490 c8b03c"),
-    "white": ("eeeeee", "d8d8d6"),
-    "skin": ("e0ac88 966446 f4c8a8", "be9882 a07e6a"),
-    "cloth": ("ce3430 345cbe ecd246 f0f0f0 3c965a", "2c2e36 463e3a 626264 3c4860 703232"),
-    "trousers": ("324276 3c3a3e aa966e", "2c303c 242426 524e46"),
-    "body": ("c82826 2c54be ececee e8ba2c 22242a 3c8c5a e27828", "26282a 969a9c c0c2c0 606466 323a50"),
-    "coach": ("e6aa28 3c78c8 ececf0 c43032", "b0a06c 969a9c 7c3c38 788692"),
-    "glass": ("486c9e 3a5882 283850", "464c4e 363a3c 5c6468"),
-    "tyre": ("1a1a1e", "1e1f1f"),
-    "rear": ("be1a1a", "8c2020"),
-}  # fmt: skip
-"""Colours of each material, of which a thing draws one: in the game, before the camera."""
-
-_RATES = {
-    "building": (0.84, 0.88),
-    "tree": (0.34, 0.46),
-    "parked": (0.3, 0.5),
-    "traffic": (0.6, 0.42),
-    "people": (1.5, 2.2),
-    "wide": (0.55, 0.15),
-    "bonnet": (0.2, 1.0),
-    "wall": (0.36, 0.28),
-    "fence": (0.4, 0.4),
-    "signal": (0.5, 0.5),
-    "sign": (0.6, 0.7),
-    "truck": (0.3, 0.22),
-    "bus": (0.22, 0.18),
-    "train": (0.13, 0.15),
-    "motorcycle": (0.28, 0.25),
-    "bicycle": (0.3, 0.5),
-    "overcast": (0.35, 1.0),
-}
-"""Share of images, lanes, slots or blocks in which a thing occurs; people: number on a side."""
-
-_THINGS = """
-car        car           block   tyre       -0.84  0.84  0.08  0.40  0.00  4.30
-car        car           block   body       -0.90  0.90  0.28  0.90  0.00  4.30
-car        car           windows body       -0.78  0.78  0.90  1.55  0.40  3.20
-car        car           block   glass      -0.66  0.66  0.98  1.42  0.40  0.40
-car        car           blocks  white       0.54  0.84  0.58  0.76  0.00  0.00
-truck      truck         block   tyre       -1.20  1.20  0.40  1.00  0.00  8.50
-truck      truck         block   body       -1.25  1.25  0.70  2.60  6.50  8.50
-truck      truck         block   coach      -1.25  1.25  0.90  3.30  0.00  6.30
-truck      truck         blocks  white       0.80  1.15  0.60  0.80  0.00  0.00
-lorry      truck         block   tyre       -1.20  1.20  0.40  1.00  0.00  8.50
-lorry      truck         block   coach      -1.25  1.25  0.90  3.30  2.20  8.50
-lorry      truck         block   body       -1.25  1.25  0.50  2.60  0.00  2.00
-lorry      truck         block   glass      -1.05  1.05  1.60  2.40  0.00  0.00
-lorry      truck         blocks  white       0.80  1.15  0.70  0.95  0.00  0.00
-bus        bus           windows coach      -1.30  1.30  0.30  3.10  0.00 11.50
-bus        bus           block   glass      -1.10  1.10  1.30  2.60  0.00  0.00
-bus        bus           blocks  white       0.80  1.15  0.60  0.85  0.00  0.00
-train      train         windows coach      -1.30  1.30  0.20  3.50  0.00 26.00
-train      train         block   glass      -1.10  1.10  1.50  2.90  0.00  0.00
-train      train         block   white      -1.30  1.30  0.95  1.25  0.00  0.00
-bicycle    bicycle       discs   tyre        0.26  0.94  0.00  0.68  0.00  0.00
-bicycle    bicycle       discs   pole        0.35  0.85  0.09  0.59  0.00  0.00
-bicycle    bicycle       block   body       -0.60  0.60  0.32  0.42  0.00  0.00
-bicycle    bicycle       block   body       -0.35  0.45  0.70  0.80  0.00  0.00
-bicycle    bicycle       block   body        0.38  0.48  0.35  1.05  0.00  0.00
-motorcycle motorcycle    disc    tyre       -0.14  0.14  0.00  0.70  0.00  0.00
-motorcycle motorcycle    block   body       -0.20  0.20  0.35  0.98  0.00  0.00
-motorcycle motorcycle    block   tyre       -0.38  0.38  0.98  1.06  0.00  0.00
-rider      rider         blocks  trousers    0.08  0.24  0.42  1.02  0.00  0.00
-rider      rider         block   cloth      -0.30  0.30  1.00  1.42  0.00  0.00
-rider      rider         block   cloth      -0.20  0.20  0.92  1.50  0.00  0.00
-rider      rider         disc    skin       -0.13  0.13  1.46  1.76  0.00  0.00
-person     person        blocks  trousers    0.06  0.22  0.00  0.88  0.00  0.00
-person     person        block   cloth      -0.30  0.30  0.92  1.40  0.00  0.00
-person     person        block   cloth      -0.20  0.20  0.82  1.48  0.00  0.00
-person     person        disc    skin       -0.12  0.12  1.46  1.76  0.00  0.00
-tree       vegetation    block   roof       -0.15  0.15  0.00  5.00  0.00  0.00
-tree       vegetation    clump   vegetation -2.00  0.60  3.00  5.40  0.00  0.00
-tree       vegetation    clump   vegetation -0.70  2.20  3.10  5.60  0.00  0.00
-tree       vegetation    clump   vegetation -1.60  1.30  3.90  6.40  0.00  0.00
-tree       vegetation    clump   vegetation -1.30  0.60  5.40  7.60  0.00  0.00
-light      pole          block   pole       -0.09  0.09  0.00  7.50  0.00  0.00
-light      pole          block   pole       -0.09  1.80  7.40  7.52  0.00  0.00
-signal     pole          block   pole       -0.09  0.09  0.00  3.40  0.00  0.00
-signal     traffic_light block   case       -0.26  0.26  2.30  3.50  0.00  0.00
-signal     traffic_light disc    rear       -0.15  0.15  3.08  3.38  0.00  0.00
-sign       pole          block   pole       -0.07  0.07  0.00  2.60  0.00  0.00
-sign       traffic_sign  disc    plate      -0.42  0.42  2.10  2.94  0.00  0.00
-sign       traffic_sign  disc    white      -0.24  0.24  2.28  2.76  0.00  0.00
-bin        static        block   wall       -0.30  0.30  0.00  1.10  0.00  0.60
-"""
-"""Thing, label, shape, material, and extent in x, y, z (m) of each piece; plural: twice, mirrored."""
-
-_PIECES: dict[str, list[tuple[str, str, str, list[float]]]] = {}
-for _thing, _label, _shape, _material, *_extent in map(str.split, _THINGS.strip().splitlines()):
-    _piece = (_label.replace("_", " "), _shape, _material, [float(value) for value in _extent])
-    _PIECES.setdefault(_thing, []).append(_piece)
-
-_WHEELED = {"car": 0.33, "truck": 0.5, "lorry": 0.5, "bus": 0.5}
-"""Radius of a vehicle's wheels."""
-_LENGTH = {"car": 4.3, "truck": 8.5, "lorry": 8.5, "bus": 11.5, "train": 26.0}
 _LANE, _BAY, _SEEN = 3.3, 2.2, 60.0
 _GOLDEN = 0.6180339887498949
 _RING = np.array([(np.cos(a), np.sin(a)) for a in np.arange(12) * np.pi / 6]) / 2
@@ -147,21 +38,16 @@ def due(number: int, rate: float, phase: float) -> bool:
     return (number * _GOLDEN + phase) % 1.0 < rate
 
 
-def draw_street(number: int, style: int, size: tuple[int, int], seed: int) -> Canvas:
-    """The faces of street ``number`` in style 0 (game) or 1 (camera)."""
-    return _Street(number, style, size, seed).canvas
-
-
-class _Street:
-    """A street while it is drawn: its canvas, random numbers, and what is due in it."""
+class Street:
+    """Street ``number`` in style 0 (game) or 1 (camera), drawn on its ``canvas``."""
 
     def __init__(self, number: int, style: int, size: tuple[int, int], seed: int) -> None:
         self.rng = rng = np.random.default_rng([seed, style + 1, number, 0])
         self.style = style
-        phases = np.random.default_rng([seed, style + 1]).random(len(_RATES)).tolist()
+        phases = np.random.default_rng([seed, style + 1]).random(len(RATES)).tolist()
         self.due = {
             name
-            for (name, rates), phase in zip(_RATES.items(), phases, strict=True)
+            for (name, rates), phase in zip(RATES.items(), phases, strict=True)
             if due(number, rates[style], phase)
         }
         self.half = _LANE * (2 if self.chance("wide") else 1)
@@ -169,10 +55,10 @@ class _Street:
         self.crossing = rng.uniform(14, 40) if rng.random() < 0.4 else 1e3
         camera = Camera(
             *size,
-            focal=size[1] * rng.uniform(*_FOCAL[style]),
-            horizon=size[0] * rng.uniform(*_HORIZON[style]),
+            focal=size[1] * rng.uniform(*FOCAL[style]),
+            horizon=size[0] * rng.uniform(*HORIZON[style]),
             centre=(size[1] - 1) / 2,
-            height=rng.uniform(*_HEIGHT[style]),
+            height=rng.uniform(*HEIGHT[style]),
             offset=lane + rng.uniform(-0.3, 0.3),
             heading=float(np.clip(rng.normal(0, 0.03), -0.07, 0.07)),
         )
@@ -186,7 +72,7 @@ class _Street:
 
     def chance(self, name: str) -> bool:
         """Draw at the style's rate."""
-        return bool(self.rng.random() < _RATES[name][self.style])
+        return bool(self.rng.random() < RATES[name][self.style])
 
     def free(self, z: float, length: float) -> bool:
         """Whether a stretch lies outside the crossing street, 10 m wide."""
@@ -202,7 +88,7 @@ class _Street:
 
     def color(self, material: str) -> Color:
         """One colour of a material, a little brighter or darker each time."""
-        choices = _PAINT[material][self.style].split()
+        choices = PAINT[material][self.style].split()
         red, green, blue = bytes.fromhex(choices[int(self.rng.integers(len(choices)))])
         gain = min(max(self.rng.normal(1, 0.06), 0.8), 1.2) / 255
         return red * gain, green * gain, blue * gain
@@ -247,7 +133,7 @@ class _Street:
     def side(self, sign: int) -> None:
         """Sidewalk, front line, and what stands between the road and the houses."""
         canvas, rng = self.canvas, self.rng
-        bay = rng.random() < 0.2 + 0.7 * _RATES["parked"][self.style]
+        bay = rng.random() < 0.2 + 0.7 * RATES["parked"][self.style]
         kerb = self.half + (_BAY if bay else 0.4)
         walk = rng.uniform(2.4, 5.5)
         front = kerb + walk + (rng.uniform(1.5, 6.0) if rng.random() < 0.35 else 0.4)
@@ -262,7 +148,7 @@ class _Street:
             canvas.level((ends[0], ends[1]), (0, 1e3), paint)
         self.fronts(sign * front)
         self.along_kerb(sign, kerb, bay)
-        for _ in range(int(rng.poisson(_RATES["people"][self.style]))):
+        for _ in range(int(rng.poisson(RATES["people"][self.style]))):
             x = sign * (inner + rng.uniform(0.3, walk - 0.3))
             self.put("person", x, 5 + rng.exponential(14.0))
         if self.chance("bicycle"):
@@ -297,7 +183,7 @@ class _Street:
         canvas, rng, z = self.canvas, self.rng, self.rng.uniform(1, 6)
         canvas.order = 4e3
         self.trees(x * (1 + 14 / abs(x)), (4, 160), rng.uniform(4, 9))
-        tall, share = rng.uniform(8, 18), _RATES["building"][self.style]
+        tall, share = rng.uniform(8, 18), RATES["building"][self.style]
         share *= 1.0 if rng.random() < 0.8 else 0.3
         while z < 1.6 * _SEEN:
             end, canvas.order = z + rng.uniform(8, 24), 2e3 + z
@@ -353,7 +239,7 @@ class _Street:
                 if queue or self.chance("traffic"):
                     kind = queue.pop(0) if queue else "car"
                     self.put("lorry" if kind == "truck" and x < 0 else kind, x, z, away=x > 0)
-                    z += _LENGTH[kind]
+                    z += LENGTH[kind]
                 z += rng.uniform(4, 16)
         if "motorcycle" in self.due:
             x, z = lane + rng.uniform(-1.5, 1.5), rng.uniform(6, 11)
@@ -365,7 +251,7 @@ class _Street:
         canvas, rng, colors, canvas.order = self.canvas, self.rng, dict[str, Color](), z
         size = rng.uniform(0.7, 1.4) if thing == "tree" else rng.uniform(0.93, 1.07)
         turn = size if x < 0 else -size
-        for label, shape, material, (x0, x1, *yz) in _PIECES[thing]:
+        for label, shape, material, (x0, x1, *yz) in PIECES[thing]:
             name = "rear" if material == "white" and away else material
             if shape == "clump" or name not in colors:
                 colors[name] = self.color(name)
@@ -374,15 +260,15 @@ class _Street:
             for flip in (turn, -turn) if shape in ("blocks", "discs") else (turn,):
                 left, right = sorted((x + flip * x0, x + flip * x1))
                 self.piece(shape, (left, right), (y0, y1), (z + z0, z + z1), paint)
-        reach = size * max(extent[1] for *_, extent in _PIECES[thing] if extent[2] < 0.5)
-        length = size * _LENGTH.get(thing, 0.3)
+        reach = size * max(extent[1] for *_, extent in PIECES[thing] if extent[2] < 0.5)
+        length = size * LENGTH.get(thing, 0.3)
         canvas.shadow((x - reach, x + reach), (z - 0.15, z + length + 0.15))
         flank = canvas.flank((x - reach, x + reach))
-        if flank is not None and thing in _WHEELED:
+        if flank is not None and thing in WHEEL:
             for axle in (z + 0.2 * length, z + 0.8 * length):
-                around = axle + _WHEELED[thing] * _TURN
-                top = 2 * _WHEELED[thing] * (1 - 0.5 * _TURN**2)
-                tyre = Paint(LABEL_ID[_PIECES[thing][0][0]], self.color("tyre"))
+                around = axle + WHEEL[thing] * _TURN
+                top = 2 * WHEEL[thing] * (1 - 0.5 * _TURN**2)
+                tyre = Paint(LABEL_ID[PIECES[thing][0][0]], self.color("tyre"))
                 canvas.along(flank, around.tolist(), top.tolist(), tyre)
 
     def piece(self, shape: str, x: Range, y: Range, z: Range, paint: Paint) -> None:
