@@ -1,4 +1,4 @@
-"""Checking photographs: every file read once, nothing kept but counts, target labels never opened."""
+"""Checking photographs: every file is read once, only counts are kept, target labels stay closed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check(card: DatasetCard, root: Path) -> tuple[dict[str, CaseReport], PhotoSu
     return reports, whole.summary
 
 
-def told(reports: dict[str, CaseReport], kind: str) -> str:
+def text_of(reports: dict[str, CaseReport], kind: str) -> str:
     return "\n".join(str(finding) for r in reports.values() for finding in getattr(r, kind))
 
 
@@ -96,7 +96,7 @@ def write_gta(root: Path, count: int = 2) -> Path:
 def test_a_sound_data_set_is_counted_to_the_pixel(root: Path) -> None:
     paint(label_path(root, "val", 11), ids(sky=4))
     reports, summary = check(city(), root)
-    assert told(reports, "faults") == ""
+    assert text_of(reports, "faults") == ""
     assert [r.split for r in reports.values()] == ["adapt"] * 3 + ["test"] * 2 + ["data set"]
     assert summary.labels == 2
     assert summary.pixels["sky"] == 12 * COLUMNS
@@ -143,12 +143,12 @@ def test_labels_of_images_to_adapt_to_are_never_opened(
 
     monkeypatch.setattr(check_photos, "read_file", watched)
     reports, summary = check(city(), root)
-    assert told(reports, "faults") == ""
+    assert text_of(reports, "faults") == ""
     assert summary.splits["adapt"].forms == {}
     assert not any("gtFine/train" in str(path) for path in opened)
     assert sum("gtFine/val" in str(path) for path in opened) == 2
     label_path(root, "val", 10).write_bytes(b"no label")
-    assert str(label_path(root, "val", 10)) in told(check(city(), root)[0], "faults")
+    assert str(label_path(root, "val", 10)) in text_of(check(city(), root)[0], "faults")
 
 
 def test_an_image_of_two_splits_has_its_label_opened(root: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_image_of_two_splits_has_its_label_opened(root: Path) -> None:
     card = city(f"splits={{adapt: ['train/*'], train: ['{case_of('train', 0)}']}}")
     reports, _ = check(card, root)
     assert reports[case_of("train", 0)].split == "adapt, train"
-    assert "is neither PNG nor JPEG" in told(reports, "faults")
+    assert "is neither PNG nor JPEG" in text_of(reports, "faults")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_an_image_of_two_splits_has_its_label_opened(root: Path) -> None:
         ("colour", lambda label: Image.fromarray(np.zeros((*label.shape, 3), np.uint8))),
     ],
 )
-def test_the_form_of_a_label_is_told(tmp_path: Path, form: str, make: object) -> None:
+def test_the_form_of_a_label_is_reported(tmp_path: Path, form: str, make: object) -> None:
     write_gta(tmp_path, count=1)
     assert callable(make)
     path = tmp_path / "gta5/labels/00000.png"
@@ -179,11 +179,11 @@ def test_the_form_of_a_label_is_told(tmp_path: Path, form: str, make: object) ->
         image.putdata(ids().ravel().tolist())
     image.save(path.with_name(name))
     reports, summary = check(gta(), tmp_path)
-    assert told(reports, "faults") == ""
+    assert text_of(reports, "faults") == ""
     assert summary.splits["train"].forms == {form: 1}
 
 
-def test_16_bit_labels_are_told(tmp_path: Path) -> None:
+def test_16_bit_labels_are_reported(tmp_path: Path) -> None:
     import cv2
 
     paint(tmp_path / "synthia/RGB/1.png", photo(0))
@@ -201,8 +201,8 @@ def test_a_label_in_two_forms_is_read_once_and_neither_is_stray(tmp_path: Path) 
     write_gta(tmp_path)
     paint(tmp_path / "gta5/labels/00001_labelTrainIds.png", np.zeros((ROWS, COLUMNS), np.uint8))
     reports, summary = check(gta(), tmp_path)
-    assert told(reports, "faults") == ""
-    assert "have no image" not in told(reports, "notes")
+    assert text_of(reports, "faults") == ""
+    assert "have no image" not in text_of(reports, "notes")
     assert summary.splits["train"].forms == {"ids": 2}
 
 
@@ -210,7 +210,7 @@ def test_a_label_without_its_image_is_a_note_in_every_folder(root: Path) -> None
     image_path(root, "val", 11).unlink()
     reports, _ = check(city(), root)
     name = label_path(root, "val", 11).name
-    assert f"1 labels have no image: {name}" in told(reports, "notes")
+    assert f"1 labels have no image: {name}" in text_of(reports, "notes")
 
 
 def test_values_without_a_class_are_summed_over_files(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_class_indices_out_of_range_are_summed_as_such(tmp_path: Path) -> None:
 
 
 def test_classes_that_no_label_shows_are_one_note(root: Path) -> None:
-    notes = told(check(city(), root)[0], "notes")
+    notes = text_of(check(city(), root)[0], "notes")
     assert "no pixel of sidewalk, building, wall" in notes
     assert "in 2 labels" in notes
     assert "road" not in notes.split("in 2 labels")[0]
@@ -252,7 +252,7 @@ def test_classes_that_no_label_shows_are_one_note(root: Path) -> None:
 def test_images_in_other_proportions_than_the_prepared_size_are_a_note(root: Path) -> None:
     paint(image_path(root, "train", 1), photo(1, (48, 64)))
     paint(image_path(root, "train", 2), photo(2, (32, 66)))
-    notes = told(check(city(), root)[0], "notes")
+    notes = text_of(check(city(), root)[0], "notes")
     assert "1 images change their proportions" in notes
     assert "48×64 (1)" in notes
     assert "prepare.size: [32, 43]" in notes
@@ -264,33 +264,33 @@ def test_equal_photographs_are_a_note_and_between_training_and_test_a_fault(root
     image_path(root, "train", 2).write_bytes(same)
     reports, _ = check(city(), root)
     equal = "2 photographs are equal to the last pixel"
-    assert f"{equal}: {case_of('train', 0)} (adapt), {case_of('train', 2)} (adapt)" in told(
+    assert f"{equal}: {case_of('train', 0)} (adapt), {case_of('train', 2)} (adapt)" in text_of(
         reports, "notes"
     )
-    assert told(reports, "faults") == ""
+    assert text_of(reports, "faults") == ""
     image_path(root, "train", 2).unlink()
     image_path(root, "val", 10).write_bytes(same)
-    assert equal in told(check(city(), root)[0], "notes")
+    assert equal in text_of(check(city(), root)[0], "notes")
     split = city("splits={train: ['train/*'], test: ['val/*']}")
-    assert equal in told(check(split, root)[0], "faults")
+    assert equal in text_of(check(split, root)[0], "faults")
 
 
 def test_the_same_pixels_in_another_file_are_equal(root: Path) -> None:
     pixels = np.array(Image.open(image_path(root, "train", 0)))
     Image.fromarray(pixels).save(image_path(root, "train", 1), compress_level=1)
-    assert "equal to the last pixel" in told(check(city(), root)[0], "notes")
+    assert "equal to the last pixel" in text_of(check(city(), root)[0], "notes")
 
 
 def test_two_images_of_one_name_in_a_split_are_a_fault(root: Path) -> None:
     there = root / "cityscapes/leftImg8bit/extra/aachen" / image_path(root, "train", 0).name
     paint(there, photo(99))
     card = city("splits={adapt: ['train/*', 'extra/*']}")
-    text = told(check(card, root)[0], "faults")
+    text = text_of(check(card, root)[0], "faults")
     assert "two images of split 'adapt' are called 'aachen_000000_000019'" in text
 
 
 def test_a_test_image_is_never_left_out(root: Path) -> None:
-    """``skip`` is for training: a score over fewer images would be another score."""
+    """``skip`` affects training alone: over fewer images, scores would not be comparable."""
     card = city("skip=[unreadable]")
     for split, number in (("train", 0), ("val", 10)):
         path = image_path(root, split, number)
@@ -307,12 +307,12 @@ def test_any_number_of_threads_reports_the_same_in_the_same_order(root: Path) ->
     card = city()
     folder = root / "cityscapes"
 
-    def said(workers: int) -> tuple[list[tuple[str, str]], PhotoSummary]:
+    def checked(workers: int) -> tuple[list[tuple[str, str]], PhotoSummary]:
         work = PhotoCheck(card, folder, layout_of(card, folder), False, workers)
         cases = [(r.case, str(r.faults)) for r in work.reports()]
         return cases, work.summary
 
-    (first, one), (second, four) = said(1), said(4)
+    (first, one), (second, four) = checked(1), checked(4)
     assert [case for case, _ in first] == [case for case, _ in second]
     assert one == four
 
@@ -333,7 +333,7 @@ def test_tags_of_photographs_name_every_class(root: Path) -> None:
     (root / "cityscapes/tags.csv").write_text(
         f"case,slice,{','.join(CLASSES)}\n" + "\n".join(lines) + "\n"
     )
-    text = told(check(city("tags=tags.csv"), root)[0], "faults")
+    text = text_of(check(city("tags=tags.csv"), root)[0], "faults")
     assert f"tags miss images: 1, e.g. {case_of('train', 2)} slice 0" in text
 
 

@@ -1,4 +1,4 @@
-"""The rules of a check: silent on sound scans, loud on spoiled ones, and exact about their thresholds."""
+"""The rules of a check: no finding on valid scans, findings on corrupted ones, exact thresholds."""
 
 from __future__ import annotations
 
@@ -54,50 +54,50 @@ def slices_of(modality: Modality, subject: int) -> np.ndarray:
 
 @pytest.fixture(params=SUBJECTS, ids=lambda p: f"{p[0]}-{p[1]}")
 def scan(request: pytest.FixtureRequest) -> tuple[str, np.ndarray]:
-    """Modality and slices of a sound scan."""
+    """Modality and slices of a valid scan."""
     modality, subject = request.param
     return modality, slices_of(modality, subject)
 
 
-def told(slices: np.ndarray, card: DatasetCard) -> set[str]:
-    """Names of the rules that object."""
+def findings(slices: np.ndarray, card: DatasetCard) -> set[str]:
+    """Names of the rules with a finding."""
     seen = intensities_of(slices)
     return {rule.__name__ for rule in (lacks_offset, inverted, eight_bit) if rule(seen, card, FILE)}
 
 
 def test_a_sound_scan_has_nothing_to_tell(scan: tuple[str, np.ndarray]) -> None:
     modality, slices = scan
-    assert told(slices, card(modality)) == set()
+    assert findings(slices, card(modality)) == set()
 
 
-def test_an_inverted_scan_is_told(scan: tuple[str, np.ndarray]) -> None:
+def test_an_inverted_scan_is_reported(scan: tuple[str, np.ndarray]) -> None:
     modality, slices = scan
     upside_down = int(slices.max()) + int(slices.min()) - slices.astype(np.int32)
-    assert "inverted" in told(upside_down, card(modality))
-    assert "inverted" in told(-slices.astype(np.int32), card(modality))
+    assert "inverted" in findings(upside_down, card(modality))
+    assert "inverted" in findings(-slices.astype(np.int32), card(modality))
 
 
-def test_a_scan_exported_as_a_picture_is_told(scan: tuple[str, np.ndarray]) -> None:
+def test_a_scan_exported_as_a_picture_is_reported(scan: tuple[str, np.ndarray]) -> None:
     modality, slices = scan
     low, high = np.percentile(slices, (0.5, 99.5))
     picture = (np.clip((slices - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    assert told(picture, card(modality)) == {"eight_bit"}
-    assert told(picture / np.float32(255), card(modality)) == set()
+    assert findings(picture, card(modality)) == {"eight_bit"}
+    assert findings(picture / np.float32(255), card(modality)) == set()
 
 
-def test_a_ct_without_its_offset_is_told_until_the_card_adds_it() -> None:
+def test_a_ct_without_its_offset_is_reported_until_the_card_adds_it() -> None:
     slices = slices_of("ct", 1002) + 1024
     error = lacks_offset(intensities_of(slices), card("ct"), FILE)
     assert error is not None
     assert "set prepare.offset: -1024 in the card" in str(error.fix)
     assert error.where == FILE
-    assert told(slices, card("ct", offset=-1024)) == set()
-    assert told(slices, card("mr")) == set()
+    assert findings(slices, card("ct", offset=-1024)) == set()
+    assert findings(slices, card("mr")) == set()
 
 
 def test_without_a_modality_nothing_is_expected_of_intensities() -> None:
     slices = -slices_of("ct", 1002).astype(np.int32) + 4000
-    assert told(slices, card()) == set()
+    assert findings(slices, card()) == set()
 
 
 SOUND = Intensities(-1000, 1500, (-990, 0, 400), False, 0.0, 0.5, 0.2)
@@ -186,7 +186,7 @@ def test_like_cases_have_nothing_to_tell() -> None:
     assert notes() == []
 
 
-def test_a_spacing_beyond_twice_the_median_is_told() -> None:
+def test_a_spacing_beyond_twice_the_median_is_reported() -> None:
     assert notes(facts("odd", spacing=(6.0, 0.75, 1.5))) == []
     (text,) = notes(facts("odd", spacing=(6.1, 1.5, 1.5)))
     assert "the distance between slices is 6.1 mm" in text
@@ -196,14 +196,14 @@ def test_a_spacing_beyond_twice_the_median_is_told() -> None:
     assert notes(facts("odd", spacing=(9.0, 1.5, 1.5)), usual=1) == []
 
 
-def test_intensities_far_from_the_others_are_told() -> None:
+def test_intensities_far_from_the_others_are_reported() -> None:
     far = replace(SOUND, percentiles=(-990, 0, 400 + 3 * SOUND.range + 1))
     flat = replace(SOUND, percentiles=(0, 1, 100))
     near = replace(SOUND, percentiles=(-990, 0, 400 + 3 * SOUND.range - 1))
     assert notes(facts("odd", intensities=near)) == []
     for seen in (far, flat):
         (text,) = notes(facts("odd", intensities=seen))
-        assert "intensities unlike the others'" in text
+        assert "intensities differ from other cases" in text
         assert "odd.nii.gz" in text
         assert notes(facts("odd", intensities=seen), usual=3) == []
 
@@ -216,7 +216,7 @@ def test_several_orientations_matter_only_where_axes_are_kept_as_stored() -> Non
     assert "odd.nii.gz is LAS" in text
 
 
-def test_a_structure_that_no_label_shows_is_told_with_its_value() -> None:
+def test_a_structure_that_no_label_shows_is_reported_with_its_value() -> None:
     cases = [facts("a", labelled=True, counts={"lv": 3}), facts("b"), facts("c", labelled=True)]
     (error,) = unused_structures(cases, card(), Path("dataset.json"))
     assert "class 'rv' occurs in none of the 2 labels" in error.what
@@ -225,7 +225,7 @@ def test_a_structure_that_no_label_shows_is_told_with_its_value() -> None:
     assert unused_structures([facts("b")], card(), FILE) == []
 
 
-def test_absent_and_cut_structures_are_told_by_name() -> None:
+def test_absent_and_cut_structures_are_reported_by_name() -> None:
     assert absent_structures({"lv": 1, "rv": 2}, card(), FILE) == []
     assert "no voxel of rv" in absent_structures({"lv": 1}, card(), FILE)[0].what
     assert cut_structures({"lv": 0.99, "rv": 1.0}, card(), FILE) == []

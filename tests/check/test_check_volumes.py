@@ -1,4 +1,4 @@
-"""Checking a data set: every case read as training would, every fault in one report, nothing changed."""
+"""Checking a data set: every case is read as in training, every fault reported, no file changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def remarks(report: CaseReport) -> str:
 
 
 def run(*words: object) -> tuple[int, str]:
-    """Exit code of ``uda check …`` and all it said."""
+    """Exit code of ``uda check …`` and its output."""
     result = CliRunner().invoke(APP, [str(word) for word in words])
     if isinstance(result.exception, UdaError):
         return result.exception.exit_code, f"{result.output}{result.exception}"
@@ -92,7 +92,7 @@ def test_every_fault_of_every_case_is_reported_at_once(tiny: Tiny) -> None:
     assert f"33 ({SIZE * SIZE * SLICES} voxels)" in texts(reports["c1"])
     assert str(labels / "c1.nii.gz") in texts(reports["c1"])
     assert "there is no such file" in texts(reports["c2"])
-    assert "name images that are not there: 1, e.g. c9 slice 0" in texts(reports["tags.csv"])
+    assert "name images that do not exist: 1, e.g. c9 slice 0" in texts(reports["tags.csv"])
     assert "miss images: 3, e.g. c1 slice 1, c1 slice 2" in texts(reports["tags.csv"])
 
 
@@ -121,7 +121,7 @@ def test_tags_that_are_not_there_are_a_note(tiny: Tiny) -> None:
 
 
 def test_tags_count_slices_along_the_files_own_axis(tiny: Tiny) -> None:
-    """Slices of a file that is stored from head to foot have the same numbers as any other's."""
+    """Slices of a file stored from head to foot keep the file's own numbers."""
     image = np.random.default_rng(0).integers(0, 100, (SIZE, SIZE, SLICES)).astype(np.int16)
     flipped = np.diag([1.5, 1.5, -4.0, 1.0])
     write_nifti(tiny.root / "t/images/c0.nii.gz", image, flipped)
@@ -175,7 +175,9 @@ def test_a_case_of_two_splits_is_read_once(tiny: Tiny) -> None:
     ("first", "second", "kind"),
     [("train", "validate", "fault"), ("train", "test", "fault"), ("adapt", "test", "note")],
 )
-def test_splits_that_share_a_case_are_told(tiny: Tiny, first: str, second: str, kind: str) -> None:
+def test_splits_that_share_a_case_are_reported(
+    tiny: Tiny, first: str, second: str, kind: str
+) -> None:
     card = override(target(tiny), [f"splits={{{first}: [c0, c1], {second}: [c1]}}"])
     whole = check(tiny, card)["target"]
     found = texts(whole) if kind == "fault" else remarks(whole)
@@ -244,7 +246,7 @@ def test_one_case_in_two_layouts_is_a_fault(tiny: Tiny) -> None:
     assert str(there) in text
 
 
-def test_a_wildcard_that_matches_nothing_is_told_and_the_others_are_read(tiny: Tiny) -> None:
+def test_a_wildcard_that_matches_nothing_is_reported_and_the_others_are_read(tiny: Tiny) -> None:
     card = override(target(tiny), ["splits={adapt: ['c*'], test: ['x*', c2]}"])
     reports = check(tiny, card)
     assert list(reports) == ["c0", "c1", "c2", "tags.csv", "target"]
@@ -316,7 +318,7 @@ def test_a_header_that_does_not_place_the_patient_is_a_note(tiny: Tiny) -> None:
     again = nibabel.load(path)
     write_nifti(tiny.root / "t/labels/c0.nii.gz", label.get_fdata().astype(np.uint8), again.affine)
     report = check(tiny)["c0"]
-    assert "left and right are a guess" in remarks(report)
+    assert "left and right are unknown" in remarks(report)
     assert "left and right" not in remarks(check(tiny)["c1"])
 
 
@@ -400,10 +402,10 @@ def test_bad_input_ends_with_2_and_names_file_and_remedy(
     card.write_text(text.replace("images: t/images/{case}.nii.gz", images))
     assert run(card, "--root", tiny.root)[0] == 0
     path = spoil(tiny)
-    code, said = run(card, "--root", tiny.root)
+    code, output = run(card, "--root", tiny.root)
     assert code == 2
     for words in (what, str(path), remedy, "1 fault(s)"):
-        assert words in said
+        assert words in output
     assert list(tmp_path.rglob(".*")) == []
 
 
@@ -426,12 +428,12 @@ def test_a_ct_without_its_offset_ends_with_2_and_names_the_setting(tmp_path: Pat
     }
     path = tmp_path / "ct.yaml"
     path.write_text(yaml.safe_dump(card))
-    code, said = run(path, "--root", tmp_path)
+    code, output = run(path, "--root", tmp_path)
     assert code == 2
-    assert "the HU offset is missing" in said
-    assert str(image) in said
-    assert "prepare.offset: -1024" in said
-    assert "1 fault(s)" in said
+    assert "the HU offset is missing" in output
+    assert str(image) in output
+    assert "prepare.offset: -1024" in output
+    assert "1 fault(s)" in output
     card["prepare"] = {**card["prepare"], "offset": -1024}
     path.write_text(yaml.safe_dump(card))
     assert run(path, "--root", tmp_path)[0] == 0
@@ -447,11 +449,11 @@ def test_of_many_cases_the_terminal_shows_splits_and_the_faulty(tiny: Tiny) -> N
     card = tiny.home / "many.yaml"
     raw = yaml.safe_load((tiny.home / "target.yaml").read_text())
     card.write_text(yaml.safe_dump({**raw, "tags": None, "splits": {"train": ["n*"]}}))
-    code, said = run(card, "--root", tiny.root)
+    code, output = run(card, "--root", tiny.root)
     assert code == 2
-    assert re.search(r"train\W+60\W+1\W+0\W+32×32×4", said)
-    assert "n31" in said
-    assert "n30" not in said
+    assert re.search(r"train\W+60\W+1\W+0\W+32×32×4", output)
+    assert "n31" in output
+    assert "n30" not in output
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def original() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def programs(original: nn.Module) -> dict[str, bytes]:
-    """The same network in every form that can be adapted."""
+    """The same network in every adaptable form."""
     fresh = copy.deepcopy(original)
     return {
         "scripted": scripted(original),
@@ -285,18 +285,18 @@ def refusal(model: nn.Module, *size: int) -> str:
 def test_a_program_of_one_batch_size_says_how_to_export_it() -> None:
     model = opened(exported(Plain().eval(), dynamic={})).eval()
     assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 3, 16, 16)
-    said = refusal(model, 1, 1, 16, 16)
-    assert "exported for images [2, 1, 16, 16], and gets [1, 1, 16, 16]" in said
-    assert "torch.export.export(model.eval(), (torch.zeros(2, 1, 16, 16),)" in said
-    assert 'dynamic_shapes=({0: torch.export.Dim("batch")},)' in said
+    message = refusal(model, 1, 1, 16, 16)
+    assert "exported for images [2, 1, 16, 16], and gets [1, 1, 16, 16]" in message
+    assert "torch.export.export(model.eval(), (torch.zeros(2, 1, 16, 16),)" in message
+    assert 'dynamic_shapes=({0: torch.export.Dim("batch")},)' in message
 
 
 @pytest.mark.parametrize("size", [(2, 1, 16, 8), (2, 3, 16, 16), (1, 16, 16), (2, 1, 16, 16, 16)])
 def test_images_that_a_program_was_not_exported_for_are_refused(
     programs: dict[str, bytes], size: tuple[int, ...]
 ) -> None:
-    said = refusal(opened(programs["exported"]), *size)
-    assert f"[n, 1, 16, 16], and gets {list(size)}" in said
+    message = refusal(opened(programs["exported"]), *size)
+    assert f"[n, 1, 16, 16], and gets {list(size)}" in message
 
 
 def test_a_single_image_and_many_pass_where_the_batch_is_dynamic(
@@ -316,7 +316,7 @@ def test_sizes_that_are_multiples_or_equal_stay_so() -> None:
 
 
 class Branch(nn.Module):
-    """Takes another way through for wide images."""
+    """Takes another branch for wide images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -378,7 +378,7 @@ def test_a_traced_network_predicts_and_trains_with_its_statistics_kept(trace: by
 
 
 @pytest.mark.parametrize("policy", ["train", "warmed"])
-def test_statistics_of_a_traced_network_cannot_follow_and_that_is_said(
+def test_statistics_of_a_traced_network_cannot_be_estimated_and_the_error_says_so(
     trace: bytes, policy: Any
 ) -> None:
     model = opened(trace)
@@ -414,7 +414,7 @@ def test_instance_normalisation_is_no_batch_normalisation() -> None:
 # ---------------------------------------------------------------- files that are none of this
 
 
-def test_weights_junk_and_cut_files_are_told_apart(programs: dict[str, bytes]) -> None:
+def test_weights_junk_and_truncated_files_are_distinguished(programs: dict[str, bytes]) -> None:
     buffer = io.BytesIO()
     torch.save({"weight": torch.zeros(2)}, buffer)
     with pytest.raises(ModelError, match="holds weights or other objects, and no program") as found:
@@ -533,13 +533,13 @@ def test_a_size_that_is_no_arithmetic_is_not_evaluated(
 
 
 def test_a_network_of_python_code_is_known_only_where_it_is_registered() -> None:
-    with pytest.raises(ModelError, match="not known here") as caught:
-        registered("nobodys")
-    assert "uda.register_network('nobodys', factory)" in str(caught.value)
+    with pytest.raises(ModelError, match="not registered here") as caught:
+        registered("unregistered")
+    assert "uda.register_network('unregistered', factory)" in str(caught.value)
     assert "torch.export" in str(caught.value)
-    register_network("somebodys", Plain)
-    assert isinstance(registered("somebodys"), Plain)
-    assert registered("somebodys") is not registered("somebodys")
+    register_network("user_network", Plain)
+    assert isinstance(registered("user_network"), Plain)
+    assert registered("user_network") is not registered("user_network")
 
 
 def test_what_is_no_factory_is_refused() -> None:
@@ -581,7 +581,7 @@ def test_the_logits_are_found_among_what_a_network_answers(
 
 
 @pytest.mark.parametrize(
-    ("answer", "output", "said"),
+    ("answer", "output", "message"),
     [
         ((torch.zeros(1, 3), torch.zeros(1, 2)), None, "0: a tensor [1, 3], 1: a tensor [1, 2]"),
         ({"a": torch.zeros(1), "b": 2}, None, "a: a tensor [1], b: a int"),
@@ -592,10 +592,10 @@ def test_the_logits_are_found_among_what_a_network_answers(
         ((), None, "a tuple"),
     ],
 )
-def test_nothing_is_guessed_among_several_answers(answer: Any, output: Any, said: str) -> None:
+def test_nothing_is_guessed_among_several_answers(answer: Any, output: Any, message: str) -> None:
     with pytest.raises(ModelError, match="--output") as caught:
         select(answer, output)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @settings(max_examples=25, deadline=None)
@@ -608,7 +608,7 @@ def test_the_softmax_of_two_logits_is_the_sigmoid_of_one(values: list[float]) ->
 
 
 def test_one_logit_is_one_channel() -> None:
-    with pytest.raises(ModelError, match=r"answers with \[1, 3, 4, 4\]"):
+    with pytest.raises(ModelError, match=r"has the shape \[1, 3, 4, 4\]"):
         two_logits(torch.zeros(1, 3, 4, 4))
 
 

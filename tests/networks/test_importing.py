@@ -1,4 +1,4 @@
-"""A network of one's own: one import, and it is adapted, predicted, scored and asked for priors like ours."""
+"""A user's network: after one import it is adapted, predicts, is scored and gives priors like ours."""
 
 from __future__ import annotations
 
@@ -294,9 +294,9 @@ def test_a_scripted_network_in_memory_needs_no_registration(
 RUIN: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (lambda: Plain(classes=4), {}, "[1, 3, 32, 32]"),
     (lambda: Plain(classes=1), {}, "--one-logit"),
-    (lambda: Answers(lambda z: z.softmax(1)), {}, "answers with probabilities"),
-    (lambda: Answers(lambda z: z[..., ::2, ::2]), {}, "come out as [1, 3, 16, 16]"),
-    (lambda: Answers(lambda z: z.argmax(1)), {}, "come out as [1, 32, 32]"),
+    (lambda: Answers(lambda z: z.softmax(1)), {}, "returns probabilities"),
+    (lambda: Answers(lambda z: z[..., ::2, ::2]), {}, "the output has the shape [1, 3, 16, 16]"),
+    (lambda: Answers(lambda z: z.argmax(1)), {}, "the output has the shape [1, 32, 32]"),
     (lambda: Answers(lambda z: z / 0), {}, "not finite"),
     (lambda: Answers(lambda z: (z, z)), {}, "--output"),
     (lambda: Answers(lambda z: {"a": z}), {"output": "b"}, "output 'b' is no tensor"),
@@ -305,26 +305,28 @@ RUIN: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
         {},
         "cannot be run on images [1, 1, 32, 32]",
     ),
-    (Plain, {"one_logit": True}, "has two classes, and 3 are named"),
+    (Plain, {"one_logit": True}, "has two classes, but 3 are given"),
     (Plain, {"class_ratio": {"disk": 0.1}}, "a share for each of disk, ring"),
     (Plain, {"class_ratio": {"disk": 0.9, "ring": 0.3}}, "with sum 1"),
     (Plain, {"class_ratio": (0.5, 0.5)}, "3 shares from 0 to 1"),
     (Plain, {"class_ratio": {"disk": float("nan"), "ring": 0.1}}, "3 shares from 0 to 1"),
     (Plain, {"patch": (4, 8, 8)}, "patch belongs to spatial_dims: 3"),
-    (Plain, {"classes": ("a", "b")}, "come from the card and from the caller"),
+    (Plain, {"classes": ("a", "b")}, "both the card and the caller give classes"),
     (Plain, {"card": None}, "--card NAME"),
     (Plain, {"name": "no name"}, "cannot be called 'no name'"),
 ]
 
 
-@pytest.mark.parametrize(("make", "settings", "said"), RUIN, ids=[said for *_, said in RUIN])
+@pytest.mark.parametrize(
+    ("make", "settings", "message"), RUIN, ids=[message for *_, message in RUIN]
+)
 def test_what_cannot_be_adapted_is_refused_before_anything_is_written(
-    make: Callable[[], nn.Module], settings: dict[str, Any], said: str, tiny: Tiny
+    make: Callable[[], nn.Module], settings: dict[str, Any], message: str, tiny: Tiny
 ) -> None:
     out = tiny.home / "no"
     with pytest.raises(UdaError) as caught:
         import_model(make(), out, **{"card": str(tiny.home / "source.yaml"), **settings})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert not out.exists()
 
 

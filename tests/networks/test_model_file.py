@@ -181,7 +181,7 @@ def test_weights_without_a_description_are_refused(tmp_path: Path, model: nn.Mod
         ({"class_ratio": 1}, "its description is incomplete"),
         ({"network": {"kind": "vit"}}, "kind: got 'vit'"),
         ({"network": {"kind": "registered"}}, "key 'name' is missing"),
-        ({"network": {"kind": "exported", "name": "x"}}, "the program 'x' is not there"),
+        ({"network": {"kind": "exported", "name": "x"}}, "the program 'x' is missing"),
         ({"network": {"kind": "registered", "name": "x"}}, "uda.register_network('x', factory)"),
         ({"network": {"kind": "exported", "name": "../x"}}, "name: got '../x'"),
         ({"network": 3}, "its description is incomplete"),
@@ -261,7 +261,7 @@ def test_the_ledger_keeps_every_entry_once_and_none_only_alone() -> None:
 
 
 class OneNorm(nn.Module):
-    """A BatchNorm over the image itself, where its statistics can be reckoned by hand."""
+    """A BatchNorm over the image itself, whose statistics can be computed by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -431,7 +431,7 @@ def test_a_program_cut_out_of_its_file_is_missed(tmp_path: Path) -> None:
     tensors = load_file(path)
     program = tensors.pop(PROGRAM)
     save_file(tensors, path, {"uda": info.to_json()})
-    with pytest.raises(ModelError, match="the program 'plain' is not there"):
+    with pytest.raises(ModelError, match="the program 'plain' is missing"):
         load_model(path)
     save_file({**tensors, PROGRAM: program[:-100].clone()}, path, {"uda": info.to_json()})
     with pytest.raises(ModelError, match="cannot be read as a network"):

@@ -119,7 +119,7 @@ def with_nan(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without_one, "matched 99 of 100 tensors; missing: layer3.1.conv2.weight"),
         (with_another, "unexpected: fc.weight, fc.bias, layer5.0.conv1.weight"),
@@ -128,13 +128,13 @@ def with_nan(state: dict[str, Tensor]) -> dict[str, Tensor]:
     ],
 )
 def test_weights_that_do_not_fit_are_named_and_none_is_loaded(
-    tmp_path: Path, state: dict[str, Tensor], change: Any, said: str
+    tmp_path: Path, state: dict[str, Tensor], change: Any, message: str
 ) -> None:
     torch.save(change(state), tmp_path / "bad.pth")
     setting = resnet18_settings(tmp_path / "bad.pth")
     model = build_deeplab(setting, 4)
     before = content(model)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_backbone_weights(model, setting)
     assert caught.value.where == tmp_path / "bad.pth"
     assert all(map(torch.equal, content(model), before))
@@ -249,8 +249,14 @@ def test_what_cannot_be_fetched_says_which_file_belongs_where(
     setting = resnet18_settings("imagenet")
     with pytest.raises(ModelError, match="ImageNet weights of resnet18") as caught:
         load_backbone_weights(build_deeplab(setting, 4), setting)
-    for said in (name, str(cache), "TORCH_HOME", "network.weights=none", "network.weights=/path"):
-        assert said in str(caught.value)
+    for message in (
+        name,
+        str(cache),
+        "TORCH_HOME",
+        "network.weights=none",
+        "network.weights=/path",
+    ):
+        assert message in str(caught.value)
     assert list(cache.iterdir()) == []
 
 

@@ -1,1 +1,1 @@
-"""`uda check`: every fault and every remark of a data set before any training."""
+"""`uda check`: find the faults of a data set before any training."""

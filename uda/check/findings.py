@@ -1,4 +1,4 @@
-"""What a check finds out: a report for each case, and for photographs the sums over all of them."""
+"""Findings of a data check: a report for each case, and sums over all photographs."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from uda.data.geometry import Geometry
 from uda.errors import UdaError
 
 WHOLE_SET = "data set"
-"""``CaseReport.split`` of what concerns no single case"""
+"""``CaseReport.split`` of findings about the whole data set"""
 NAMED = 4
-"""Kinds that a cell of a table spells out."""
+"""the most kinds that a cell of a table lists"""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A few prepared slices to look at, before they are turned upright."""
+    """A few prepared slices for display, before they are rotated."""
 
     image: NDArray[np.float32]
     """``[n, h, w]``"""
     labels: NDArray[np.uint8] | None
     slices: tuple[int, ...]
-    """their numbers along the file's own axis"""
+    """their indices along the file's own slice axis"""
     geometry: Geometry
 
 
 @dataclass(frozen=True)
 class PhotoPicture:
-    """A photograph to look at, small."""
+    """A small copy of a photograph for display."""
 
     image: NDArray[np.uint8]
     """RGB ``[h, w, 3]``"""
     classes: NDArray[np.uint8] | None
-    """``[h, w]``"""
+    """``[h, w]`` class indices"""
 
 
 @dataclass
 class CaseReport:
-    """What one case is, what the card makes of it, and what is wrong with it."""
+    """Properties of one case, its preparation, its faults and its notes."""
 
     split: str
     case: str
@@ -62,12 +62,12 @@ class CaseReport:
     facts: Facts | None = None
     picture: Picture | PhotoPicture | None = None
     summary: PhotoSummary | None = None
-    """of a whole set of photographs"""
+    """sums of a whole set of photographs"""
 
 
 @dataclass
 class SplitSummary:
-    """What the photographs of a split have in common, counted."""
+    """Counts over the photographs of a split."""
 
     images: int = 0
     faulty: int = 0
@@ -75,18 +75,18 @@ class SplitSummary:
     sizes: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
-    """of the labels that were opened"""
+    """forms of the labels that were opened"""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows and columns, for the terminal and the page alike."""
+    """Text in rows and columns, for the terminal and the page."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[str] = frozenset({"images", "faulty", "left out", "files", "pixels", "%"})
-    """columns that hold one number a cell"""
+    """columns whose cells hold one number"""
 
 
 @dataclass
@@ -97,18 +97,18 @@ class PhotoSummary:
     """the classes, then ``ignore``"""
     splits: dict[str, SplitSummary] = field(default_factory=dict)
     labels: int = 0
-    """label files that could be read"""
+    """number of label files that could be read"""
     pixels: Counter[str] = field(default_factory=Counter)
-    """of each of the names"""
+    """pixels of each name"""
     showing: Counter[str] = field(default_factory=Counter)
-    """images with a pixel of it"""
+    """images that show each name"""
     strange: Counter[str] = field(default_factory=Counter)
-    """pixels of raw values and colours without a class, and …"""
+    """pixels of each raw value or colour without a class"""
     strange_files: Counter[str] = field(default_factory=Counter)
-    """… files that hold them"""
+    """files with each of these values"""
 
     def tables(self) -> list[Table]:
-        """Splits; classes, if a label was opened; values without a class, if there is one."""
+        """Tables of the splits, of the classes (if labels were read), and of values without a class (if any)."""
         tables = [self._splits()]
         if self.labels:
             tables.append(self._classes())

@@ -1,4 +1,4 @@
-"""What can be said of a data set before a voxel is read: who is in which split, and which files are there."""
+"""Check the splits and files of a data set before any image is read."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from uda.data.cases import Listing, doubled, image_path, label_path, names_of
 from uda.errors import DataError, UdaError
 
 APART = {("train", "validate"), ("train", "test")}
-"""Splits whose overlap makes every score too good."""
+"""Pairs of splits that must not overlap: the scores would be too high."""
 BETTER_APART = {("validate", "test"), ("adapt", "test")}
+"""Pairs of splits that should not overlap."""
 UNLABELLED = "adapt"
 """The split that needs no labels."""
 LABELLED = ("train", "validate")
-"""Splits that are of no use without labels."""
+"""Splits that are useless without labels."""
 SHOWN = 5  # names in a message
 
 
 @dataclass
 class Layout:
-    """Cases with their splits, and what is wrong with the files as such."""
+    """Cases with their splits, and the faults of splits and file names."""
 
     cases: dict[str, list[str]] = field(default_factory=dict)
-    """case → the splits it is in, in the card's order"""
+    """case → its splits, in the card's order"""
     faults: list[UdaError] = field(default_factory=list)
     notes: list[UdaError] = field(default_factory=list)
     of_case: dict[str, list[UdaError]] = field(default_factory=dict)
@@ -66,12 +67,12 @@ def _empty(card: DatasetCard, split: str) -> DataError:
         f"split {split!r} is empty",
         where=f"card {card.name!r}, splits",
         expected="the name of a case, or a wildcard such as '*'",
-        fix="list its cases, or take the split out of the card",
+        fix="list its cases, or remove the split from the card",
     )
 
 
 def _named_alike(card: DatasetCard, split: str, names: Sequence[str]) -> list[UdaError]:
-    """A fault for each name that two folders of a split have in common: results go by it."""
+    """A fault for each file name that occurs in two folders of a split, because results are named after it."""
     by_name: dict[str, list[str]] = {}
     for name in names:
         by_name.setdefault(name.rpartition("/")[2], []).append(name)
@@ -79,7 +80,7 @@ def _named_alike(card: DatasetCard, split: str, names: Sequence[str]) -> list[Ud
         DataError(
             f"two images of split {split!r} are called {alone!r}: {_some(same)}",
             where=f"card {card.name!r}, splits",
-            fix="rename one of the files, or name one of the folders alone",
+            fix="rename one of the files, or keep only one of the folders in the split",
         )
         for alone, same in by_name.items()
         if len(same) > 1
@@ -92,7 +93,7 @@ def layout_splits(card: DatasetCard) -> list[str]:
 
 
 def _expanded(card: DatasetCard, folder: Path, split: str, layout: Layout) -> list[str]:
-    """Names of a split, entry by entry, so that each wildcard without a match is told."""
+    """Case names of a split, expanded entry by entry so that each wildcard without a match is a fault."""
     names: dict[str, None] = {}
     for entry in card.splits[split]:
         alone = card.model_copy(update={"splits": {split: (entry,)}})
@@ -112,10 +113,10 @@ def _check_overlaps(card: DatasetCard, layout: Layout) -> None:
         finding = DataError(
             f"{len(both)} cases are in both {pair[0]} and {pair[1]}: {_some(both)}",
             where=f"card {card.name!r}, splits",
-            expected="each of them in one of the two",
-            fix="take them out of one; a score on a case that was trained on means nothing"
+            expected="each case in only one of the two",
+            fix="remove them from one; a score on a training case means nothing"
             if pair in APART
-            else "take them out of one, or say beside the score that these images were used",
+            else "remove them from one, or state beside the score that these images were used",
         )
         (layout.faults if pair in APART else layout.notes).append(finding)
 
@@ -126,28 +127,30 @@ def _no_image(card: DatasetCard, name: str, path: Path) -> DataError:
         f"case {name!r} of card {card.name!r}: there is no such file",
         where=path,
         expected=tried if len(card.images) > 1 else None,
-        fix="correct the root (--root) or the card's patterns, or take the case out of its splits",
+        fix="correct the root (--root) or the card's patterns, or remove the case from its splits",
     )
 
 
 def _doubled_labels(card: DatasetCard, folder: Path, name: str) -> Sequence[UdaError]:
-    if card.labels in (None, INSIDE) or card.photos:  # a photograph's label comes in several forms
+    if (
+        card.labels in (None, INSIDE) or card.photos
+    ):  # a photograph may have labels in several forms
         return []
     return doubled(card.model_copy(update={"images": card.labels}), folder, name)
 
 
 def _check_pairs(card: DatasetCard, folder: Path, split: str, layout: Layout) -> None:
-    """Images without a label in a split that is labelled, or a split without any label."""
-    seen, members = layout.listing, layout.members(split)
-    there = [name for name in members if isfile(image_path(card, folder, name, seen))]
-    labels = {name: label_path(card, folder, name, seen) for name in there}
+    """Report images without a label in a split with labels, or a split without any label."""
+    listing, members = layout.listing, layout.members(split)
+    existing = [name for name in members if isfile(image_path(card, folder, name, listing))]
+    labels = {name: label_path(card, folder, name, listing) for name in existing}
     absent = {name: path for name, path in labels.items() if path and not isfile(path)}
     if absent and len(absent) == len(labels):
         finding = DataError(
             f"no case of split {split!r} has a label, so it can be predicted but not "
             f"{'scored' if split == 'test' else 'used'}",
             where=next(iter(absent.values())),
-            fix="correct the pattern in `labels:` if there are labels",
+            fix="correct the pattern in `labels:` if labels exist",
         )
         (layout.faults if split in LABELLED else layout.notes).append(finding)
         return
@@ -156,14 +159,14 @@ def _check_pairs(card: DatasetCard, folder: Path, split: str, layout: Layout) ->
             DataError(
                 f"case {name!r} of split {split!r} has an image but no label",
                 where=path,
-                expected=f"a label, as the other {len(labels) - len(absent)} cases of the split have",
-                fix="add the label, or take the case out of the split (adapt needs no labels)",
+                expected=f"a label, as in the other {len(labels) - len(absent)} cases of the split",
+                fix="add the label, or remove the case from the split (adapt needs no labels)",
             )
         )
 
 
 def _strays(card: DatasetCard, folder: Path) -> list[DataError]:
-    """Labels in the folder whose image is not there."""
+    """A note on labels in the folder whose image does not exist."""
     patterns = (*card.images, *(card.labels or ()))
     if any(Path(pattern).is_absolute() for pattern in patterns):
         return []
@@ -181,19 +184,19 @@ def _strays(card: DatasetCard, folder: Path) -> list[DataError]:
         DataError(
             f"{len(strays)} labels have no image: {_some([path.name for path in strays])}",
             where=next(iter(strays)),
-            fix="add the images, or move the labels away",
+            fix="add the images, or move the labels elsewhere",
         )
     ]
 
 
 def _on_disk(card: DatasetCard, folder: Path) -> Mapping[str, Path]:
-    """Every case that fits the card's image patterns, in the folders that its splits name."""
+    """Every case that matches the card's image patterns, in the folders that its splits name."""
     folders = {entry.rpartition("/")[0] for entries in card.splits.values() for entry in entries}
     entries = tuple(f"{inside}/*" if inside else "*" for inside in sorted(folders))
     every = card.model_copy(update={"splits": {"all": entries}})
     try:
         names = names_of(every, folder, "all")
-    except DataError:  # nothing at all
+    except DataError:  # no case matches
         return {}
     listing: Listing = {}
     return {name: image_path(card, folder, name, listing) for name in names}

@@ -1,11 +1,11 @@
-"""What a check of photographs calls a fault and what a note, of the set as a whole.
+"""The rules that make a finding on a set of photographs a fault or a note.
 
 fault
-    equal photographs       to the last pixel, in two splits that must not share one
+    equal photographs       equal in every pixel, in two splits that must not overlap
 note
-    equal photographs       in one split, or in two that may share one
-    class nowhere           no label shows it
-    squeezed                prepare.size changes an image's proportions by over 5 %
+    equal photographs       in one split, or in two that may overlap
+    class nowhere           no label shows the class
+    squeezed                prepare.size changes an image's aspect ratio by over 5 %
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Place:
-    """A photograph and the splits it is in."""
+    """A photograph and its splits."""
 
     name: str
     splits: tuple[str, ...]
@@ -33,11 +33,11 @@ class Place:
 
 
 def never_shown(showing: Mapping[str, int], labels: int, card: DatasetCard) -> list[DataError]:
-    """Classes that no label shows.
+    """A note for classes that no label shows.
 
     Args:
-        showing: images with a pixel of each class.
-        labels: how many were read.
+        showing: number of images that show each class.
+        labels: number of labels that were read.
     """
     never = [name for name in card.classes if not showing.get(name)]
     if not never or not labels:
@@ -46,17 +46,17 @@ def never_shown(showing: Mapping[str, int], labels: int, card: DatasetCard) -> l
         DataError(
             f"no pixel of {', '.join(never)} in {labels:,} labels",
             where=f"card {card.name!r}, classes",
-            expected="every class somewhere: one that the source never shows cannot be learnt",
+            expected="every class in some label: a class that the source never shows cannot be learnt",
             fix="correct the card's label_values or colors if the files do show it",
         )
     ]
 
 
 def squeezed(sizes: Mapping[tuple[int, int], int], card: DatasetCard) -> list[DataError]:
-    """Photographs whose things become narrower or wider.
+    """A note for photographs whose aspect ratio changes in preparation.
 
     Args:
-        sizes: (rows, columns) of files, with their number.
+        sizes: (rows, columns) → number of files.
     """
     rows, columns = card.prepare.size
     factors = {(h, w): w * rows / (h * columns) for h, w in sizes}
@@ -73,26 +73,22 @@ def squeezed(sizes: Mapping[tuple[int, int], int], card: DatasetCard) -> list[Da
             f"rows×columns: {listed}{more}",
             where=f"card {card.name!r}, prepare.size [{rows}, {columns}]",
             expected=f"columns / rows near {width / height:.3g}, as in the files; it is {columns / rows:.3g}",
-            fix=f"set prepare.size: [{rows}, {round(rows * width / height)}], unless it is meant",
+            fix=f"set prepare.size: [{rows}, {round(rows * width / height)}], unless this is intended",
         )
     ]
 
 
 def twins(same: Sequence[Place]) -> tuple[DataError, bool]:
-    """Photographs that are equal to the last pixel.
-
-    Returns:
-        the finding, and whether it is a fault.
-    """
+    """A finding for photographs that are equal in every pixel, and whether it is a fault."""
     fault = any(_apart(one.splits, other.splits) for one, other in combinations(same, 2))
     listed = ", ".join(f"{place.name} ({', '.join(place.splits)})" for place in same[:SHOWN])
     more = f" and {len(same) - SHOWN} more" if len(same) > SHOWN else ""
     finding = DataError(
         f"{len(same)} photographs are equal to the last pixel: {listed}{more}",
         where=same[0].path,
-        fix="take all but one out of the splits; a score on an image that was trained on means nothing"
+        fix="remove all but one from the splits; a score on a training image means nothing"
         if fault
-        else "keep one of them, unless it is meant to count more often",
+        else "keep one of them, unless it should count more often",
     )
     return finding, fault
 

@@ -1,6 +1,6 @@
-"""Checking photographs: every file decoded once by a few threads, nothing kept of it but counts.
+"""Check photographs: threads decode every file and keep only counts.
 
-Labels of images that are in the ``adapt`` split alone are never opened.
+Labels of images in the ``adapt`` split alone are never opened.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from uda.errors import MismatchError, UdaError, UnreadableError
 from uda.types import IGNORE
 
 DRAWN = 12  # photographs of each split that are drawn, evenly chosen
-FAULTY_DRAWN = 48  # besides those, photographs with a finding
-WIDEST = 640  # pixels of a drawn photograph
+FAULTY_DRAWN = 48  # further photographs that are drawn because of a finding
+WIDEST = 640  # longest side of a drawn photograph in pixels
 SKIPPED = {"train", "adapt"}
-"""Splits whose faulty images a card may leave out."""
+"""Splits from which a card may leave out faulty images."""
 
 
 @dataclass
 class _Seen:
-    """What a thread brings back of one photograph and its label."""
+    """The findings of a thread on one photograph and its label."""
 
     report: CaseReport
     place: Place
@@ -46,19 +46,19 @@ class _Seen:
     digest: bytes = b""
     form: str = ""
     pixels: NDArray[np.int64] | None = None
-    """of each class index, ``[256]``"""
+    """``[256]``: pixels of each class index"""
     strange: dict[Value, int] = field(default_factory=dict)
-    """pixels of values without a class"""
+    """pixels of each value without a class"""
     left_out: bool = False
 
 
 class PhotoCheck:
-    """Reads the photographs of a card and adds up what is in them.
+    """Reads the photographs of a card and sums up their properties.
 
     Args:
-        layout: who is in which split, and what is wrong with the files as such.
-        pictures: with small pictures of some; a report holds its own until the next one is asked for.
-        workers: threads; 0 = as many as the processors.
+        layout: the splits of each case, and the faults of the file names.
+        pictures: whether some reports hold a small picture; each is dropped when the next report is drawn.
+        workers: number of threads; 0 = as many as the processors.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class PhotoCheck:
         splits = {split: SplitSummary() for split in card.splits}
         self.summary = PhotoSummary((*card.classes, "ignore"), splits)
         self.shapes: dict[str, tuple[int, int]] = {}
-        """rows and columns of each photograph that could be read"""
+        """rows and columns of each readable photograph"""
         self._alike: defaultdict[bytes, list[Place]] = defaultdict(list)
         self._pictures = pictures
         self._chosen = _even_choice(layout) if pictures else set()
 
     def reports(self) -> Iterator[CaseReport]:
-        """One report a photograph, in order."""
+        """One report per photograph, in order."""
         found = ordered(self._look, self.layout.cases, self.workers)
         room = FAULTY_DRAWN
         with contextlib.closing(found):
@@ -90,7 +90,7 @@ class PhotoCheck:
                 report.picture = None
 
     def whole(self) -> CaseReport:
-        """What shows only when all were seen, with the sums."""
+        """The report of the data set as a whole, after :meth:`reports` has ended."""
         report = CaseReport(WHOLE_SET, self.card.name, summary=self.summary)
         report.faults += self.layout.faults
         report.notes += [
@@ -122,7 +122,7 @@ class PhotoCheck:
             report.shape = f"{photo.shape[0]}×{photo.shape[1]}"
             report.prepared = "×".join(map(str, card.prepare.size))
         except UdaError as fault:
-            _tell(fault, seen, card)
+            _record(fault, seen, card)
         label = None
         if set(splits) != {UNLABELLED}:
             label = label_path(card, self.folder, name, self.layout.listing)
@@ -163,7 +163,7 @@ class PhotoCheck:
 
 
 def _even_choice(layout: Layout) -> set[str]:
-    """Names of a few photographs of each split."""
+    """Names of a few photographs of each split, evenly spread."""
     chosen: set[str] = set()
     for split in {split for splits in layout.cases.values() for split in splits}:
         names = layout.members(split)
@@ -179,7 +179,7 @@ def _kind(header: Header) -> str:
 
 
 def _form(header: Header, path: Path, card: DatasetCard) -> str:
-    """How a label says which class a pixel has."""
+    """The encoding of a label's classes."""
     if header.bits == 16:
         return "16-bit ids"
     if header.color == "RGB":
@@ -190,7 +190,7 @@ def _form(header: Header, path: Path, card: DatasetCard) -> str:
 
 
 def _look_at_label(path: Path, seen: _Seen, card: DatasetCard) -> NDArray[np.uint8] | None:
-    """Count a label's classes; the classes if it can be used with its image."""
+    """Count a label's classes; returns the classes where the label fits its image."""
     report = seen.report
     before = len(report.faults) + len(report.notes)
     try:
@@ -200,13 +200,13 @@ def _look_at_label(path: Path, seen: _Seen, card: DatasetCard) -> NDArray[np.uin
         if seen.shape is not None:
             check_same_size(claimed, seen.shape, path)
     except UdaError as fault:
-        _tell(fault, seen, card)
+        _record(fault, seen, card)
         if not isinstance(fault, MismatchError):
             return None
     try:
         classes = read_classes(path, card)
     except UdaError as fault:
-        _tell(fault, seen, card)
+        _record(fault, seen, card)
         seen.strange = _without_class(path, card)
         return None
     seen.pixels = np.bincount(classes.ravel(), minlength=IGNORE + 1)
@@ -229,8 +229,8 @@ def _without_class(path: Path, card: DatasetCard) -> dict[Value, int]:
     return {value: number for value, number in counts.items() if value not in named}
 
 
-def _tell(fault: UdaError, seen: _Seen, card: DatasetCard) -> None:
-    """A fault, or a note where the card leaves such an image out of training."""
+def _record(fault: UdaError, seen: _Seen, card: DatasetCard) -> None:
+    """Add a fault, or a note where the card leaves such an image out of training."""
     skips = {"unreadable": UnreadableError, "mismatched": MismatchError}
     may = tuple(skips[kind] for kind in card.skip)
     if not isinstance(fault, may) or not SKIPPED.issuperset(seen.place.splits):

@@ -1,4 +1,4 @@
-"""What a check calls a fault and what a note: pure rules on a few numbers of each case.
+"""The rules that make a finding of a data check a fault or a note: pure functions of a few numbers per case.
 
 fault
     CT without its offset   modality ct; after `prepare.offset` the minimum is ≥ 0 and the 99th percentile > 1000
@@ -12,14 +12,14 @@ note
     structure absent        a labelled volume without a structure (files of single slices are exempt)
     cut by the crop         over 1 % of a structure's voxels lie outside the crop
     spacing                 along an axis over 2 times more or less than the median of at least 3 cases
-    intensities             the 1st, 50th or 99th percentile lies over 3 usual ranges from the median of at least
-                            5 cases, or the range is below a tenth of the usual (range: 1st to 99th percentile)
+    intensities             the 1st, 50th or 99th percentile lies over 3 median ranges from the median of at least
+                            5 cases, or the range is below a tenth of the median (range: 1st to 99th percentile)
     several orientations    `orientation: stored`, and the files' axis codes differ
-    structure nowhere       a structure in no label at all (a fault where a dataset.json promised it)
+    structure nowhere       a structure in no label at all (a fault where a dataset.json names it)
 
-Bright and dark are the upper and the lower fifth between the 1st and the 99th percentile; corners are the
-eighths of rows and columns in the four corners of every slice, the middle is their inner half. Air is the
-darkest in CT and MR, and corners show air, lungs or darker tissue even in images cut tightly round a heart.
+Bright and dark are the upper and the lower fifth between the 1st and the 99th percentile. Corners are the outer
+eighth of rows and columns in the four corners of every slice; the middle is their inner half. Air is darkest in
+CT and MR, and corners show air, lungs or darker tissue even in images cropped tightly to a heart.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CUT = 0.01
 SPACING_FACTOR, SPACING_CASES = 2.0, 3
 FAR, FLAT, INTENSITY_CASES = 3.0, 0.1, 5
 SHOWN = 5  # values in a message
-SAMPLED = 1_000_000  # voxels of a volume that shares are counted on
+SAMPLED = 1_000_000  # approximate number of voxels of a volume on which shares are counted
 
 AXES = ("distance between slices", "height of a pixel", "width of a pixel")
 PERCENTILES = (1, 50, 99)
@@ -52,17 +52,19 @@ PERCENTILES = (1, 50, 99)
 
 @dataclass(frozen=True)
 class Intensities:
-    """What the rules need to know of one image's values, as the file has them."""
+    """Statistics of one image's stored values."""
 
     low: float
     high: float
     percentiles: tuple[float, float, float]
     whole: bool
-    """nothing but whole numbers"""
+    """whether all sampled values are whole numbers"""
     corners_bright: float
-    """share in the upper fifth"""
+    """share of the corner voxels in the upper fifth"""
     corners_dark: float
+    """share of the corner voxels in the lower fifth"""
     middle_bright: float
+    """share of the middle voxels in the upper fifth"""
 
     @property
     def range(self) -> float:
@@ -71,14 +73,14 @@ class Intensities:
 
 @dataclass(frozen=True)
 class Facts:
-    """The few numbers of a case that outlive its voxels."""
+    """The numbers of a case that are kept for comparison with other cases."""
 
     case: str
     path: Path
     codes: str
     """axis code of the file"""
     spacing: tuple[float, float, float]
-    """mm between slices, rows, columns as the card turns them"""
+    """in mm, between slices, rows and columns after the card's reorientation"""
     intensities: Intensities
     labelled: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -108,7 +110,7 @@ def intensities_of(slices: NDArray[Any]) -> Intensities:
 
 
 def lacks_offset(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
-    """A CT stored as 0…4095 that nothing brings to HU."""
+    """A fault for a CT stored as 0…4095 that the card does not convert to HU."""
     offset = volume_prepare(card).offset
     top = seen.percentiles[2] + offset
     if card.modality != "ct" or seen.low + offset < 0 or top <= CT_HIGH:
@@ -123,21 +125,21 @@ def lacks_offset(seen: Intensities, card: DatasetCard, path: Path) -> DataError 
 
 
 def inverted(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
-    """An image whose air is bright."""
+    """A fault for an image whose air is bright."""
     least = max(CORNER_BRIGHT, CORNER_FACTOR * seen.corners_dark, seen.middle_bright)
     if card.modality is None or seen.corners_bright <= least:
         return None
     return DataError(
         f"looks inverted: {seen.corners_bright:.0%} of its corners are bright, {seen.corners_dark:.0%} dark",
         where=path,
-        expected="air darker than the body, as CT and MR have it",
-        fix="invert the file's values (maximum + minimum - value); leave `modality` out of the card "
-        "when this image is right as it is",
+        expected="air darker than the body, as in CT and MR",
+        fix="invert the file's values (maximum + minimum - value); if the image is correct, remove "
+        "`modality` from the card",
     )
 
 
 def eight_bit(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
-    """An image that looks like an exported picture."""
+    """A finding for an image that looks like an exported picture."""
     least, most = EIGHT_BIT
     if card.modality is None or not seen.whole or seen.low < 0 or not least <= seen.high <= most:
         return None
@@ -145,15 +147,15 @@ def eight_bit(seen: Intensities, card: DatasetCard, path: Path) -> DataError | N
         f"values are whole numbers from {seen.low:g} to {seen.high:g}, as in an 8-bit picture",
         where=path,
         expected="HU" if card.modality == "ct" else "the scanner's own values",
-        fix="convert the scanner's files (DICOM) again without a display window; if the picture is all "
-        "there is, keep `normalize: zscore` or `minmax`",
+        fix="convert the scanner's files (DICOM) again without a display window; if you have only the "
+        "picture, keep `normalize: zscore` or `minmax`",
     )
 
 
 def without_place(path: Path) -> DataError:
-    """A NIfTI header that does not say where the patient lies."""
+    """A note for a NIfTI header without the patient's position."""
     return DataError(
-        "its header has sform and qform code 0: left and right are a guess",
+        "its header has sform and qform code 0: left and right are unknown",
         where=path,
         expected="a code above 0 with an affine",
         fix="compare with the original scan, then set the code (or use `orientation: stored`)",
@@ -161,18 +163,18 @@ def without_place(path: Path) -> DataError:
 
 
 def not_whole(values: Sequence[float], path: Path) -> DataError:
-    """A label whose values were interpolated."""
+    """A fault for a label whose values were interpolated."""
     listed = ", ".join(f"{value:g}" for value in values[:SHOWN])
     return DataError(
         f"{len(values)} label values are not whole numbers, e.g. {listed}",
         where=path,
-        expected="one whole number a class",
+        expected="one whole number per class",
         fix="the label was resampled like an image; resample the original with nearest neighbour",
     )
 
 
 def absent_structures(counts: Mapping[str, int], card: DatasetCard, path: Path) -> list[DataError]:
-    """A label without some of the card's structures."""
+    """A note for a label without some of the card's structures."""
     absent = [name for name in card.classes[1:] if not counts.get(name)]
     if not absent:
         return []
@@ -180,14 +182,14 @@ def absent_structures(counts: Mapping[str, int], card: DatasetCard, path: Path) 
         DataError(
             f"the label has no voxel of {', '.join(absent)}",
             where=path,
-            fix="look whether they lie outside this image; a structure that was left unlabelled "
-            "teaches the network that it is background",
+            fix="check that they lie outside this image; the network learns an unlabelled structure "
+            "as background",
         )
     ]
 
 
 def cut_structures(kept: Mapping[str, float], card: DatasetCard, path: Path) -> list[DataError]:
-    """Structures of which the card's crop cuts off more than a trace."""
+    """A note for structures of which the card's crop cuts off over 1 %."""
     cut = {name: share for name, share in kept.items() if share < 1 - CUT}
     if not cut:
         return []
@@ -210,7 +212,7 @@ def _cut_share(kept: float) -> str:
 
 
 def data_set_notes(cases: Sequence[Facts], card: DatasetCard) -> list[DataError]:
-    """What only shows when cases are compared with one another."""
+    """Notes that compare the cases with one another."""
     notes = [*_odd_spacings(cases), *_odd_intensities(cases)]
     codes = Counter(case.codes for case in cases)
     if volume_prepare(card).orientation == "stored" and len(codes) > 1:
@@ -222,7 +224,7 @@ def data_set_notes(cases: Sequence[Facts], card: DatasetCard) -> list[DataError]
                 f"files are stored in several orientations: {listed}",
                 where=f"{odd} is {rare}",
                 expected="one axis code, because the card keeps the axes as they are stored",
-                fix="look at the overlays (--out); give prepare.orientation a code such as RAS "
+                fix="look at the overlays (--out); set prepare.orientation to a code such as RAS "
                 "unless the stacks are oblique and look alike",
             )
         )
@@ -230,14 +232,14 @@ def data_set_notes(cases: Sequence[Facts], card: DatasetCard) -> list[DataError]
 
 
 def unused_structures(cases: Sequence[Facts], card: DatasetCard, where: Path) -> list[DataError]:
-    """Structures that no label of the data set shows."""
+    """A finding for each structure that no label of the data set shows."""
     labelled = [case.counts for case in cases if case.labelled]
     return [
         DataError(
             f"class {name!r} occurs in none of the {len(labelled)} labels",
             where=where,
             expected=f"voxels of the value {' or '.join(map(str, card.label_values[name]))} somewhere",
-            fix="take the class out, or correct its value",
+            fix="remove the class, or correct its value",
         )
         for name in card.classes[1:]
         if labelled and not any(counts.get(name) for counts in labelled)
@@ -253,8 +255,8 @@ def _odd_spacings(cases: Sequence[Facts]) -> list[DataError]:
             f"the {axis} is {value:.3g} mm",
             where=case.path,
             expected=f"near the median of the {len(cases)} cases, {usual:.3g} mm",
-            fix="correct the header if it is wrong; if it is right, give the card prepare.spacing and "
-            "prepare.slice_spacing, so that all cases get the same pixels",
+            fix="correct the header if it is wrong; if it is right, set prepare.spacing and "
+            "prepare.slice_spacing in the card, so that all cases get the same voxel size",
         )
         for case in cases
         for axis, value, usual in zip(AXES, case.spacing, median, strict=True)
@@ -274,10 +276,10 @@ def _odd_intensities(cases: Sequence[Facts]) -> list[DataError]:
         if distance > FAR * spread or seen.range < FLAT * spread:
             notes.append(
                 DataError(
-                    f"intensities unlike the others': 1/50/99 % are {_listed(seen.percentiles)}",
+                    f"intensities differ from other cases: 1/50/99 % are {_listed(seen.percentiles)}",
                     where=case.path,
                     expected=f"near the medians of the {len(cases)} cases, {_listed(usual)}",
-                    fix="look at the file: another unit or scale, a single bright voxel, an empty scan?",
+                    fix="look at the file for another unit or scale, a single bright voxel, an empty scan",
                 )
             )
     return notes

@@ -1,4 +1,4 @@
-"""Checking a data set before any training: every case read once, every fault in one report."""
+"""Check a data set before training: every case is read once and gets a report with all of its faults."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from uda.data.volumes import (
 from uda.errors import DataError, UdaError
 from uda.types import IGNORE
 
-SPREAD = 0.15  # of the depth, between the slices of a picture
-OBLIQUE = 0.5  # degrees below which axes count as straight
+SPREAD = 0.15  # distance between the slices of a picture, as a share of the depth
+OBLIQUE = 0.5  # degrees; axes with a smaller angle count as straight
 
 
 def check_card(
@@ -44,18 +44,20 @@ def check_card(
     pictures: bool = False,
     promised_by: Path | None = None,
 ) -> Iterator[CaseReport]:
-    """Read every case of every split as training would; yields one report per case, then one for the tags
-    and, if there is anything to say of it, one for the data set as a whole.
+    """Read every case of every split as training does.
 
-    A label file that is not there is no fault in the ``adapt`` split, nor in one without any label but ``train``
-    and ``validate``; one that is there must be right. Labels of photographs to adapt to are not opened at all.
+    Yields one report per case, then one for the tags, and one for the data set as a whole (for volumes only where it
+    has findings).
+
+    A missing label file is no fault in the ``adapt`` split, nor in a split without any label unless that is ``train``
+    or ``validate``. An existing label file must be valid, but labels of photographs in ``adapt`` alone are not opened.
 
     Args:
-        pictures: with slices to look at; a report holds them until the next one is asked for.
-        promised_by: the dataset.json that says which classes there are; one that no label shows is a fault of it.
+        pictures: whether reports hold slices for display; each is dropped when the next report is drawn.
+        promised_by: the dataset.json that names the classes; a class that no label shows is a fault of this file.
 
     Raises:
-        DataError: the root folder itself is missing, or the card has no case at all.
+        DataError: the root folder is missing, or the card names no case.
     """
     folder = card_root(card, root)
     if not any(card.splits.values()):
@@ -105,7 +107,7 @@ def _whole(
     promised_by: Path | None,
     folder: Path,
 ) -> CaseReport:
-    """What shows only when the cases are looked at together."""
+    """The report of the data set as a whole: findings that compare all cases."""
     unused = rules.unused_structures(facts, card, promised_by or folder)
     report = CaseReport(WHOLE_SET, card.name, faults=[*layout.faults], notes=[*layout.notes])
     (report.faults if promised_by else report.notes).extend(unused)
@@ -116,7 +118,7 @@ def _whole(
 def _check_case(
     case: Case, card: DatasetCard, report: CaseReport, pictures: bool
 ) -> Geometry | None:
-    """Read, describe and prepare image and label; the image's geometry if it can be prepared."""
+    """Read, describe and prepare image and label; returns the image's geometry if it can be prepared."""
     geometry = labels = None
     try:
         volumes = read_images(case, card)
@@ -137,7 +139,7 @@ def _check_case(
 
 
 def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport) -> Prepare:
-    """Fill in what the file says of itself and what the rules say of it; how to prepare it."""
+    """Add the file's properties and the findings of the rules to the report; returns how to prepare the image."""
     prepare, path = volume_prepare(card), case.image
     affine, codes = volume.affine, "".join(nibabel.aff2axcodes(volume.affine))
     turn = grids.turn_to(affine, prepare.orientation)
@@ -159,12 +161,12 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     if picture := rules.eight_bit(seen, card, path):
         fatal = window and card.modality == "ct"
         (report.faults if fatal else report.notes).append(picture)
-    # The window of a CT without its offset is refused; the rest of the case is checked all the same.
+    # Without its offset a CT cannot be windowed; z-scoring lets the rest of the case be checked.
     return prepare.model_copy(update={"normalize": "zscore"}) if unscaled and window else prepare
 
 
 def _turned(sizes: NDArray[np.float64], turn: Any, slice_axis: int) -> tuple[float, float, float]:
-    """Spacing between slices, rows and columns."""
+    """Spacing in mm between slices, rows and columns."""
     spacing = [0.0, 0.0, 0.0]
     for size, (to, _) in zip(sizes, turn, strict=True):
         spacing[int(to)] = float(size)
@@ -175,7 +177,7 @@ def _turned(sizes: NDArray[np.float64], turn: Any, slice_axis: int) -> tuple[flo
 def _check_label(
     case: Case, geometry: Geometry, card: DatasetCard, report: CaseReport
 ) -> NDArray[np.uint8]:
-    """Count the label's values and what the crop keeps of them; the prepared label."""
+    """Count the label's values and the share inside the crop; returns the prepared label."""
     path = case.label or case.image
     label = read_label(case, card)
     check_same_grid(label, geometry, path)
@@ -218,7 +220,7 @@ def _kept(mapped: NDArray[np.uint8], geometry: Geometry, card: DatasetCard) -> d
 def _picture(
     slices: NDArray[np.float32], labels: NDArray[np.uint8] | None, geometry: Geometry
 ) -> Picture:
-    """The slice with most of the structures, or the middle one, between two others."""
+    """The slice with the most structure pixels, or else the middle one, between two others."""
     last, middle = len(slices) - 1, len(slices) // 2
     if labels is not None:
         areas = ((labels > 0) & (labels != IGNORE)).sum((1, 2))
@@ -232,14 +234,14 @@ def _picture(
 def _check_tags(
     path: Path, card: DatasetCard, layout: Layout, geometries: Mapping[str, Geometry]
 ) -> CaseReport:
-    """Tags must name known cases and slices, and every prepared slice of the ``adapt`` split."""
+    """Report on the tags: they must name known cases and slices, and every prepared slice of ``adapt``."""
     report = CaseReport("tags", path.name)
     if not path.is_file():
         report.notes.append(
             DataError(
-                "the card's tags are not there, which matters to a tag prior alone",
+                "the card's tags file does not exist; only a tag prior needs it",
                 where=path,
-                fix="write them, read them off labels with `uda tags`, or take `tags:` out of the card",
+                fix="write it, make it from labels with `uda tags`, or remove `tags:` from the card",
             )
         )
         return report
@@ -254,7 +256,7 @@ def _check_tags(
     adapted = {n: geometries[n] for n in layout.members("adapt") if n in geometries}
     wanted = {(n, g.stored_slice(i)) for n, g in adapted.items() for i in range(g.depth)}
     absent = sorted(wanted - set(tags))
-    for what, places in (("name images that are not there", strange), ("miss images", absent)):
+    for what, places in (("name images that do not exist", strange), ("miss images", absent)):
         if places:
             listed = ", ".join(f"{c} slice {i}" for c, i in places[:5])
             report.faults.append(

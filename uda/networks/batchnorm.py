@@ -1,7 +1,7 @@
-"""The BatchNorm policy: which layers keep statistics of a domain, when they follow, how they are estimated.
+"""BatchNorm statistics: find the layers, freeze or update the statistics, estimate them on new images (AdaBN).
 
-A layer is PyTorch's own, or one inside a TorchScript program, which is reached through its buffers alone. A *traced*
-program has its mode written into the graph, so its statistics can be kept and not estimated.
+A layer is a PyTorch module, or part of a TorchScript program and accessible through its buffers alone. The graph of
+a *traced* program has a fixed mode, so its statistics can be kept but not estimated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uda.errors import ModelError
 
 Policy = Literal["train", "frozen", "target", "warmed"]
 BATCHNORM_BATCH = 32
-"""Slices of a batch from which the statistics are estimated."""
+"""Slices of a batch when statistics are estimated."""
 
 
 def _is_program(module: nn.Module) -> bool:
@@ -25,14 +25,14 @@ def _is_program(module: nn.Module) -> bool:
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
-    """Whether a layer of a TorchScript program is a BatchNorm; its class is a name there."""
+    """Whether a layer of a TorchScript program, which knows its class by name only, is a BatchNorm."""
     buffers = {name for name, _ in module.named_buffers(recurse=False)}
     name = str(getattr(module, "original_name", ""))
     return {"running_mean", "running_var"} <= buffers and "InstanceNorm" not in name
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    """Every BatchNorm layer, those of TorchScript programs included."""
+    """Every BatchNorm layer, including those of TorchScript programs."""
     return [
         module
         for module in model.modules()
@@ -41,7 +41,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _refuse_traced(found: Iterable[nn.Module]) -> None:
-    """Raise for layers whose mode is part of a traced graph; a scripted layer knows its momentum."""
+    """Refuse layers of a traced graph, whose mode is fixed; unlike them, a scripted layer has its momentum."""
     traced = [layer for layer in found if _is_program(layer) and not hasattr(layer, "momentum")]
     if traced:
         raise ModelError(
@@ -54,10 +54,10 @@ def _refuse_traced(found: Iterable[nn.Module]) -> None:
 
 
 def set_mode(model: nn.Module, batchnorm: Policy) -> None:
-    """Training mode; BatchNorm layers keep their running statistics unless they may follow the batch.
+    """Set training mode; ``frozen`` and ``target`` keep BatchNorm layers in evaluation mode.
 
     Raises:
-        ModelError: they may, in a traced program, which cannot.
+        ModelError: another policy for a traced program, whose statistics cannot be updated.
     """
     model.train()
     found = layers(model)
@@ -70,12 +70,12 @@ def set_mode(model: nn.Module, batchnorm: Policy) -> None:
 
 @torch.no_grad()
 def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch.device) -> bool:
-    """Replace every BatchNorm's running statistics by the mean of those of these image batches (AdaBN).
+    """Replace all running statistics by the mean of the statistics of these image batches (AdaBN).
 
-    Dropout is off and no weight changes. The model's mode returns afterwards.
+    Dropout is off and no weight changes. The model's previous mode returns afterwards.
 
     Returns:
-        whether the model has any; without one no image is drawn.
+        whether the model has a BatchNorm layer; without one no image is drawn.
 
     Raises:
         ModelError: a traced program, or a scripted one that uses a layer several times in a pass.
@@ -110,9 +110,9 @@ def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch
 
 
 class _Scripted:
-    """The cumulative mean of a scripted layer, whose momentum m is a constant of the program.
+    """The cumulative mean of a scripted layer's statistics; its momentum m is a constant of the program.
 
-    From zero, one pass leaves m times the batch's statistics in the running ones.
+    When the running statistics start at zero, one pass sets them to m times the statistics of the batch.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -137,7 +137,7 @@ class _Scripted:
         if used > 1:
             raise ModelError(
                 f"a BatchNorm layer of the scripted network runs {used} times in one pass, so the "
-                "statistics of each cannot be told apart",
+                "statistics of the passes cannot be separated",
                 fix="export the network with torch.export.export and import that",
             )
         if used:
@@ -149,5 +149,5 @@ class _Scripted:
         for running, mean in zip(self.running, self.mean, strict=True):
             running.copy_(mean)
         if not self.batches:
-            self.running[1].fill_(1.0)  # as a layer that never ran
+            self.running[1].fill_(1.0)  # like a layer that never ran
         self.tracked.fill_(self.batches)

@@ -1,4 +1,4 @@
-"""A second network that follows the one being trained: a copy, or a running average."""
+"""Exponential moving average (EMA) of a network's weights, in a frozen copy of the network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 def twin_of(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that no gradient reaches."""
+    """A copy of the network in evaluation mode and without gradients."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def follow(twin: nn.Module, model: nn.Module, share: float) -> None:
-    """twin ← (1 − share) · twin + share · model for weights and float buffers; counters are copied.
+    """twin ← (1 − share) · twin + share · model for weights and float buffers; integer buffers are copied.
 
-    torch's AveragedModel counts its updates in a tensor, and asks it in every step.
+    Unlike this function, torch's AveragedModel reads its update counter from a tensor in every step.
     """
     pairs = list(zip(_tensors(twin), _tensors(model), strict=True))
     floats = [(mean, new) for mean, new in pairs if mean.is_floating_point()]

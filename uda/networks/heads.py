@@ -1,4 +1,4 @@
-"""The last layers of a network: what turns features into logits, and a second head that may rest."""
+"""The heads of a network: the last layer, the features that enter it, and the auxiliary head."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from uda.networks.model_file import own_network
 
 
 def head(model: nn.Module) -> nn.Module:
-    """The last layer: what turns features into logits. Its input are the features.
+    """The last layer, which turns features into logits.
 
     Raises:
-        ModelError: a network whose last layer is not known.
+        ModelError: the network's last layer is unknown.
     """
     from monai.networks.nets.unet import UNet
 
@@ -33,10 +33,10 @@ def head(model: nn.Module) -> nn.Module:
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of the classifiers: of every head of a network of several, else of the last layer.
+    """Weights of every head of a network with several, else of the last layer.
 
     Raises:
-        ModelError: a network whose last layer is not known.
+        ModelError: the network's last layer is unknown.
     """
     several = getattr(model, "heads", None)
     heads = several() if callable(several) else [head(model)]
@@ -44,16 +44,16 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def use_auxiliary(model: nn.Module, wanted: bool) -> None:
-    """Whether training also asks the network's auxiliary head; its weights rest where it does not.
+    """Switch the network's auxiliary head on or off in training; its weights are frozen while it is off.
 
     Raises:
-        ModelError: wanted, and the network has none.
+        ModelError: it is wanted, but the network has none.
     """
     head = getattr(model, "aux_classifier", None)
     if wanted and head is None:
         raise ModelError(
-            "a term has a weight on the auxiliary head (aux), and the network has one head",
-            fix="set network.auxiliary: true (DeepLab), or leave aux out",
+            "a term has a weight on the auxiliary head (aux), but the network has one head",
+            fix="set network.auxiliary: true (DeepLab), or remove aux from the term",
         )
     if isinstance(head, nn.Module):
         model.aux_head = wanted  # type: ignore[assignment]
@@ -61,7 +61,7 @@ def use_auxiliary(model: nn.Module, wanted: bool) -> None:
 
 
 def _last_layer(model: ForeignModel) -> nn.Module | None:
-    """The last convolution of a Python network, in order of registration, that has as many outputs as the logits."""
+    """The last convolution, in order of registration, with as many output channels as the logits have."""
     outputs = 1 if model.settings.one_logit else model.classes
     layers = [m for m in model.network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
     return next((layer for layer in reversed(layers) if layer.out_channels == outputs), None)
@@ -69,7 +69,7 @@ def _last_layer(model: ForeignModel) -> nn.Module | None:
 
 @contextmanager
 def features_of(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within the block every forward pass appends its features ``[b, d, *s]``, the input of :func:`head`."""
+    """Collect features: inside the block every forward pass appends the input ``[b, d, *s]`` of :func:`head`."""
     seen: list[Tensor] = []
     handle = head(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:

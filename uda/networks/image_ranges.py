@@ -1,4 +1,4 @@
-"""What the images of a model's last domain were like: the range of each measure over its cases."""
+"""Ranges of image measures over the cases of a model's last domain, as stored in its model file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 INNER = (0.01, 0.99)
-"""share of the cases that bounds a range: of few cases the least and the largest, of many no single stray one"""
+"""quantiles that bound a range: near the extremes of few cases, and unaffected by one outlier among many"""
 DIGITS = 6
-"""significant ones of a stored value"""
+"""significant digits of a stored value"""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a measure lay, and in how many cases it was taken."""
+    """The range of a measure, and the number of cases behind it."""
 
     low: float
     high: float
@@ -29,8 +29,8 @@ class Range:
 
 @dataclass(frozen=True)
 class ImageRanges:
-    """Measures of cases by name: of the images themselves (:mod:`uda.data.traits`), and of what the model finds in
-    them (:class:`uda.prediction.trust.Tally`)."""
+    """Ranges by the name of the measure: traits of the images (:mod:`uda.data.traits`), and measures of the
+    predictions in them (:class:`uda.prediction.confidence.Tally`)."""
 
     ranges: Mapping[str, Range]
 
@@ -42,7 +42,7 @@ class ImageRanges:
         """Read back :meth:`as_json`.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is something else.
+            ValueError, KeyError, TypeError, AttributeError: ``raw`` has another form.
         """
         return cls({str(name): _range(str(name), one) for name, one in raw.items()})
 
@@ -55,7 +55,7 @@ def _range(name: str, raw: Mapping[str, Any]) -> Range:
 
 
 def ranges_over(cases: Iterable[Mapping[str, float]]) -> ImageRanges:
-    """The inner range of each measure over the cases that have it.
+    """The range of each measure between its :data:`INNER` quantiles over the cases that have it.
 
     Example:
         >>> ranges_over([{"slices": 10.0}, {"slices": 30.0}, {}]).ranges["slices"]

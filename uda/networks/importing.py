@@ -1,4 +1,4 @@
-"""Importing a network of one's own: program or factory, weights and description become one model file."""
+"""Import a user's network: program or factory, weights and description become one model file."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ def import_model(
     spatial_dims: int = 2,
     patch: Sequence[int] | None = None,
 ) -> Path:
-    """Turn a trained PyTorch network into a model file that adapt, predict, evaluate and prior take.
+    """Turn a trained PyTorch network into a model file for adapt, predict, evaluate and prior.
 
     Args:
         network: file of a TorchScript or ``torch.export`` program; or a network; or a function that returns
-            one. The last two are registered in this process; who opens the model elsewhere registers them
-            again (:func:`uda.register_network`).
-        out: folder of the model.
-        card: the card of the images it was trained on, for ``classes`` and ``prepare``; or give both.
-        weights: state dict, or a file of one (``.safetensors``, ``.pt``), where the network does not hold its weights.
-        name: of the factory. Default: its own, or that of the class or file.
-        one_logit: it answers with the logit of class 1 of two.
-        output: which of several outputs holds the logits: a key or a position.
-        class_ratio: share of each structure (the background is the rest), or of every class, in labelled training
-            images; what priors of kind ``source_labels`` are made of.
+            one. The last two are registered in this process; another process that opens the model has to register
+            them first (:func:`uda.register_network`).
+        out: folder of the model file.
+        card: card of the training images, for ``classes`` and ``prepare``; or give both of these.
+        weights: state dict, or a file of one (``.safetensors``, ``.pt``), where the network lacks its weights.
+        name: name of the factory. Default: the name of the function, the class or the file.
+        one_logit: the network returns one logit map, that of class 1 of two.
+        output: key or position of the logits among several outputs.
+        class_ratio: share of each structure (the background is the rest), or of every class, in the labelled
+            training images; priors of kind ``source_labels`` need it.
         spatial_dims, patch: 3 and ``(slices, rows, columns)`` for a network of volumes.
 
     Returns:
         ``out/model.safetensors``, whose ``origin`` reports which weights were found.
 
     Raises:
-        UdaError: a program or weights that cannot be used, weights of another network, or answers that
-            are not one logit map a class.
+        UdaError: the program or the weights cannot be used, the weights are of another network, or the output is
+            not one logit map per class.
     """
     names, prepared, trained_on = _domain(card, classes, prepare)
     given = _given(network, name)
@@ -81,7 +81,7 @@ def import_model(
     )
     _check(settings, names)
     with _named(given), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # what no weight fills is the same every time
+        torch.manual_seed(0)  # tensors without given weights are the same in every import
         model = build(settings, len(names), prepared.channels, given.program)
     report = _fill(model, given, weights)
     info = ModelInfo(
@@ -101,7 +101,7 @@ def import_model(
 
 @dataclass(frozen=True)
 class _Given:
-    """What was given as the network."""
+    """The ``network`` argument: a stored program, or a registered factory with its state dict."""
 
     kind: str
     name: str
@@ -139,7 +139,7 @@ def _given(network: Foreign, name: str) -> _Given:
 
 @contextlib.contextmanager
 def _named(given: _Given) -> Iterator[None]:
-    """Faults of a program name its file."""
+    """Add the program's file to the model errors of the block."""
     try:
         yield
     except ModelError as error:
@@ -151,7 +151,7 @@ def _named(given: _Given) -> Iterator[None]:
 
 
 def _file_name(text: str) -> str:
-    """A name for a program whose file may be called anything."""
+    """A valid program name from any text."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "network"
 
 
@@ -161,16 +161,16 @@ def _domain(
     if card is not None:
         if classes is not None or prepare is not None:
             raise ConfigError(
-                "classes and preparation come from the card and from the caller",
+                "both the card and the caller give classes and preparation",
                 expected="card, or classes and prepare",
             )
         found = load_card(card) if isinstance(card, str) else card
         return found.classes, found.prepare, found.name
     if classes is None or prepare is None:
         raise ConfigError(
-            "it is not known what the network's classes are and how its images are read",
+            "the network's classes and the preparation of its images are unknown",
             expected="a card, or classes and prepare",
-            fix="give card=NAME (--card NAME); `uda list` shows all, and a card of one's own is a short YAML",
+            fix="give card=NAME (--card NAME); `uda list` shows all cards, and you can write one in YAML",
         )
     return tuple(classes), prepare, "none"
 
@@ -178,15 +178,15 @@ def _domain(
 def _check(settings: ForeignNetwork, classes: Sequence[str]) -> None:
     if settings.one_logit and len(classes) != 2:
         raise ConfigError(
-            f"a network of one logit has two classes, and {len(classes)} are named: {list(classes)}",
-            fix="use a card with background and one structure, or leave one_logit (--one-logit) out",
+            f"a network of one logit has two classes, but {len(classes)} are given: {list(classes)}",
+            fix="use a card with background and one structure, or remove one_logit (--one-logit)",
         )
 
 
 def _ratio(
     given: Mapping[str, float] | Sequence[float] | None, classes: tuple[str, ...]
 ) -> tuple[float, ...] | None:
-    """Shares of all classes from those of the structures, or as they are."""
+    """Validated shares of all classes; the background's share is the rest where only structures are given."""
     if given is None:
         return None
     if isinstance(given, Mapping) and set(given) == set(classes):
@@ -211,7 +211,7 @@ def _ratio(
 
 
 def _fill(model: nn.Module, given: _Given, weights: str | Path | Mapping[str, Any] | None) -> str:
-    """Put the weights in; returns the report."""
+    """Load the weights into the model; returns the report."""
     state = given.state if weights is None else weights
     if state is None:
         return "of the program" if given.program else "of the factory"
@@ -229,8 +229,7 @@ def dry_run(model: nn.Module, info: ModelInfo) -> None:
     """Run the network on zeros and on noise of the prepared size.
 
     Raises:
-        ModelError: it cannot be run, answers with another shape, with probabilities, or not with finite
-            numbers.
+        ModelError: the network fails, or its output has another shape, is not finite, or holds probabilities.
     """
     size: tuple[int, ...] = (info.prepare.channels, *info.prepare.size)
     if info.network.patch is not None:
@@ -242,11 +241,11 @@ def dry_run(model: nn.Module, info: ModelInfo) -> None:
         answer = _run(model, zeros, info)
         if answer.shape != (batch, len(info.classes), *size[1:]):
             raise ModelError(
-                f"images {list(zeros.shape)} come out as {list(answer.shape)}",
+                f"for images {list(zeros.shape)} the output has the shape {list(answer.shape)}",
                 where=info.network.name if isinstance(info.network, ForeignNetwork) else None,
                 expected=f"a logit map of the images' size for each class: "
                 f"{[batch, len(info.classes), *size[1:]]}",
-                fix="use a card with the network's classes and a size it can halve often enough; a "
+                fix="use a card with the network's classes and a size that it can downsample; a "
                 "network with one map for two classes needs one_logit (--one-logit)",
             )
     noise = 3 * torch.randn(2, *size, generator=generator)
@@ -264,27 +263,27 @@ def _run(model: nn.Module, image: Tensor, info: ModelInfo) -> Tensor:
             f"cannot be run on images {list(image.shape)}: {type(error).__name__}: {reason[-1][:300]}",
             where=info.origin.get("network"),
             expected=f"a network of float32 images with {image.shape[1]} channels",
-            fix="use the card (size, slab) it was trained with",
+            fix="use the card (size, slab) of its training",
         ) from error
     return answer
 
 
 def _check_logits(answer: Tensor, model: nn.Module) -> None:
-    """Losses take the softmax themselves; of probabilities it would be nearly flat."""
+    """Refuse outputs that are not finite logits: losses apply the softmax, which is nearly flat on probabilities."""
     if not answer.is_floating_point() or not bool(answer.isfinite().all()):
         raise ModelError(
-            f"noise comes out as {answer.dtype} with values that are not finite"
+            f"for noise the output is {answer.dtype} with values that are not finite"
             if answer.is_floating_point()
-            else f"noise comes out as {answer.dtype}",
+            else f"for noise the output is {answer.dtype}",
             expected="finite logits, float32",
         )
     single = isinstance(model, ForeignModel) and model.settings.one_logit
-    told = answer[:, 1:] if single else answer
-    unit = bool((told >= 0).all() and (told <= 1).all() and told.max() > told.min())
+    maps = answer[:, 1:] if single else answer
+    unit = bool((maps >= 0).all() and (maps <= 1).all() and maps.max() > maps.min())
     sums_to_one = bool(torch.allclose(answer.sum(1), torch.ones_like(answer[:, 0]), atol=1e-4))
     if unit and (single or sums_to_one):
         raise ModelError(
-            "the network answers with probabilities",
-            expected="logits, as they are before softmax or sigmoid",
-            fix="leave its last activation out",
+            "the network returns probabilities",
+            expected="logits, before softmax or sigmoid",
+            fix="remove its last activation",
         )

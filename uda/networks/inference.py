@@ -1,4 +1,4 @@
-"""Running a network without training it."""
+"""Run a network in evaluation mode without gradients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 BATCH = 16
-"""Slices that go through a 2-D network at once; fewer where they are large."""
-
-
+"""Slices of a batch for a 2-D network; fewer where they are large."""
 PIXELS = 2**20
+"""Pixels of a batch above which it has fewer slices."""
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode without gradients; its mode returns afterwards."""
+    """Evaluation mode without gradients inside the block; the previous mode returns afterwards."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""How large each class is from image to image: what travels with models and priors beside the mean ratio."""
+"""Distribution of class sizes over labelled slices, as stored in model files and priors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""of the quantiles"""
+"""levels of the quantiles"""
 
 
 @dataclass(frozen=True)
 class SizeDistribution:
-    """Per class: how often a labelled slice shows it, and how large it is where it is shown."""
+    """Per class: how often a labelled slice shows it, and its size in the slices that do."""
 
     shown: tuple[float, ...]
     """share of the labelled slices that show the class"""
@@ -29,7 +29,7 @@ class SizeDistribution:
         """Read back :meth:`as_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: it is something else.
+            ValueError, KeyError, TypeError: ``raw`` has another form.
         """
         if tuple(raw["levels"]) != LEVELS:
             raise ValueError(f"quantiles at {raw['levels']!r}, not at {list(LEVELS)}")
@@ -39,7 +39,7 @@ class SizeDistribution:
         )
 
     def faults(self, classes: int) -> list[str]:
-        """What cannot be true of a distribution of this many classes, one sentence each."""
+        """Reasons why this cannot be a distribution over this many classes, one sentence each."""
         found = [
             f"sizes.{name} has {len(rows)} entries"
             for name, rows in (("shown", self.shown), ("quantiles", self.quantiles))

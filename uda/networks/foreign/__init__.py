@@ -1,4 +1,4 @@
-"""Networks that are not ours: registered factories, stored programs, and state dicts that fit them."""
+"""Foreign networks: registered factories, stored programs (TorchScript, torch.export), matching state dicts."""
 
 from uda.networks.foreign.adapter import ForeignModel
 from uda.networks.foreign.matching import Matches, match_state, read_state

@@ -1,4 +1,4 @@
-"""A foreign network behind one face: images in, one logit map a class out."""
+"""Adapter for foreign networks: images in, one logit map per class out."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from uda.networks.foreign.shapes import Shape, shape_of
 
 
 class ForeignModel(nn.Module):
-    """A foreign network that answers like ours.
+    """A foreign network with the interface of our networks.
 
-    The network lies in ``network`` and keeps its own names; model files and reports hold those.
+    The attribute ``network`` holds it under its own tensor names, which model files and reports use.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ForeignModel(nn.Module):
         """Logits ``[b, k, *s]`` of images ``[b, c, *s]``."""
         if self.shape is not None:
             self.shape.check(image)
-        # TorchScript rewrites a program after it has seen a few calls, which changes the last bits
+        # TorchScript optimises a program after a few calls, which changes the last bits.
         plain = self.settings.kind == "torchscript"
         jit: Any = torch.jit
         with jit.optimized_execution(False) if plain else nullcontext():
@@ -61,7 +61,7 @@ class ForeignModel(nn.Module):
             raise ModelError(
                 f"the program was exported for other images: {error}",
                 where=self.settings.name,
-                expected=f"that of images {list(image.shape)}",
+                expected=f"a program for images {list(image.shape)}",
                 fix="export it with an example of this size and dynamic_shapes="
                 '({0: torch.export.Dim("batch")},)',
             ) from error
@@ -69,22 +69,22 @@ class ForeignModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> ForeignModel:
         with torch.no_grad():  # a scripted network copies its weights by a recorded operation
             network = copy.deepcopy(self.network, memo)
-        twin = ForeignModel(network, self.settings, self.classes, self.program, self.shape)
-        pairs = zip(twin.parameters(), self.parameters(), strict=True)
+        copied = ForeignModel(network, self.settings, self.classes, self.program, self.shape)
+        pairs = zip(copied.parameters(), self.parameters(), strict=True)
         for own, original in pairs:
             own.requires_grad_(original.requires_grad)
-        twin.training = self.training
-        return twin
+        copied.training = self.training
+        return copied
 
 
 def select(answer: Any, output: str | int | None) -> Tensor:
-    """The logits among what a network returns: a tensor, a mapping or a sequence.
+    """The logits in a network's output: a tensor, a mapping or a sequence.
 
-    Without a key, a mapping's only entry or its ``out`` is taken, and a sequence's only one. Nothing is guessed among
-    several, because networks with auxiliary outputs put the final one first as often as last.
+    Without ``output``, the only entry is used, or the entry ``out`` of a mapping. The function never guesses among
+    several entries, because networks with auxiliary outputs put the final one first or last.
 
     Raises:
-        ModelError: lists what there is.
+        ModelError: no entry is chosen, or it is no tensor; lists the entries.
     """
     if isinstance(answer, Tensor) and output is None:
         return answer
@@ -101,10 +101,10 @@ def select(answer: Any, output: str | int | None) -> Tensor:
         return chosen
     listed = ", ".join(f"{k}: {_describe(v)}" for k, v in found.items()) or _describe(answer)
     raise ModelError(
-        f"the network answers with {listed}"
+        f"the network returns {listed}"
         + (f", where output {output!r} is no tensor" if output is not None else ""),
         expected="one tensor of logits [b, k, *s]",
-        fix="name the one that holds the logits: output= (--output), its key or position",
+        fix="set output= (--output) to the key or position of the logits",
     )
 
 
@@ -115,33 +115,33 @@ def _describe(value: Any) -> str:
 
 
 def two_logits(logit: Tensor) -> Tensor:
-    """Logits (0, z) of a binary network's one logit z ``[b, 1, *s]``: their softmax is its sigmoid.
+    """Logits (0, z) of a binary network's logit z ``[b, 1, *s]``: their softmax equals its sigmoid.
 
     Raises:
-        ModelError: it has not one channel.
+        ModelError: the output does not have one channel.
     """
     if logit.dim() < 3 or logit.shape[1] != 1:
         raise ModelError(
-            f"the network answers with {list(logit.shape)}",
-            expected="one logit a pixel, [b, 1, *s]",
-            fix="leave one_logit (--one-logit) out for a network with a map for each class",
+            f"the network's output has the shape {list(logit.shape)}",
+            expected="one logit per pixel, [b, 1, *s]",
+            fix="remove one_logit (--one-logit) for a network with a map for each class",
         )
     return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
 def build_foreign(settings: ForeignNetwork, classes: int, program: bytes | None) -> ForeignModel:
-    """The network that a description names.
+    """Build the network that the settings name.
 
     Raises:
-        ModelError: not registered in this process, or a program that is missing or cannot be used.
+        ModelError: the network is not registered in this process, or its program is missing or cannot be used.
     """
     if settings.kind == "registered":
         return ForeignModel(registered(settings.name), settings, classes)
     if program is None:
         raise ModelError(
-            f"the program {settings.name!r} is not there",
+            f"the program {settings.name!r} is missing",
             expected="a model file, which holds its program",
-            fix="import it with `uda import`; a recipe can train a network of its own or a registered one",
+            fix="import it with `uda import`; a recipe can train a built-in or a registered network",
         )
     loaded = load_program(settings.kind, program, settings.name)
     if settings.kind == "torchscript":
@@ -151,7 +151,7 @@ def build_foreign(settings: ForeignNetwork, classes: int, program: bytes | None)
 
 
 def program_bytes(network: nn.Module) -> bytes:
-    """A scripted network as the bytes of its file."""
+    """The file content of a scripted network."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.save.* is deprecated")

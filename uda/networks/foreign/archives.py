@@ -1,4 +1,4 @@
-"""The archive of a program: its parts under names that are known. torch gets a new archive, of these parts alone."""
+"""Read the zip archive of a stored program: torch gets a new archive with only the parts of known names."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ TORCHSCRIPT = re.compile(
 LEFT_OUT = re.compile(
     r"data/sample_inputs/model\.pt|.*\.debug_pkl|extra/.*|traced_inputs\b.*|bytecode\.pkl|mobile_debug_handles\.pkl"
 )
-"""Parts that a program has and nobody needs: example images, traces of the source, notes of its author."""
+"""Parts that are dropped because they are not needed: example images, traces of the source, author's notes."""
 
 _ENCRYPTED = 1
 _UNPACKED = 1 << 26
-"""bytes of all parts that are compressed; torch compresses source code alone"""
+"""the most bytes of all compressed parts after unpacking; torch compresses source code alone"""
 
 
 def read_parts(data: bytes, name: str) -> dict[str, bytes]:
-    """Name below the archive's one folder → content, every checksum verified.
+    """Name below the archive's only folder → content; every checksum is verified.
 
     Raises:
-        ModelError: no archive, damaged, or one that is larger than its file, or names a part twice.
+        ModelError: no archive, or one that is damaged, encrypted, too large when unpacked, has several top folders
+            or names a part twice.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -62,13 +63,13 @@ def read_parts(data: bytes, name: str) -> dict[str, bytes]:
             f"cannot be read as a network: {error}",
             where=name,
             expected="a program of torch.jit.save or torch.export.save",
-            fix="copy or save the file again; a state dict is given as weights (--weights), not as "
+            fix="copy or save the file again; give a state dict as weights (--weights), not as "
             "the network",
         ) from error
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
-    """Who repeats a part wants two readers to see two archives; who promises gigabytes wants memory to run out."""
+    """Refuse repeated parts, which two readers may read differently, and parts that would exhaust memory."""
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
         raise _strange("names a part twice", name)
@@ -82,10 +83,10 @@ def _check_members(members: list[zipfile.ZipInfo], size: int, name: str) -> None
 
 
 def known_parts(parts: Mapping[str, bytes], known: re.Pattern[str], name: str) -> dict[str, bytes]:
-    """The parts that torch may see.
+    """The parts that torch may read.
 
     Raises:
-        ModelError: a part that is not known, such as compiled code or a pickled object.
+        ModelError: an unknown part, such as compiled code or a pickled object.
     """
     for path in parts:
         if not known.fullmatch(path) and not LEFT_OUT.fullmatch(path):
@@ -99,7 +100,7 @@ def known_parts(parts: Mapping[str, bytes], known: re.Pattern[str], name: str) -
 
 
 def packed(parts: Mapping[str, bytes]) -> io.BytesIO:
-    """An archive of the parts, as torch reads it."""
+    """An archive of the parts, for torch to read."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for path, content in parts.items():

@@ -1,8 +1,8 @@
-"""What an exported program says of itself. torch makes Python of it, so every word of it is checked before.
+"""Check the JSON description of an exported program before torch turns it into Python code.
 
-torch writes names into source code that it runs, looks operators up by their path, and imports modules that a tree of
-inputs or outputs names. Here a name is a name, an operator one of tensors or numbers, a tree one of tuples and their
-like.
+torch writes names into source code that it runs, looks up operators by their path, and imports modules that a tree of
+inputs or outputs names. Here names must be identifiers, operators must work on tensors or numbers, and trees must
+consist of tuples, lists and dicts.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ _TREE_TYPES = frozenset(
     }
 )
 _FREE = frozenset({"as_string", "as_strings"})
-"""arguments of operators: texts that stay texts"""
+"""keys of string arguments, which torch does not evaluate"""
 _SHARED = 16
-"""values a byte; above 1 where an axis of a tensor repeats the same memory"""
+"""the most values per byte; above 1 where an axis of a tensor repeats the same memory"""
 _DIALECTS = frozenset({"ATEN", "TRAINING"})
 _OBJECTS = frozenset({"as_custom_obj", "custom_obj"})
 
 
 def checked_description(content: bytes, name: str) -> bytes:
-    """The description of a program without what is only for its author (traces of source code).
+    """The description of a program without its metadata (traces of source code).
 
     Raises:
-        ModelError: not JSON, or a word that torch could run, import or call.
+        ModelError: the description is not JSON, or holds a word that torch could run, import or call.
     """
     return json.dumps(_checked(_parsed(content, name), "", name)).encode()
 
 
 def check_payload(content: bytes, parts: Mapping[str, bytes], folder: str, name: str) -> None:
-    """Refuse a list of tensors that names a pickle, no part of the archive, or more values than the part can hold.
+    """Check the list of tensors of an exported program.
 
     Raises:
-        ModelError: as said, or not JSON.
+        ModelError: the list is not JSON, or names a pickle, a missing part, or more values than the part can hold.
     """
     raw = _parsed(content, name)
     _checked(raw, "", name)
@@ -80,11 +80,11 @@ def check_payload(content: bytes, parts: Mapping[str, bytes], folder: str, name:
         if part is None:
             raise _refused(f"{key!r} lies in {str(entry.get('path_name'))[:80]!r}", name)
         if _count(entry.get("tensor_meta")) > _SHARED * len(part):
-            raise _refused(f"{key!r} promises more values than it has", name)
+            raise _refused(f"{key!r} declares more values than it has", name)
 
 
 def _count(meta: Any) -> int:
-    """Values of a tensor by its description."""
+    """Number of values of a tensor, from its description."""
     sizes = meta.get("sizes") if isinstance(meta, dict) else None
     found = (
         [s.get("as_int") for s in sizes if isinstance(s, dict)] if isinstance(sizes, list) else []
@@ -102,7 +102,7 @@ def _parsed(content: bytes, name: str) -> Any:
 
 
 def _checked(node: Any, key: str, name: str) -> Any:
-    """The same tree; ``key`` is the nearest one above."""
+    """The checked tree without metadata; ``key`` is the nearest key above ``node``."""
     if isinstance(node, list):
         return [_checked(item, key, name) for item in node]
     if isinstance(node, str):
@@ -138,9 +138,9 @@ def _check_operator(text: str, name: str) -> None:
 
 
 def _check_tree(raw: Any, name: str) -> None:
-    """A tree ``[version, {type, context, children_spec}]``; a context is nothing, or the keys of a mapping."""
+    """Check a tree ``[version, {type, context, children_spec}]``; a context is null or the keys of a mapping."""
     if not isinstance(raw, list) or len(raw) != 2 or not isinstance(raw[0], int):
-        raise _refused("a tree of inputs or outputs is not one", name)
+        raise _refused("a tree of inputs or outputs is malformed", name)
     pending = [raw[1]]
     while pending:
         node = pending.pop()
@@ -165,6 +165,6 @@ def _refused(what: str, name: str) -> ModelError:
     return ModelError(
         f"{what}; this is not opened",
         where=name,
-        expected="what torch.export.save writes of a network of tensors",
+        expected="a file of torch.export.save whose network holds only tensors",
         fix="export the network yourself, from code you trust",
     )

@@ -1,8 +1,7 @@
-"""An exported program as a network that trains: modes work again, and its BatchNorm layers are layers again.
+"""Make an exported program trainable: restore BatchNorm layers and dropouts that follow the mode.
 
-An export writes the mode of the network into its graph. Here every BatchNorm becomes a call of a real layer that owns
-the same tensors under the same names, and every dropout follows the mode, so that the network behaves as the Python
-module it came from.
+An export fixes the network's mode in its graph. Here every BatchNorm operator becomes a call of a layer with the same
+tensors under the same names, and every dropout follows the mode, so the network behaves like its Python module.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from uda.errors import ModelError
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _COUNTER = "num_batches_tracked"
 _ADVICE = (
-    "export it as it is, in evaluation mode and without decompositions: "
+    "export it in evaluation mode and without decompositions: "
     "torch.export.export(model.eval(), (torch.zeros(2, 1, 192, 192),), "
     'dynamic_shapes=({0: torch.export.Dim("batch")},))'
 )
 
 
 def trainable(program: Any, name: str) -> fx.GraphModule:
-    """A module of an ``ExportedProgram`` with its own names in the state dict; training mode and device may change.
+    """A module of an ``ExportedProgram`` whose mode and device may change; names in the state dict stay.
 
     Raises:
-        ModelError: random draws, or batch statistics that cannot be told from the graph.
+        ModelError: random draws in every prediction, or a BatchNorm that cannot be restored from the graph.
     """
     unlift = program.module
     guards = "check_guards" in inspect.signature(unlift).parameters  # torch ≥ 2.9
@@ -47,7 +46,7 @@ def trainable(program: Any, name: str) -> fx.GraphModule:
 
 
 def _named(node: fx.Node) -> str:
-    """Name of an aten operator, without overload; else empty."""
+    """Name of an aten operator without its overload; empty for other nodes."""
     target = node.target
     if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
         space, _, name = target._schema.name.partition("::")
@@ -56,7 +55,7 @@ def _named(node: fx.Node) -> str:
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of an operator by the names of its schema."""
+    """Arguments of an operator by their names in its schema."""
     target: Any = node.target
     names = [argument.name for argument in target._schema.arguments]
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
@@ -67,7 +66,7 @@ def _is_tensor(node: Any) -> bool:
 
 
 def _norms(graph: fx.Graph) -> Iterator[tuple[fx.Node, dict[str, Any]]]:
-    """Batch normalisations that keep running statistics."""
+    """BatchNorm operators with running statistics, and their arguments."""
     for node in list(graph.nodes):
         if "batch_norm" in _named(node):
             arguments = _arguments(node)
@@ -97,7 +96,7 @@ def _layers_again(module: fx.GraphModule, name: str) -> None:
 
 
 def _layer(module: fx.GraphModule, owner: str, arguments: dict[str, Any], name: str) -> nn.Module:
-    """A BatchNorm layer of the owner's own tensors."""
+    """A BatchNorm layer with the tensors of the submodule ``owner``."""
     old = module.get_submodule(owner)
     tensors = dict(old.named_parameters()) | dict(old.named_buffers())
     for key in ("weight", "bias", "running_mean", "running_var"):
@@ -112,7 +111,7 @@ def _layer(module: fx.GraphModule, owner: str, arguments: dict[str, Any], name: 
     layer = kind(
         len(tensors["running_mean"]),
         eps=arguments.get("eps", arguments.get("epsilon", 1e-5)),
-        momentum=momentum or None,  # a layer with momentum None is exported with 0
+        momentum=momentum or None,  # the export writes momentum None as 0
     )
     layer.register_parameter("weight", tensors.get("weight"))  # type: ignore[arg-type]
     layer.register_parameter("bias", tensors.get("bias"))  # type: ignore[arg-type]
@@ -123,7 +122,7 @@ def _layer(module: fx.GraphModule, owner: str, arguments: dict[str, Any], name: 
 
 
 def _replace(node: fx.Node, call: fx.Node) -> None:
-    """Put the layer's result where the operator's first one was; what else it returned goes with it."""
+    """Replace the operator's first result by the layer's; erase its other results."""
     target: Any = node.target
     if len(target._schema.returns) == 1:
         node.replace_all_uses_with(call)
@@ -135,7 +134,7 @@ def _replace(node: fx.Node, call: fx.Node) -> None:
 
 
 def _erase_users(node: fx.Node) -> None:
-    """Erase the statistics' own way through the graph: copies into buffers, counters."""
+    """Erase unused users of a node, such as copies of statistics into buffers and counters."""
     for user in list(node.users):
         if user.op == "output" or user not in node.users:
             continue
@@ -153,7 +152,7 @@ def _erase(node: fx.Node, name: str) -> None:
 
 def _unknown(what: str, name: str) -> ModelError:
     return ModelError(
-        f"its batch normalisation cannot be made a layer again: {what}",
+        f"its BatchNorm cannot be made a layer again: {what}",
         where=name,
         fix=f"{_ADVICE}; or give the network as a Python factory",
     )
@@ -186,7 +185,7 @@ def _dropouts_again(module: fx.GraphModule) -> None:
 
 
 def _portable(graph: fx.Graph) -> None:
-    """What an export takes from its example: the device, and that images lie in memory row by row."""
+    """Remove what the export fixed from its example: the device, and contiguous images in memory."""
     image = graph.find_nodes(op="placeholder")[0]
     with graph.inserting_after(image):
         device = graph.call_function(getattr, (image, "device"))
@@ -202,7 +201,7 @@ def _portable(graph: fx.Graph) -> None:
 
 
 def _refuse_remains(module: fx.GraphModule, name: str) -> None:
-    """Draws at random in every prediction, or statistics in a branch that is not seen here."""
+    """Refuse random draws in every prediction, and BatchNorm operators that remain in a branch."""
     for part in module.modules():
         if not isinstance(part, fx.GraphModule):
             continue
@@ -219,7 +218,7 @@ def _refuse_remains(module: fx.GraphModule, name: str) -> None:
 
 
 def _own_constants(module: fx.GraphModule, names: Iterable[str]) -> None:
-    """Make constant tensors buffers that move to a device with the weights and are none of them."""
+    """Make constant tensors non-persistent buffers, which move to a device but stay out of the state dict."""
     for name in names:
         place, _, key = name.rpartition(".")
         owner = module.get_submodule(place)

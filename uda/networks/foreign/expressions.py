@@ -1,4 +1,4 @@
-"""Sizes in an exported program are written as expressions, which torch evaluates. They may be arithmetic only."""
+"""Check the size expressions in an exported program, which torch evaluates: only arithmetic is allowed."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _PARTS = (
 
 _GROWING = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
 _POWERS, _EXPONENT = 3, 64
-"""powers and shifts in one expression; their largest exponent"""
+"""the most powers and shifts in one expression, and their largest exponent"""
 
 
 def check_expression(text: str, name: str) -> None:
     """Refuse a size or a guard that is anything but arithmetic.
 
     Raises:
-        ModelError: an expression that calls or reads something else, or whose value may have no end.
+        ModelError: the expression calls or reads something else, or its value could be too large to compute.
     """
     if not _is_arithmetic(text):
         raise ModelError(
@@ -65,7 +65,7 @@ def _is_arithmetic(text: str) -> bool:
 
 
 def _is_bounded(nodes: list[ast.AST]) -> bool:
-    """Whether its value has an end that can be waited for: 9**9**9 has none."""
+    """Whether the value can be computed in reasonable time, unlike that of 9**9**9."""
     powers = [node for node in nodes if _is_power(node)]
     return len(powers) <= _POWERS and all(_is_small(node) for node in powers)
 
@@ -77,7 +77,7 @@ def _is_power(node: ast.AST) -> bool:
 
 
 def _is_small(power: ast.AST) -> bool:
-    """Whether the exponent is a name, or made of small numbers by no product."""
+    """Whether the exponent has only names and small numbers, and no product, power or shift."""
     if isinstance(power, ast.BinOp):
         exponents: list[ast.expr] = [power.right]
     else:
@@ -95,7 +95,7 @@ def _is_small(power: ast.AST) -> bool:
 def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
         return "__" not in node.id
-    if isinstance(node, ast.Constant):  # sympy reads a text as an expression again: names only
+    if isinstance(node, ast.Constant):  # sympy parses a string as an expression: names only
         text = node.value
         return not isinstance(text, str | bytes) or (
             isinstance(text, str)

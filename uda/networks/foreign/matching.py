@@ -1,4 +1,4 @@
-"""State dicts of other programs: reading them without running anything, and finding whose tensors they are."""
+"""Read state dicts of other programs without running code, and match their tensors to a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uda.errors import ModelError
 from uda.files.atomic import load_tensors
 
 LEAST = 0.9
-"""share of a network's tensors that a state dict must fit"""
+"""smallest share of a network's tensors that a state dict must match"""
 
 _GROUPS = (
     "state_dict",
@@ -32,7 +32,7 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Matches:
-    """Which tensors of a file belong to which of a network; counters of batches, which weigh nothing, are left out."""
+    """Matches between the tensors of a file and of a network; batch counters (no weights) are not counted."""
 
     matched: dict[str, Tensor]
     """name in the network → tensor of the file"""
@@ -53,10 +53,10 @@ class Matches:
 
     @property
     def share(self) -> float:
-        """Share of the network's *tensors* that the file fills.
+        """Share of the network's *tensors* that the file has.
 
-        By number, not by elements: a decoder or a head may hold one percent of the elements, and a network
-        without it predicts noise.
+        The share counts tensors, not elements: a decoder or a head may hold one percent of the elements, and a
+        network without it predicts noise.
         """
         return len(self._weights) / self.counted if self.counted else 0.0
 
@@ -67,28 +67,28 @@ class Matches:
             ("unexpected", self.unexpected),
             ("of another shape", self.misshapen),
         )
-        said = [f"matched {len(self._weights)} of {self.counted} tensors"]
-        said += [f"{word}: {_listed(names)}" for word, names in groups if names]
-        return "; ".join(said)
+        parts = [f"matched {len(self._weights)} of {self.counted} tensors"]
+        parts += [f"{word}: {_listed(names)}" for word, names in groups if names]
+        return "; ".join(parts)
 
     def require(self, where: str | Path) -> None:
-        """Refuse a file of which less than :data:`LEAST` fits.
+        """Refuse a file that matches less than :data:`LEAST` of the network, or holds NaN or infinity.
 
         Raises:
-            ModelError: with the report.
+            ModelError: with the report, or with the names of the bad tensors.
         """
         if self.share < LEAST:
             raise ModelError(
                 f"the weights are of another network: {self.report()}",
                 where=where,
                 expected=f"at least {LEAST:.0%} of the network's tensors, by name and shape",
-                fix="give the state dict of this very network; prefixes such as 'module.' are taken off",
+                fix="give the state dict of this network; prefixes such as 'module.' are removed",
             )
         if bad := [name for name, tensor in self.matched.items() if not _is_finite(tensor)]:
             raise ModelError(
                 f"the weights hold NaN or infinity: {_listed(bad)}",
                 where=where,
-                fix="take a checkpoint from before the training diverged",
+                fix="use a checkpoint from before the training diverged",
             )
 
 
@@ -101,10 +101,10 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def match_state(model: nn.Module, tensors: Mapping[str, Any]) -> Matches:
-    """Find the network's tensors in a state dict, also in a checkpoint that holds it under a key.
+    """Find the network's tensors in a state dict, or in a checkpoint that holds one under a key.
 
-    Prefixes that wrappers leave (``module.``, ``model.``, ``network.``, ``net.``, ``_orig_mod.``) are taken off, or put
-    on, where more tensors fit then. Names must agree otherwise, and so must shapes.
+    Prefixes of wrappers (``module.``, ``model.``, ``network.``, ``net.``, ``_orig_mod.``) are removed or added where
+    more tensors match then. Otherwise names and shapes must be equal.
     """
     own = model.state_dict()
     best: Matches | None = None
@@ -117,7 +117,7 @@ def match_state(model: nn.Module, tensors: Mapping[str, Any]) -> Matches:
 
 
 def _groups(tensors: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
-    """The mapping's own tensors, then those below its keys, the usual ones first."""
+    """The tensors of the mapping, then those of its nested mappings, usual keys first."""
     flat = {str(name): value for name, value in tensors.items() if isinstance(value, Tensor)}
     if flat:
         yield flat
@@ -127,7 +127,7 @@ def _groups(tensors: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
 
 
 def _renamings(names: list[str], own: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """The names as they are, then without up to three prefixes, then with one."""
+    """The unchanged names, then the names without up to three prefixes, then with one more prefix."""
     seen: set[tuple[str, ...]] = set()
     stage = [names, [name.replace("_orig_mod.", "") for name in names]]
     for _ in range(4):
@@ -164,17 +164,17 @@ def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Matches:
 
 
 def read_state(path: Path) -> Mapping[str, Any]:
-    """A state dict or checkpoint: safetensors, or a torch file of which only tensors and plain values are opened.
+    """Read a state dict or checkpoint: safetensors, or a torch file of tensors and plain values only.
 
     Raises:
-        ModelError: missing, damaged, or with pickled objects, which are not opened.
+        ModelError: the file is missing, damaged, or holds pickled objects, which are not opened.
     """
     if path.suffix == ".safetensors":
         return load_tensors(path)[0]
     if not path.is_file():
         raise ModelError("there is no such file", where=path, fix="give the path of a state dict")
     try:
-        with warnings.catch_warnings():  # of what it does not know it raises, too
+        with warnings.catch_warnings():  # what it does not know also raises
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged file can make the unpickler raise anything

@@ -1,4 +1,4 @@
-"""Programs in a file: TorchScript and ``torch.export``, read without ever opening a pickle of Python objects."""
+"""Load stored programs (TorchScript, ``torch.export``) without unpickling Python objects."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PAYLOADS = {
 
 
 def kind_of(data: bytes, name: str) -> Kind:
-    """What a file's bytes are.
+    """The kind of program in a file's bytes.
 
     Raises:
-        ModelError: weights without a program, a file cut short, or something else.
+        ModelError: weights without a program, a truncated file, or something else.
     """
     return _kind(read_parts(data, name), name)
 
@@ -51,14 +51,13 @@ def _kind(parts: Mapping[str, bytes], name: str) -> Kind:
 
 
 def load_program(kind: Kind, data: bytes, name: str) -> Any:
-    """The network of a TorchScript file (a ``ScriptModule``), or the ``ExportedProgram`` of the other kind.
+    """Load a ``ScriptModule`` (TorchScript) or an ``ExportedProgram`` (``torch.export``).
 
-    A program is code of its author: it computes what it wants from the images. It is not Python; no pickled
-    object, script object, compiled code or operator of files is accepted, and torch sees no part of the file that was
-    not checked.
+    A program is code of its author and may compute anything from the images, but it is not Python. Pickled objects,
+    script objects, compiled code and file operators are refused, and torch reads checked parts of the file only.
 
     Raises:
-        ModelError: damaged, of the other kind, or with parts that are not opened.
+        ModelError: the file is damaged, of the other kind, or has parts that are not opened.
     """
     parts = read_parts(data, name)
     if (found := _kind(parts, name)) != kind:
@@ -98,11 +97,11 @@ def _torchscript(parts: Mapping[str, bytes], name: str) -> nn.Module:
 
 
 _MODE_INPUTS = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2}
-"""operator → position of the input that says whether it trains"""
+"""operator → position of its training flag among the inputs"""
 
 
 def _refuse_baked(module: nn.Module, name: str) -> None:
-    """A network traced in training mode never predicts alike twice."""
+    """Refuse a network that was traced in training mode, because its predictions vary."""
     graph: Any = module.inlined_graph
     for kind, position in _MODE_INPUTS.items():
         for node in graph.findAllNodes(kind, recurse=True):
@@ -114,7 +113,7 @@ def _refuse_baked(module: nn.Module, name: str) -> None:
                     "was traced in training mode: it would use the statistics of each batch, or draw "
                     "at random, in every prediction",
                     where=name,
-                    fix="call model.eval() before torch.jit.trace, or better export it with "
+                    fix="call model.eval() before torch.jit.trace, or (better) export it with "
                     "torch.export.export",
                 )
 
@@ -126,19 +125,17 @@ def _exported(parts: Mapping[str, bytes], name: str) -> Any:
             check_payload(listed, known, folder, name)
     if (description := known.get(_DESCRIPTION)) is not None:
         known[_DESCRIPTION] = checked_description(description, name)
-    known[_EXAMPLE] = b""  # a pickle that nobody needs
+    known[_EXAMPLE] = b""  # a pickle that is not needed
     try:
         with _only_tensors(), _silent("torch.export"):
             return torch.export.load(packed(known))
-    except (
-        Exception
-    ) as error:  # whatever its schema, decoder and operators raise for a strange file
+    except Exception as error:  # schema, decoder and operators raise many types
         raise _unreadable(error, name) from error
 
 
 @contextlib.contextmanager
 def _only_tensors() -> Iterator[None]:
-    """Within the block no ``torch.load``, not even torch's own, opens more than tensors."""
+    """Restrict every ``torch.load`` inside the block, also torch's internal ones, to tensors."""
     key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(key)
     os.environ[key] = "1"
@@ -153,7 +150,7 @@ def _only_tensors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """Within the block a logger is quiet; the error it reports is raised all the same."""
+    """Silence a logger inside the block; the errors that it logs are raised anyway."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True
     try:

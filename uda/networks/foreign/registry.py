@@ -1,4 +1,4 @@
-"""Python factories of this process by name. A model file names its factory; nothing is imported by that name."""
+"""Registry of Python network factories by name. A model file names its factory; nothing is imported by that name."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _FACTORIES: dict[str, Factory] = {}
 
 
 def register_network(name: str, factory: Factory) -> None:
-    """Make a network of one's own known under a name, for as long as the process lives.
+    """Register the factory of a user's network under a name, for the lifetime of the process.
 
-    A model file of such a network holds the name and the weights; the process that opens it registers the factory
-    first. Registering a name again replaces it.
+    A model file of such a network holds the name and the weights; a process registers the factory before it opens
+    the file. Registering a name again replaces its factory.
 
     Args:
         name: letters, digits, ``_``, ``.`` and ``-``.
         factory: returns a fresh network, which maps images ``[b, c, *s]`` to logits ``[b, k, *s]``.
 
     Raises:
-        ConfigError: a name that no file could have, or something that cannot be called.
+        ConfigError: a name with other characters, or a factory that cannot be called.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(
             f"a network cannot be called {name!r}",
             expected="letters, digits, '_', '.' and '-'",
-            fix="give one: name=…",
+            fix="give another name: name=…",
         )
     if not callable(factory) or isinstance(factory, nn.Module):
         raise ConfigError(
@@ -46,12 +46,12 @@ def registered(name: str) -> nn.Module:
     """A fresh network of a registered factory.
 
     Raises:
-        ModelError: no such name in this process, or the factory returns something else.
+        ModelError: the name is not registered in this process, or the factory returns no ``nn.Module``.
     """
     if name not in _FACTORIES:
         known = nearest(name, _FACTORIES) if _FACTORIES else "nothing is registered yet"
         raise ModelError(
-            f"this model is the network {name!r} of a Python program, which is not known here",
+            f"this model is the network {name!r} of a Python program, which is not registered here",
             expected=f"a registered name; {known}",
             fix=f"call uda.register_network({name!r}, factory) first; or export the network with "
             "torch.export and import that program, which needs no Python code",

@@ -1,8 +1,8 @@
-"""The source code inside a TorchScript file. Its interpreter knows operators that read and write files: not here.
+"""Check the source code in a TorchScript file: refuse operators that read or write files.
 
-torch evaluates default arguments and restores objects while it loads, so the text is looked at before. It is the text
-that torch's own printer writes; what the printer never writes (letters as escapes, other quotes) is refused, because a
-word could hide in it.
+torch evaluates default arguments and restores objects while it loads, so the code is checked before. torch's own
+printer wrote it. Text that this printer never writes (escaped letters, other quotes) is refused, because it could hide
+a word.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _TEXT = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 
 
 def check_scripts(parts: Mapping[str, bytes], name: str) -> None:
-    """Refuse code that could touch files, or hides what it does.
+    """Refuse code that could touch files or is obfuscated.
 
     Args:
-        parts: of a TorchScript archive, by their names.
+        parts: name → content of the parts of a TorchScript archive.
 
     Raises:
         ModelError: names the word and the part.
@@ -47,8 +47,8 @@ def _check_source(content: bytes, path: str, name: str) -> None:
             raise _refused(f"an escape \\{escape} of a letter that needs none", path, name)
     code = _TEXT.sub(" ", text)
     if '"""' in text or '"' in code or "'" in code:
-        raise _refused("a text in quotes that torch's printer does not write", path, name)
-    words = {*_WORD.findall(code), *_TEXT.findall(text)}  # an attribute may be named by a text
+        raise _refused("quotes that torch's printer does not write", path, name)
+    words = {*_WORD.findall(code), *_TEXT.findall(text)}  # a string may name an attribute
     if found := words & _WORDS:
         raise _refused(f"the word {min(found)!r}", path, name)
     if other := _OTHER_OPS.search(code):

@@ -1,4 +1,4 @@
-"""Which images an exported program takes. Axes without a dynamic shape have one length."""
+"""Input shape of an exported program; axes without a dynamic shape have one length."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Axis:
     high: float = math.inf
 
     def number(self, length: int) -> int | None:
-        """The n of a length, or None where there is none."""
+        """The n of a length; None where no n gives this length."""
         if not self.slope:
             return 0 if length == self.start else None
         n, rest = divmod(length - self.start, self.slope)
@@ -42,16 +42,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Shape:
-    """The images a program was exported for."""
+    """The shape of the images that a program was exported for."""
 
     axes: tuple[Axis, ...]
     name: str
 
     def check(self, image: Tensor) -> None:
-        """Raise unless the program takes images of this shape.
+        """Check that the program takes images of this shape.
 
         Raises:
-            ModelError: names the line of Python that exports the program for any number of images.
+            ModelError: it does not; the error gives the line of Python that exports it for any number of images.
         """
         size = tuple(image.shape)
         found: dict[str, int] = {}
@@ -79,7 +79,7 @@ def shape_of(program: Any, name: str) -> Shape:
     """The shape of an ``ExportedProgram``'s only input.
 
     Raises:
-        ModelError: it takes several inputs, or something else than images.
+        ModelError: the program takes several inputs, or an input that is no tensor.
     """
     names = program.graph_signature.user_inputs
     inputs = [
@@ -89,8 +89,8 @@ def shape_of(program: Any, name: str) -> Shape:
         raise ModelError(
             f"the program takes {len(names)} inputs: {', '.join(map(str, names))}",
             where=name,
-            expected="one: images [b, c, *s]",
-            fix="export a module whose forward takes the images alone",
+            expected="one input: images [b, c, *s]",
+            fix="export a module whose forward takes only the images",
         )
     letters: dict[str, str] = {}
     lengths = inputs[0].meta["val"].shape
@@ -98,7 +98,7 @@ def shape_of(program: Any, name: str) -> Shape:
 
 
 def _axis(length: Any, ranges: Any, letters: dict[str, str]) -> Axis:
-    """Fixed, or slope · n + start of one symbol; anything else is left to the program's own guards."""
+    """A fixed length, or slope · n + start of one symbol; the program's guards check any other expression."""
     if isinstance(length, int):
         return Axis("", 0, length)
     expression = length.node.expr
@@ -110,7 +110,7 @@ def _axis(length: Any, ranges: Any, letters: dict[str, str]) -> Axis:
     if slope == 0 or expression != slope * symbols[0] + start or not slope.is_Integer:
         return Axis(str(expression), 1, 0)
     known = ranges.get(symbols[0])
-    # torch does not insist on 2 either, which only keeps 0 and 1 from being special
+    # A lower bound of 2 only excludes the special cases 0 and 1; torch does not enforce it either.
     low = int(known.lower) if known is not None and known.lower > 2 else 0
     high = int(known.upper) if known is not None and known.upper.is_Integer else math.inf
     letter = letters.setdefault(str(symbols[0]), "nmpqrs"[len(letters) % 6])
