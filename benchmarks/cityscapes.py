@@ -38,7 +38,7 @@ from uda.data.cases import Case
 from uda.data.sources import photo_classes
 from uda.devices.device import make_fabric
 from uda.evaluation.miou import Confusion, summarise_iou
-from uda.networks.model_file import build
+from uda.networks.build import build
 from uda.pipeline.environment import environment
 from uda.prediction.photos import classes_of, photo_logits, read_prepared
 from uda.types import IGNORE

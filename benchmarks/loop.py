@@ -34,7 +34,7 @@ from uda.data.store import Store, open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.devices.device import deterministic, make_fabric
 from uda.losses import cross_entropy, dice
-from uda.networks.model_file import build
+from uda.networks.build import build
 from uda.pipeline.environment import environment
 from uda.pipeline.stages import set_mode_train
 from uda.training.loop import Run, fit

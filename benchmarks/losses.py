@@ -40,7 +40,7 @@ from uda import losses
 from uda.config.networks import Network
 from uda.config.recipe import Compute
 from uda.losses import Prediction
-from uda.networks.model_file import build
+from uda.networks.build import build
 from uda.pipeline.environment import environment
 from uda.types import IGNORE
 

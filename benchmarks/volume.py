@@ -25,7 +25,8 @@ import torch
 from uda.config.card import Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
-from uda.networks.model_file import ModelInfo, build, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, save_model
 from uda.pipeline.environment import environment
 
 CLASSES = ("background", "myocardium", "left_atrium", "left_ventricle", "aorta")

@@ -13,7 +13,8 @@ from uda.config.loading import load_card
 from uda.config.networks import DeepLab
 from uda.config.recipe import Data
 from uda.data.synthetic.streets.dataset import write_streets
-from uda.networks.model_file import ModelInfo, build, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, save_model
 from uda.pipeline.domains import sized
 
 SIZE = (48, 96)

@@ -25,7 +25,8 @@ from uda.data.geometry import turn_to
 from uda.data.store import open_store
 from uda.data.volumes import prepare_image, read_volume
 from uda.errors import ConfigError, DataError, ModelError, PriorError, UdaError
-from uda.networks.model_file import ModelInfo, build, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, save_model
 from uda.priors import Prior
 
 CPU = Compute(device="cpu")

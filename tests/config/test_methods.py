@@ -19,8 +19,9 @@ from uda.config.networks import Network
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError
 from uda.files.atomic import read_json
+from uda.networks.build import build
 from uda.networks.heads import head
-from uda.networks.model_file import ModelInfo, build, load_model, save_model
+from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.pipeline import run as pipeline
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from uda.data.volumes import (
 )
 from uda.devices.device import make_fabric
 from uda.errors import DataError
-from uda.networks.model_file import ModelInfo, build
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo
 from uda.prediction.folder import predict_cases
 from uda.prediction.volumes import predict_case, read_case
 from uda.types import IGNORE

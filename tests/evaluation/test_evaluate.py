@@ -23,7 +23,8 @@ from uda.errors import ConfigError, DataError
 from uda.evaluation.evaluate import evaluate
 from uda.evaluation.rows import Row
 from uda.evaluation.volumes import read_references
-from uda.networks.model_file import ModelInfo, build, load_model, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, load_model, save_model
 
 CPU = Compute(device="cpu")
 

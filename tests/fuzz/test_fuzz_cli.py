@@ -21,7 +21,8 @@ from text_files import ALIASES
 from uda.cli import main as cli
 from uda.config.card import Prepare
 from uda.config.networks import Network
-from uda.networks.model_file import ModelInfo, build, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, save_model
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ from text_files import CLASSES, as_json, by_tree
 from uda.config.card import DatasetCard
 from uda.config.networks import Network
 from uda.files.atomic import load_tensors, prefixed
+from uda.networks.build import build
 from uda.networks.foreign import read_state
 from uda.networks.importing import import_model
-from uda.networks.model_file import ModelInfo, build, load_model
+from uda.networks.model_file import ModelInfo, load_model
 from uda.networks.size_distribution import SizeDistribution
 from uda.priors import Prior
 from uda.priors.landmarks import Landmarks

@@ -16,8 +16,9 @@ from uda.config.recipe import Compute, Training
 from uda.config.terms import AdversarialTerm, CrossEntropyTerm, DualClassRatioTerm, EntropyTerm
 from uda.devices.device import make_fabric
 from uda.errors import ModelError
+from uda.networks.build import build
 from uda.networks.heads import head_parameters, use_auxiliary
-from uda.networks.model_file import build, load_model
+from uda.networks.model_file import load_model
 from uda.training.loop import Run, fit, learning_rate, make_optimizer
 from uda.training.objective import Objective
 from uda.training.parts import Known

@@ -19,12 +19,12 @@ from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
 from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
+from uda.networks.build import build
 from uda.networks.foreign import register_network
 from uda.networks.heads import features_of, head
 from uda.networks.model_file import (
     PROGRAM,
     ModelInfo,
-    build,
     check_classes,
     load_model,
     load_weights,

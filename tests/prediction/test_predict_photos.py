@@ -200,7 +200,8 @@ def test_a_model_of_volumes_does_not_score_photographs(
 ) -> None:
     from uda.config.card import Prepare
     from uda.config.networks import Network
-    from uda.networks.model_file import ModelInfo, build, save_model
+    from uda.networks.build import build
+    from uda.networks.model_file import ModelInfo, save_model
 
     network = Network(channels=(4, 8))
     info = ModelInfo(network, card.classes, Prepare(size=(32, 32)), ("source_labels",))

@@ -29,7 +29,8 @@ from uda.data.cases import Case, cases_in
 from uda.data.store import open_store
 from uda.devices.device import make_fabric
 from uda.errors import DataError, RunError
-from uda.networks.model_file import ModelInfo, build, load_model, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.prediction import folder as prediction_folder
 from uda.prediction import page as prediction_page
 from uda.prediction.folder import predict_cases

@@ -24,8 +24,9 @@ from uda.errors import DataError, RunError, UdaError
 from uda.files.atomic import save_tensors, write_json
 from uda.files.links import check_links, check_output
 from uda.files.stage_folder import lock
+from uda.networks.build import build
 from uda.networks.importing import import_model
-from uda.networks.model_file import ModelInfo, build, save_model
+from uda.networks.model_file import ModelInfo, save_model
 from uda.pipeline import run as pipeline
 from uda.report.page import write_report
 

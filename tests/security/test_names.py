@@ -30,7 +30,8 @@ from uda.data.convert import convert_to_records, write_tags
 from uda.data.nnunet import read_listing, write_card
 from uda.errors import DataError, UdaError, visible
 from uda.files.untrusted import parse_json, parse_yaml
-from uda.networks.model_file import ModelInfo, build, load_model, save_model
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.priors import Prior
 from uda.report.page import write_report
 

@@ -14,7 +14,7 @@ from uda.config.networks import Network
 from uda.config.recipe import Compute, Training
 from uda.config.terms import CrossEntropyTerm, Term
 from uda.devices.device import make_fabric
-from uda.networks.model_file import build
+from uda.networks.build import build
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.training.parts import Known
