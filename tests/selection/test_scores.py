@@ -1,4 +1,4 @@
-"""Label-free scores: pure, on predictions alone, best where a model is best."""
+"""Label-free scores: pure functions of predictions that are best for the best model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLASSES, STRUCTURES = 3, (1, 2)
 
 
 def sure(labels: Tensor, logit: float = 20.0) -> Tensor:
-    """Log-probabilities of a network that is sure of these labels."""
+    """Log-probabilities of a network that predicts these labels with high confidence."""
     return (functional.one_hot(labels, CLASSES).movedim(-1, 1) * logit).log_softmax(1)
 
 
@@ -199,7 +199,7 @@ def test_merit_turns_distances_and_puts_what_is_not_finite_last() -> None:
 
 
 def test_no_score_takes_anything_that_could_be_a_reference() -> None:
-    """What a score is given are predictions; the words for references do not occur."""
+    """Scores get predictions; no parameter has a name for a reference."""
     allowed = {
         "log_p", "labels", "perturbed", "case", "classes", "structures", "mean", "expected",
         "temperature", "first", "second", "sample", "views", "guard", "scores", "names",
