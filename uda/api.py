@@ -1,4 +1,4 @@
-"""The functions behind ``import uda``: recipes stage by stage, and one's own model on one's own images."""
+"""The public functions of ``import uda``: run recipes, and adapt, predict and score with a single model."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ PathLike = str | Path
 
 
 def pretrain(recipe: Recipe, out: PathLike | None = None) -> Path:
-    """Run a recipe's source training, if it is not there yet; returns its stage folder."""
+    """Run a recipe's source training unless it is complete; returns its stage folder."""
     return pipeline.run(recipe, out, until="pretrain")[-1].folder
 
 
 def evaluate(recipe: Recipe, out: PathLike | None = None) -> dict[str, Any]:
-    """Run a recipe up to its table and return the content of ``metrics.json``."""
+    """Run the stages that a recipe's table depends on and return the content of ``metrics.json``."""
     folder = pipeline.run(recipe, out, until="evaluate")[-1].folder
     metrics: dict[str, Any] = read_json(folder / METRICS_FILE)
     return metrics
@@ -79,18 +79,20 @@ def adapt(
     """Adapt a trained model to a folder of unlabelled images, without its source data.
 
     Args:
-        model: ``model.safetensors`` (or the folder that holds it).
-        target: folder of NIfTI images, or a pattern such as ``scans/*_image.nii.gz``.
-        out: folder of the result; complete or absent, a killed call goes on.
-        method: a name of :data:`uda.config.methods.OWN`, or settings of your own.
-        overrides: ``key=value`` changes of the method's settings.
-        prior: defaults to the class ratio of the model's training labels.
+        model: ``model.safetensors``, or the folder that holds it.
+        target: folder of images (NIfTI, or photographs for such a model), or a pattern such as
+            ``scans/*_image.nii.gz``.
+        out: folder of the result, complete or absent; a killed call resumes.
+        method: a name of :data:`uda.config.methods.OWN`, or settings.
+        overrides: ``key=value`` changes of a named method's settings.
+        prior: by default the class ratio of the model's training labels, if the method needs a prior.
+        restart: run again from the start, even if the result is complete.
 
     Returns:
         the path of the adapted ``model.safetensors``.
 
     Raises:
-        UdaError: a bad model, image, prior or setting; nothing is left half-written.
+        UdaError: the model, an image, the prior or a setting is invalid; no partial result stays in ``out``.
     """
     _check_alone()
     target, out = Path(target), Path(out)
@@ -103,7 +105,7 @@ def adapt(
     if settings is not None and settings.prior is not None:
         prior = (prior or _own_prior(parent)).validate(parent.info.classes)
     cases = cases_in(target, card.photos)
-    make_fabric(compute)  # a device that is not there is refused before anything is written
+    make_fabric(compute)  # refuses a missing device before anything is written
     key = content_key(card, cases)
 
     def body(work: Path) -> dict[str, Any]:
@@ -111,13 +113,13 @@ def adapt(
         origin = {"method": method if isinstance(method, str) else "settings of the caller"}
         run = StageRun(seed, "adapt", work, quiet, compute=compute, origin=origin)
         if settings is None:
-            said = stages.adabn(run, parent, store, card)
+            record = stages.adabn(run, parent, store, card)
         else:
-            said = stages.adapt(run, parent, store, card, settings, prior)
+            record = stages.adapt(run, parent, store, card, settings, prior)
         if prior is not None:
             prior.save(work / PRIOR_FILE)
         shutil.rmtree(work / "store")
-        return said
+        return record
 
     stage = Stage(
         name="adapt",
@@ -142,7 +144,7 @@ def adapt(
 def _check_alone() -> None:
     if world().size > 1:
         raise ConfigError(
-            f"{world().size} processes were started, and one's own model is the work of one",
+            f"{world().size} processes were started, but work on a single model runs in one",
             fix="start it without torchrun; recipes run on several processes",
         )
 
@@ -157,7 +159,7 @@ def _own_prior(parent: Trained) -> Prior:
 
 
 def card_of(info: ModelInfo) -> DatasetCard:
-    """A card for images that are read as the model's own were."""
+    """A card for a folder of images, with the model's classes and preparation."""
     return DatasetCard(
         name="target",
         title="images of a folder",
@@ -176,16 +178,18 @@ def predict(
     entropy: bool = False,
     compute: Compute = DEFAULT_COMPUTE,
 ) -> Iterator[Outcome]:
-    """Segment every image of a folder onto its own grid; yields one outcome per case as it is done.
+    """Segment every image of a folder on its own grid; yields one outcome per case as it is done.
 
-    An outcome says how sure the model is of the case, and why it is not to be trusted if anything about it is
-    unusual. After the last one ``out/predictions.json`` and ``out/report.html`` tell of all.
+    An outcome holds the model's confidence on the case, and flags what is unusual about it. After the last case
+    ``out/predictions.json`` and ``out/report.html`` summarise all.
 
     Args:
-        entropy: also write where the model is unsure, ``<case>_entropy`` beside each label map.
+        model: ``model.safetensors``, or the folder that holds it.
+        images: folder of images, or a pattern.
+        entropy: also write an entropy map ``<case>_entropy`` beside each label map.
 
     Raises:
-        ModelError, DataError, RunError: no model, no images, or a disk that refuses.
+        ModelError, DataError, RunError: there is no valid model, there are no images, or writing fails.
     """
     _check_alone()
     network, info = load_model(Path(model))

@@ -1,4 +1,4 @@
-"""Published methods by name: in a recipe, for one's own folder, and all of them from one source model."""
+"""Published methods by name: in a recipe, for a folder of images, and all from one source model."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def test_without_a_word_a_model_is_adapted_by_the_default_that_fits_it(
     out = api.adapt(
         tmp_path / "model.safetensors", tiny.root / "t" / "images", tmp_path / "o", overrides=short
     )
-    told = read_json(out.parent / "stage.json")
-    assert told["settings"]["preset"] == ("ratio_teacher" if ratio else "mean_teacher")
+    record = read_json(out.parent / "stage.json")
+    assert record["settings"]["preset"] == ("ratio_teacher" if ratio else "mean_teacher")
     assert (out.parent / "prior.json").is_file() == bool(ratio)
-    assert told["selection"]["select"] == "guarded"
+    assert record["selection"]["select"] == "guarded"
 
 
 def test_a_method_that_needs_the_source_says_where_it_can_be_had() -> None:

@@ -1,4 +1,4 @@
-"""Recipes and cards: the shipped ones are sound, and every fault of a file is named in one report."""
+"""Recipes and cards: the shipped ones are valid, and one error names every fault of a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fault_of(raw: dict[str, Any], model: type[Any] = Recipe) -> str:
     return str(caught.value)
 
 
-# what we ship
+# shipped files
 
 
 @by_stem(RECIPES)
@@ -233,7 +233,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
     assert "did you mean 'cardiac_phantom'?" in str(caught.value)
 
 
-# what contradicts itself
+# contradictions
 
 
 @pytest.mark.parametrize(

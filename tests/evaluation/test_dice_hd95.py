@@ -1,4 +1,4 @@
-"""Scores: hand-worked numbers, brute force over all pairs, and the rules for empty structures."""
+"""Dice, HD95 and ASSD: hand-worked numbers, brute force over all pairs, and empty structures."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_tree_and_the_transform_find_the_same_distances(
 
 
 def test_the_cheaper_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neighbouring surfaces ask the tree, although a stray voxel stretches the box; noise everywhere does not."""
+    """Close surfaces use the tree although a stray voxel enlarges the box; noise everywhere uses the transform."""
     asked: list[str] = []
 
     def transform(*given: Any) -> npt.NDArray[np.float64]:
@@ -198,7 +198,7 @@ def test_the_cheaper_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_case_is_scored_as_its_structures_are(
     prediction: npt.NDArray[np.uint8], data: st.DataObject
 ) -> None:
-    """Cutting to the box of all structures, and pixels to ignore in the reference, change no value."""
+    """Cropping to the box of all structures, and ignored pixels in the reference, change no value."""
     labels = st.sampled_from([0, 1, 2, IGNORE])
     reference = data.draw(arrays(np.uint8, prediction.shape, elements=labels))
     counted = reference != IGNORE
@@ -222,7 +222,7 @@ def test_symmetry_identity_and_unit(
     spacing: tuple[float, ...],
     scale: float,
 ) -> None:
-    """Swapping changes nothing, a mask is perfect with itself, distances scale with the unit."""
+    """Swapping changes nothing, a mask has perfect scores with itself, distances scale with the spacing."""
     assume(a.any() and b.any())
     values = score_structure(a, b, spacing)
     assert score_structure(b, a, spacing)[:3] == pytest.approx(values[:3])
@@ -387,7 +387,7 @@ def test_one_case_has_no_spread() -> None:
 
 
 def test_interval_of_many_cases_is_the_textbook_one() -> None:
-    """With one structure and many cases the bootstrap meets mean ± 1.96 sd / sqrt(n)."""
+    """With one structure and many cases the bootstrap agrees with mean ± 1.96 sd / sqrt(n)."""
     values = np.random.default_rng(1).uniform(0.4, 0.9, 400)
     scores = [score(f"p{i:03}", "myo", float(v), 1.0) for i, v in enumerate(values)]
     dice = summarise(scores, STRUCTURES)["dice"]
@@ -397,7 +397,7 @@ def test_interval_of_many_cases_is_the_textbook_one() -> None:
 
 @st.composite
 def score_sets(draw: st.DrawFn) -> list[CaseScore]:
-    """Scores of 2 to 8 cases; one structure of one case at least is ok."""
+    """Scores of 2 to 8 cases; at least one structure of one case is ok."""
     scores = [score("c0", "myo", draw(st.floats(0, 1)), draw(st.floats(0, 20)))]
     states = st.sampled_from(["ok", "ok", "ok", "missed", "spurious", "n/a"])
     for i, name in product(range(draw(st.integers(2, 8))), CLASSES[1:]):
@@ -450,7 +450,7 @@ def test_mixed_unknown_and_double_scores_are_refused() -> None:
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     folder = Path(__file__).parents[2] / "benchmarks"
-    monkeypatch.syspath_prepend(folder)  # a script finds its neighbours
+    monkeypatch.syspath_prepend(folder)  # the script imports its neighbours
     spec = importlib.util.spec_from_file_location("benchmark_metrics", folder / "metrics.py")
     assert spec is not None
     assert spec.loader is not None
@@ -460,7 +460,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def stand_in(error: float = 0.0) -> SimpleNamespace:
-    """What the benchmark asks of medpy, by our independent reference."""
+    """Stands for medpy in the benchmark, by our independent reference."""
 
     def asd(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_], voxelspacing: Any) -> float:
         return as_medpy(a, b, voxelspacing)[2]  # the mean of the two directions is their mean

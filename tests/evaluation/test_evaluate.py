@@ -1,4 +1,4 @@
-"""Evaluation: which cases it refuses, how it reads them, and the same predictions by a paper's convention."""
+"""Evaluation: refused cases, reading of cases, and a second table by a paper's convention."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = Compute(device="cpu")
 
 
 def model_of(folder: Path, name: str, prepare: Prepare, ledger: str = "source_labels") -> Row:
-    """A small network with weights of its own."""
+    """A small network with random weights."""
     torch.manual_seed(len(name))
     network = Network(channels=(4, 8), res_units=0)
     info = ModelInfo(network, tuple(CLASSES), prepare, (ledger,))
@@ -128,7 +128,7 @@ def test_records_are_no_volumes_to_score(
     image, label = (a[..., :3].astype(np.float32) for a in make_case(12, inverted=True))
     path = tmp_path / "c2.tfrecords"
     write_records(path, [(image, label * 10)])
-    with pytest.raises(DataError, match="single slices, while distances need volumes") as caught:
+    with pytest.raises(DataError, match="single slices, but distances need volumes") as caught:
         read_references([Case("c2", path, path)], arrays_card(card, ".tfrecords"), info)
     assert caught.value.where == path
 
@@ -159,7 +159,7 @@ def test_an_npz_without_label_is_refused(
 def test_every_row_sees_the_images_as_the_adapted_models_do(
     tmp_path: Path, card: DatasetCard, cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Source and target may be scaled differently; an adapted model carries the target's preparation."""
+    """Source and target may be normalised differently; an adapted model has the target's preparation."""
     source = card.prepare.model_copy(update={"normalize": (-5000.0, 0.0)})
     rows = [model_of(tmp_path, "source_only", source), model_of(tmp_path, "adabn", card.prepare)]
     seen: list[np.ndarray] = []

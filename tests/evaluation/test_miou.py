@@ -1,4 +1,4 @@
-"""Confusion matrices and IoU: brute force over pixels, hand-worked numbers, and what counts nowhere."""
+"""Confusion matrices and IoU: brute force over pixels, hand-worked numbers, and ignored pixels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def row(*labels: int) -> Labels:
 
 
 def brute_iou(pairs: list[Pair], k: int) -> float:
-    """From the sets of pixels that each side calls the class; NaN when both are empty."""
+    """IoU from the sets of pixels of a class in prediction and reference; NaN if both are empty."""
     right = either = 0
     for prediction, reference in pairs:
         for p, r in zip(prediction.flat, reference.flat, strict=True):
@@ -118,7 +118,7 @@ def test_sorting_counts_as_bincount_does(values: npt.NDArray[np.int16]) -> None:
 
 
 class Calls(TorchFunctionMode):
-    """Names of the torch functions called, and the largest tensor any of them gave back, in bytes."""
+    """Names of the called torch functions, and the bytes of the largest tensor that one returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -370,7 +370,7 @@ def test_what_cannot_be_counted_is_refused_at_once() -> None:
     for wrong in (image.float(), image.bool()):
         with pytest.raises(DataError, match="argmax of the logits"):
             confusion.add(0, wrong, image)
-    with pytest.raises(DataError, match=r"reference of torch\.int64"):
+    with pytest.raises(DataError, match=r"the reference torch\.int64"):
         confusion.add(0, image, image.long())
     with pytest.raises(DataError, match="1 to 255"):
         Confusion(256, 1)
@@ -387,14 +387,14 @@ def test_matrices_and_subsets_must_fit_the_classes() -> None:
 @pytest.fixture
 def cityscapes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     folder = Path(__file__).parents[2] / "benchmarks"
-    monkeypatch.syspath_prepend(folder)  # a script finds its neighbours
+    monkeypatch.syspath_prepend(folder)  # the script imports its neighbours
     spec = importlib.util.spec_from_file_location("cityscapes", folder / "cityscapes.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "cityscapes", module)
     spec.loader.exec_module(module)
-    # a process of its own matters to the memory it measures alone, and takes seconds to start
+    # a separate process matters only for the memory measurement, and takes seconds to start
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
     return module
 

@@ -1,4 +1,4 @@
-"""The report's pictures: which slice, which way up."""
+"""Overlays of the report: choice and orientation of the slice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREPARE = Prepare(size=(20, 24))
 
 
 def corner(code: str) -> tuple[np.ndarray, np.ndarray]:
-    """A volume in axis code ``code``, bright at the patient's right, front, top end, and its affine."""
+    """A volume in axis code ``code``, bright in the patient's right anterior superior corner, and its affine."""
     image = np.random.default_rng(0).integers(0, 50, SHAPE).astype(np.int16)
     image[-4:, -4:, -1] = 1000  # RAS: last index is right, anterior, superior
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(code))
@@ -49,7 +49,7 @@ SIDES = {"R": 0, "A": 1, "S": 2}
 
 
 def marked(side: str) -> np.ndarray:
-    """RAS axes; the half of the volume that lies towards a side of the patient."""
+    """In RAS axes, the half of the volume on a side of the patient."""
     label = np.zeros(SHAPE, np.uint8)
     axis = SIDES[side]
     label[tuple(slice(n // 2 if a == axis else 0, n) for a, n in enumerate(SHAPE))] = 1

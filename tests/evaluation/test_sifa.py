@@ -1,4 +1,4 @@
-"""The convention of PnP-AdaNet and SIFA: hand-worked numbers, an independent reference, and what it must not lose."""
+"""The convention of PnP-AdaNet and SIFA: hand-worked numbers, an independent reference, and every slice scored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODES = ["".join(p) for p in permutations("RAS")] + ["LPS", "RSP", "LIP"]
 def way(
     shape: tuple[int, int, int], affine: NDArray[np.float64] | None = None, **changes: Any
 ) -> Geometry:
-    """The way to the prepared grid of an image of this shape."""
+    """Geometry of an image of this shape."""
     affine = np.diag([1.0, 1.0, 1.0, 1.0]) if affine is None else affine
     image = np.random.default_rng(0).normal(size=shape)
     prepare = Prepare(**{"orientation": "stored", "size": shape[:2], **changes})
@@ -69,7 +69,7 @@ def test_summary_hand_worked() -> None:
 
 
 def test_a_missed_structure_has_no_distance_and_is_counted() -> None:
-    """The image diagonal, which our own rules put there, must not come in."""
+    """The image diagonal of our rules must not enter."""
     scores = [score("a", "lv", 0.4, 10.0), score("b", "lv", 0.0, 99.0, "missed")]
     summary = summarise(scores, ["lv"])
     assert summary["assd"]["per_class"]["lv"] == {"mean": 10.0, "sd": 0.0, "n": 1, "missed": 1}
@@ -93,7 +93,7 @@ def test_a_structure_found_nowhere_leaves_null_and_no_nan() -> None:
     summary = summarise([score("a", "lv", 0.0, 99.0, "missed")], CLASSES[1:])
     assert summary["assd"]["mean"] is None
     assert summary["assd"]["per_class"]["lv"] == {"mean": None, "sd": None, "n": 0, "missed": 1}
-    assert summary["dice"]["mean"] == 0.0  # of lv; nobody has myo
+    assert summary["dice"]["mean"] == 0.0  # of lv; no case has myo
     json.dumps(summary, allow_nan=False)
 
 
@@ -168,7 +168,7 @@ def test_what_lies_outside_the_crop_is_not_scored() -> None:
 
 
 def test_no_trailing_slice_is_lost() -> None:
-    """129 slices, the structure in the last alone: batches of 128 would not see it."""
+    """129 slices, with the structure only in the last one: batches of 128 would miss it."""
     reference = np.zeros((4, 4, 129), np.uint8)
     reference[1:3, 1:3, 128] = 1
     sifa = Sifa([("a", reference, way(reference.shape))], CLASSES)

@@ -1,4 +1,4 @@
-"""Text, JSON, YAML and CSV of others: what is understood, and what is told of the rest."""
+"""Reading text, JSON, YAML and CSV of unknown origin: valid content, and the errors for the rest."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "most", "told"),
+    ("content", "most", "message"),
     [(b"abc", 2, "more than 2 bytes"), (b"a\0b", 9, "NUL"), (b"\xff\xfea\0", 9, "codec")],
 )
-def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, most: int, told: str) -> None:
+def test_what_is_no_text_is_refused(
+    tmp_path: Path, content: bytes, most: int, message: str
+) -> None:
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_text(tmp_path / "x", most)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"a": NaN}', "NaN is not JSON"),
         ("[1e400]", "the number 1e400 is too large"),
@@ -46,8 +48,8 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, most: int, t
         ('["\\ud800"]', "surrogates not allowed"),
     ],
 )
-def test_json_that_only_python_reads_is_refused(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_json_that_only_python_reads_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_json(text)
 
 
@@ -57,7 +59,7 @@ def test_json_keeps_what_the_standard_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("{[a]: 1}", "a key is a list"),
@@ -70,8 +72,8 @@ def test_json_keeps_what_the_standard_has() -> None:
         ('a: "\\ud800"', "surrogates not allowed"),
     ],
 )
-def test_yaml_of_more_than_plain_values_is_refused(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_yaml_of_more_than_plain_values_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_yaml(text)
 
 
@@ -91,9 +93,10 @@ def test_rows_of_a_csv_carry_their_line_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [('a\n"x', "line 2: unexpected end"), ("a\n" + "x" * 10**6, "line 2: field")]
+    ("text", "message"),
+    [('a\n"x', "line 2: unexpected end"), ("a\n" + "x" * 10**6, "line 2: field")],
 )
-def test_a_csv_whose_cells_never_end_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_csv_whose_cells_never_end_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.csv").write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_rows(tmp_path / "x.csv")

@@ -47,8 +47,8 @@ def test_a_whole_recipe_runs_on_patches(tiny: Tiny, tmp_path: Path) -> None:
     assert info.network.patch == (4, 16, 16)
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 4, 16, 16)).shape == (1, 3, 4, 16, 16)
-    told = json.loads((tmp_path / "run" / "pretrain" / "stage.json").read_text())
-    assert set(told["validation_dice"]) == {"disk", "ring"}
+    record = json.loads((tmp_path / "run" / "pretrain" / "stage.json").read_text())
+    assert set(record["validation_dice"]) == {"disk", "ring"}
     before, after = (
         load_model(tmp_path / "run" / s)[0].state_dict() for s in ("pretrain", "adabn")
     )
@@ -60,8 +60,8 @@ def test_a_whole_recipe_runs_on_patches(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_3d_network_learns_what_the_slices_show(tiny: Tiny, tmp_path: Path) -> None:
     recipe = recipe_of(tiny, "pretrain.steps=150", "pretrain.lr=0.01", "pretrain.ema=0")
     pipeline.run(recipe, tmp_path / "run", until="pretrain")
-    told = json.loads((tmp_path / "run" / "pretrain" / "stage.json").read_text())
-    assert min(told["validation_dice"].values()) > 0.8
+    record = json.loads((tmp_path / "run" / "pretrain" / "stage.json").read_text())
+    assert min(record["validation_dice"].values()) > 0.8
 
 
 def test_an_adversary_judges_patches_slice_by_slice(tiny: Tiny, tmp_path: Path) -> None:

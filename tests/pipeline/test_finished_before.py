@@ -1,4 +1,4 @@
-"""What version 0.1 left before its modules moved into rooms is read, skipped and used as it is.
+"""Runs and models that version 0.1 wrote before its modules moved into rooms are read, skipped and used.
 
 ``finished_0_1.zip`` holds a tiny data set, its cards and recipe, the finished run, an adapted model and its label maps,
 as the commit before the move wrote them (without pages, pictures, logs and the store).
@@ -27,7 +27,7 @@ STAGES += ["adapt-minent", "adapt-adami_tags", "adapt-guarded", "evaluate", "rep
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(tmp_path)
-    monkeypatch.chdir(tmp_path / "home")  # the recipe names its cards by their place
+    monkeypatch.chdir(tmp_path / "home")  # the recipe names its cards by relative paths
     return tmp_path
 
 
@@ -67,7 +67,7 @@ def test_an_old_model_predicts_and_scores_as_before(finished: Path) -> None:
             np.asarray(nibabel.load(finished / folder / f"{name}.nii.gz").dataobj)
             for folder in ("masks", "again")
         )
-        assert (old == new).mean() > 0.99  # processors round in their own ways
+        assert (old == new).mean() > 0.99  # rounding differs between processors
     metrics = evaluate_model(model, "target.yaml", Path("../data"), finished / "score")
     assert metrics["rows"][0]["name"] == "model"
     assert 0 < metrics["rows"][0]["dice"]["mean"] < 1

@@ -1,4 +1,4 @@
-"""What a run promises: it reads what it says, repeats bit for bit, and does nothing twice."""
+"""A run reads only the documented files, repeats bit for bit, and runs no stage twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ran(done: list[pipeline.Done]) -> list[str]:
 
 
 def artefacts(run: Path) -> dict[str, Any]:
-    """Every file of a run by its path; what tells the time (event files, wall seconds) is left out."""
+    """Every file of a run by its path, without event files, wall seconds and environment."""
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
@@ -34,8 +34,8 @@ def artefacts(run: Path) -> dict[str, Any]:
             continue
         found[name] = path.read_bytes()
         if path.name in ("stage.json", "metrics.json"):
-            told = json.loads(found[name])
-            found[name] = {k: v for k, v in told.items() if k not in ("seconds", "environment")}
+            content = json.loads(found[name])
+            found[name] = {k: v for k, v in content.items() if k not in ("seconds", "environment")}
     return found
 
 
@@ -47,7 +47,7 @@ def target_labels(tiny: Tiny) -> list[Path]:
     return sorted((tiny.root / "t" / "labels").iterdir())
 
 
-# Who reads what ------------------------------------------------------------------------------------
+# Files that stages read ------------------------------------------------------------------------------------
 
 
 def test_target_batch_holds_images_and_their_numbers_and_nothing_else() -> None:
@@ -138,15 +138,15 @@ def test_supervision_ledger(finished: Path, tiny: Tiny) -> None:
         "adami_tags",
         "target_supervised",
     ]
-    assert told["source_only"] == {"source_labels"}
-    assert not {s for s in told["adabn"] | told["minent"] if s.startswith("target_")}
-    assert "target_tags" in told["adami_tags"]
-    assert "target_labels" not in told["adami_tags"]
-    assert "target_labels" in told["minent_oracle"]
-    assert told["target_supervised"] == {"target_labels"}
+    assert ledgers["source_only"] == {"source_labels"}
+    assert not {s for s in ledgers["adabn"] | ledgers["minent"] if s.startswith("target_")}
+    assert "target_tags" in ledgers["adami_tags"]
+    assert "target_labels" not in ledgers["adami_tags"]
+    assert "target_labels" in ledgers["minent_oracle"]
+    assert ledgers["target_supervised"] == {"target_labels"}
 
 
-# What runs again -----------------------------------------------------------------------------------
+# Stages that run again -----------------------------------------------------------------------------------
 
 
 def test_second_run_does_nothing(finished: Path, tiny: Tiny) -> None:
@@ -225,7 +225,7 @@ def test_until_runs_a_stage_and_its_parents_only(tiny: Tiny, tmp_path: Path) -> 
     assert ran(done) == ["pretrain", "prior-tags", "adapt-adami_tags"]
 
 
-# The same again ------------------------------------------------------------------------------------
+# Reproducibility ------------------------------------------------------------------------------------
 
 
 def test_same_seed_same_bytes(finished: Path, tiny: Tiny, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_models_can_be_read_by_whoever_may_read_their_folder(tiny: Tiny, tmp_pat
     assert model.stat().st_mode & 0o666 == model.parent.stat().st_mode & 0o666
 
 
-# One at a time -------------------------------------------------------------------------------------
+# Lock -------------------------------------------------------------------------------------
 
 HOLD = """
 import fcntl, sys

@@ -1,4 +1,4 @@
-"""Links that lead out of a folder of results, who may read what is written, and the network: nobody gets out or in."""
+"""Links that lead out of an output folder, permissions of written files, and the network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from uda.report.page import write_report
 
 @pytest.fixture
 def precious(tmp_path: Path) -> Iterator[Path]:
-    """A folder of somebody's that no test may change."""
+    """A folder that no test may change."""
     folder = tmp_path / "precious"
     (folder / "deep").mkdir(parents=True)
     for name in ("stage.json", "metrics.json", "prediction.json", "deep/.half-done", "a.nii.gz"):
@@ -161,7 +161,7 @@ def test_files_that_are_links_are_replaced_and_not_written_through(
     out = tmp_path / "out"
     out.mkdir()
     for name in ("a.nii.gz", "prediction.json", "report.html", "predictions.json"):
-        (out / name).symlink_to(precious / "deep" / name)  # to nothing, which would be made
+        (out / name).symlink_to(precious / "deep" / name)  # a dangling link
     list(predict(ready, ready / "images", out))
     assert [path.name for path in out.iterdir() if path.is_symlink()] == []
     (out / "x.json").symlink_to(precious / "metrics.json")
@@ -183,7 +183,7 @@ def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(
 def test_restart_deletes_no_folder_behind_a_link(
     tiny: Tiny, ready: Path, precious: Path, tmp_path: Path
 ) -> None:
-    """A finished stage, into which somebody put a link later."""
+    """The link appears in a finished stage."""
     out = tmp_path / "out"
     adapt(ready, ready / "images", out, method="adabn")
     (out / "more").symlink_to(precious)
@@ -279,7 +279,7 @@ def test_a_name_finds_yaml_files_and_nothing_else(
 def test_a_recipe_of_the_current_folder_comes_first_and_can_still_run_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Documented: what lies in ./pipelines is nearer than what was shipped."""
+    """Documented: a recipe in ./pipelines hides a shipped one of the same name."""
     shipped = find("cardiac_phantom", "recipe").resolve()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pipelines").mkdir()

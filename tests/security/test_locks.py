@@ -1,4 +1,4 @@
-"""What `make setup` takes from the network: exact versions, each file with its hash, nothing built on the way."""
+"""What `make setup` downloads: exact versions, each file with its hash, no build from source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENTRY = re.compile(
 
 
 def entries(lock: str) -> dict[str, re.Match[str]]:
-    """Every entry, and nothing between them."""
+    """Every entry by name; the lock holds nothing else."""
     text = (ROOT / lock).read_text(encoding="utf-8")
     found = list(ENTRY.finditer(text))
     rest = ENTRY.sub("", text).split()
@@ -50,15 +50,15 @@ def test_what_the_project_needs_and_is_built_with_is_locked() -> None:
 
 
 def commands(target: str) -> list[str]:
-    """What make would run, as if nothing were there yet."""
-    told = subprocess.run(
+    """Commands that make would run if no target existed."""
+    result = subprocess.run(
         ["make", "--no-print-directory", "-n", target, "VENV=nowhere", "AUDIT_OPTIONS=--dry-run"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    return [line for line in told.stdout.replace("\\\n", "").splitlines() if line]
+    return [line for line in result.stdout.replace("\\\n", "").splitlines() if line]
 
 
 @pytest.mark.parametrize("target", ["setup", "audit"])

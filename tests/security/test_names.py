@@ -1,4 +1,4 @@
-"""Hostile names: of cases, classes, rows, recipes and files. None is a path, an order to the terminal, or markup."""
+"""Hostile names of cases, classes, rows, recipes and files: none acts as a path, a terminal command or markup."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def model(path: Path, *classes: str) -> Path:
 
 
 def test_predictions_and_records_stay_in_their_folder(tiny: Tiny, tmp_path: Path) -> None:
-    """What is in the folder above stays as it was, whatever a case is called."""
+    """The folder above stays unchanged under any case name."""
     above = tmp_path / "above"
     images, out = above / "images", above / "out"
     write_nifti(images / "..a...nii.gz", make_case(0, False)[0]).rename(images / "a...nii.gz")
@@ -154,19 +154,19 @@ def test_the_card_of_a_hostile_nnunet_folder_names_nothing_strange(tmp_path: Pat
     folder = tmp_path / "Dataset001"
     write_nifti(folder / "imagesTr" / "c1_0000.nii.gz", make_case(0, False)[0])
     write_nifti(folder / "labelsTr" / "c1.nii.gz", make_case(0, False)[1])
-    said = {
+    record = {
         "name": "../../evil",
         "channel_names": {"0": "MR <script>"},
         "labels": {"background": 0, "../<script>alert(1)</script>": 1, "a\u202e/b": 2},
         "numTraining": 1,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(said))
+    (folder / "dataset.json").write_text(json.dumps(record))
     written = write_card(read_listing(folder), tmp_path / "mine.yaml")
     for name in written.card.classes:
         TypeAdapter(FileName).validate_python(name)
-    said["labels"] = {"background": 0, "a\x1b[2J": 1}
-    (folder / "dataset.json").write_text(json.dumps(said))
+    record["labels"] = {"background": 0, "a\x1b[2J": 1}
+    (folder / "dataset.json").write_text(json.dumps(record))
     with pytest.raises(UdaError, match="control character"):
         read_listing(folder)
 
@@ -205,7 +205,7 @@ def test_an_error_shows_what_it_quotes_and_orders_nothing() -> None:
 def uda(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Exit code and all that a call of ``uda`` prints, in an empty folder."""
+    """Exit code and complete output of a call of ``uda`` in an empty folder."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -268,7 +268,7 @@ def test_no_verb_prints_what_a_terminal_would_obey(
 
 
 class Page(HTMLParser):
-    """What a browser would run or fetch."""
+    """Everything in a page that a browser would run or fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ def harmless(path: Path) -> str:
 
 
 def everywhere(value: Any, text: str) -> Any:
-    """The text instead of every other one, but in names that other files know."""
+    """Replace every string by ``text``, except names that other files refer to."""
     if isinstance(value, dict):
         kept = {"name", "stage", "per_class", "recipe"}
         return {k: v if k in kept else everywhere(v, text) for k, v in value.items()}
@@ -329,8 +329,8 @@ def test_a_report_of_a_hostile_run_is_text(tmp_path: Path, monkeypatch: pytest.M
         row["supervision"] = [evil]
     (run / "evaluate" / "metrics.json").write_text(json.dumps(hostile))
     for stage in run.glob("*/stage.json"):
-        said = json.loads(stage.read_text())
-        stage.write_text(json.dumps(everywhere(said, evil)))
+        record = json.loads(stage.read_text())
+        stage.write_text(json.dumps(everywhere(record, evil)))
     text = harmless(write_report(run, tmp_path / "out"))
     assert text.count("&lt;script&gt;alert(2)") > 5
     assert HOSTILE not in text
@@ -360,7 +360,7 @@ def test_the_pages_of_a_check_and_of_predictions_are_text(tiny: Tiny, tmp_path: 
 
 def test_a_prior_of_somebody_quotes_names_and_opens_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "prior.json"
-    said = {
+    record = {
         "format": "uda-prior-1",
         "classes": ["background", "one"],
         "ratio": [0.5, 0.5],
@@ -369,7 +369,7 @@ def test_a_prior_of_somebody_quotes_names_and_opens_nothing_else(tmp_path: Path)
         "images": {"../../x": {"0": [0.5, 0.5]}},
         "maps": {"shape": [2, 4, 4], "sha256": "0", "file": "/etc/passwd"},
     }
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(record))
     with pytest.raises(UdaError) as refused:
         Prior.load(path)
     assert refused.value.where == tmp_path / "prior.safetensors"

@@ -1,4 +1,4 @@
-"""Hostile files: a payload that any reader would unpickle, evaluate, import or load leaves a mark, and never may."""
+"""Hostile files: no reader may unpickle, evaluate, import or load a payload, which would leave a file behind."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def torch_legacy(value: Any) -> bytes:
 
 
 def state_dict(value: Any) -> bytes:
-    """A checkpoint that is a good one, but for one entry."""
+    """A valid checkpoint but for one entry."""
     return torch_zip({"state_dict": {"weight": torch.zeros(2)}, "callbacks": value})
 
 
@@ -100,7 +100,7 @@ PICKLES: dict[str, Callable[[Any], bytes]] = {
 
 
 def opened(path: Path) -> DatasetCard:
-    """A card for whatever file is there."""
+    """A card that matches any file."""
     return DatasetCard(
         name="any",
         title="any",
@@ -123,7 +123,7 @@ def photographed(path: Path) -> object:
 
 
 def as_overlays(path: Path) -> object:
-    """The pictures of a run that somebody sent."""
+    """The pictures of a run of unknown origin."""
     folder = path.parent / "evaluate"
     folder.mkdir()
     (folder / "overlays.npz").write_bytes(path.read_bytes())
@@ -211,17 +211,17 @@ TAGS = [
 
 @pytest.mark.parametrize("text", TAGS)
 def test_yaml_makes_no_python_objects(text: str, trap: Path, tmp_path: Path, tiny: Tiny) -> None:
-    said = text.format(trap=trap)
+    hostile = text.format(trap=trap)
     for read in (load_recipe, load_card):
         path = tmp_path / "file.yaml"
-        path.write_text(f"name: {said}\ntitle: hostile\n")
+        path.write_text(f"name: {hostile}\ntitle: hostile\n")
         with pytest.raises(UdaError, match="could not determine a constructor"):
             read(str(path))
     with pytest.raises(UdaError, match="is not YAML"):
-        override(load_recipe(tiny.recipe), [f"seed={said}"])
+        override(load_recipe(tiny.recipe), [f"seed={hostile}"])
     assert not trap.exists()
     with pytest.raises(yaml.YAMLError):
-        yaml.safe_load(said)
+        yaml.safe_load(hostile)
 
 
 # ---------------------------------------------------------------- programs
@@ -235,7 +235,7 @@ def programs() -> dict[str, bytes]:
 
 
 def run(data: bytes) -> nn.Module:
-    """What a user does with a program: open it, and predict."""
+    """Open a program and predict, as a user does."""
     settings = ForeignNetwork(kind=kind_of(data, "hostile"), name="hostile")
     model = build_foreign(settings, 3, data)
     model.eval()(IMAGE)
@@ -243,7 +243,7 @@ def run(data: bytes) -> nn.Module:
 
 
 def described(data: bytes, change: Callable[[Any], Any]) -> bytes:
-    """The program with another description."""
+    """The program with a changed description."""
 
     def edit(name: str, content: bytes) -> bytes:
         if not name.endswith("models/model.json"):
@@ -255,19 +255,19 @@ def described(data: bytes, change: Callable[[Any], Any]) -> bytes:
 
 
 def renamed(old: str, new: str) -> Callable[[Any], Any]:
-    """Every text that is ``old``, wherever it stands."""
+    """Replace every string ``old`` of the description."""
     return lambda raw: json.loads(json.dumps(raw).replace(json.dumps(old), json.dumps(new)))
 
 
 def calls(target: str, *texts: str) -> Callable[[Any], Any]:
-    """A first operator of another kind."""
+    """Insert a call of ``target`` as the first operator."""
     inputs = [{"name": "", "arg": {"as_string": text}, "kind": 1} for text in texts]
     node = {"target": target, "inputs": inputs, "outputs": [{"as_none": True}], "metadata": {}}
     return lambda raw: raw["graph_module"]["graph"]["nodes"].insert(0, node)
 
 
 def tree(kind: str, context: Any) -> Callable[[Any], Any]:
-    """Inputs of another type."""
+    """Change the type of the inputs."""
 
     def change(raw: Any) -> None:
         signature = raw["graph_module"]["module_call_graph"][0]["signature"]
@@ -336,7 +336,7 @@ def test_names_that_are_unusual_and_harmless_pass(programs: dict[str, bytes]) ->
 
 
 def with_part(path: str, content: bytes) -> Callable[[bytes], bytes]:
-    """One more part in the archive."""
+    """Add a part to the archive."""
 
     def change(data: bytes) -> bytes:
         buffer = io.BytesIO(data)
@@ -360,7 +360,7 @@ def bomb(data: bytes) -> bytes:
 
 
 def promising(data: bytes) -> bytes:
-    """A weight of 4 TB that has no bytes."""
+    """Declare a weight of 4 TB without bytes."""
 
     def edit(name: str, content: bytes) -> bytes:
         if name.endswith("data/weights/weight_1"):
@@ -438,7 +438,7 @@ def test_a_script_that_writes_files_is_refused(trap: Path) -> None:
             run(data)
         assert not trap.exists()
         with pytest.warns(FutureWarning, match="deprecated"):
-            torch.jit.load(io.BytesIO(data))(IMAGE)  # as torch would have
+            torch.jit.load(io.BytesIO(data))(IMAGE)  # torch alone runs it
         assert trap.exists()
         trap.unlink()
 
@@ -527,7 +527,7 @@ def test_a_model_file_is_checked_like_the_program_it_holds(
 )
 def test_a_model_file_names_no_code(network: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    said = {
+    description = {
         "format": "uda-model-1",
         "network": network,
         "classes": ["background", "one"],
@@ -538,7 +538,7 @@ def test_a_model_file_names_no_code(network: dict[str, Any], tmp_path: Path) -> 
         "step": 0,
         "origin": {},
     }
-    save_file({"weight": torch.zeros(1)}, path, {"uda": json.dumps(said)})
+    save_file({"weight": torch.zeros(1)}, path, {"uda": json.dumps(description)})
     before = set(sys.modules)
     with pytest.raises(UdaError):
         load_model(path)

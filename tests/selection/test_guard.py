@@ -1,4 +1,4 @@
-"""A guarded stage keeps the best safe checkpoint, or what was there before, and says so."""
+"""A guarded stage keeps the best safe checkpoint or the model before adaptation, and records which."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def recipe_of(tiny: Tiny, *overrides: str) -> Recipe:
 
 
 def adapted(tiny: Tiny, out: Path, *overrides: str) -> dict[str, Any]:
-    """What stage.json of the variant says after running it."""
+    """Run the variant and return its ``stage.json``."""
     pipeline.run(recipe_of(tiny, *overrides), out, until=ONE)
-    said: dict[str, Any] = json.loads((out / ONE / "stage.json").read_text())
-    return said
+    record: dict[str, Any] = json.loads((out / ONE / "stage.json").read_text())
+    return record
 
 
 def weights(folder: Path) -> dict[str, list[float]]:
@@ -43,7 +43,7 @@ def weights(folder: Path) -> dict[str, list[float]]:
 
 
 def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Make the rule choose a candidate, if it is there."""
+    """Make the rule choose candidate ``name`` if it exists."""
 
     def choose(scores: dict[str, Scores]) -> Choice:
         return Choice(name if name in scores else "adabn", dict.fromkeys(scores, 1.0))
@@ -54,9 +54,9 @@ def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_a_collapse_falls_back_to_the_model_before_adaptation_weight_for_weight(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    said = adapted(tiny, tmp_path, COLLAPSING, "adapt.minent.guard.overlap=0.99")
+    record = adapted(tiny, tmp_path, COLLAPSING, "adapt.minent.guard.overlap=0.99")
     pipeline.run(recipe_of(tiny, COLLAPSING), tmp_path, until="adabn")
-    selection = said["selection"]
+    selection = record["selection"]
     assert selection["fallback"]
     assert selection["why"].startswith("no checkpoint was safe: ")
     assert selection["ended"].startswith("2 checkpoints in a row were unsafe: ")
@@ -87,35 +87,35 @@ def test_the_checkpoint_that_the_rule_likes_is_kept_and_not_the_last(
 ) -> None:
     favouring(monkeypatch, "000003")
     wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
-    said = adapted(tiny, tmp_path, "adapt.minent.lr=1e-5", *wide)["selection"]
-    assert (said["kept"], said["step"], said["fallback"]) == ("step 3", 3, False)
+    record = adapted(tiny, tmp_path, "adapt.minent.lr=1e-5", *wide)["selection"]
+    assert (record["kept"], record["step"], record["fallback"]) == ("step 3", 3, False)
     kept = tmp_path / ONE / "snapshots" / "000003"
     assert weights(tmp_path / ONE) == weights(kept)
     assert weights(kept) != weights(tmp_path / ONE / "snapshots" / "000006")
 
 
 def test_snapshots_that_nobody_asked_for_do_not_stay(tiny: Tiny, tmp_path: Path) -> None:
-    said = adapted(tiny, tmp_path, "adapt.minent.snapshot_every=0", "adapt.minent.steps=16")
-    steps = [one["step"] for one in said["selection"]["candidates"]]
+    record = adapted(tiny, tmp_path, "adapt.minent.snapshot_every=0", "adapt.minent.steps=16")
+    steps = [one["step"] for one in record["selection"]["candidates"]]
     assert steps[:4] == [0, 0, 2, 4]
     assert not (tmp_path / ONE / "snapshots").exists()
 
 
 def test_the_last_step_is_judged_even_off_the_beat(tiny: Tiny, tmp_path: Path) -> None:
-    said = adapted(
+    record = adapted(
         tiny,
         tmp_path,
         "adapt.minent.lr=1e-6",
         "adapt.minent.steps=5",
         "adapt.minent.guard.patience=9",
     )
-    assert [one["step"] for one in said["selection"]["candidates"]] == [0, 0, 3, 5]
+    assert [one["step"] for one in record["selection"]["candidates"]] == [0, 0, 3, 5]
 
 
 def test_training_ends_when_nothing_gets_better(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores that fall from step to step, of checkpoints that are all safe."""
+    """The scores fall from step to step, and all checkpoints are safe."""
     real = Judge.scores
 
     def falling(self: Judge, some: Any = None) -> dict[str, Scores]:
@@ -125,7 +125,7 @@ def test_training_ends_when_nothing_gets_better(
         }
 
     monkeypatch.setattr(Judge, "scores", falling)
-    said = adapted(
+    record = adapted(
         tiny,
         tmp_path,
         "adapt.minent.lr=1e-6",
@@ -133,8 +133,8 @@ def test_training_ends_when_nothing_gets_better(
         "adapt.minent.snapshot_every=1",
         "adapt.minent.guard.patience=2",
     )["selection"]
-    assert said["ended"] == "none of the last 2 checkpoints was better"
-    assert [one["step"] for one in said["candidates"]][-1] < 8
+    assert record["ended"] == "none of the last 2 checkpoints was better"
+    assert [one["step"] for one in record["candidates"]][-1] < 8
 
 
 def test_a_killed_stage_judges_and_keeps_what_the_uninterrupted_one_does(
@@ -154,7 +154,7 @@ def test_a_killed_stage_judges_and_keeps_what_the_uninterrupted_one_does(
     with pytest.raises(KeyboardInterrupt):
         adapted(tiny, tmp_path / "killed", *plan)
     again = adapted(tiny, tmp_path / "killed", *plan)["selection"]
-    assert calls == [2, 4, 6, 4, 6, 8]  # the checkpoint of step 4 is where it goes on
+    assert calls == [2, 4, 6, 4, 6, 8]  # it resumes from the checkpoint of step 4
     assert again == whole
     assert weights(tmp_path / "killed" / ONE) == weights(tmp_path / "whole" / ONE)
 
@@ -163,8 +163,8 @@ def test_a_loss_that_is_no_number_ends_a_guarded_training_and_fails_another(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     exploding = ("adapt.minent.lr=1e30", "adapt.minent.clip=0", "adapt.minent.snapshot_every=1")
-    said = adapted(tiny, tmp_path / "guarded", *exploding)["selection"]
-    assert said["fallback"]
+    record = adapted(tiny, tmp_path / "guarded", *exploding)["selection"]
+    assert record["fallback"]
     with pytest.raises(RunError, match=r"not finite|became nan"):
         adapted(tiny, tmp_path / "last", *exploding, "adapt.minent.select=last")
     assert not (tmp_path / "last" / ONE).exists()
@@ -174,8 +174,8 @@ def test_without_a_guard_nothing_is_judged(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "Judge", None)
-    said = adapted(tiny, tmp_path, "adapt.minent.select=last")
-    assert "selection" not in said
+    record = adapted(tiny, tmp_path, "adapt.minent.select=last")
+    assert "selection" not in record
 
 
 def test_the_guards_settings_make_a_new_stage_only_where_they_act(
@@ -235,6 +235,6 @@ def test_ones_own_model_is_guarded_too(tiny: Tiny, tmp_path: Path) -> None:
     sets = ["--set", "steps=4", "--set", "lr=1.0", "--set", "guard.overlap=0.99"]
     result = CliRunner().invoke(app, [*call, "--method", "minent", *sets, "--device", "cpu", "-q"])
     assert result.exit_code == 3, result.output
-    said = json.loads((out / "stage.json").read_text())["selection"]
-    assert said["fallback"]
+    record = json.loads((out / "stage.json").read_text())["selection"]
+    assert record["fallback"]
     assert weights(out)

@@ -1,4 +1,4 @@
-"""Gates and the rule."""
+"""Safety gates and the selection rule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GUARD = Guard(factor=3, overlap=0.5)
 
 
 def labels_of(first: int, second: int) -> Tensor:
-    """Two images of 100 pixels with so many pixels of both structures."""
+    """Two images of 100 pixels with ``first`` and ``second`` pixels of the two structures."""
     row = torch.zeros(100, dtype=torch.long)
     row[:first], row[50 : 50 + second] = 1, 2
     return row.view(10, 10).expand(2, -1, -1).clone()
@@ -40,7 +40,7 @@ def views_of(labels: Tensor) -> Views:
 
 
 def expected(first: int = 10, second: int = 20, ratio: tuple[float, ...] | None = None) -> Expected:
-    """Source model and AdaBN find so many pixels; so says the prior, unless told otherwise."""
+    """Source model and AdaBN both find these numbers of pixels; so does the prior, unless ``ratio`` is given."""
     before = labels_of(first, second)
     prior = torch.tensor(ratio or (1 - (first + second) / 100, first / 100, second / 100))
     return Expected(
@@ -53,26 +53,26 @@ def test_a_model_as_expected_is_safe() -> None:
 
 
 def test_a_lost_structure_is_named() -> None:
-    told = faults(views_of(labels_of(0, 20)), expected(), GUARD)
-    assert told[0] == "disk is not found any more"
+    found = faults(views_of(labels_of(0, 20)), expected(), GUARD)
+    assert found[0] == "disk is not found any more"
 
 
 @pytest.mark.parametrize(("count", "safe"), [(3, False), (4, True), (29, True), (31, False)])
 def test_a_structures_ratio_may_differ_by_the_factor_and_no_more(count: int, safe: bool) -> None:
     guard = GUARD.model_copy(update={"overlap": 0.0})
-    told = faults(views_of(labels_of(count, 20)), expected(), guard)
-    assert (not told) == safe
-    if told:
-        assert told == [f"disk takes {count} % of the pixels, expected 3.33 to 30 %"]
+    found = faults(views_of(labels_of(count, 20)), expected(), guard)
+    assert (not found) == safe
+    if found:
+        assert found == [f"disk takes {count} % of the pixels, expected 3.33 to 30 %"]
 
 
 def test_what_the_prior_and_adabn_say_are_both_as_expected() -> None:
-    """The prior says 2 %, AdaBN finds 10 %: from a third of the one to three times the other."""
-    known = expected(ratio=(0.78, 0.02, 0.2))
+    """The prior is 2 %, AdaBN finds 10 %: safe from a third of 2 % to three times 10 %."""
+    expectation = expected(ratio=(0.78, 0.02, 0.2))
     guard = GUARD.model_copy(update={"overlap": 0.0})
-    assert faults(views_of(labels_of(1, 20)), known, guard) == []
-    assert faults(views_of(labels_of(29, 20)), known, guard) == []
-    assert faults(views_of(labels_of(31, 20)), known, guard) != []
+    assert faults(views_of(labels_of(1, 20)), expectation, guard) == []
+    assert faults(views_of(labels_of(29, 20)), expectation, guard) == []
+    assert faults(views_of(labels_of(31, 20)), expectation, guard) != []
 
 
 def test_a_structure_that_was_never_found_need_not_be_found() -> None:
@@ -81,26 +81,28 @@ def test_a_structure_that_was_never_found_need_not_be_found() -> None:
 
 def test_a_structure_elsewhere_has_drifted() -> None:
     moved = labels_of(10, 20).flip(1)
-    told = faults(views_of(moved), expected(), GUARD)
-    assert "disk overlaps by Dice 0.00 with where it was before adaptation, expected 0.50" in told
+    found = faults(views_of(moved), expected(), GUARD)
+    assert "disk overlaps by Dice 0.00 with where it was before adaptation, expected 0.50" in found
 
 
 def test_where_the_two_models_before_adaptation_differ_a_structure_may_move() -> None:
-    """Source model and AdaBN share half of the disk: Dice 0.5, so that half of that is enough."""
-    known = replace(expected(), adabn=labels_of(0, 20))
-    known.adabn.view(2, 100)[:, 5:15] = 1
+    """Source model and AdaBN share half of the disk (Dice 0.5), so half of that Dice is enough."""
+    expectation = replace(expected(), adabn=labels_of(0, 20))
+    expectation.adabn.view(2, 100)[:, 5:15] = 1
     moved = labels_of(0, 20)
     moved.view(2, 100)[:, 12:22] = 1  # Dice 0.3 with AdaBN's, 0 with the source model's
-    assert faults(views_of(moved), known, GUARD) == []
-    told = faults(views_of(moved), known, GUARD.model_copy(update={"overlap": 0.7}))
-    assert told == ["disk overlaps by Dice 0.30 with where it was before adaptation, expected 0.35"]
+    assert faults(views_of(moved), expectation, GUARD) == []
+    found = faults(views_of(moved), expectation, GUARD.model_copy(update={"overlap": 0.7}))
+    assert found == [
+        "disk overlaps by Dice 0.30 with where it was before adaptation, expected 0.35"
+    ]
 
 
 def test_it_is_enough_to_agree_with_the_source_model_or_with_adabn() -> None:
     moved = labels_of(10, 20).flip(1)
-    known = replace(expected(), adabn=moved)
-    assert faults(views_of(moved), known, GUARD) == []
-    assert faults(views_of(labels_of(10, 20)), known, GUARD) == []
+    expectation = replace(expected(), adabn=moved)
+    assert faults(views_of(moved), expectation, GUARD) == []
+    assert faults(views_of(labels_of(10, 20)), expectation, GUARD) == []
 
 
 def test_predictions_that_are_no_numbers_are_unsafe() -> None:

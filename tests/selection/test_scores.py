@@ -1,4 +1,4 @@
-"""Label-free scores: pure, on predictions alone, best where a model is best."""
+"""Label-free scores: pure functions of predictions that are best for the best model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES, STRUCTURES = 3, (1, 2)
 
 
 def sure(labels: Tensor, logit: float = 20.0) -> Tensor:
-    """Log-probabilities of a network that is sure of these labels."""
+    """Log-probabilities of a network that predicts these labels with high confidence."""
     return (functional.one_hot(labels, CLASSES).movedim(-1, 1) * logit).log_softmax(1)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: one slice of each image, whatever the network sees of it."""
+"""The logged pictures of a run show one slice of each image, also of volumes and slabs."""
 
 from __future__ import annotations
 

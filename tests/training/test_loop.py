@@ -1,4 +1,4 @@
-"""The loop: its schedule, its average, its clipping, its log, and that it never waits for the device."""
+"""The training loop: schedule, moving average, clipping, log, and no waiting for the device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def batch_of(step: int) -> Batch:
 
 
 class Recording(Objective):
-    """Keeps what it returned."""
+    """Records its results."""
 
     def __init__(self) -> None:
         super().__init__(TERMS)
@@ -64,7 +64,7 @@ def train(
     objective: Objective | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, list[dict[str, Tensor]]]:
-    """The kept model, and the model to keep as it was at each snapshot."""
+    """The kept model, and its weights at each snapshot."""
     snapshots: list[dict[str, Tensor]] = []
 
     def snapshot(model: nn.Module, step: int) -> bool:
@@ -90,7 +90,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the losses treat every tensor as one on a device that they must not wait for."""
+    """Make the losses treat every tensor as one on a device, whose values they must not read."""
     for name, module in list(sys.modules.items()):
         if name.startswith("uda.losses.") and hasattr(module, "readable"):
             monkeypatch.setattr(module, "readable", lambda values: False)
@@ -138,7 +138,7 @@ def test_the_optimiser_steps_with_the_scheduled_rate(tmp_path: Path) -> None:
     torch.testing.assert_close(moves[0], 2 * moves[1], rtol=1e-4, atol=1e-7)
 
 
-# what is kept
+# the model to keep
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
@@ -256,7 +256,7 @@ def test_a_run_that_fails_keeps_its_last_sound_checkpoint(tmp_path: Path) -> Non
     assert rows(tmp_path) == rows(tmp_path / "whole")
 
 
-# how it works
+# batches and the device
 
 
 def test_each_batch_is_asked_for_once_and_in_order(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_batch_that_cannot_be_made_ends_the_run_with_its_own_error(tmp_path: P
 def test_nothing_between_reports_reads_a_tensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
 ) -> None:
-    """Reading a value makes the host wait for the device; only reports, checkpoints and what follows the loop may."""
+    """Reading a value makes the host wait for the device; only reports, checkpoints and code after the loop may."""
     reads: list[str] = []
     reports: list[bool] = []
     watched = False
@@ -333,7 +333,7 @@ def test_nothing_between_reports_reads_a_tensor(
     train(tmp_path, {**changes, "ema": ema}, watching)
     assert reports == [True, True]
     watched = True
-    bool(torch.ones(()))  # the count does count
+    bool(torch.ones(()))  # the counter works
     assert reads == ["__bool__"]
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed or starved of disk ends as if nothing had happened, or says why it cannot."""
+"""A run that was killed or met a full disk resumes to the same result, or fails with a clear error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_stages(recipe: str, overrides: list[str], out: Path, until: str = "adapt
 
 
 def command_line(arguments: list[str], errors: Path, limit: int) -> None:
-    """``uda …`` where no file may grow beyond ``limit`` bytes, as on a full disk."""
+    """Run ``uda …`` with files limited to ``limit`` bytes, as on a full disk."""
     import torch
 
     from uda.cli.main import main
@@ -52,16 +52,16 @@ def command_line(arguments: list[str], errors: Path, limit: int) -> None:
 
 
 def unfinished(run: Path) -> list[Path]:
-    """The hidden folders of stages that were at work."""
+    """Hidden folders of unfinished stages."""
     return [p for p in run.glob(".*") if p.is_dir()]
 
 
 class Stopped(BaseException):
-    """Ends a run on the spot, as SIGKILL would: nothing of ours catches it."""
+    """Ends a run at once, as SIGKILL would; the package does not catch it."""
 
 
 def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
-    """Stop the next run after its first so many checkpoints."""
+    """Stop the next run after its first ``saves`` checkpoints."""
     from uda.training import state
 
     save, left = state.save_tensors, saves
@@ -77,7 +77,7 @@ def stop_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
 
 
 def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
-    """A run that stopped in pretraining after one checkpoint; returns that checkpoint."""
+    """Start a run, stop it in pretraining after one checkpoint, and return that checkpoint."""
     with monkeypatch.context() as patch:
         stop_after_saves(patch, 1)
         with pytest.raises(Stopped):
@@ -93,7 +93,7 @@ def interrupted(tiny: Tiny, run: Path, monkeypatch: pytest.MonkeyPatch, *overrid
 def test_kills_give_the_same_weights(tiny: Tiny, tmp_path: Path, least: int) -> None:
     overrides = [*tiny.overrides, *LONG]
     straight = tmp_path / "straight"
-    assert ended(int) == 0  # the server is up before the clock starts
+    assert ended(int) == 0  # starts the server before the time is measured
     begin = time.monotonic()
     assert ended(run_stages, tiny.recipe, overrides, straight) == 0
     duration = time.monotonic() - begin
@@ -215,7 +215,7 @@ def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path
     assert contents(tmp_path) == expected
 
 
-# Refused by the disk -------------------------------------------------------------------------------
+# Full disk -------------------------------------------------------------------------------
 
 
 def test_full_disk_keeps_the_old_checkpoint(
@@ -228,11 +228,11 @@ def test_full_disk_keeps_the_old_checkpoint(
     command = ["adapt", tiny.recipe, *tiny.overrides, "--device=cpu", f"--out={run}"]
 
     assert ended(command_line, command, errors, len(before) // 2) == 1
-    told = errors.read_text()
-    assert "error: cannot be written" in told
-    assert str(checkpoint) in told
-    assert "Traceback" not in told
-    assert "fault of uda" not in told
+    output = errors.read_text()
+    assert "error: cannot be written" in output
+    assert str(checkpoint) in output
+    assert "Traceback" not in output
+    assert "fault of uda" not in output
     assert checkpoint.read_bytes() == before
     assert set(contents(run)) == files
 
@@ -250,11 +250,11 @@ def test_full_disk_under_tensorboard_is_a_clear_error_too(tiny: Tiny, tmp_path: 
     command = ["adapt", tiny.recipe, *tiny.overrides, "--device=cpu", f"--out={run}"]
 
     assert ended(command_line, command, errors, limit) == 1
-    told = errors.read_text()
-    assert "error: the log cannot be written" in told
-    assert "Traceback" not in told
-    assert "Exception in thread" not in told
-    assert "fault of uda" not in told
+    output = errors.read_text()
+    assert "error: the log cannot be written" in output
+    assert "Traceback" not in output
+    assert "Exception in thread" not in output
+    assert "fault of uda" not in output
     assert not (run / "adapt-minent").exists()
 
     run_stages(tiny.recipe, tiny.overrides, run)

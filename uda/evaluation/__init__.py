@@ -1,1 +1,1 @@
-"""Scores against labels, structure by structure, and the rows of the table."""
+"""Evaluation against reference labels: Dice, surface distances, IoU, and the rows of the table."""

@@ -1,15 +1,15 @@
-"""Overlap and surface distances per case and structure, and their means over cases.
+"""Dice, HD95 and ASSD per case and structure, and their means over cases.
 
-Everything here is a pure function of numpy arrays. Definitions:
+All functions are pure functions of numpy arrays. Definitions:
 
 * Dice = 2|P∩R| / (|P|+|R|), a fraction between 0 and 1.
-* The surface of a mask is the mask minus its erosion by the 6- (2-D: 4-) neighbourhood; what lies
-  outside the image is background. Distances run between pixel centres, in the unit of ``spacing``.
+* The surface of a mask is the mask minus its erosion by the 6- (2-D: 4-) neighbourhood; pixels outside
+  the image are background. Distances are between pixel centres, in the unit of ``spacing``.
 * HD95 = 95th percentile of the distances of both directions pooled; ASSD = mean of the two directed
   mean distances. These are the definitions of medpy up to 0.4, which most published tables used;
   from 0.5 on its ASSD is the mean of all distances pooled.
 
-Empty structures are never dropped in silence; see ``State``.
+A structure that is empty in the reference or in the prediction has a ``State`` of its own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from uda.evaluation.surface_distance import Floats, Mask, bounding_box, surface_
 from uda.report.schema import MEASURES, State
 
 NAN = float("nan")
-RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each
+RESAMPLES = 2000  # bootstrap draws; 50 of them lie beyond each end of a 95 % interval
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One structure of one case in one row of the table; NaN where a value is undefined."""
+    """Scores of one structure of one case in one row of the table; NaN if a value is undefined."""
 
     row: str
     case: str
@@ -47,8 +47,8 @@ def _score(
 ) -> tuple[float, float, float, State]:
     """Dice, HD95, ASSD and state of one structure's boolean masks.
 
-    The masks may be cut out of an image with that ``diagonal``. Work is confined to the bounding box of their union,
-    which changes no value: nothing outside it belongs to either mask.
+    The masks may be a crop of an image with this ``diagonal``. Only the bounding box of their union is scored, which
+    changes no value.
     """
     predicted, present = bool(prediction.any()), bool(reference.any())
     if not present:
@@ -78,20 +78,20 @@ def score_case(
 ) -> list[CaseScore]:
     """Scores of every structure of one case, in the order of ``classes``.
 
-    One structure's masks are in memory at a time, and only where some structure lies.
+    Memory holds the masks of one structure at a time, cropped to the bounding box of all structures.
 
     Args:
         prediction, reference: integer labels of one shape. Pixels that are ``IGNORE`` in the
             reference belong to no structure in either array.
         classes: names by label; label 0 is background and is skipped.
-        spacing: distance between pixel centres along each axis; its unit is that of the distances.
-        distances: without them HD95 and ASSD are NaN, and scoring is ten times as fast.
-        row, case: who is scored on what; copied into the scores.
+        spacing: distance between pixel centres along each axis; distances have its unit.
+        distances: False leaves HD95 and ASSD NaN, and scoring is ten times as fast.
+        row, case: names that are copied into the scores.
 
     Raises:
         DataError: shapes differ, ``spacing`` does not fit them, or a label has no class.
     """
-    from uda.types import IGNORE  # brings torch, which the readers of scores do not need
+    from uda.types import IGNORE  # imports torch, which readers of scores do not need
 
     _check_geometry(prediction, reference, spacing, where=case)
     _check_labels(prediction, len(classes), "prediction", case)
@@ -114,9 +114,9 @@ def score_case(
 def summarise(
     scores: Sequence[CaseScore], classes: Sequence[str], seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Means over the cases of one row, ready for JSON: ``None`` where nothing counts, never NaN.
+    """Means over the cases of one row, ready for JSON: ``None`` without a defined value, never NaN.
 
-    For each measure: ``mean`` (over structures, of the mean over the cases that count), ``sd``
+    For each measure: ``mean`` (over structures, of the mean over the cases with a value), ``sd``
     (n-1, over cases, of the case mean), ``ci95`` (percentile bootstrap over cases of ``mean``) and
     ``per_class`` (mean, sd, n, missed, spurious of each structure). ``sd`` and ``ci95`` need two
     cases. The result does not depend on the order of ``scores``.
@@ -127,7 +127,7 @@ def summarise(
         seed: of the bootstrap.
 
     Raises:
-        DataError: scores of several rows, of an unknown structure, or twice of the same structure.
+        DataError: scores are of several rows, of an unknown structure, or twice of one structure and case.
     """
     structures = list(classes)
     cases = sorted({score.case for score in scores})
@@ -153,12 +153,12 @@ def summarise(
 
 
 def image_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """Length of the image from corner to corner (outer edges), in the unit of ``spacing``."""
+    """Diagonal of the image between its outer corners, in the unit of ``spacing``."""
     return float(np.linalg.norm(np.multiply(shape, spacing)))
 
 
 def _summarise_measure(values: Floats, seed: int) -> dict[str, Any]:
-    """``mean``, ``sd`` and ``ci95`` of ``values``, cases by structures, NaN = does not count."""
+    """``mean``, ``sd`` and ``ci95`` of ``values`` (cases by structures); NaN is left out."""
     values = values[np.isfinite(values).any(axis=1)]
     n = len(values)
     if n == 0:
@@ -167,24 +167,24 @@ def _summarise_measure(values: Floats, seed: int) -> dict[str, Any]:
     if n == 1:
         return {"mean": mean, "sd": None, "ci95": None}
     case_means = _column_means(values.T, np.ones((1, values.shape[1])))[0]
-    # A resample is how often each case was drawn: one matrix product in place of 2000 copies.
+    # Counts of the drawn cases replace 2000 resampled copies by one matrix product.
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     low, high = np.quantile(_mean_of_means(values, draws.astype(float)), [0.025, 0.975])
     return {"mean": mean, "sd": float(case_means.std(ddof=1)), "ci95": [float(low), float(high)]}
 
 
 def _mean_of_means(values: Floats, weights: Floats) -> Floats:
-    """Mean over the structures that count of the weighted mean over cases; one value per draw.
+    """Mean over structures of the weighted mean over cases, without NaNs; one value per draw.
 
-    Every line of ``values`` has a finite value, so every draw has a structure that counts.
+    Every row of ``values`` has a finite value, so every draw has a structure with one.
     """
     return np.asarray(np.nanmean(_column_means(values, weights), axis=1))
 
 
 def _column_means(values: Floats, weights: Floats) -> Floats:
-    """Weighted mean (draws, k) down each column of ``values`` (n, k) without its NaNs.
+    """Weighted mean (draws, k) of each column of ``values`` (n, k) without its NaNs.
 
-    ``weights`` (draws, n) is how often each line was drawn; a column with nothing in it gives NaN.
+    ``weights`` (draws, n) counts how often each row was drawn; a column without a drawn value gives NaN.
     """
     counts = np.isfinite(values)
     totals, n = weights @ np.where(counts, values, 0.0), weights @ counts.astype(float)
@@ -211,7 +211,7 @@ def _check_geometry(
             f"the prediction has shape {prediction.shape}, the reference {reference.shape}",
             where=where,
             expected="one shape for both",
-            fix="bring the prediction back onto the grid of the reference before scoring",
+            fix="resample the prediction to the grid of the reference before scoring",
         )
     if len(spacing) != reference.ndim or not all(0 < step < float("inf") for step in spacing):
         raise DataError(
@@ -245,14 +245,14 @@ def _check_scores(scores: Sequence[CaseScore], structures: Sequence[str]) -> Non
         raise DataError(
             f"scores of several rows: {', '.join(rows)}",
             expected="the scores of one row",
-            fix="summarise each row on its own",
+            fix="summarise each row separately",
         )
     unknown = sorted({score.structure for score in scores} - set(structures))
     if unknown:
         raise DataError(
             f"scores of structures without a class: {', '.join(unknown)}",
             expected=f"structures among {', '.join(structures)}",
-            fix="give every structure that score_case was given, without the background",
+            fix="pass all classes of score_case without the background",
         )
     seen: set[tuple[str, str]] = set()
     for score in scores:
@@ -260,6 +260,6 @@ def _check_scores(scores: Sequence[CaseScore], structures: Sequence[str]) -> Non
             raise DataError(
                 f"structure {score.structure!r} of case {score.case!r} is scored twice",
                 expected="one score per case and structure",
-                fix="give every case a name of its own",
+                fix="give every case a unique name",
             )
         seen.add((score.case, score.structure))

@@ -1,6 +1,6 @@
-"""Evaluation: with its two scorers the only module that opens target labels.
+"""Evaluation: score every row of the table on the same test images, on the grid of each file.
 
-Every row of the table predicts the same test images on their own grids.
+Its two scorers open target labels; beside them only the row ``target_supervised`` does.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def evaluate(
     compute: Compute,
     out: Path,
 ) -> dict[str, Any]:
-    """Score every row, write ``cases.csv`` and the overlays, return the rows of ``metrics.json``.
+    """Score every row, write ``cases.csv`` and the overlays, and return entries of ``metrics.json``.
 
     Returns:
-        ``{"rows": [...]}`` in the form the README documents, with ``data`` and ``rules``; where the settings
-        ask for it ``conventions``, the rows by another paper's rules (:mod:`uda.evaluation.sifa`).
+        ``rows``, ``rules`` and ``data``; with a second convention in the settings also ``conventions``, such as
+        the rows scored as in a paper (:mod:`uda.evaluation.sifa`).
 
     Raises:
-        ConfigError: a convention that is not for this kind of images.
+        ConfigError: the convention does not apply to this kind of images.
     """
     with deterministic():
         fabric = make_fabric(compute)
-        # Adapted models, unlike the first row, carry the target's preparation; all rows see the same images.
+        # The last row's model has the target's preparation, unlike the first; it prepares the images of all rows.
         _, info = load_model(rows[-1].model)
         kind: type[PhotoScorer | VolumeScorer] = PhotoScorer if card.photos else VolumeScorer
         _check_convention(settings, card)
@@ -67,7 +67,7 @@ def metrics_of(
     environment: Mapping[str, Any],
     fingerprint: str,
 ) -> dict[str, Any]:
-    """What ``metrics.json`` says: the result of :func:`evaluate`, and what a reader needs to judge it.
+    """Content of ``metrics.json``: the result of :func:`evaluate` with classes, environment and data.
 
     Args:
         title: of the table: a recipe's name, or a model and its data.
@@ -91,12 +91,13 @@ def _check_convention(settings: Evaluate, card: DatasetCard) -> None:
     fits = {"sifa": not card.photos, "multi_scale": card.photos}
     if not fits.get(settings.convention, True):
         raise ConfigError(
-            f"evaluate.convention {settings.convention!r} is not for the images of card {card.name!r}",
+            f"convention {settings.convention!r} does not apply to the images of card {card.name!r}",
+            where="evaluate.convention",
             expected="sifa for volumes, multi_scale for photographs, ours for both",
         )
 
 
 def _oracle(scorer: Scorer, row: Row, name: str) -> dict[str, Any]:
-    """The snapshot of this row that the test labels like best: what selection could gain at most."""
+    """Score the row's snapshot with the best mean score on the test labels, the upper bound of selection."""
     best = max(snapshots_in(row.model.parent), key=scorer.mean)
     return scorer.row(replace(row, name=name, model=best), extra=("target_labels",))

@@ -1,4 +1,4 @@
-"""Overlap of label maps without a background: confusion matrices on the device, and the IoU they give.
+"""IoU per class and mIoU of label maps without a background, from confusion matrices on the device.
 
 Definitions, after the PASCAL VOC and Cityscapes benchmarks:
 
@@ -7,7 +7,7 @@ Definitions, after the PASCAL VOC and Cityscapes benchmarks:
 * IoU = TP / (TP + FP + FN) of a class, from the sum of the matrices of all images; mIoU is its mean
   over the classes.
 
-Counting is exact (int64), gives the same bits each time, and never lets the host wait for a device.
+Counts are exact (int64) and deterministic, and counting an image does not make the host wait for the device.
 """
 
 from __future__ import annotations
@@ -37,20 +37,23 @@ IOU_RULES = (
     "Interval: 95 % bootstrap over images.",
 )
 
-VALUES = IGNORE + 1  # that a uint8 reference can hold
-RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each
+VALUES = IGNORE + 1  # possible values of a uint8 reference
+RESAMPLES = 2000  # bootstrap draws; 50 of them lie beyond each end of a 95 % interval
 
 
 class Confusion:
     """Confusion matrices ``[images, k, k]`` (reference by prediction), filled image by image.
 
-    A reference value without a class is noted on the device, and told when the counts are read:
-    a look at every image would make the host wait for it.
+    The device also counts reference values without a class. The error comes when the counts are read, because
+    a check of every image would make the host wait.
 
     Args:
         classes: number of classes, at most 255.
-        images: number of images; the memory is ``8 · images · classes²`` bytes, whatever their size.
+        images: number of images; the matrices take ``8 · images · classes²`` bytes.
         device: where to count.
+
+    Raises:
+        DataError: the number of classes is 0 or above 255.
     """
 
     def __init__(self, classes: int, images: int, device: torch.device | str = "cpu") -> None:
@@ -61,7 +64,7 @@ class Confusion:
             )
         self.classes = classes
         self.counts = torch.zeros(images, classes, classes, dtype=torch.int64, device=device)
-        # Pixels of each value that is no class, by image for the message and by value for the cause.
+        # Pixels whose value is no class, by image and by value.
         self._stray_pixels = torch.zeros(images, dtype=torch.int64, device=device)
         self._stray_values = torch.zeros(VALUES, dtype=torch.int64, device=device)
         self._added: set[int] = set()
@@ -71,11 +74,11 @@ class Confusion:
 
         Args:
             number: of the image, from 0.
-            prediction: ``[h, w]``, any integer type; every value a class.
-            reference: ``[h, w]`` uint8, on any device; ``IGNORE`` counts nowhere.
+            prediction: ``[h, w]`` of any integer type; every value is a class.
+            reference: ``[h, w]`` uint8 on any device; ``IGNORE`` is not counted.
 
         Raises:
-            DataError: shapes or types differ from these, or the image was counted before.
+            DataError: shapes or types differ from these, or the image is counted already.
         """
         self._check(number, prediction, reference)
         device = self.counts.device
@@ -88,10 +91,10 @@ class Confusion:
         self._added.add(number)
 
     def merge(self, other: Confusion) -> None:
-        """Take over the images that another one has counted.
+        """Add the images that another one has counted.
 
         Raises:
-            DataError: the other one counts another set of images or classes, or an image of this one.
+            DataError: numbers of images or classes differ, or both have counted an image.
         """
         if self.counts.shape != other.counts.shape:
             raise DataError(
@@ -107,18 +110,18 @@ class Confusion:
         self._added |= other._added
 
     def total(self, names: Sequence[str] = ()) -> Tensor:
-        """``[k, k]`` of all images, on the device; see ``matrices``."""
+        """Sum ``[k, k]`` over all images, on the device; names and errors as of :meth:`matrices`."""
         self._check_strays(names)
         return self.counts.sum(0)
 
     def matrices(self, names: Sequence[str] = ()) -> npt.NDArray[np.int64]:
-        """``[images, k, k]`` on the host; all zero for an image that was not counted.
+        """Matrices ``[images, k, k]`` on the host; zero for an image that was not counted.
 
         Args:
             names: of the images, for the message.
 
         Raises:
-            DataError: a reference held a value that is neither a class nor ``IGNORE``.
+            DataError: a reference had a value that is neither a class nor ``IGNORE``.
         """
         self._check_strays(names)
         return np.asarray(self.counts.cpu().numpy())
@@ -130,12 +133,12 @@ class Confusion:
                 f"the reference {tuple(reference.shape)}",
                 where=f"image {number}",
                 expected="one shape for both",
-                fix="bring the prediction onto the grid of the reference before scoring",
+                fix="resample the prediction to the grid of the reference before scoring",
             )
-        whole = prediction.dtype != torch.bool and not prediction.is_floating_point()
-        if not whole or reference.dtype != torch.uint8:
+        integer = prediction.dtype != torch.bool and not prediction.is_floating_point()
+        if not integer or reference.dtype != torch.uint8:
             raise DataError(
-                f"a prediction of {prediction.dtype} and a reference of {reference.dtype}",
+                f"the prediction is {prediction.dtype}, the reference {reference.dtype}",
                 where=f"image {number}",
                 expected="integer labels (the argmax of the logits) and torch.uint8",
             )
@@ -163,26 +166,25 @@ def _counted_twice(number: int) -> DataError:
     return DataError(
         f"image {number} is counted twice",
         expected="one prediction per image",
-        fix="give every image a number of its own",
+        fix="give every image a unique number",
     )
 
 
 def pair_index(prediction: Tensor, reference: Tensor, classes: int) -> Tensor:
-    """``reference · classes + prediction`` of each pixel, ``[h·w]``, in the smallest type that holds it.
+    """``reference · classes + prediction`` of each pixel ``[h·w]``, as int16 if it fits, else int32.
 
-    No pixel is left out: values of the reference past the classes have bins of their own, so that
-    neither a mask nor a look-up table is needed. Two bytes a pixel are four times less to move
-    than the int64 of an argmax.
+    Reference values that are no class have their own bins, so no mask or look-up table is needed. int16 has a
+    quarter of the bytes of an argmax's int64.
     """
     kind = torch.int16 if VALUES * classes <= torch.iinfo(torch.int16).max + 1 else torch.int32
     return reference.to(kind).mul_(classes).add_(prediction.to(kind)).flatten()
 
 
 def histogram(index: Tensor, bins: int) -> Tensor:
-    """How often each of ``0 … bins - 1`` occurs in a vector, int64 ``[bins]``, on its device.
+    """Count each of ``0 … bins - 1`` in a vector: int64 ``[bins]`` on its device.
 
-    ``torch.bincount`` of a CUDA tensor reads the least and the largest value back, and its threads
-    queue where many pixels share a bin, as they do here. Sorting does neither.
+    ``torch.bincount`` of a CUDA tensor reads the least and the largest value back to the host, and its threads
+    wait for each other if many pixels share a bin, as here. Sorting does neither.
     """
     if index.device.type == "cuda":
         return histogram_by_sorting(index, bins)
@@ -190,7 +192,7 @@ def histogram(index: Tensor, bins: int) -> Tensor:
 
 
 def histogram_by_sorting(index: Tensor, bins: int) -> Tensor:
-    """As ``histogram``: a bin ends in the sorted vector where the next one would be inserted."""
+    """:func:`histogram` by sorting: a bin ends in the sorted vector where the next value would be inserted."""
     last = torch.arange(bins, dtype=index.dtype, device=index.device)
     ends = torch.searchsorted(index.sort().values, last, right=True)
     return ends.diff(prepend=ends.new_zeros(1))
@@ -202,22 +204,22 @@ def summarise_iou(
     subsets: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """IoU of one row, ready for JSON: ``None`` where nothing counts, never NaN. Rules: ``IOU_RULES``.
+    """IoU of one row, ready for JSON: ``None`` without a defined value, never NaN. Rules: ``IOU_RULES``.
 
     ``iou``: ``mean``, ``ci95`` (percentile bootstrap over images of ``mean``; needs two images with
     labels; a resample's mean is over the classes that occur in it) and ``per_class``: ``mean`` (the
     class's IoU), ``n`` (images whose reference shows it), ``missed``, ``spurious`` (images), ``share``
-    (of the labelled pixels). ``accuracy``: share of the labelled pixels that are right.
-    ``subsets``: mean IoU over the classes of each.
+    (of the labelled pixels). ``accuracy``: share of correct pixels among the labelled ones.
+    ``subsets``: mean IoU over the classes of each subset.
 
     Args:
-        matrices: ``[n, k, k]``, reference by prediction, of each image.
+        matrices: ``[n, k, k]``, reference by prediction, one per image.
         classes: names of the k classes.
         subsets: classes by the name of the subset, such as the 13 of SYNTHIA.
         seed: of the bootstrap.
 
     Raises:
-        DataError: shapes do not fit the classes, or a subset names an unknown class.
+        DataError: the shape does not fit the classes, or a subset names an unknown class.
     """
     names, subsets = list(classes), subsets or {}
     _check_matrices(matrices, names, subsets)
@@ -250,7 +252,7 @@ def summarise_iou(
 
 
 def _iou(hits: npt.NDArray[Any], shown: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> Floats:
-    """TP / (TP + FP + FN) of each class; NaN where there is nothing to divide by."""
+    """TP / (TP + FP + FN) of each class; NaN if the denominator is 0."""
     union = (shown + predicted - hits).astype(np.float64)
     return np.asarray(np.divide(hits, union, out=np.full_like(union, np.nan), where=union > 0))
 
@@ -261,12 +263,12 @@ def _interval(
     predicted: npt.NDArray[np.int64],
     seed: int,
 ) -> list[float] | None:
-    labelled = shown.any(axis=1)  # then every draw has a class that counts
+    labelled = shown.any(axis=1)  # so every draw has a class with pixels
     n = int(labelled.sum())
     if n < 2:
         return None
-    # A resample is how often each image was drawn: one matrix product in place of 2000 copies.
-    # Its sums are whole numbers below 2**53, so float64 holds them exactly, in any order.
+    # Counts of the drawn images replace 2000 resampled copies by one matrix product.
+    # The sums are integers below 2**53, which float64 holds exactly, in any order.
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     times = draws.astype(np.float64)
     sums = [times @ counts[labelled].astype(np.float64) for counts in (hits, shown, predicted)]
@@ -292,6 +294,6 @@ def _check_matrices(
         for name in members:
             if name not in names:
                 raise DataError(
-                    f"subset {label!r} names {name!r}, which is no class",
+                    f"subset {label!r} names {name!r}, which is not a class",
                     expected=nearest(name, names),
                 )

@@ -1,4 +1,4 @@
-"""Pictures for the report: one slice of the worst, the median and the best case, as every row predicts it."""
+"""Overlays for the report: a slice of the worst, the median and the best case with every row's prediction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uda.types import IGNORE
 
 
 class Gallery:
-    """Keeps of each prediction the one slice that shows most of the reference, nothing else."""
+    """Keeps one slice of each prediction: the one in which the reference has the most structure pixels."""
 
     def __init__(self, cases: Sequence[PreparedCase], labels: Sequence[NDArray[np.uint8]]) -> None:
         self.cases = cases
@@ -29,14 +29,14 @@ class Gallery:
         self.rows: dict[str, list[NDArray[Any]]] = {}
 
     def add(self, row: str, predictions: Sequence[NDArray[np.uint8]]) -> None:
-        """Remember a row's slices from its label maps in the files' axes."""
+        """Keep a row's slices of its label maps, which have the files' axes."""
         self.rows[row] = [
             _shown(_turned(labels, case.geometry)[at], case.geometry)
             for labels, case, at in zip(predictions, self.cases, self.at, strict=True)
         ]
 
     def write(self, folder: Path, ranked: str, scores: Sequence[CaseScore]) -> None:
-        """``overlays.npz`` and ``overlays.json`` of the cases that row ``ranked`` does worst to best."""
+        """Write ``overlays.npz`` and ``overlays.json`` of the worst, median and best case by row ``ranked``."""
         means = [_mean(scores, ranked, case.name) for case in self.cases]
         order = np.argsort(means, kind="stable")
         picks = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
@@ -73,11 +73,11 @@ def _turned(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 
 def _shown(image: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """The region of interest, what the network saw, as :func:`upright` says."""
+    """The region of interest that the network saw, turned as :func:`upright` says."""
     return turned_up(image[region(geometry)], geometry)
 
 
 def _aspect(geometry: Geometry) -> float:
-    """Height over width of a shown pixel."""
+    """Ratio of height to width of a pixel in the picture."""
     _, row, column = geometry.turned_spacing
     return column / row if upright(geometry)[0] else row / column

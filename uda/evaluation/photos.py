@@ -1,6 +1,6 @@
-"""Scoring photographs: one confusion matrix at the files' own size, as :mod:`uda.evaluation.miou` has it.
+"""Scoring of photographs: IoU from confusion matrices at the size of the files (:mod:`uda.evaluation.miou`).
 
-Images are read again for each row, by a few threads ahead of the network, so that memory does not grow with them.
+Threads read the images again for each row, ahead of the network, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ Labelled = tuple[PreparedPhoto, NDArray[np.uint8]]
 
 
 class PhotoScorer:
-    """Predicts and scores rows on the same photographs."""
+    """Predicts and scores rows on the same photographs; see :class:`uda.evaluation.rows.Scorer`."""
 
     measure = "iou"
     rules = (SINGLE_SCALE, *IOU_RULES)
 
     def __init__(self, task: Task) -> None:
         if not isinstance(task.info.prepare, PhotoPrepare):
-            raise ModelError("the model's images are volumes, and these are photographs")
+            raise ModelError("the model's images are volumes, but the card's are photographs")
         self.cases, self.card, self.prepare = task.cases, task.card, task.info.prepare
         self.settings, self.fabric = task.settings, task.fabric
         self.workers, self.out = task.workers, task.out
@@ -103,7 +103,7 @@ class PhotoScorer:
     def _matrices(
         self, model: nn.Module, scales: Sequence[float] = (), saved: Path | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """A confusion matrix for each image, and where ``scales`` are named a second one of many scales."""
+        """Confusion matrices ``[images, k, k]``, and with ``scales`` also those of the multi-scale prediction."""
         count, device = len(self.card.classes), self.fabric.device
         plain, scaled = (Confusion(count, len(self.cases), device) for _ in range(2))
         own = share(len(self.cases), world())
@@ -123,7 +123,7 @@ class PhotoScorer:
         ) if scales else None
 
     def _read(self, numbers: Sequence[int]) -> Iterator[Labelled]:
-        """Photographs and their labels, both decoded ahead of who asks for them."""
+        """Photographs and their labels, decoded ahead by threads."""
 
         def read(case: Case) -> Labelled:
             photo = read_prepared(case, self.prepare)
@@ -152,7 +152,7 @@ class PhotoScorer:
         write_text(self.out / "cases.csv", text.getvalue())
 
     def _write_overlays(self, ranked: str) -> None:
-        """Pictures of three photographs, each predicted once more by every row."""
+        """Write pictures of three photographs; every row's model predicts them again."""
         means = [_image_mean(matrix, self.card.classes) for matrix in self.matrices[ranked]]
         order = np.argsort(means, kind="stable")
         picks = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}

@@ -1,4 +1,4 @@
-"""What a row of the table is, and what scores one: the same for volumes and for photographs."""
+"""Rows of the table and the interface of their scorers, for volumes and photographs."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from uda.networks.model_file import MODEL_FILE, ModelInfo
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model of a stage, and for the oracle its snapshots."""
+    """One row of the table: the model of a stage."""
 
     name: str
     stage: str
     model: Path
     oracle: bool = False
-    """whether the row is the best of its snapshots by the test labels instead of its model"""
+    """whether to score the stage's best snapshot by the test labels instead of its model"""
 
 
 def snapshots_in(folder: Path) -> list[Path]:
-    """Models of a stage's snapshots in the order of their steps."""
+    """Model files of a stage's snapshots in the order of their steps."""
     return sorted((folder / "snapshots").glob(f"*/{MODEL_FILE}"))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all rows of a table are scored on, and how."""
+    """Test cases and settings that all rows of a table share."""
 
     cases: Sequence[Case]
     card: DatasetCard
     info: ModelInfo
-    """of the model whose preparation every row's images get"""
+    """of the model whose preparation is applied to every row's images"""
     settings: Evaluate
     fabric: Fabric
     workers: int
-    """threads that read photographs ahead; 0 = as many as the processors"""
+    """threads that read photographs ahead; 0 = as many as processors"""
     out: Path
 
 
@@ -51,20 +51,20 @@ class Scorer(Protocol):
 
     @property
     def measure(self) -> str:
-        """Key of a row's main score: ``dice`` or ``iou``, with a ``mean`` in it."""
+        """Key of a row's main score, ``dice`` or ``iou``; its value has a ``mean``."""
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """What a reader of the table has to know, sentence by sentence."""
+        """Rules of scoring for readers of the table, one sentence each."""
 
     def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
-        """The row's scores, ready for JSON, and ``extra`` entries of its ledger."""
+        """Scores of a row, ready for JSON; its ledger gets the ``extra`` entries."""
 
     def mean(self, model: Path) -> float:
-        """The main score of a model that stands in no row."""
+        """Main score of a model, without adding a row."""
 
     def conventions(self) -> dict[str, Any]:
-        """The rows so far by another paper's rules, by its name."""
+        """The rows so far by each other convention, by its name."""
 
     def write(self, ranked: str) -> None:
-        """Scores of each image, and pictures of the worst, the median and the best one of row ``ranked``."""
+        """Write scores of each image, and pictures of the worst, the median and the best image by row ``ranked``."""

@@ -1,7 +1,7 @@
-"""Scoring the same predictions a second time, as papers did, so that their numbers can stand beside ours.
+"""Scoring of the same predictions as PnP-AdaNet and SIFA did on MM-WHS, for comparison with their numbers.
 
-``sifa``: what PnP-AdaNet and SIFA report on MM-WHS, without the faults of the released code. SIFA's predicts slices
-in batches of 128 and leaves the rest of a volume empty; with medpy a structure that was not found ends the run.
+It leaves out two faults of the released code: SIFA's predicts slices in batches of 128 and leaves the rest of a
+volume empty, and its use of medpy stops at a structure that was not found.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Sifa:
     """Rows by the convention of PnP-AdaNet and SIFA.
 
     Args:
-        cases: name, label map in the file's axes and way to the prepared grid of each test case.
+        cases: name, label map in the file's axes and geometry of each test case.
         classes: names by label; label 0 is background.
-        distances: without them there is no ASSD.
+        distances: False leaves out ASSD.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Sifa:
         classes: Sequence[str],
         distances: bool = True,
     ) -> None:
-        self.cases = [(name, label_slices(label, way), way) for name, label, way in cases]
+        self.cases = [(name, label_slices(label, geo), geo) for name, label, geo in cases]
         self.classes, self.distances = classes, distances
         self.rows: list[dict[str, Any]] = []
 
     def add(self, row: str, supervision: Sequence[str], predictions: Iterable[Labels]) -> None:
-        """Score label maps in the files' axes, one a case."""
+        """Add a row: score its label maps, one per case, in the files' axes."""
         scores: list[CaseScore] = []
-        for labels, (name, reference, way) in zip(predictions, self.cases, strict=True):
-            found = label_slices(labels, way)
+        for labels, (name, reference, geometry) in zip(predictions, self.cases, strict=True):
+            found = label_slices(labels, geometry)
             voxels = (1.0,) * reference.ndim
             scores += score_case(found, reference, self.classes, voxels, row, name, self.distances)
         measures = summarise(scores, self.classes[1:])
@@ -66,7 +66,7 @@ class Sifa:
 
 
 def summarise(scores: Sequence[CaseScore], structures: Sequence[str]) -> dict[str, Any]:
-    """Dice and ASSD of each structure over the cases of one row, and the means of the structures' means."""
+    """Dice and ASSD of each structure over the cases of one row, and the mean over structures."""
     return {measure: _measure(scores, structures, measure) for measure in ("dice", "assd")}
 
 
@@ -76,7 +76,7 @@ def _measure(
     per_class = {}
     for name in structures:
         of_class = [score for score in scores if score.structure == name]
-        # A missed structure's distance is the image diagonal in our rules; here it has none.
+        # Our rules give a missed structure the image diagonal as distance; here it has none.
         found = [s for s in of_class if measure == "dice" or s.state == "ok"]
         values = np.array([getattr(score, measure) for score in found], dtype=np.float64)
         values = values[np.isfinite(values)]

@@ -1,7 +1,7 @@
-"""Distances between the surfaces of two masks, by whichever exact way is cheaper.
+"""Distances between the surfaces of two masks, by the cheaper of two exact methods.
 
-A tree of the points is fast where the surfaces lie close together, however far apart the stray pixels. A distance
-transform costs the same wherever they lie. On 256³ voxels the wrong choice costs 40 s instead of 3.
+A k-d tree of the points is fast if the surfaces are close together, even with stray pixels far apart. A distance
+transform costs the same for all surfaces. On 256³ voxels the wrong choice costs 40 s instead of 3.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import numpy.typing as npt
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-# Costs in microseconds, as measured on one core; only their ratios matter, and only for speed.
-PER_VOXEL = 0.12  # of a transform
-PER_POINT = 0.3  # of building a tree
-PER_QUERY = 0.5  # of a point whose neighbour is next to it
-PER_REACH = (
-    2e-5  # more for each point in the tree and each pixel of distance: the shell that is searched
-)
-REACH = 50.0  # pixels of distance beyond which a search grows no further
-SAMPLE = 256  # points that say how far the surfaces are apart
+# Costs in microseconds, measured on one core; only their ratios matter, and only for speed.
+PER_VOXEL = 0.12  # distance transform
+PER_POINT = 0.3  # building the tree
+PER_QUERY = 0.5  # query of a point whose neighbour is adjacent
+PER_REACH = 2e-5  # extra per query, point in the tree and pixel of distance
+REACH = 50.0  # pixels of distance beyond which a query costs no more
+SAMPLE = 256  # points that estimate the distance between the surfaces
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """Smallest box that holds the mask; an empty one for an empty mask."""
+    """Smallest box around the mask; empty for an empty mask."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)
@@ -38,22 +36,22 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
 
 
 def surface(mask: Mask) -> Mask:
-    """Pixels of the mask with one of their 6 (2-D: 4) neighbours outside; outside the array is outside."""
+    """Pixels of the mask with one of their 6 (2-D: 4) neighbours outside the mask or the array."""
     inner: Mask = mask.copy()
     for axis in range(mask.ndim):
-        here, there = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        here[1:] &= there[:-1]
-        here[:-1] &= there[1:]
-        here[[0, -1]] = False
+        eroded, along = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        eroded[1:] &= along[:-1]
+        eroded[:-1] &= along[1:]
+        eroded[[0, -1]] = False
     np.logical_not(inner, out=inner)
     inner &= mask
     return inner
 
 
 def surface_distances(a: Mask, b: Mask, spacing: Sequence[float]) -> tuple[Floats, Floats]:
-    """Distance of each surface pixel of ``a`` to the surface of ``b``, and the other way round.
+    """Distance of each surface pixel of ``a`` to the surface of ``b``, and of ``b`` to ``a``, in units of ``spacing``.
 
-    The masks have one shape and are not empty. Each result lists the pixels that lie on the other surface last.
+    The masks have one shape and are not empty. Each result lists the pixels on both surfaces (distance 0) last.
     """
     edges = []
     for mask in (a, b):
@@ -75,29 +73,30 @@ def _directed(queries: Mask, target: Mask, spacing: Sequence[float]) -> Floats:
 def by_tree(
     queries: Mask, target: Mask, spacing: Sequence[float], limit: float = np.inf
 ) -> Floats | None:
-    """Distances of ``queries`` by nearest neighbours among the points of ``target``, which is not empty.
+    """Distances of ``queries`` to ``target``, which is not empty, by a k-d tree of its points.
 
-    ``None`` where that would cost more than ``limit`` microseconds.
+    Returns:
+        None if that would cost more than ``limit`` microseconds.
     """
     from scipy.spatial import KDTree
 
-    asked, known = np.count_nonzero(queries), np.count_nonzero(target)
-    if asked == 0:
+    n_queries, n_points = np.count_nonzero(queries), np.count_nonzero(target)
+    if n_queries == 0:
         return np.empty(0)
-    if PER_POINT * known + PER_QUERY * asked > limit:
+    if PER_POINT * n_points + PER_QUERY * n_queries > limit:
         return None
     tree = KDTree(np.argwhere(target) * np.asarray(spacing), leafsize=32, balanced_tree=False)
     points = np.argwhere(queries) * np.asarray(spacing)
     if np.isfinite(limit):
-        sample = tree.query(points[:: -(-asked // SAMPLE)])[0]
+        sample = tree.query(points[:: -(-n_queries // SAMPLE)])[0]
         pixels = float(sample.mean()) / float(np.prod(spacing)) ** (1 / len(spacing))
-        if (PER_QUERY + PER_REACH * known * min(pixels, REACH)) * asked > limit:
+        if (PER_QUERY + PER_REACH * n_points * min(pixels, REACH)) * n_queries > limit:
             return None
     return np.asarray(tree.query(points)[0], dtype=np.float64)
 
 
 def by_transform(queries: Mask, target: Mask, spacing: Sequence[float]) -> Floats:
-    """The same by the nearest pixel of ``target`` for every pixel of the array."""
+    """Distances of ``queries`` to ``target`` by a distance transform of the whole array."""
     from scipy.ndimage import distance_transform_edt
 
     nearest = distance_transform_edt(

@@ -1,4 +1,4 @@
-"""Scoring volumes: structures in 3-D, as :mod:`uda.evaluation.dice_hd95` has it."""
+"""Scoring of volumes: Dice, HD95 and ASSD of structures in 3-D (:mod:`uda.evaluation.dice_hd95`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Reference:
-    """A test case with its labels on the image's grid."""
+    """A test case with its reference labels on the image's grid."""
 
     case: PreparedCase
     label: NDArray[np.uint8]
@@ -49,10 +49,11 @@ class Reference:
 
 
 def read_references(cases: Sequence[Case], card: DatasetCard, info: ModelInfo) -> list[Reference]:
-    """Test images and labels, checked to lie on one grid.
+    """Read test images and labels and check that they have one grid.
 
     Raises:
-        DataError: a case without label, a file of records, another grid, a value the card does not name.
+        DataError: a case has no label, its file holds records, its grids differ, or the card lacks a label value.
+        ModelError: the model's images are photographs.
     """
     return [_read_reference(case, card, info) for case in cases]
 
@@ -66,14 +67,14 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
         )
     if RECORDS in (case.image.suffix, case.label.suffix):
         raise DataError(
-            f"case {case.name!r} is a file of records: single slices, while distances need volumes",
+            f"case {case.name!r} is a file of records with single slices, but distances need volumes",
             where=case.image,
             expected="a .nii, .nii.gz or .npz file of the whole volume",
             fix="name volumes in the card's test split",
         )
     if isinstance(info.prepare, PhotoPrepare):
         raise ModelError(
-            "the model's images are photographs, and these are volumes", where=case.image
+            "the model's images are photographs, but the card's are volumes", where=case.image
         )
     prepared = read_case(case, info.prepare, card)
     volume = read_label(case, card)
@@ -84,7 +85,7 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
 
 
 class VolumeScorer:
-    """Predicts and scores rows on the same volumes, each read once."""
+    """Predicts and scores rows on the same volumes, each read once; see :class:`uda.evaluation.rows.Scorer`."""
 
     measure = "dice"
     rules = RULES
@@ -92,7 +93,7 @@ class VolumeScorer:
     def __init__(self, task: Task) -> None:
         cases, card, settings = task.cases, task.card, task.settings
         own = share(len(cases), world())
-        # The first process draws the pictures, of all cases; the others hold no more than they predict.
+        # The first process draws pictures and holds all cases; the others hold only those that they predict.
         held = cases if world().first else [cases[number] for number in own]
         references = read_references(held, card, task.info)
         self.own = [references[number] for number in own] if world().first else references
@@ -110,9 +111,9 @@ class VolumeScorer:
         own, info = self._predict(row.model)
         scores = self._score(row.name, own, self.settings.distances)
         predictions = gather_shares(own, self.count)
-        return on_first(lambda: self._noted(row, extra, info, predictions, scores))
+        return on_first(lambda: self._add(row, extra, info, predictions, scores))
 
-    def _noted(
+    def _add(
         self,
         row: Row,
         extra: Sequence[str],
@@ -120,7 +121,7 @@ class VolumeScorer:
         predictions: Sequence[NDArray[np.uint8]],
         scores: Sequence[CaseScore],
     ) -> dict[str, Any]:
-        """What the first process keeps of a row, and the row."""
+        """Keep scores, pictures and label maps of a row on the first process; returns the row for JSON."""
         self.scores += scores
         self.gallery.add(row.name, predictions)
         if self.settings.save_predictions:
@@ -160,7 +161,7 @@ class VolumeScorer:
     def _score(
         self, row: str, predictions: Sequence[NDArray[np.uint8]], distances: bool
     ) -> list[CaseScore]:
-        """Scores of all processes' cases in their order; on the first process, nothing on the others."""
+        """Scores of all processes' cases in their order, on the first process; [] on the others."""
         own = [
             score_case(
                 labels,

@@ -1,7 +1,7 @@
-"""Which checkpoint of an adaptation to keep, without a label: scores, gates, the rule.
+"""Checkpoint selection for adaptation without labels: scores, safety gates and the selection rule.
 
-Nothing here can see a label: what is judged is :class:`UnlabelledImages`, which holds images and the number of
-their case, and every score is a function of predictions.
+No code here can read a label: :class:`UnlabelledImages` holds images and the number of their case, and every
+score is a function of predictions.
 """
 
 from uda.selection.gates import Expected, faults

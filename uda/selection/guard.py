@@ -1,7 +1,7 @@
-"""Keeping an adaptation safe while it trains: every snapshot is judged, and the best safe one is what is kept.
+"""Guarded adaptation: judge every snapshot during the training and keep the best safe one.
 
-The judge works on the first process alone and on the snapshots' files, so a resumed run judges what the uninterrupted
-one judged. Nothing here knows how the model is trained.
+The first process alone judges, and it reads the snapshots' files. So a resumed run judges the same snapshots as
+an uninterrupted one. The guard does not depend on how the model is trained.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from uda.networks.model_file import MODEL_FILE, ModelInfo, load_model, save_mode
 from uda.selection import BEFORE, Candidate, Choice, Judge, smoothed, stale
 
 JUDGEMENTS = 8
-"""of a training whose ``snapshot_every`` is 0"""
+"""About how many snapshots to judge in a training whose ``snapshot_every`` is 0."""
 
 
 def snapshot_file(folder: Path, step: int) -> Path:
-    """Where the snapshot of a step lies."""
+    """Model file of a step's snapshot."""
     return folder / "snapshots" / f"{step:06d}" / MODEL_FILE
 
 
 @dataclass
 class Watch:
-    """Judges the snapshots of one stage.
+    """Judges the snapshots of one stage and writes the model to keep.
 
     Args:
         make: builds the judge, and the source model and AdaBN for a fallback; called once, on the first process.
-        folder: the stage's.
+        folder: of the stage.
         every: steps between snapshots.
+        guard: settings.
     """
 
     make: Callable[[], tuple[Judge, tuple[nn.Module, nn.Module]]]
@@ -48,29 +49,29 @@ class Watch:
     _before: tuple[nn.Module, ...] = field(default=())
 
     def seen(self, step: int) -> bool:
-        """Judge the snapshot of a step; whether the training should end."""
+        """Judge the snapshot of a step; returns whether the training should end."""
         return on_first(lambda: self._seen(step))
 
     def failed(self, error: NotFiniteError) -> None:
-        """The training ended in numbers that are none; what came before them is judged all the same."""
+        """Note that the training ended with NaN or infinite values; :meth:`keep` selects from the earlier snapshots."""
         self.ended = error.what
 
     def keep(self, info: ModelInfo) -> dict[str, Any]:
-        """Write the model to keep and return what ``stage.json`` says of it."""
+        """Write the model to keep and return the selection record for ``stage.json``."""
         return on_first(lambda: self._keep(info))
 
     @property
     def judge(self) -> Judge:
-        """The judge, made when it is first needed."""
+        """The judge, built on first use."""
         if self._judge is None:
             self._judge, self._before = self.make()
         return self._judge
 
     def _seen(self, step: int) -> bool:
-        known = {one.step for one in self._checkpoints()}
-        earlier = range(self.every, step, self.every)  # of a run that was killed and goes on
+        judged = {one.step for one in self._checkpoints()}
+        earlier = range(self.every, step, self.every)  # a resumed run judges these again
         for number in (*earlier, step):
-            if number not in known:
+            if number not in judged:
                 self.judge.judge(snapshot_file(self.folder, number), number)
         self.ended = self._verdict()
         return bool(self.ended)
@@ -121,7 +122,7 @@ class Watch:
                 "and the models before adaptation"
             )
         if not safe:
-            reason = checkpoints[-1].faults[0] if checkpoints else "there is none"
+            reason = checkpoints[-1].faults[0] if checkpoints else "none was judged"
             return f"no checkpoint was safe: {reason}"
         return f"none of {safe} safe checkpoints was better by the same scores"
 
@@ -141,5 +142,5 @@ class Watch:
 
 
 def _finite(scores: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
+    """Replace NaN and infinite values by None, since JSON has neither."""
     return {name: value if abs(value) < float("inf") else None for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""What a model says of some target images: as they are, and perturbed."""
+"""Predictions of a model on unlabelled target images, with and without perturbations."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from uda.errors import ModelError
 from uda.networks.heads import head
 
 LONGEST = 128
-"""pixels of the judged grid along its longer side"""
+"""Most pixels along the longer side of the coarse grid."""
 BATCH = 8
-"""images that go through the network at once"""
+"""Images per forward pass."""
 INTENSITY = Augment(gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05)
 GEOMETRY = Augment(rotate=10, scale=0.1, shift=0.05)
 DROPPED = 0.3
-"""share of the features that is dropped"""
+"""Probability of dropping a feature map."""
 
 
 @dataclass(frozen=True)
 class UnlabelledImages:
-    """Some images of a target. There is no way from here to a label."""
+    """Some target images. The class gives no access to labels."""
 
     items: Items
     limit: int
     mirrored: bool = False
-    """whether a mirror image is an image of the same kind, as of a street and not of a chest"""
+    """whether a mirrored image is plausible, as of a street but not of a chest"""
 
     @property
     def numbers(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Items that are judged, evenly spread."""
+        """Numbers of the items to judge, evenly spread."""
         count = len(self.items)
         chosen = np.rint(np.linspace(0, count - 1, min(self.limit, count)))
         return np.unique(chosen.astype(np.int64))
@@ -54,7 +54,7 @@ class UnlabelledImages:
         return numbered
 
     def batches(self) -> Iterator[Tensor]:
-        """The images ``[b, c, *s]``, some at a time."""
+        """Batches of the images ``[b, c, *s]``."""
         places = self.items.places(self.numbers)
         for first in range(0, len(places), BATCH):
             yield self.items.image(places[first : first + BATCH])
@@ -65,9 +65,9 @@ class Views:
     """One model's predictions of the same images, on a coarse grid."""
 
     log_p: Tensor
-    """``[n, k, *g]`` float32"""
+    """log-probabilities ``[n, k, *g]`` of the unperturbed images, float32"""
     perturbed: tuple[Tensor, ...]
-    """for each kind of perturbation the labels ``[n, *g]``, turned back; -1 beyond the turned image"""
+    """labels ``[n, *g]`` for each kind of perturbation, mapped back; -1 outside the transformed image"""
 
     @property
     def labels(self) -> Tensor:
@@ -76,16 +76,16 @@ class Views:
 
     @property
     def finite(self) -> bool:
-        """Whether every prediction is a number."""
+        """Whether no prediction is NaN or infinite."""
         return bool(self.log_p.isfinite().all())
 
 
 @torch.inference_mode()
 def look(model: nn.Module, images: UnlabelledImages, fabric: Fabric, seed: int) -> Views:
-    """What a model, in evaluation mode, says of the images; perturbations are the same for every model.
+    """Predict the images in evaluation mode; with one seed every model sees the same perturbations.
 
     Args:
-        model: on the fabric's device; its mode returns afterwards.
+        model: on the fabric's device; its mode is restored afterwards.
         seed: of the perturbations.
     """
     training = model.training
@@ -112,14 +112,14 @@ def _kinds(model: nn.Module, mirrored: bool) -> list[str]:
         head(model)
         kinds.append("features")
     except ModelError:
-        pass  # a network whose last layer is not known is judged by the others
+        pass  # without a known last layer there is no feature perturbation
     return [*kinds, "mirror"] if mirrored else kinds
 
 
 def _perturbed(
     kind: str, model: nn.Module, image: Tensor, fabric: Fabric, generator: torch.Generator
 ) -> Tensor:
-    """Labels of perturbed images on the grid."""
+    """Labels ``[b, *g]`` of perturbed images on the coarse grid."""
     if kind == "intensity":
         image = augment(image, None, INTENSITY, generator)[0]
         return _grid(_predict(model, image, fabric)).argmax(1)
@@ -128,10 +128,9 @@ def _perturbed(
     if kind == "features":
         with _dropping(model, generator):
             return _grid(_predict(model, image, fabric)).argmax(1)
-    there = random_affine(image, GEOMETRY, generator)
-    turned = _warped(image, there, "border")
-    log_p = _predict(model, turned, fabric)
-    back = _inverse(there)
+    affine = random_affine(image, GEOMETRY, generator)
+    log_p = _predict(model, _warped(image, affine, "border"), fabric)
+    back = _inverse(affine)
     inside = _warped(torch.ones_like(image[:, :1]), back, "zeros") > 0.99
     labels = _warped(log_p.exp(), back, "border").argmax(1, keepdim=True)
     return _grid(torch.where(inside, labels, -1))[:, 0]
@@ -144,7 +143,7 @@ def _predict(model: nn.Module, image: Tensor, fabric: Fabric) -> Tensor:
 
 
 def _grid(maps: Tensor) -> Tensor:
-    """Every few rows and columns; a volume keeps its slices."""
+    """Subsample rows and columns to the coarse grid; a volume keeps all slices."""
     step = max(1, math.ceil(max(maps.shape[-2:]) / LONGEST))
     return maps[..., ::step, ::step]
 
@@ -164,7 +163,7 @@ def _inverse(affine: Tensor) -> Tensor:
 
 @contextmanager
 def _dropping(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Within it every pass loses some of its last features, whole maps, and the rest make up for them."""
+    """Inside the block each pass drops random maps of the last features and scales the others up."""
 
     def drop(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         features, *others = inputs
@@ -180,7 +179,7 @@ def _dropping(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
 
 
 def balanced_pixels(labels: Tensor, classes: int, each: int, seed: int) -> Tensor:
-    """Positions in the flattened ``labels`` of up to ``each`` pixels of every class, at random."""
+    """Random positions in the flattened ``labels``, up to ``each`` of every class."""
     flat = labels.flatten()
     generator = torch.Generator().manual_seed(mix(seed, "pixels"))
     chosen = []
