@@ -107,11 +107,9 @@ def test_gta5_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_my_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    verbs = follow(
-        "my_model",
-        {PEOPLE: "[1001, 1002]", "STEPS = 300": "STEPS = 3"},
-        {},
-    )
+    few = {PEOPLE: "[1001]", "STEPS = 300": "STEPS = 3"}
+    small = {"SIZE = 128": "SIZE = 64", "size: [128, 128]": "size: [64, 64]"}
+    verbs = follow("my_model", few | small, {})
     assert set(verbs) == {"import", "adapt", "predict", "evaluate"}
 
 
