@@ -129,7 +129,7 @@ def test_supervision_ledger(finished: Path, tiny: Tiny) -> None:
     recipe = tiny.load("target_supervised=true", "evaluate.oracle=true")
     pipeline.run(recipe, finished, until="evaluate")
     rows = json.loads((finished / "evaluate" / "metrics.json").read_text())["rows"]
-    told = {row["name"]: set(row["supervision"]) for row in rows}
+    ledgers = {row["name"]: set(row["supervision"]) for row in rows}
     assert [row["name"] for row in rows] == [
         "source_only",
         "adabn",
