@@ -1,4 +1,4 @@
-"""Augmentation: one generator decides all, labels go with the image and stay labels, nothing shears."""
+"""Augmentation: one generator is the only randomness, labels follow the image and stay labels, no shear."""
 
 from __future__ import annotations
 

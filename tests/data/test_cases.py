@@ -64,7 +64,7 @@ def test_a_pattern_that_names_the_case_twice_wants_it_twice(tmp_path: Path) -> N
     assert names_of(twice, tmp_path, "train") == ["p1"]
 
 
-def test_wildcards_that_match_nothing_are_told(tmp_path: Path) -> None:
+def test_wildcards_that_match_nothing_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="matches its split 'train'") as error:
         names_of(card(), tmp_path, "train")
     assert str(tmp_path) in str(error.value)

@@ -1,4 +1,4 @@
-"""MM-WHS from both ends: raw volumes and records of the same people give the same batches, and a whole recipe."""
+"""MM-WHS in both forms: raw volumes and records of the same subjects give the same batches, and run a recipe."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(modality: str, **prepare: Any) -> DatasetCard:
-    """The shipped card with fewer people, pixels and slices."""
+    """The shipped card with fewer subjects, pixels and slices."""
     card = load_card(f"mmwhs_{modality}").model_dump()
     card["prepare"] |= {**SMALL, **prepare}
     return DatasetCard.model_validate({**card, "splits": SPLITS[modality]})
@@ -256,7 +256,7 @@ def test_a_case_without_label_cannot_become_a_record(raw: Path, tmp_path: Path) 
 def test_ignored_voxels_cannot_become_a_record(raw: Path, tmp_path: Path) -> None:
     values = {**small("ct").label_values, "ignore": (850,), "background": (0, 550, 600)}
     card = small("ct").model_copy(update={"label_values": values})
-    with pytest.raises(DataError, match="count for nothing"):
+    with pytest.raises(DataError, match="ignored voxels"):
         convert_to_records(card, raw, tmp_path / "out")
 
 

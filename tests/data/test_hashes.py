@@ -1,4 +1,4 @@
-"""Hashes that are remembered: when, of which files, and what is not believed."""
+"""Cached hashes: when they are written, of which files, and when they are not used."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(hashes, "WORTH", 1)
     path, kept = write(tmp_path / "a", "street"), tmp_path / "store" / "hashes.json"
     first = Hashes(kept)
-    said = first.of(path)
+    digest = first.of(path)
     first.save()
     monkeypatch.setattr(hashes, "sha256_of", lambda path: pytest.fail("read again"))
-    assert Hashes(kept).of(path) == said
+    assert Hashes(kept).of(path) == digest
 
 
 @pytest.mark.parametrize(("text", "changed"), [("longer street", OLD), ("STREET", OLD + 1)])

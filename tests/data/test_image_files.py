@@ -1,4 +1,4 @@
-"""Files that are no whole RGB image are refused, each by what is wrong with it."""
+"""Files that are no complete RGB image are refused, each with its own reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saved(folder: Path, name: str, image: Image.Image | NDArray[Any], **options:
 
 
 def png(rows: int, columns: int, bits: int, color: int, pixels: bytes) -> bytes:
-    """A PNG by hand: Pillow writes neither 16 bits a colour nor lies."""
+    """A PNG written by hand: Pillow writes neither 16 bits per channel nor false headers."""
     header = struct.pack(">IIBBBBB", columns, rows, bits, color, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(

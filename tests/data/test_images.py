@@ -1,4 +1,4 @@
-"""Photographs are read exactly or refused, resized without a shift, and worked on by threads in order."""
+"""Photographs are read exactly or refused, resized without a shift, and processed by threads in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intensities: units, offsets, and values that are left as they are."""
+"""Intensities: units, offsets, and values that stay unchanged."""
 
 from __future__ import annotations
 

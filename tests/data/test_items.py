@@ -1,4 +1,4 @@
-"""What a network sees at once: slices with their neighbours, and patches that cover volumes."""
+"""Items: slices with their neighbours, and patches that cover volumes."""
 
 from __future__ import annotations
 

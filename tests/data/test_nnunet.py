@@ -1,4 +1,4 @@
-"""Data sets of nnU-Net and the Decathlon become cards; a dataset.json that does not tell the truth becomes none."""
+"""Data sets of nnU-Net and the Decathlon become cards; a dataset.json with false statements is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ V2: dict[str, Any] = {
 
 
 def run(*words: object) -> tuple[int, str]:
-    """Exit code of ``uda check …`` and all it said."""
+    """Exit code of ``uda check …`` and its output."""
     result = CliRunner().invoke(APP, [str(word) for word in words])
     if isinstance(result.exception, UdaError):
         return result.exception.exit_code, f"{result.output}{result.exception}"
@@ -171,28 +171,28 @@ def test_an_ignore_label_counts_for_nothing(v2: Path) -> None:
 
 
 def test_the_verb_writes_the_card_says_what_it_decided_and_checks_it(v2: Path) -> None:
-    code, said = run("--from-nnunet", v2)
-    assert code == 0, said
-    assert "card: Dataset027_Heart.yaml" in said
+    code, output = run("--from-nnunet", v2)
+    assert code == 0, output
+    assert "card: Dataset027_Heart.yaml" in output
     text = Path("Dataset027_Heart.yaml").read_text()
     for remark in (
         "class 'left ventricle' is called left_ventricle here",
         "every 5th labelled case",
     ):
-        assert remark in said
+        assert remark in output
         assert f"# {remark}" in text.replace("validate: every", "every")
-    assert "no faults" in said
-    assert said.count("32×32×4") == 6
+    assert "no faults" in output
+    assert output.count("32×32×4") == 6
     again = run("--from-nnunet", v2)
-    assert again == (code, said)
+    assert again == (code, output)
 
 
 def test_another_card_is_not_overwritten(v2: Path) -> None:
     Path("mine.yaml").write_text("name: mine\n")
-    code, said = run("--from-nnunet", v2, "--out", "mine.yaml")
+    code, output = run("--from-nnunet", v2, "--out", "mine.yaml")
     assert code == 2
-    assert "mine.yaml" in said
-    assert "--out" in said
+    assert "mine.yaml" in output
+    assert "--out" in output
     assert Path("mine.yaml").read_text() == "name: mine\n"
     assert run("--from-nnunet", v2, "--out", "mine.txt")[0] == 2
     assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
@@ -262,20 +262,20 @@ LIES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "told"), LIES.values(), ids=list(LIES))
+@pytest.mark.parametrize(("spoil", "messages"), LIES.values(), ids=list(LIES))
 def test_a_dataset_json_that_lies_is_refused_and_nothing_is_written(
-    v2: Path, spoil: Callable[[Path], object], told: list[str]
+    v2: Path, spoil: Callable[[Path], object], messages: list[str]
 ) -> None:
     spoil(v2)
-    code, said = run("--from-nnunet", v2)
+    code, output = run("--from-nnunet", v2)
     assert code == 2
-    for text in (*told, str(v2), "fix:"):
-        assert text in said
-    assert "Traceback" not in said
+    for text in (*messages, str(v2), "fix:"):
+        assert text in output
+    assert "Traceback" not in output
     assert list(Path().iterdir()) == []
 
 
-def test_every_lie_is_told_at_once(v2: Path) -> None:
+def test_every_lie_is_reported_at_once(v2: Path) -> None:
     change(numTraining=9, labels={"lv": 0, "rv": 1}, channel_names={"0": "a", "1": "b"})(v2)
     with pytest.raises(DataError) as caught:
         read_listing(v2)
@@ -286,19 +286,19 @@ def test_every_lie_is_told_at_once(v2: Path) -> None:
 def test_a_label_value_that_the_json_does_not_name_ends_with_2(v2: Path) -> None:
     path = v2 / "labelsTr/a2.nii.gz"
     write_nifti(path, np.full((SIZE, SIZE, 4), 421, np.int16))
-    code, said = run("--from-nnunet", v2)
+    code, output = run("--from-nnunet", v2)
     assert code == 2
     for text in ("421 (4096 voxels)", str(path), "give each value a class"):
-        assert text in said
+        assert text in output
 
 
 def test_a_class_that_no_label_shows_ends_with_2_and_names_the_json(v2: Path) -> None:
     change(labels={**V2["labels"], "tumour": 3})(v2)
-    code, said = run("--from-nnunet", v2)
+    code, output = run("--from-nnunet", v2)
     assert code == 2
-    assert "class 'tumour' occurs in none of the 6 labels" in said
-    assert f"where:    {v2 / 'dataset.json'}" in said
-    assert "fault 1." in said
+    assert "class 'tumour' occurs in none of the 6 labels" in output
+    assert f"where:    {v2 / 'dataset.json'}" in output
+    assert "fault 1." in output
     assert yaml.safe_load(Path("Dataset027_Heart.yaml").read_text())["classes"][-1] == "tumour"
 
 

@@ -1,4 +1,4 @@
-"""npz volumes: read as they were written, refused when anything about them is wrong."""
+"""npz volumes: read as written, refused when damaged or malformed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_any_real_type_and_order_is_read_by_its_values(
 
 
 def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
-    """An array's file; with a shape, one whose header promises that."""
+    """An array's file; with ``shape``, a file whose header declares that shape."""
     stream = io.BytesIO()
     np.save(stream, array)
     if shape is None:
@@ -134,7 +134,7 @@ def test_a_cut_or_damaged_npz_is_refused_or_unharmed(
         except DataError as fault:
             assert str(path) in str(fault.where)  # noqa: PT017
             continue
-        np.testing.assert_array_equal(image, noise)  # a flip in what nobody reads, e.g. a date
+        np.testing.assert_array_equal(image, noise)  # a flip in an unread byte, e.g. of a date
         assert label is None or (label == np.round(noise)).all()
 
 

@@ -139,7 +139,7 @@ def test_outside_the_image_a_crop_is_the_mean_colour_and_ignored() -> None:
 
 
 def test_how_large_an_image_becomes_does_not_tell_where_it_is_cut() -> None:
-    """Each change with a stream of its own from the same seed would tie them together."""
+    """If each change had its own stream from the same seed, the changes would be correlated."""
     columns = np.broadcast_to(np.arange(200, dtype=np.uint8), (1, 3, 8, 200)).repeat(300, 0)
     found, _ = both(columns, None, PhotoAugment(scale=(1.0, 3.0), crop=(8, 64)), range(300))
     step = (found[:, 0, 4, -1].astype(float) - found[:, 0, 4, 0]) / 63  # 1 / scale

@@ -29,7 +29,7 @@ VALUES = np.array([[7, 23, 26, 0], [30, 26, 7, 23], [1, 7, 23, 30]], np.uint8)
 
 
 def card(**changes: Any) -> DatasetCard:
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": "streets",
         "title": "",
         "images": "{case}.png",
@@ -40,7 +40,7 @@ def card(**changes: Any) -> DatasetCard:
         "ignore_colors": [(0, 0, 0)],
         "prepare": {"kind": "photo", "size": (4, 4)},
     }
-    return DatasetCard.model_validate(said | changes)
+    return DatasetCard.model_validate(fields | changes)
 
 
 CARD = card()
@@ -54,7 +54,7 @@ def painted(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def with_palette(indices: NDArray[np.uint8], bits: int | None = None) -> Image.Image:
-    """Whose colours say nothing about the indices."""
+    """A palette whose colours do not correspond to the indices."""
     image = Image.fromarray(indices).convert("L")
     image.putpalette([int(v) for v in np.random.default_rng(1).integers(0, 256, 768)])
     if bits is not None:
@@ -245,7 +245,7 @@ def test_transparent_pixels_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("palette", [False, True])
 def test_a_flipped_bit_never_changes_a_class_silently(tmp_path: Path, palette: bool) -> None:
-    """Pillow leaves checksums aside, so that a palette's file needs ours."""
+    """Pillow does not verify checksums, so our own check is needed for a palette's file."""
     large = np.repeat(np.repeat(VALUES, 5, 0), 5, 1)
     path = written(tmp_path, with_palette(large) if palette else large)
     data, expected = path.read_bytes(), read_classes(path, CARD)

@@ -21,13 +21,13 @@ from uda.types import IGNORE
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_world(tmp_path_factory.mktemp("streets"))
 
 
 @pytest.fixture
-def root(world: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(world, tmp_path / "streets"))
+def root(streets: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(streets, tmp_path / "streets"))
 
 
 def store_of(card: DatasetCard, root: Path, split: str, labels: bool = True) -> Store:
@@ -35,19 +35,19 @@ def store_of(card: DatasetCard, root: Path, split: str, labels: bool = True) -> 
     return open_store(card, cases, root.parent / "store", workers=2)
 
 
-def test_the_downloads_are_read_as_they_are(world: Path) -> None:
+def test_the_downloads_are_read_as_they_are(streets: Path) -> None:
     """GTA5's pairs, Cityscapes' cities below train and val, in natural order."""
-    assert names_of(card_of("gta5"), world / "gta5", "train") == [f"{n:05d}" for n in range(1, 5)]
-    cases = cases_of(card_of("cityscapes"), world, "test", labels=True)
+    assert names_of(card_of("gta5"), streets / "gta5", "train") == [f"{n:05d}" for n in range(1, 5)]
+    cases = cases_of(card_of("cityscapes"), streets, "test", labels=True)
     assert [c.name for c in cases] == sorted(c.name for c in cases)
     for case in cases:
         city = case.name.split("_")[0]
-        assert case.image.relative_to(world / "cityscapes").as_posix() == (
+        assert case.image.relative_to(streets / "cityscapes").as_posix() == (
             f"leftImg8bit/val/{city}/{case.name}_leftImg8bit.png"
         )
         assert case.label is not None
         assert case.label.name == f"{case.name}_gtFine_labelIds.png"
-    adapted = cases_of(card_of("cityscapes"), world, "adapt")
+    adapted = cases_of(card_of("cityscapes"), streets, "adapt")
     assert {c.image.parents[1].name for c in adapted} == {"train"}
     assert all(c.label is None for c in adapted)
 
@@ -131,7 +131,7 @@ def test_without_skip_every_fault_of_the_data_ends_the_run_in_one_report(root: P
 
 
 def test_training_draws_each_image_by_its_own_seed(root: Path) -> None:
-    """What an image becomes does not hang on its neighbours in the batch, nor on the threads."""
+    """The change of an image depends neither on the other images of its batch nor on the threads."""
     photo = PhotoAugment(scale=(0.5, 2.0), crop=(40, 64), mirror=True, brightness=0.3)
     store = store_of(card_of("gta5"), root, "train")
     one, many = Slices(store, photo, workers=1), Slices(store, photo, workers=3)

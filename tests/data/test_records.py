@@ -1,4 +1,4 @@
-"""Records: read as they were written, refused when anything about them is wrong."""
+"""Records: read as written, refused when damaged or malformed."""
 
 from __future__ import annotations
 

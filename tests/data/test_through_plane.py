@@ -1,4 +1,4 @@
-"""Resampling along the slice axis: prepared slices, labels and predictions stay where they are in the world."""
+"""Resampling along the slice axis: slices, labels and predictions keep their physical position."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_predictions_are_linear_between_prepared_slices() -> None:
 
 
 def test_the_largest_probability_wins_and_not_the_largest_logit() -> None:
-    """Between a sure and a loud slice: mean logits would say 0, mean probabilities say 1."""
+    """Between a confident slice and one with large logits: mean logits give 0, mean probabilities 1."""
     planes = torch.tensor([[0.0, 5.0, -90.0], [0.0, -90.0, 0.3]])[:, :, None, None]
     found = to_file_grid([planes.expand(2, 3, 2, 2)], geometry_of(3, 2))
     assert found[0, 0].tolist() == [1, 1, 2]
@@ -214,7 +214,7 @@ def test_planes_that_are_missing_or_too_many_are_refused(count: int, slices: int
     planes = [torch.zeros(1, 2, 2, 2)] * count
     with pytest.raises(DataError, match=f"logits of {count} slices") as caught:
         to_file_grid(planes, geometry_of(slices, 5))
-    assert "of 5" in str(caught.value)
+    assert "5 prepared slices" in str(caught.value)
 
 
 @pytest.mark.parametrize("slices", [60, 20, 90])

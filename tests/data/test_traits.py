@@ -1,4 +1,4 @@
-"""What an image is like before preparation: numbers that follow from the image, however its file turns it."""
+"""Traits of an image before preparation: they do not depend on the orientation of its file."""
 
 from __future__ import annotations
 

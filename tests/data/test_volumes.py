@@ -1,4 +1,4 @@
-"""Volumes: whatever way a file stores its axes, the network sees one image and answers on the file's grid."""
+"""Volumes: for every stored orientation the network sees the same image and predicts on the file's grid."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def phantom() -> tuple[Volume, Volume]:
 
 
 def reorient(volume: Volume, turn: np.ndarray) -> Volume:
-    """The same voxels in the same places of the world, with other axes in the file."""
+    """The same voxels at the same physical positions, with other axes in the file."""
     array = orientations.apply_orientation(volume.array, turn)
     affine = volume.affine @ orientations.inv_ornt_aff(turn, volume.array.shape)
     return Volume(np.ascontiguousarray(array), affine)

@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""Data: files, cases, preparation, stores, augmentation and batches."""

@@ -1,4 +1,4 @@
-"""Random changes of a whole batch on its device: geometry for image and label alike, intensity for the image."""
+"""Augmentation of a whole batch on its device: geometry for image and label, intensity for the image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def augment(
 
     Args:
         image: ``[b, c, h, w]`` or ``[b, c, d, h, w]`` float.
-        label: without the channel axis, or several maps ``[b, m, *s]``, or None; resampled by the nearest
-            pixel, unchanged where the geometry is.
+        label: ``[b, *s]``, or several maps ``[b, m, *s]``, or None; resampled by nearest neighbour, and unchanged
+            without geometric changes.
         generator: on the image's device; the only source of randomness.
     """
     if settings.moves():
@@ -34,7 +34,7 @@ def augment_batch(
     settings: Augment,
     generator: torch.Generator,
 ) -> tuple[Batch, list[Tensor | None]]:
-    """The batch under random changes; labels and notes move along with their images."""
+    """The batch under random changes; labels and notes ``[b, m, *s]`` get the geometry of their images."""
     source, target = batch.source, batch.target
     if source is not None:
         image, label = augment(source.image, source.label, settings, generator)
@@ -52,7 +52,7 @@ def augment_batch(
 
 
 def _uniform(image: Tensor, bound: float, generator: torch.Generator) -> Tensor:
-    """``[b]`` uniform in ±bound."""
+    """``[b]`` values, uniform in ±bound."""
     draw = torch.rand(image.shape[0], device=image.device, generator=generator)
     return (2 * draw - 1) * bound
 
@@ -73,9 +73,9 @@ def _warp(
 
 
 def random_affine(image: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
-    """Where each output place is read, ``[b, 2, 3]`` or ``[b, 3, 4]``, in halves of the image.
+    """Affine maps from output to input coordinates, ``[b, 2, 3]`` or ``[b, 3, 4]``, in half image sizes.
 
-    In 3-D the rotation is about the slice axis alone: slices are often many times thicker than pixels.
+    In 3-D the rotation is about the slice axis alone, because slices are often many times thicker than pixels.
     """
     axes = image.dim() - 2
     angle = _uniform(image, math.radians(settings.rotate), generator)
@@ -128,7 +128,7 @@ def _intensity(image: Tensor, settings: Augment, generator: torch.Generator) -> 
 
 
 def _blurred(image: Tensor, sd: Tensor, radius: int) -> Tensor:
-    """Each image under a Gaussian of its own ``sd`` ``[b]``, in pixels, along rows and columns."""
+    """Each image blurred along rows and columns by a Gaussian with its own ``sd`` ``[b]`` in pixels."""
     at = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     weights = torch.exp(-((at / sd.clamp_min(1e-3)[:, None]) ** 2) / 2)
     weights = weights / weights.sum(1, keepdim=True)

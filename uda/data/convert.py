@@ -1,6 +1,6 @@
-"""Writing a card's data in another form: the records of the cardiac literature, and image-level tags.
+"""Convert a card's data to the records of the cardiac literature, and write image-level tags.
 
-Both read labels, of targets too, and belong to the preparation of a benchmark: no stage calls them.
+Both read labels, also of targets. They prepare a benchmark; no stage calls them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,22 @@ def convert_to_records(
     out: Path,
     announce: Callable[[Path], object] = lambda path: None,
 ) -> Path:
-    """Write a card's prepared slices as PnP-AdaNet and SIFA released theirs, with a card that reads them.
+    """Write a card's prepared slices in the format of PnP-AdaNet and SIFA, with a card that reads them.
 
-    Training and validation cases become ``training_x/x_train_CASE.tfrecords`` (a record a slice, with its two
-    neighbours), test cases ``test_x/x_CASE.npz`` (``arr_0`` image, ``arr_1`` label, rows × columns × slices, both
-    flipped on the first two axes as in the release). Labels are class indices. ``x`` is the card's modality or name.
+    Training and adaptation cases become ``training_x/x_train_CASE.tfrecords``, validation cases
+    ``validation_x/x_val_CASE.tfrecords`` (one record per slice, with its two neighbours), test cases
+    ``test_x/x_CASE.npz`` (``arr_0`` image, ``arr_1`` label, rows × columns × slices, both flipped on the first two
+    axes as in the release). Labels are class indices. ``x`` is the card's modality or name.
+
+    Args:
+        announce: called with the path of each written file.
 
     Returns:
-        the written card, ``out/<name>_records.yaml``.
+        the path of the written card, ``out/<name>_records.yaml``.
 
     Raises:
-        ConfigError: the card's images are photographs.
-        DataError: a case that cannot be read, or has no label.
+        ConfigError: the card's images are photographs, or it has a split of another name.
+        DataError: a case cannot be read, has no label, or has ignored voxels.
     """
     volume_prepare(card)
     check_links(out)
@@ -59,7 +63,7 @@ def convert_to_records(
     for split in sorted(card.splits, key=_rank):
         if split not in _FOLDERS:
             raise ConfigError(
-                f"records have no place for a split {split!r}", expected=", ".join(_FOLDERS)
+                f"records have no folder for a split {split!r}", expected=", ".join(_FOLDERS)
             )
         for case in cases_of(card, root, split, labels=True):
             if case.name not in written:
@@ -73,7 +77,7 @@ def convert_to_records(
 
 
 def _rank(split: str) -> int:
-    """Order in which splits claim a case that stands in several: one that validates does not train."""
+    """Priority of a split for cases in several splits: a validation case is not written as a training case."""
     return ("test", "validate", "train", "adapt").index(split) if split in _FOLDERS else 9
 
 
@@ -84,9 +88,9 @@ def _write_case(case: Case, card: DatasetCard, stem: Path, whole: bool) -> Path:
     labels = prepare_label(read_label(case, card), geometry, card, case.label).astype(np.float32)
     if (labels == IGNORE).any():
         raise DataError(
-            "has voxels that count for nothing, and records cannot say so",
+            "has ignored voxels, which records cannot store",
             where=case.label,
-            fix="give them a class in the card's label_values",
+            fix="give their values a class in the card's label_values",
         )
     if whole:
         image = slices if slices.ndim == 3 else slices[:, slices.shape[1] // 2]
@@ -102,7 +106,7 @@ def _write_case(case: Case, card: DatasetCard, stem: Path, whole: bool) -> Path:
 def _records(
     slices: NDArray[np.float32], labels: NDArray[np.float32]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Image and label ``[rows, columns, 3]`` of each slice; the label repeats."""
+    """Image and label ``[rows, columns, 3]`` of each slice; the label repeats in all channels."""
     alone = slices.ndim == 3
     for number, label in enumerate(labels):
         image = slab_of(slices, [number], 0, len(slices), CHANNELS)[0] if alone else slices[number]
@@ -142,14 +146,14 @@ def _card_text(card: DatasetCard, label: str, splits: dict[str, list[str]]) -> s
 
 
 def _code(prepare: Prepare) -> str:
-    """Axis code of a prepared case as rows, columns, slices; ``RAS`` where the card leaves axes as they are."""
+    """Axis code of a prepared case as rows, columns, slices; ``RAS`` where the card keeps the stored axes."""
     code = "RAS" if prepare.orientation == "stored" else prepare.orientation
     through = prepare.slice_axis
     return code[:through] + code[through + 1 :] + code[through]
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file of that name in a folder; somebody's card does not say where else files are written."""
+    """The path of a file in a folder; refuses names outside it, because cards may come from other people."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
@@ -161,14 +165,17 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Path | None) -> Path:
-    """Write which structures each slice of a split shows, read off its labels: supervision, and the ledger says so.
+    """Write the tags of a split, i.e. which structures each slice shows, from its labels.
+
+    Such tags are supervision; a tag prior adds them to the ledger.
 
     Args:
-        path: of the CSV ``case,slice,<structures>``; default: where the card expects its tags.
+        path: path of the CSV file ``case,slice,<structures>``; default: the card's tags file.
 
     Raises:
-        ConfigError: the card names no tags and no path is given, or its images are photographs.
-        DataError: a case that cannot be read, or has no label.
+        ConfigError: the card names no tags and no path is given, the tags are outside the card's root, or the
+            images are photographs.
+        DataError: a case cannot be read, or has no label.
     """
     volume_prepare(card)
     if path is None:

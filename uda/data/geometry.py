@@ -1,7 +1,7 @@
-"""The way between a file's own voxel grid and its prepared slices, without loss in either direction.
+"""Map between a file's voxel grid and its prepared slices: reorient, resample, crop, and back.
 
-Turning axes never interpolates. A crop may reach over the edge (padding). Resampling is in the plane, and along
-the slice axis where the card asks for a slice distance. Pixels and slices are cells: resampling keeps the outer
+Reorientation never interpolates. A crop may extend beyond the edge (padding). Resampling is in-plane, and along
+the slice axis where the card sets a slice distance. Pixels and slices are cells: resampling keeps the outer
 borders of the volume, not the centres of its first and last slice.
 """
 
@@ -36,20 +36,20 @@ class Volume:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How prepared slices lie in a file: everything :func:`to_file_grid` needs."""
+    """The position of prepared slices in a file: everything that :func:`to_file_grid` needs."""
 
     affine: tuple[tuple[float, ...], ...]
-    """voxel → world (RAS, mm) of the file"""
+    """affine of the file: voxel index → RAS coordinates in mm"""
     shape: tuple[int, int, int]
-    """of the file"""
+    """shape of the file's array"""
     turn: tuple[tuple[int, int], ...]
     """nibabel orientation transform from the file's axes to the prepared ones"""
     slice_axis: int
-    """after the turn"""
+    """slice axis after the transform"""
     resized: tuple[int, int]
     """rows and columns of a whole slice after in-plane resampling, before the crop"""
     depth: int
-    """prepared slices"""
+    """number of prepared slices"""
     start: tuple[int, int]
     """first row and column of the crop (negative: padding)"""
     size: tuple[int, int]
@@ -57,7 +57,7 @@ class Geometry:
 
     @property
     def turned_shape(self) -> tuple[int, int, int]:
-        """Slices, rows, columns of the turned file."""
+        """Slices, rows, columns of the file after reorientation."""
         shape = [0, 0, 0]
         for axis, (to, _) in enumerate(self.turn):
             shape[to] = self.shape[axis]
@@ -66,13 +66,13 @@ class Geometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size of the file along its own axes, mm."""
+        """Spacing along the file's own axes, mm."""
         sizes = np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0)
         return (float(sizes[0]), float(sizes[1]), float(sizes[2]))
 
     @property
     def turned_spacing(self) -> tuple[float, float, float]:
-        """Slice distance, row and column pixel size of the turned file, mm."""
+        """Slice distance, row and column spacing of the file after reorientation, mm."""
         sizes = [0.0, 0.0, 0.0]
         for axis, (to, _) in enumerate(self.turn):
             sizes[to] = self.spacing[axis]
@@ -81,7 +81,7 @@ class Geometry:
 
     @property
     def prepared_spacing(self) -> tuple[float, float, float]:
-        """Slice distance, row and column pixel size of the prepared slices, mm."""
+        """Slice distance, row and column spacing of the prepared slices, mm."""
         through, row, column = self.turned_spacing
         slices, rows, columns = self.turned_shape
         height, width = self.resized
@@ -92,7 +92,7 @@ class Geometry:
         return self.own_slice(int(nearest(self.turned_shape[0], self.depth)[index]))
 
     def own_slice(self, index: int) -> int:
-        """Index along the file's own slice axis of slice ``index`` of the turned file."""
+        """Index along the file's own slice axis of slice ``index`` after reorientation."""
         for axis, (to, flip) in enumerate(self.turn):
             if to == self.slice_axis:
                 return index if flip > 0 else self.shape[axis] - 1 - index
@@ -116,7 +116,7 @@ class Geometry:
 
 
 def turn_to(affine: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
-    """nibabel orientation transform from a file's axes to an axis code such as ``RAS``; ``stored`` turns nothing."""
+    """nibabel orientation transform from a file's axes to an axis code such as ``RAS``; ``stored`` keeps the axes."""
     if orientation == "stored":
         return np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
     wanted = orientations.axcodes2ornt(tuple(orientation))
@@ -127,7 +127,7 @@ def turn_to(affine: NDArray[np.float64], orientation: str) -> NDArray[np.float64
 
 
 def turned(array: NDArray[Any], turn: Any, slice_axis: int) -> NDArray[Any]:
-    """A view of an array in the file's axes as whole turned slices ``[s, rows, columns]``."""
+    """An array in the file's axes as a view of reoriented whole slices ``[s, rows, columns]``."""
     view = orientations.apply_orientation(array, np.asarray(turn, dtype=float))
     return np.moveaxis(view, slice_axis, 0)
 
@@ -135,14 +135,14 @@ def turned(array: NDArray[Any], turn: Any, slice_axis: int) -> NDArray[Any]:
 def nearest(full: int, size: int) -> NDArray[np.int64]:
     """For each of ``size`` equal cells the index of the one of ``full`` cells that holds its centre.
 
-    Whole numbers all the way, so that labels, tags and names of slices agree; a centre on a border counts upwards.
+    Integer arithmetic makes labels, tags and slice names agree; a centre on a border belongs to the upper cell.
     """
     found: NDArray[np.int64] = (2 * np.arange(size) + 1) * full // (2 * size)
     return found
 
 
 def along(slices: NDArray[np.float32], depth: int) -> NDArray[np.float32]:
-    """``[s, h, w]`` resampled to ``depth`` slices: linear, antialiased when they are fewer."""
+    """``[s, h, w]`` resampled to ``depth`` slices: linear, and antialiased where there are fewer."""
     cells = torch.eye(len(slices))[None, None]
     size = (depth, len(slices))
     weights = functional.interpolate(cells, size, mode="bilinear", antialias=True)[0, 0].numpy()
@@ -154,7 +154,7 @@ def along(slices: NDArray[np.float32], depth: int) -> NDArray[np.float32]:
 
 
 def from_slices(slices: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """Whole turned slices ``[s, rows, columns]`` back to the file's axes."""
+    """Reoriented whole slices ``[s, rows, columns]`` back in the file's axes."""
     moved = np.moveaxis(slices, 0, geometry.slice_axis)
     back = np.empty((3, 2))
     for axis, (to, flip) in enumerate(geometry.turn):
@@ -166,7 +166,7 @@ def crop(slices: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any], tuple[
     """Cut (or pad with 0) resampled slices to the prepared size.
 
     Returns:
-        slices ``[s, h, w]`` and the window of it that holds image, not padding.
+        slices ``[s, h, w]``, and the rows and columns that hold image rather than padding.
     """
     height, width = geometry.size
     source, window = _overlap(geometry)
@@ -176,7 +176,7 @@ def crop(slices: NDArray[Any], geometry: Geometry) -> tuple[NDArray[Any], tuple[
 
 
 def _overlap(geometry: Geometry) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The shared rectangle of whole slice and crop, in the whole slice's and in the crop's indices."""
+    """The intersection of whole slice and crop, in the indices of the whole slice and of the crop."""
     whole, cut = [], []
     for start, size, full in zip(geometry.start, geometry.size, geometry.resized, strict=True):
         first, last = max(start, 0), max(min(start + size, full), max(start, 0))
@@ -186,12 +186,12 @@ def _overlap(geometry: Geometry) -> tuple[tuple[slice, slice], tuple[slice, slic
 
 
 def inside(geometry: Geometry) -> tuple[slice, slice]:
-    """Rows and columns of a prepared slice that hold image, not padding."""
+    """Rows and columns of a prepared slice that hold image rather than padding."""
     return _overlap(geometry)[1]
 
 
 def region(geometry: Geometry) -> tuple[slice, slice]:
-    """Rows and columns of a whole turned slice of the file that a prepared slice shows."""
+    """Rows and columns of a reoriented whole slice of the file that a prepared slice covers."""
     spans = []
     for axis, full in enumerate(geometry.turned_shape[1:]):
         factor = full / geometry.resized[axis]
@@ -201,7 +201,7 @@ def region(geometry: Geometry) -> tuple[slice, slice]:
 
 
 def _paste(part: Tensor, geometry: Geometry, background: float) -> Tensor:
-    """Prepared slices ``[s, k, h, w]`` inside whole slices, channel 0 elsewhere at ``background``."""
+    """Prepared slices ``[s, k, h, w]`` inside whole slices; outside, channel 0 is ``background``, the rest 0."""
     whole, cut = _overlap(geometry)
     out = part.new_zeros((*part.shape[:2], *geometry.resized))
     out[:, 0] = background
@@ -210,7 +210,7 @@ def _paste(part: Tensor, geometry: Geometry, background: float) -> Tensor:
 
 
 def label_slices(labels: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Class indices in a file's axes on the prepared grid ``[s, h, w]``, by the nearest pixel."""
+    """Class indices in a file's axes, resampled to the prepared grid ``[s, h, w]`` by nearest neighbour."""
     whole = turned(labels, geometry.turn, geometry.slice_axis)
     for axis, size in enumerate((geometry.depth, *geometry.resized)):
         if whole.shape[axis] != size:
@@ -221,8 +221,8 @@ def label_slices(labels: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.ui
 def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uint8]:
     """Class indices on the file's own grid and axes; background outside the crop.
 
-    Where nothing was resampled the largest logit wins as it is. Else probabilities are interpolated back, in the
-    plane and between slices, and the largest wins. All classes are held for a few planes only.
+    Without resampling, the class of the largest logit is taken. Otherwise probabilities are interpolated back,
+    in-plane and between slices, before the argmax. All classes are held for a few planes only.
 
     Args:
         planes: logits ``[n, k, h, w]`` of the prepared slices in their order, any number at a time.
@@ -236,7 +236,7 @@ def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uin
 def to_file_maps(
     planes: Iterable[Tensor], geometry: Geometry, *, entropy: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """The same and, if asked, the entropy of the same probabilities: 255 is log k; 0 outside the crop."""
+    """:func:`to_file_grid` and, on request, the entropy of the same probabilities: 255 is log k; 0 outside the crop."""
     counted = _counted(planes, geometry.depth)
     if (geometry.depth, *geometry.resized) == geometry.turned_shape:
         found = _unchanged(counted, geometry, entropy)
@@ -253,13 +253,13 @@ def to_file_maps(
 
 
 def entropy_bytes(p: Tensor) -> Tensor:
-    """Entropy ``[n, *s]`` of probabilities ``[n, k, *s]``, uint8; 255 is log k, all classes alike."""
+    """Entropy ``[n, *s]`` of probabilities ``[n, k, *s]``, uint8; 255 is log k (all classes equally likely)."""
     share: Tensor = torch.special.entr(p).sum(1) * (255 / float(np.log(p.shape[1])))
     return share.round().clamp(0, 255).to(torch.uint8)
 
 
 def _maps(values: Tensor, p: Tensor, entropy: bool) -> Tensor:
-    """uint8 ``[n, 1 or 2, h, w]``: where ``values`` are largest, and if asked the entropy of ``p``."""
+    """uint8 ``[n, 1 or 2, h, w]``: the argmax of ``values`` and, on request, the entropy of ``p``."""
     largest = values.argmax(1).to(torch.uint8)
     return torch.stack([largest, entropy_bytes(p)] if entropy else [largest], 1)
 
@@ -271,11 +271,11 @@ def _counted(planes: Iterable[Tensor], depth: int) -> Iterator[Tensor]:
         if count <= depth:
             yield part
     if count != depth:
-        raise DataError(f"there are logits of {count} slices", expected=f"of {depth}, as prepared")
+        raise DataError(f"there are logits of {count} slices", expected=f"{depth} prepared slices")
 
 
 def _unchanged(planes: Iterable[Tensor], geometry: Geometry, entropy: bool) -> Iterator[Tensor]:
-    """Maps ``[n, 1 or 2, rows, columns]`` of whole slices that were never resampled."""
+    """Maps ``[n, 1 or 2, rows, columns]`` of whole slices without resampling."""
     for part in planes:
         for plane in part.split(1) if entropy else (part,):
             p = plane.softmax(1) if entropy else plane
@@ -294,7 +294,7 @@ def _whole(planes: Iterable[Tensor], geometry: Geometry) -> Iterator[Tensor]:
 
 
 def _between(planes: Iterator[Tensor], geometry: Geometry) -> Iterator[Tensor]:
-    """The file's slices, each linear between the two prepared slices around it, or the only one at the ends."""
+    """The file's slices: linear interpolation between two prepared slices, the nearest one at the ends."""
     slices, depth = geometry.turned_shape[0], geometry.depth
     at = np.clip((np.arange(slices) + 0.5) * depth / slices - 0.5, 0, depth - 1)
     before, done = next(planes), 0
@@ -309,27 +309,27 @@ def _between(planes: Iterator[Tensor], geometry: Geometry) -> Iterator[Tensor]:
 
 
 def turned_up(plane: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """A slice ``[h, w]`` as :func:`upright` says."""
+    """A slice ``[h, w]`` in the display orientation of :func:`upright`."""
     swap, backwards = upright(geometry)
     flipped = np.flip(plane, tuple(axis for axis in range(2) if backwards[axis]))
     return np.ascontiguousarray(flipped.T if swap else flipped)
 
 
 def upright(geometry: Geometry) -> tuple[bool, list[bool]]:
-    """How to draw a slice with the head up (the front in axial slices) and the patient's right on the left
-    (the front in sagittal ones).
+    """Display orientation of a slice: head up (front up in axial slices), patient's right on the left
+    (front on the left in sagittal slices).
 
     Returns:
-        whether rows and columns change places, and which of the two is first turned round.
+        whether to transpose the slice, and whether to flip its rows and its columns before.
     """
     directions = io_orientation(np.asarray(geometry.affine))
-    world = {to: directions[axis] * (1, flip) for axis, (to, flip) in enumerate(geometry.turn)}
-    row, column = (world[axis] for axis in range(3) if axis != geometry.slice_axis)
+    anatomy = {to: directions[axis] * (1, flip) for axis, (to, flip) in enumerate(geometry.turn)}
+    row, column = (anatomy[axis] for axis in range(3) if axis != geometry.slice_axis)
     return bool(row[0] < column[0]), [bool(row[1] > 0), bool(column[1] > 0)]
 
 
 def grey(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """8 bit, the darkest and the brightest 1 % clipped."""
+    """An image in 8 bits, with the darkest and the brightest 1 % clipped."""
     low, high = np.percentile(image, (1, 99))
     scaled = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
     grey: NDArray[np.uint8] = (scaled * 255).astype(np.uint8)

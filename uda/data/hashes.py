@@ -1,7 +1,7 @@
-"""SHA-256 of files, remembered where reading them again would take a while.
+"""SHA-256 of files, cached on disk where reading them again takes long.
 
-A street data set is tens of gigabytes, and every run asks whether it is still the same. As version control does, a
-file of the same size and the same time of its last change is taken to be unchanged.
+A street data set has tens of gigabytes, and every run checks that it is unchanged. As in version control, a file with
+the same size and modification time counts as unchanged.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from uda.errors import UdaError
 from uda.files.atomic import read_json, sha256_of, write_json
 
 WORTH = 2**30
-"""Bytes read in one go from which hashes are kept."""
+"""Bytes read since the last save from which on hashes are cached."""
 SETTLED = 2 * 10**9
-"""A file changed less than so many nanoseconds ago may change again within one tick of its clock."""
+"""Nanoseconds after a change during which a file is not cached: it may change again within one tick of its clock."""
 
 
 class Hashes:
-    """Hashes of files, with what a file at ``kept`` remembers of them.
+    """Hashes of files, with a cache on disk.
 
     Args:
-        kept: JSON that is read if it is there, and written by :meth:`save`; None keeps nothing.
+        kept: JSON file of the cache, read if it exists and written by :meth:`save`; None = no cache.
     """
 
     def __init__(self, kept: Path | None = None) -> None:
@@ -33,26 +33,26 @@ class Hashes:
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file."""
-        place, said = str(path.resolve()), path.stat()
-        sign = [said.st_size, said.st_mtime_ns]
+        place, status = str(path.resolve()), path.stat()
+        signature = [status.st_size, status.st_mtime_ns]
         found = self.known.get(place)
-        if found is not None and found[:2] == sign:
+        if found is not None and found[:2] == signature:
             return str(found[2])
         digest = sha256_of(path)
-        self.read += said.st_size
-        if time.time_ns() - said.st_mtime_ns > SETTLED:
-            self.known[place] = [*sign, digest]
+        self.read += status.st_size
+        if time.time_ns() - status.st_mtime_ns > SETTLED:
+            self.known[place] = [*signature, digest]
         return digest
 
     def save(self) -> None:
-        """Keep what was read, if it was much."""
+        """Write the cache if at least :data:`WORTH` bytes were read since the last time."""
         if self.kept is not None and self.read >= WORTH:
             write_json(self.kept, self.known)
             self.read = 0
 
 
 def _load(path: Path | None) -> dict[str, list[Any]]:
-    """What the file remembers; nothing where it is missing or damaged."""
+    """The entries of the cache; empty where the file is missing or damaged."""
     if path is None or not path.is_file():
         return {}
     try:

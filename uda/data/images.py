@@ -1,4 +1,4 @@
-"""Photographs: read, resized, their place on the file's grid; and any such work by threads, in order."""
+"""Read and resize photographs, their geometry, and an ordered map over threads."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 2
-"""Items under way or waiting to be fetched, for each thread."""
+"""Items per thread that are in progress or wait to be fetched."""
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
-    """RGB ``[h, w, 3]`` of a PNG or JPEG as its pixels are stored; an opaque alpha channel is left out.
+    """Stored pixels RGB ``[h, w, 3]`` of a PNG or JPEG; an opaque alpha channel is dropped.
 
-    A photograph with an EXIF orientation other than 1 is refused: whether its label was drawn on the stored or on
-    the turned pixels cannot be known.
+    A photograph with an EXIF orientation other than 1 is refused, because its label may follow either the stored or
+    the rotated pixels.
 
     Raises:
-        UnreadableError: it cannot be decoded whole.
-        DataError: there is none, or it is no RGB image of 8 bits a colour, or parts of it are transparent.
+        UnreadableError: the file cannot be decoded completely.
+        DataError: the file is missing, is no RGB image of 8 bits per channel, or has transparent pixels.
     """
     data, header = read_file(path)
     _check_rgb(header, path)
@@ -47,12 +47,12 @@ def _check_rgb(header: Header, path: Path) -> None:
         f"is a {header.format} of {held}",
         where=path,
         expected="a photograph in RGB, 8 bits a colour",
-        fix="convert it, or correct the card's pattern if it is no photograph",
+        fix="convert it, or correct the card's pattern if this is no photograph",
     )
 
 
 def opaque(image: NDArray[Any], path: Path) -> NDArray[Any]:
-    """``[h, w, 3]`` of ``[h, w, 4]``, uint8 or uint16.
+    """An image ``[h, w, 4]`` (uint8 or uint16) without its alpha channel: ``[h, w, 3]``.
 
     Raises:
         DataError: a pixel is not opaque.
@@ -63,15 +63,15 @@ def opaque(image: NDArray[Any], path: Path) -> NDArray[Any]:
             f"{clear} of its pixels are transparent",
             where=path,
             expected="opaque pixels",
-            fix="save it without its alpha channel, on the background that is meant",
+            fix="save it without its alpha channel, on the intended background",
         )
     return np.ascontiguousarray(image[..., :3])
 
 
 def resize_photo(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """``[h, w, 3]`` on other rows and columns: averaged over areas where it shrinks, linear where it grows.
+    """``[h, w, 3]`` resized to ``size`` rows and columns: by area averages where it shrinks, linear where it grows.
 
-    Pixels are cells whose outer border stays, as in :mod:`uda.data.geometry`; labels follow by ``label_slices``.
+    Pixels are cells and the outer border stays, as in :mod:`uda.data.geometry`; ``label_slices`` resizes labels alike.
     """
     cv2 = opencv()
     shrunk = (min(image.shape[0], size[0]), min(image.shape[1], size[1]))
@@ -82,7 +82,7 @@ def resize_photo(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def photo_geometry(shape: tuple[int, int], size: tuple[int, int]) -> Geometry:
-    """The way between a photograph of ``shape`` (rows, columns) and its prepared image: one slice, never cropped."""
+    """Geometry of a photograph of ``shape`` (rows, columns) and its prepared image: one slice without a crop."""
     identity = np.eye(4)
     return Geometry(
         affine=tuple(tuple(float(x) for x in row) for row in identity),
@@ -97,7 +97,7 @@ def photo_geometry(shape: tuple[int, int], size: tuple[int, int]) -> Geometry:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -106,16 +106,16 @@ def processors() -> int:
 def ordered(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 0
 ) -> Generator[Result | UdaError]:
-    """``function`` of each item in the items' order, by threads that run a few items ahead.
+    """``function`` of each item in order, computed by threads a few items ahead.
 
-    What a file's fault raises is yielded in the file's place, so that one report can list all. No more than
-    ``AHEAD`` results a thread wait, however many items there are. Closing the iterator ends the threads.
+    A :class:`UdaError` is yielded in place of the result, so that one report can list all faults. At most ``AHEAD``
+    items per thread are in progress or wait. Closing the iterator ends the threads.
 
     Args:
-        workers: threads; 0 takes as many as there are processors, 1 works in the caller's own.
+        workers: number of threads; 0 = as many as the processors, 1 = the caller's thread alone.
 
     Raises:
-        RunError: anything but a :class:`UdaError` was raised; it names the item.
+        RunError: ``function`` raised another error; names the item.
     """
     count = workers or processors()
     if count == 1:

@@ -1,5 +1,7 @@
-"""Intensities: their units, what is bright, and prepared slices clipped and scaled in place, so that a large
-volume stands in memory once."""
+"""Check, clip and normalise intensities, and find the foreground.
+
+Slices are changed in place, so that a large volume is in memory once.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ from uda.config.card import Prepare
 from uda.errors import DataError
 
 WITHOUT_OFFSET = 2000
-"""A CT with nothing below 0 and something from here on is stored with 1024 added to its Hounsfield units."""
+"""A CT with a minimum of at least 0 and a maximum of at least this is stored as Hounsfield units plus 1024."""
 
 
 def check_units(array: NDArray[Any], prepare: Prepare, path: Path) -> None:
-    """Refuse an image that cannot be in the units of the card's window.
+    """Refuse an image that cannot have the units of the card's window.
 
     Raises:
-        DataError: the window begins below 0, as only Hounsfield units do, and the image is a CT in 0…4095.
+        DataError: the window starts below 0, as in Hounsfield units, but the image is a CT in 0…4095.
     """
     window = prepare.normalize
     if isinstance(window, str) or window[0] >= 0:
@@ -39,7 +41,14 @@ def check_units(array: NDArray[Any], prepare: Prepare, path: Path) -> None:
 def foreground(
     planes: Iterator[NDArray[np.float32]],
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """First and last (excluded) row and column of what is brighter than the volume's mean, if anything is."""
+    """Bounding box of the pixels above the volume's mean: first and last (excluded) row and column.
+
+    Args:
+        planes: parts ``[n, h, w]`` of a volume.
+
+    Returns:
+        ``(row, column)`` of the start and of the end; None when no pixel is above the mean.
+    """
     total, count, brightest = 0.0, 0, None
     for part in planes:
         total, count = total + float(part.sum(dtype=np.float64)), count + part.size
@@ -54,11 +63,11 @@ def foreground(
 def normalize(
     slices: NDArray[np.float32], window: tuple[slice, slice], prepare: Prepare, path: Path
 ) -> NDArray[np.float32]:
-    """Clip and scale by the statistics of the image inside the crop; padding becomes its minimum.
+    """Clip and scale by the statistics of the image inside the crop; padding becomes the minimum.
 
     Args:
         slices: ``[s, h, w]``; changed in place and returned.
-        window: rows and columns that hold image, not padding.
+        window: rows and columns that hold image rather than padding.
 
     Raises:
         DataError: the image is constant inside the crop.
@@ -84,14 +93,14 @@ def normalize(
 def _limits(image: NDArray[np.float32], prepare: Prepare) -> tuple[float, float]:
     if not image.size:
         return 0.0, 0.0
-    if prepare.clip == (0, 100):  # the percentiles, without a copy to sort
+    if prepare.clip == (0, 100):  # the same values without the copy that percentile sorts
         return float(image.min()), float(image.max())
     low, high = np.percentile(image, prepare.clip)
     return float(low), float(high)
 
 
 def _scale(image: NDArray[np.float32], low: float, high: float, prepare: Prepare) -> None:
-    """In place, float64 for one slice at a time."""
+    """Scale in place, in float64 for one slice at a time."""
     if prepare.normalize == "none":
         return
     if prepare.normalize == "zscore":

@@ -1,6 +1,6 @@
-"""What a network sees of a store at once: a slice or a photograph in 2-D, a patch of a volume in 3-D.
+"""Items of a store, the inputs of a network: slices or photographs in 2-D, patches of volumes in 3-D.
 
-All are numbered, so that sampling, AdaBN and priors need not know which it is.
+Items are numbered, so that sampling, AdaBN and priors work with all kinds.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ UNCHANGED = PhotoAugment()
 
 
 class Items(Protocol):
-    """Numbered images of a store. ``places`` says where they lie, the rest reads there."""
+    """Numbered images of a store. ``places`` gives their positions; the other methods read there."""
 
     depth: int
-    """slices of an item"""
+    """number of slices of an item"""
 
     def __len__(self) -> int: ...
 
     def places(self, numbers: Numbers, seeds: Sequence[int] | None = None) -> Numbers:
-        """Where these items lie; with a seed for each, where they lie in this draw."""
+        """Positions of these items; with a seed for each, the random positions of this draw."""
 
     def cases(self, places: Numbers) -> Tensor:
         """Number of each item's case ``[b]``."""
 
     def image(self, places: Numbers) -> Tensor:
-        """``[b, c, *s]`` float32."""
+        """Images ``[b, c, *s]`` float32 without random changes."""
 
     def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
-        """``[b, c, *s]`` float32 as training sees it in this draw."""
+        """Images ``[b, c, *s]`` float32 with the random changes of this draw."""
 
     def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Image as training sees it in this draw, and label ``[b, *s]`` int64; ``IGNORE`` beyond the image."""
+        """Images as in :meth:`seen`, and labels ``[b, *s]`` int64 with ``IGNORE`` outside the image."""
 
     def index(self, places: Numbers) -> Tensor:
-        """Numbers in the store of the slices of each item: ``[b]``, or ``[b, d]`` in 3-D."""
+        """Numbers of each item's slices in the store: ``[b]``, or ``[b, d]`` in 3-D."""
 
 
 class Slices:
@@ -55,7 +55,7 @@ class Slices:
 
     Args:
         photo: random changes of photographs in training.
-        workers: threads that make them; 0 = as many as the processors.
+        workers: number of threads for these changes; 0 = as many as the processors.
     """
 
     depth = 1
@@ -98,17 +98,17 @@ class Slices:
         return changed(stacks, labels, self.photo, seeds, fill, self.workers)
 
     def _scaled(self, stacks: NDArray[Any]) -> Tensor:
-        """Eight bits as the network sees them; anything else is so already."""
+        """Photographs normalised from uint8; other images unchanged, because the store holds them normalised."""
         if self.store.scale is None:
             return torch.from_numpy(stacks)
         return torch.from_numpy(stacks).float().div_(255).sub_(self.mean).div_(self.sd)
 
 
 class Patches:
-    """Patches that cover each volume of a store with the least overlap, shifted at random in each draw.
+    """The fewest patches that cover each volume of a store, shifted at random in each draw.
 
     A place is ``(case, slice, row, column)`` of the patch's corner inside its case. A volume smaller
-    than the patch is continued by its smallest intensity.
+    than the patch is padded with its smallest intensity.
 
     Args:
         patch: slices, rows and columns.
@@ -120,10 +120,10 @@ class Patches:
     def __init__(self, store: Store, patch: tuple[int, int, int]) -> None:
         if store.images.ndim == 4:
             raise DataError(
-                "a 3-D network needs volumes, and these files hold single slices",
+                "a 3-D network needs volumes, but these files hold single slices",
                 where=store.folder,
                 expected="NIfTI or npz volumes",
-                fix="use the raw data's cards, or spatial_dims: 2",
+                fix="use the card of the raw data, or spatial_dims: 2",
             )
         self.store, self.patch, self.depth = store, patch, patch[0]
         corners = [
@@ -192,7 +192,7 @@ class Patches:
 
 
 def _starts(extent: int, patch: int) -> list[int]:
-    """Starts of the fewest patches that cover an axis, evenly spread."""
+    """First indices of the fewest patches that cover an axis, evenly spread."""
     if extent <= patch:
         return [0]
     return [round(s) for s in np.linspace(0, extent - patch, -(-extent // patch))]
@@ -204,5 +204,5 @@ def items_of(
     photo: PhotoAugment = UNCHANGED,
     workers: int = 1,
 ) -> Items:
-    """A store's slices (``photo`` and ``workers`` as there), or its patches for a network that sees ``patch``."""
+    """The :class:`Slices` of a store, or its :class:`Patches` for a network with a ``patch``."""
     return Slices(store, photo, workers) if patch is None else Patches(store, patch)

@@ -1,8 +1,8 @@
-"""Random changes of stored photographs by albumentations, in threads: the same seed gives the same image.
+"""Augmentation of stored photographs by albumentations, in threads: the same seed gives the same image.
 
-Neither the batch around an image nor the number of threads matters: each image has a seed of its own. All changes
-of an image draw from one stream. (albumentations' own ``set_random_seed`` starts a like stream in each of them,
-so that the scale would tell where the crop lies.)
+Each image has its own seed, so neither its batch nor the number of threads matters. All changes of an image draw
+from one random stream. (albumentations' own ``set_random_seed`` starts equal streams in all of them, which would
+correlate scale and crop position.)
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Bytes = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
 BLUR = (0.5, 1.5)
-"""Least and largest Gaussian sd, in pixels."""
+"""Smallest and largest standard deviation of the Gaussian, in pixels."""
 NOISE = (0.01, 0.05)
-"""Least and largest sd of the noise, of the largest value."""
+"""Smallest and largest standard deviation of the noise, as a share of the largest value."""
 
 _idle: defaultdict[tuple[PhotoAugment, Color, bool], list[Any]] = defaultdict(list)
-"""Changes by their settings that no thread is using. One holds its random stream, so no two threads may share it."""
+"""Unused pipelines by their settings. A pipeline holds a random stream, so two threads may not share one."""
 
 
 def changed(
@@ -46,18 +46,18 @@ def changed(
     fill: Color,
     workers: int = 0,
 ) -> tuple[Bytes, Bytes | None]:
-    """Each image under its own random change, its label along with it.
+    """Each image and its label under its own random change.
 
     Args:
         images: ``[b, 3, h, w]`` RGB.
-        labels: ``[b, h, w]`` class indices, moved by the nearest pixel. None: an image only meets what
-            moves pixels (``scale``, ``crop``, ``mirror``).
-        seeds: one an image.
-        fill: red, green and blue of what a crop holds outside the image; its label is ``IGNORE``.
-        workers: threads, as in :func:`uda.data.images.ordered`.
+        labels: ``[b, h, w]`` class indices, moved by nearest neighbour. None: only the geometric changes
+            (``scale``, ``crop``, ``mirror``) apply.
+        seeds: one for each image.
+        fill: red, green and blue of padding in a crop; its label is ``IGNORE``.
+        workers: number of threads, as in :func:`uda.data.images.ordered`.
 
     Returns:
-        images and labels of the crop's size, new arrays; those given where nothing is to be changed.
+        images and labels of the crop's size as new arrays; the given arrays where the settings change nothing.
     """
     if not settings.moves() and (labels is None or not _recolors(settings)):
         return images, labels
@@ -86,7 +86,7 @@ def _recolors(settings: PhotoAugment) -> bool:
 
 
 def _jitter(settings: PhotoAugment) -> dict[str, float]:
-    """Half-widths of the random factors, those that are there."""
+    """Bounds of the random colour factors; empty when all are 0."""
     names = ("brightness", "contrast", "saturation", "hue")
     bounds = {name: getattr(settings, name) for name in names}
     return bounds if any(bounds.values()) else {}
@@ -97,7 +97,7 @@ Change = Callable[[Bytes, Bytes | None, int], tuple[Bytes, Bytes | None]]
 
 @contextmanager
 def _change(settings: PhotoAugment, fill: Color, *, colors: bool) -> Iterator[Change]:
-    """A change for this thread alone, for as long as it is used."""
+    """A change for this thread alone, inside the block."""
     waiting = _idle[settings, fill, colors]
     try:
         compose = waiting.pop()
@@ -117,8 +117,8 @@ def _change(settings: PhotoAugment, fill: Color, *, colors: bool) -> Iterator[Ch
 
 
 def _compose(settings: PhotoAugment, fill: Color, *, colors: bool) -> Any:
-    """The changes in their order: first what leaves fewer pixels to the others."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for news
+    """The pipeline of changes; those that reduce the number of pixels come first."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import looks for updates online
     import albumentations  # type: ignore[import-untyped]
 
     cv2 = opencv()
@@ -129,7 +129,7 @@ def _compose(settings: PhotoAugment, fill: Color, *, colors: bool) -> Any:
             albumentations.RandomScale(
                 scale_limit=(smallest - 1, largest - 1),
                 area_for_downscale="image",
-                mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST moves by half a pixel
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST shifts by half a pixel
                 p=1,
             )
         )

@@ -1,6 +1,6 @@
-"""Label files of photographs: indices, raw values, a palette or colours, all to class indices.
+"""Read label files of photographs as class indices: from indices, raw values, a palette or colours.
 
-Which form a file has is decided by the file. A palette's colours are for display and never read.
+The file itself determines its form. A palette's colours are for display and never read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from uda.errors import DataError, MismatchError
 from uda.types import IGNORE
 
 UNKNOWN = 254
-"""In the tables: what the card does not name."""
+"""Marks values in the look-up tables that the card does not name."""
 LISTED = 10
-"""Faults of one file that its error spells out."""
+"""The most values or colours that an error lists."""
 
 Value = int | tuple[int, ...]
 Groups = tuple[tuple[int, tuple[int, ...]], ...]
@@ -29,12 +29,12 @@ Groups = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 def read_classes(path: Path, card: DatasetCard) -> NDArray[np.uint8]:
-    """Class indices ``[h, w]`` of a label file, ``IGNORE`` where the card says so.
+    """Class indices ``[h, w]`` of a label file, with ``IGNORE`` for the card's ignored values and colours.
 
     Raises:
-        UnreadableError: it cannot be decoded whole.
-        DataError: it is no label of the form that the card describes, or it holds values or colours that the card
-            does not name (each is listed with its pixels).
+        UnreadableError: the file cannot be decoded completely.
+        DataError: the file has another form than the card describes, or values or colours that the card does not
+            name (listed with their pixels).
     """
     raw = _raw(path, card)
     if raw.ndim == 3:
@@ -43,7 +43,7 @@ def read_classes(path: Path, card: DatasetCard) -> NDArray[np.uint8]:
                 "is a label in colour",
                 where=path,
                 expected=f"class values: the card {card.name!r} gives no colors",
-                fix="name the files of class values in the card's labels, or give each class its color",
+                fix="give files of class values in the card's labels, or give each class its color",
             )
         classes = _color_table(_colors(card))[_keys(raw)]
     elif raw.dtype == np.uint8:
@@ -57,27 +57,27 @@ def read_classes(path: Path, card: DatasetCard) -> NDArray[np.uint8]:
 
 
 def value_counts(path: Path, card: DatasetCard) -> dict[Value, int]:
-    """Raw values (of a label in colour: red, green, blue) of a label file with their pixels, most frequent first.
+    """Raw value (red, green, blue in a label in colour) → pixels in a label file, most frequent first.
 
     Raises:
-        DataError: as :func:`read_classes`, but for what the card does not name.
+        DataError: as in :func:`read_classes`, except for values that the card does not name.
     """
     raw = _raw(path, card)
     return _counts(raw, colored=raw.ndim == 3)
 
 
 def check_same_size(classes: NDArray[np.uint8], shape: tuple[int, int], path: Path) -> None:
-    """Refuse a label whose rows and columns are not its image's.
+    """Refuse a label whose rows and columns differ from its image's.
 
     Raises:
-        MismatchError: names both.
+        MismatchError: names both sizes.
     """
     if classes.shape != shape:
         raise MismatchError(
             f"the label has {classes.shape[0]}×{classes.shape[1]} pixels",
             where=path,
             expected=f"the image's {shape[0]}×{shape[1]}",
-            fix="leave the pair out (the card's `skip: [mismatched]` does), or use the label of this image",
+            fix="leave the pair out (`skip: [mismatched]` in the card), or use the label of this image",
         )
 
 
@@ -99,9 +99,9 @@ def _check_form(header: Header, path: Path, card: DatasetCard) -> None:
         found += " with transparency"
     narrow = header.bits < 8 and header.color != "palette"
     if header.format == "JPEG":
-        fix = "use the lossless file: JPEG invents values along every border"
+        fix = "use the lossless file: JPEG creates wrong values along every border"
     elif (header.bits == 16) != (card.label_bits == 16) or narrow:
-        fix = "name the right files in the card's labels, or set its label_bits"
+        fix = "give the right files in the card's labels, or set its label_bits"
     elif header.alpha and header.color == "grey":
         fix = "save it without its alpha channel"
     else:
@@ -116,7 +116,7 @@ def _indexed(path: Path, card: DatasetCard) -> bool:
 
 
 def _table(path: Path, card: DatasetCard) -> NDArray[np.uint8]:
-    """Class of every value a channel can hold."""
+    """Class of every possible value of a channel."""
     groups: Groups = tuple((_index(name, card), v) for name, v in card.label_values.items())
     if _indexed(path, card):
         groups = tuple((index, (index,)) for index in (*range(len(card.classes)), IGNORE))
@@ -143,7 +143,7 @@ def _value_table(groups: Groups, size: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=2)
 def _color_table(colors: tuple[tuple[int, Colour], ...]) -> NDArray[np.uint8]:
-    """Class of each of the 2²⁴ colours: 16 MB, and one look-up a pixel."""
+    """Class of each of the 2²⁴ colours: 16 MB, and one look-up per pixel."""
     table = np.full(1 << 24, UNKNOWN, dtype=np.uint8)
     for index, color in colors:
         table[int(_keys(np.array(color, dtype=np.uint8)))] = index
@@ -152,7 +152,7 @@ def _color_table(colors: tuple[tuple[int, Colour], ...]) -> NDArray[np.uint8]:
 
 
 def _keys(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """One number for each colour ``[…, 3]``."""
+    """One number ``[…]`` for each colour ``[…, 3]``."""
     wide = colors.astype(np.int32)
     keys: NDArray[np.int32] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
     return keys
@@ -169,13 +169,13 @@ def _counts(raw: NDArray[Any], *, colored: bool) -> dict[Value, int]:
 
 
 def _unknown(raw: NDArray[Any], path: Path, card: DatasetCard) -> DataError:
-    """What the card does not name, of ``[n]`` values or ``[n, 3]`` colours."""
+    """The error for ``[n]`` values or ``[n, 3]`` colours that the card does not name."""
     colored = raw.ndim == 2
     counts = _counts(raw, colored=colored)
     kind = "colours" if colored else "values"
     if colored:
         expected = ", ".join(f"{name} {color}" for name, color in card.colors.items())
-        fix = "give each colour a class in the card's colors, or name it among its ignore_colors"
+        fix = "give each colour a class in the card's colors, or add it to its ignore_colors"
     elif _indexed(path, card):
         expected = f"class indices 0 to {len(card.classes) - 1}, or {IGNORE}"
         fix = "correct the card's indexed or labels: these files hold raw values"

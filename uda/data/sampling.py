@@ -1,4 +1,4 @@
-"""Which images stand in a batch, as a function of (seed, stage, step, rank) and nothing else."""
+"""Sample batches: the images of a batch are a function of (seed, stage, step, rank) alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def positions_of(batch: int, step: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
-    """Where one rank's batch of a step lies in the endless row of draws."""
+    """Positions of one rank's batch of a step in the sequence of all draws."""
     first = (step * world + rank) * batch
     return np.arange(first, first + batch)
 
@@ -28,9 +28,14 @@ def positions_of(batch: int, step: int, rank: int = 0, world: int = 1) -> NDArra
 def batch_indices(
     count: int, batch: int, step: int, seed: int, rank: int = 0, world: int = 1
 ) -> NDArray[np.int64]:
-    """Indices of one rank's batch: epochs of fresh permutations, cut into steps and ranks.
+    """Indices of one rank's batch: every epoch is a new permutation, cut into steps and ranks.
 
-    Every image appears once in each ``count`` consecutive draws; no state is kept between calls.
+    Every image appears once per epoch of ``count`` draws. No state is kept between calls.
+
+    Args:
+        count: images in the store.
+        batch: images per rank.
+        world: world size.
     """
     positions = positions_of(batch, step, rank, world)
     return np.array([_epoch(seed, int(p) // count, count)[p % count] for p in positions])
@@ -39,7 +44,11 @@ def batch_indices(
 def source_batch(
     items: Items, numbers: NDArray[np.int64], seeds: Sequence[int], pin: bool
 ) -> SourceBatch:
-    """Images ``[b, c, *s]`` with labels ``[b, *s]``, each drawn by its own seed."""
+    """Images ``[b, c, *s]`` with labels ``[b, *s]``, each with its own seed.
+
+    Args:
+        pin: whether the tensors are in pinned memory.
+    """
     image, label = items.labelled(items.places(numbers, seeds), seeds)
     return SourceBatch(image.pin_memory(), label.pin_memory()) if pin else SourceBatch(image, label)
 
@@ -47,14 +56,14 @@ def source_batch(
 def target_batch(
     items: Items, numbers: NDArray[np.int64], seeds: Sequence[int], pin: bool
 ) -> TargetBatch:
-    """Images ``[b, c, *s]`` and the numbers of their slices in the store, each drawn by its own seed."""
+    """Images ``[b, c, *s]`` and the numbers of their slices in the store, each with its own seed."""
     places = items.places(numbers, seeds)
     image, index = items.seen(places, seeds), items.index(places)
     return TargetBatch(image.pin_memory(), index.pin_memory()) if pin else TargetBatch(image, index)
 
 
 def shuffled_batches(items: Items, batch: int, seed: int) -> Iterator[Tensor]:
-    """Every item once as ``[b, c, *s]``, in an order that mixes cases; about ``batch`` slices at a time."""
+    """Every item once in random order, in batches ``[b, c, *s]`` of about ``batch`` slices."""
     order = np.random.default_rng(seed).permutation(len(items))
     parts = max(1, round(len(order) * items.depth / batch))
     for part in np.array_split(order, min(parts, len(order))):

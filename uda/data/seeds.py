@@ -1,4 +1,4 @@
-"""Seeds of everything random: a function of what is drawn, and for whom."""
+"""Derive random seeds from the identifiers of a draw."""
 
 from __future__ import annotations
 

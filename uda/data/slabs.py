@@ -1,4 +1,4 @@
-"""Slabs: a slice between its neighbours, as the channels of a 2-D network's image."""
+"""Slabs (2.5-D input): a slice between its neighbours, as the channels of a 2-D network's image."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 def slab_of(
     slices: NDArray[Any], indices: ArrayLike, start: ArrayLike, stop: ArrayLike, slab: int
 ) -> NDArray[Any]:
-    """Each named slice in the middle of ``slab`` neighbours; beyond its case the edge slice repeats.
+    """Each chosen slice in the middle of ``slab`` slices; beyond the ends of its case the edge slice repeats.
 
     Args:
-        slices: ``[n, h, w]``, the slices of any number of cases in a row (memory-mapped or not).
-        indices: ``[b]`` slices asked for.
+        slices: ``[n, h, w]``, the concatenated slices of any number of cases (memory-mapped or not).
+        indices: ``[b]`` chosen slices.
         start: first slice of the case of each index (one number for all, or ``[b]``).
-        stop: one past its last slice, likewise.
+        stop: one past the last slice of that case (one number for all, or ``[b]``).
         slab: odd number of slices; 1 gives every slice alone.
 
     Returns:

@@ -1,6 +1,6 @@
-"""The store: a domain's slices, prepared once, memory-mapped, keyed by content and preprocessing.
+"""The store: the prepared slices of a domain, memory-mapped and keyed by content and preprocessing.
 
-Images and labels are separate arrays; a store of unlabelled cases has no label file at all.
+Images and labels are separate arrays; a store of unlabelled cases has no label file.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from uda.files.atomic import fingerprint, scratch, sweep, sync, write_json
 from uda.files.untrusted import parse_json, read_text
 
 FORMAT = 3
-"""Raised when the meaning of a stored array changes, so that older stores are prepared again."""
+"""Increased when the meaning of a stored array changes, so that older stores are prepared again."""
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """Where one volume lies in the store."""
+    """One case of the store: its slices ``start`` to ``stop`` (excluded)."""
 
     name: str
     start: int
     stop: int
     geometry: Geometry
     low: float
-    """its smallest intensity, that of padding"""
+    """smallest intensity, which is that of padding"""
     traits: Traits
-    """what its image was like before preparation"""
+    """traits of the image before preparation"""
 
 
 class Store:
-    """Read access to prepared slices. Indexing touches only the pages of the slices asked for.
+    """Read access to prepared slices. Indexing reads only the pages of the chosen slices.
 
-    ``images`` is ``[n, h, w]``, or ``[n, c, h, w]`` where the files hold each slice with its neighbours or are
-    photographs; these are uint8, everything else is float32.
+    ``images`` is ``[n, h, w]``, or ``[n, c, h, w]`` for photographs and for files that hold each slice with its
+    neighbours. Photographs are uint8, all other images float32.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,9 +70,9 @@ class Store:
         ]
         self.channels: int = index["channels"]
         self.scale: tuple[list[float], list[float]] | None = index["scale"]
-        """mean and sd of a photograph's channels in [0, 1]; None: values are as the network sees them"""
+        """mean and standard deviation of a photograph's channels in [0, 1]; None: images are already normalised"""
         self.skipped: dict[str, str] = index["skipped"]
-        """cases that were left out, and why"""
+        """case that was left out → reason"""
         self.images: NDArray[Any] = np.load(folder / "images.npy", mmap_mode="r")
         labels = folder / "labels.npy"
         self._labels: NDArray[np.uint8] | None = (
@@ -92,7 +92,7 @@ class Store:
         return int(self.images.shape[-2]), int(self.images.shape[-1])
 
     def stacks(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Images ``[b, c, h, w]`` of a 2-D network: stored with their channels, or a slice with its neighbours."""
+        """Images ``[b, c, h, w]`` for a 2-D network: as stored, or each slice with its neighbours."""
         if self.images.ndim == 4:
             return np.asarray(self.images[indices])
         first, stop = self._first[indices], self._stop[indices]
@@ -110,7 +110,7 @@ class Store:
         return self._labels
 
     def places(self) -> list[tuple[str, int]]:
-        """For each slice its case and its index along the file's own slice axis."""
+        """Case and index along the file's own slice axis of each slice."""
         return [
             (case.name, case.geometry.stored_slice(i))
             for case in self.cases
@@ -118,7 +118,7 @@ class Store:
         ]
 
     def file_places(self) -> list[tuple[str, int]]:
-        """Each slice of the cases' files, whether or not preparation kept it."""
+        """Case and index of each slice of the files, including slices that preparation leaves out."""
         return [
             (case.name, index)
             for case in self.cases
@@ -127,7 +127,7 @@ class Store:
 
 
 def content_key(card: DatasetCard, cases: Sequence[Case], hashes: Hashes | None = None) -> str:
-    """Hash of everything a store depends on: the files' bytes, the preprocessing, the label map."""
+    """Hash of everything that a store depends on: file contents, preprocessing, label map."""
     hashes = hashes or Hashes()
     files = []
     for case in cases:
@@ -155,14 +155,14 @@ def content_key(card: DatasetCard, cases: Sequence[Case], hashes: Hashes | None 
 def open_store(
     card: DatasetCard, cases: Sequence[Case], root: Path, key: str = "", workers: int = 1
 ) -> Store:
-    """The store of these cases below ``root``, prepared now if it is missing or damaged.
+    """Open the store of these cases below ``root``; prepare it first if it is missing or damaged.
 
     Args:
-        key: :func:`content_key` of the cases when the caller has it already.
-        workers: threads that prepare photographs; 0 = as many as the processors.
+        key: :func:`content_key` of the cases, if the caller has computed it.
+        workers: number of threads that prepare photographs; 0 = as many as the processors.
 
     Raises:
-        DataError: lists every case that cannot be prepared; nothing is left behind then.
+        DataError: lists every case that cannot be prepared; no store is left then.
         RunError: the disk refuses.
     """
     key = key or content_key(card, cases)
@@ -175,24 +175,24 @@ def open_store(
 
 
 _intact_once: dict[Path, list[tuple[int, int]]] = {}
-"""Sizes and times of arrays that this process has found intact; they may be too large to be read for each stage."""
+"""Sizes and times of arrays that this process has verified; large arrays are not read again for each stage."""
 
 
 def _intact(folder: Path, key: str) -> bool:
-    """Whether every array has the bytes it was written with."""
+    """Whether every array still has the checksum of its index."""
     try:
         index = parse_json(read_text(folder / "index.json"))
         if index["key"] != key or index.pop("sha256", "") != fingerprint(index):
-            return False  # damaged, or older: it says less of the same arrays
-        said = [(folder / name).stat() for name in index["crc32"]]
-        signs = [(one.st_size, one.st_mtime_ns) for one in said]
-        if _intact_once.get(folder) == signs:
+            return False  # damaged, or an older format without this checksum
+        statuses = [(folder / name).stat() for name in index["crc32"]]
+        signatures = [(one.st_size, one.st_mtime_ns) for one in statuses]
+        if _intact_once.get(folder) == signatures:
             return True
         sound = all(crc32(folder / name) == crc for name, crc in index["crc32"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     if sound:
-        _intact_once[folder] = signs
+        _intact_once[folder] = signatures
     return sound
 
 

@@ -1,4 +1,4 @@
-"""Image-level tags: which structures each slice of a case shows, from a CSV file."""
+"""Read image-level tags from a CSV file: which structures each slice of a case shows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SHOWN = 200  # characters of a line in a message
 
 
 def read_tags(path: Path, structures: Sequence[str]) -> dict[tuple[str, int], tuple[bool, ...]]:
-    """Image-level tags: for each (case, slice along the file's own slice axis) which structures it shows.
+    """(case, index along the file's own slice axis) → which structures the slice shows.
 
     Raises:
-        DataError: missing, columns other than ``case,slice,<structures>``, a cell that is not 0 or 1, or
-            two lines for one image.
+        DataError: the file is missing or unreadable, has columns other than ``case,slice,<structures>``, a
+            cell that is not 0 or 1, or two lines for one image.
     """
     expected = ["case", "slice", *structures]
     try:

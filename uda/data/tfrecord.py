@@ -1,6 +1,6 @@
-"""TFRecord files and the tf.train.Example messages in them, without TensorFlow.
+"""Read and write TFRecord files of tf.train.Example messages without TensorFlow.
 
-A file is a row of frames: length (u64), masked CRC-32C of the length (u32), payload, masked CRC-32C of the
+A file is a sequence of frames: length (u64), masked CRC-32C of the length (u32), payload, masked CRC-32C of the
 payload (u32), all little-endian (TensorFlow, ``tensorflow/core/lib/io/record_writer.h``). A payload is a
 protocol-buffer message (https://protobuf.dev/programming-guides/encoding)::
 
@@ -26,17 +26,17 @@ import numpy as np
 from uda.errors import DataError
 
 Feature = memoryview | tuple[memoryview, ...] | tuple[float, ...] | tuple[int, ...]
-"""One byte string; several; real numbers; integers."""
+"""One byte string, several, floats, or integers."""
 
 KINDS = {1: "bytes", 2: "float", 3: "int64"}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _NOTHING = memoryview(b"")
 _HEAD, _CRC = struct.Struct("<QI"), struct.Struct("<I")
-_RELEASE = 8 << 20  # bytes read before their pages are given back
+_RELEASE = 8 << 20  # bytes after which the pages read so far are released
 
 
 def refuse(what: str, where: str, expected: str | None = None) -> NoReturn:
-    """Report damage that only a fresh copy mends."""
+    """Report damage that only a new copy of the file repairs."""
     fix = "copy, download or make the file again"
     raise DataError(what, where=where, expected=expected, fix=fix)
 
@@ -45,8 +45,8 @@ def refuse(what: str, where: str, expected: str | None = None) -> NoReturn:
 
 
 def masked_crc(data: bytes | memoryview) -> int:
-    """CRC-32C, rotated and shifted as TFRecord stores it, so that a checksum of checksums is none."""
-    crc: int = google_crc32c.value(np.asarray(memoryview(data)))  # it takes no memoryview
+    """CRC-32C, rotated and shifted as in TFRecord, which avoids checksums over stored checksums."""
+    crc: int = google_crc32c.value(np.asarray(memoryview(data)))  # accepts no memoryview
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -59,16 +59,16 @@ def frame(payload: bytes) -> bytes:
 
 
 def read_frames(path: Path, *, verify: bool = True) -> Iterator[tuple[int, memoryview]]:
-    """Offset and payload of each frame, read-only views of the mapped file.
+    """Offset and payload of each frame; payloads are read-only views of the mapped file.
 
-    Pages behind the reader are given back, so memory does not grow with the file; a view that is still
-    held stays valid (it comes from the disk cache again) and keeps the file open.
+    Pages behind the reader are released, so memory does not grow with the file. A view that is still in use stays
+    valid (its pages are read again) and keeps the file open.
 
     Args:
-        verify: whether payloads are read and their checksums compared; lengths always are.
+        verify: whether the checksums of payloads are verified; those of lengths always are.
 
     Raises:
-        DataError: no regular file, empty, cut short, or a checksum that does not match.
+        DataError: the file is no regular file, empty, truncated, or a checksum does not match.
     """
     mapped = _map(path)
     whole = memoryview(mapped)
@@ -89,7 +89,9 @@ def read_frames(path: Path, *, verify: bool = True) -> Iterator[tuple[int, memor
 
 def _map(path: Path) -> mmap.mmap:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK
+        )  # without O_NONBLOCK a pipe waits for its writer
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
@@ -103,12 +105,12 @@ def _map(path: Path) -> mmap.mmap:
         raise DataError(
             f"cannot be read: {error.strerror or error}",
             where=path,
-            fix="correct the path, or who may read it",
+            fix="correct the path, or the file's permissions",
         ) from error
 
 
 def _bounds(whole: memoryview, at: int, where: str) -> tuple[int, int]:
-    """Start and end of the payload of the frame at ``at``; the length is trusted once its checksum is right."""
+    """Start and end of the payload of the frame at ``at``, once the length's checksum is verified."""
     left = len(whole) - at
     if left < _HEAD.size:
         part = "length" if left < 8 else "length's checksum"
@@ -137,10 +139,10 @@ def _bounds(whole: memoryview, at: int, where: str) -> tuple[int, int]:
 
 
 def encode_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:
-    """A tf.train.Example of byte strings and int64 lists, its keys in the order given.
+    """A tf.train.Example of byte strings and int64 lists, with its keys in the given order.
 
     Raises:
-        DataError: an integer that int64 does not hold.
+        DataError: an integer does not fit into int64.
     """
     entries = []
     for key, value in features.items():
@@ -176,13 +178,13 @@ def decode_example(payload: memoryview, where: str = "example") -> dict[str, Fea
     """Every feature of a tf.train.Example by its key; byte strings are views of the payload.
 
     Raises:
-        DataError: not such a message; names ``where``.
+        DataError: the payload is no tf.train.Example; names ``where``.
     """
     return {key: feature(raw, where)[1] for key, raw in split_example(payload, where).items()}
 
 
 def split_example(payload: memoryview, where: str) -> dict[str, memoryview]:
-    """The features of an Example, each still encoded: reading one costs nothing for the others."""
+    """The encoded features of an Example by their keys, so that one can be decoded without the others."""
     features: dict[str, memoryview] = {}
     for _, body in _messages(payload, (1,), where):
         for _, entry in _messages(body, (1,), where):
@@ -202,7 +204,7 @@ def feature(raw: memoryview, where: str, most: int | None = None) -> tuple[str, 
     """Kind (``bytes``, ``float``, ``int64``, or ``empty``) and content of one encoded feature.
 
     Args:
-        most: how many values are decoded; the others are not looked at.
+        most: the most values to decode; the others are not checked.
     """
     lists = list(_messages(raw, KINDS, where))
     if len(lists) > 1:
@@ -228,7 +230,7 @@ def _floats(body: memoryview, where: str) -> Iterator[float]:
 
 
 def _integers(body: memoryview, where: str) -> Iterator[int]:
-    """Packed and single values alike; the upper half of u64 is negative."""
+    """Packed and single values; the upper half of u64 is negative."""
     for number, wire, value in _fields(body, where):
         if number != 1:
             continue
@@ -246,7 +248,7 @@ def _integers(body: memoryview, where: str) -> Iterator[int]:
 def _messages(
     view: memoryview, wanted: Container[int], where: str
 ) -> Iterator[tuple[int, memoryview]]:
-    """Field number and content of the strings or messages under the numbers wanted."""
+    """Number and content of the fields whose numbers are wanted; they must hold strings or messages."""
     for number, wire, value in _fields(view, where):
         if number in wanted:
             if wire != _LENGTH or isinstance(value, int):
@@ -274,15 +276,15 @@ def _fields(view: memoryview, where: str) -> Iterator[tuple[int, int, int | memo
             named = "a group" if wire in (3, 4) else f"wire type {wire}"
             refuse(f"no tf.train.Example: field {number} is {named}", where)
         if size > end - at:
-            left = f"{size} bytes and {end - at} are left"
-            refuse(f"no protocol-buffer message: field {number} promises {left}", where)
+            left = f"{size} bytes, but {end - at} are left"
+            refuse(f"no protocol-buffer message: field {number} declares {left}", where)
         yield number, wire, view[at : at + size]
         at += size
 
 
 def _varint(view: memoryview, at: int, where: str) -> tuple[int, int]:
-    """An unsigned integer of at most 64 bits and the place behind it."""
-    if at < len(view) and view[at] < 0x80:  # nearly all of them
+    """An unsigned integer of at most 64 bits, and the offset after it."""
+    if at < len(view) and view[at] < 0x80:  # the usual case
         return view[at], at + 1
     value = 0
     for place, byte in enumerate(view[at : at + 10]):

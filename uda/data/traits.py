@@ -1,7 +1,7 @@
-"""What an image is like before anything is normalised: intensities, texture, extent. A few numbers a case.
+"""Traits of an image before normalisation: a few numbers on intensities, texture and extent.
 
-They go into a store's index and from there, as ranges, into the model that was trained on it, so that an image unlike
-all of these can be told when it is to be predicted.
+A store's index holds them for each case. A model trained on the store holds their ranges, so that prediction can flag
+an image outside of them.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ Traits = dict[str, float]
 LEVELS = (5, 50, 95)
 """percentiles"""
 SAMPLED = 16
-"""slices that are looked at, evenly spread: enough for percentiles, and little memory for any volume"""
+"""number of sampled slices, evenly spread: enough for percentiles, with little memory for any volume"""
 LIGHT = (0.299, 0.587, 0.114)
-"""of red, green and blue in brightness (ITU-R BT.601)"""
+"""weights of red, green and blue in brightness (ITU-R BT.601)"""
 
 
 def volume_traits(volume: Volume, geometry: Geometry) -> Traits:
-    """Of a volume: intensities as the file has them, in the region of interest; sizes of the whole file.
+    """Traits of a volume: stored intensities in the region of interest, and sizes of the whole file.
 
-    ``roughness`` is the mean difference of neighbouring pixels of a slice as a share of the span of intensities: about
-    0.02 in smooth images, above 0.2 in noise.
+    ``roughness`` is the mean absolute difference of neighbouring pixels in a row as a share of the range from the 5th
+    to the 95th percentile: about 0.02 in smooth images, above 0.2 in noise.
 
     Args:
-        volume: as it was read; nothing of its size is copied.
+        volume: as it was read; it is never copied as a whole.
     """
     slices = turned(volume.array, geometry.turn, geometry.slice_axis)
     rows, columns = region(geometry)
@@ -48,13 +48,13 @@ def volume_traits(volume: Volume, geometry: Geometry) -> Traits:
 
 
 def photo_traits(photo: NDArray[np.uint8]) -> Traits:
-    """Of a photograph ``[h, w, 3]``: brightness in 0…255, colour, size in pixels.
+    """Traits of a photograph ``[h, w, 3]``: brightness in 0…255, colour, size in pixels.
 
-    ``red`` and ``blue`` are their shares of the light; a third each in a grey picture.
+    ``red`` and ``blue`` are the shares of these channels in the sum of all three; a third each in a grey image.
     """
     height, width = photo.shape[:2]
     step = max(1, round((height * width / 2**18) ** 0.5))
-    rows = photo[::step]  # whole rows: neighbours stay neighbours
+    rows = photo[::step]  # whole rows, which keep their neighbouring pixels
     grey = rows @ np.array(LIGHT)
     red, green, blue = rows.mean((0, 1), dtype=np.float64)
     light = red + green + blue
@@ -77,7 +77,7 @@ def _levels(name: str, values: NDArray[np.float64]) -> Traits:
 
 
 def _roughness(values: NDArray[np.float64]) -> float:
-    """Along the last axis."""
+    """Mean absolute step along the last axis, as a share of the range between the outer :data:`LEVELS`."""
     if values.shape[-1] < 2 or not values.size:
         return 0.0
     low, high = np.percentile(values, (LEVELS[0], LEVELS[-1]))

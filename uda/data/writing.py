@@ -1,4 +1,4 @@
-"""Writing a store: cases prepared one after the other and streamed into arrays on disk."""
+"""Write a store: prepare one case after the other and stream it into arrays on disk."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from uda.data.traits import Traits
 from uda.errors import DataError, MismatchError, UdaError, UnreadableError, raise_all
 
 HEADER = 256
-"""Bytes before the values of an array file; its shape is known, and written there, when the last value is."""
+"""Bytes before the values of an array file; the header is written last, when the shape is known."""
 
 
 def crc32(path: Path) -> int:
-    """CRC-32 of the values of an array file, and then of its header, read in blocks."""
+    """CRC-32 of the values of an array file and then of its header, read in blocks."""
     value = 0
     with path.open("rb") as file:
         header = file.read(HEADER)
@@ -37,7 +37,7 @@ def crc32(path: Path) -> int:
 
 
 class _Array:
-    """A .npy file that grows along its first axis; its values are written once, and summed on the way."""
+    """A .npy file that grows along its first axis; each value is written once and enters the CRC-32."""
 
     def __init__(self, path: Path) -> None:
         self.file, self.crc, self.count = path.open("wb"), 0, 0
@@ -52,11 +52,11 @@ class _Array:
         self.file.write(block.data)
 
     def close(self) -> None:
-        """Write what the values are, and all of it to the disk."""
+        """Write the header and flush the file to disk."""
         whole = (self.count, *self.shape)
-        said = str({"descr": self.kind.str, "fortran_order": False, "shape": whole})
+        description = str({"descr": self.kind.str, "fortran_order": False, "shape": whole})
         start = npy.magic(1, 0) + (HEADER - 10).to_bytes(2, "little")
-        header = start + said.encode().ljust(HEADER - 11) + b"\n"
+        header = start + description.encode().ljust(HEADER - 11) + b"\n"
         self.crc = zlib.crc32(header, self.crc)
         self.file.seek(0)
         self.file.write(header)
@@ -66,7 +66,7 @@ class _Array:
 
 
 _SKIPPED: dict[type[UdaError], str] = {UnreadableError: "unreadable", MismatchError: "mismatched"}
-"""what a card's ``skip`` calls a fault"""
+"""error → its word in a card's ``skip``"""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,15 @@ def _prepared(case: Case, card: DatasetCard) -> _Prepared:
 def write_arrays(
     card: DatasetCard, cases: Sequence[Case], work: Path, workers: int
 ) -> dict[str, Any]:
-    """Stream case after case into the arrays: memory holds a few of them, however many there are.
+    """Stream case after case into the arrays; memory holds only a few cases.
 
-    Volumes fill a memory and are prepared one at a time; photographs by several threads.
+    Volumes, which are large, are prepared one at a time, photographs by several threads.
+
+    Returns:
+        the index of the store: cases, channels, scale, skipped cases and checksums.
+
+    Raises:
+        DataError: a case cannot be prepared and may not be skipped, or no case is left.
     """
     found = ordered(lambda case: _prepared(case, card), cases, workers if card.photos else 1)
     kept = _Kept(card)
@@ -116,7 +122,7 @@ def write_arrays(
 
 
 class _Kept:
-    """What becomes of each case: into the arrays, left out as the card says, or a fault of the whole."""
+    """Sorts the cases: stored, skipped by the card, or faulty."""
 
     def __init__(self, card: DatasetCard) -> None:
         self.card = card
@@ -126,7 +132,7 @@ class _Kept:
         self.count, self.shape = 0, card.prepare.size
 
     def sound(self, found: Iterator[tuple[Case, _Prepared | UdaError]]) -> Iterator[_Prepared]:
-        """The prepared cases that are to be stored, each counted when it is handed out."""
+        """The prepared cases to store; each enters the index when it is yielded."""
         for case, one in found:
             if isinstance(one, UdaError):
                 self._fault(case, one)
@@ -153,10 +159,10 @@ class _Kept:
         self.count, self.shape = stop, one.images.shape[1:]
 
     def check(self) -> None:
-        """Raise what forbids a store.
+        """Refuse to complete the store where a case is faulty.
 
         Raises:
-            DataError: a case that cannot be prepared and may not be left out, or nothing is left.
+            DataError: a case cannot be prepared and may not be skipped, or no case is left.
         """
         raise_all(self.faults, f"the data of card {self.card.name!r}")
         if not self.entries:
@@ -166,8 +172,8 @@ class _Kept:
 
 def _other_shape(one: _Prepared, shape: tuple[int, ...]) -> DataError:
     return DataError(
-        f"its slices are {one.images.shape[1:]}",
+        f"its slices have the shape {one.images.shape[1:]}",
         where=one.case.image,
-        expected=f"{shape}, as those of the first case of the split",
+        expected=f"{shape}, as in the first case of the split",
         fix="do not mix kinds of files in one split",
     )

@@ -1,4 +1,4 @@
-"""Data sets in the layouts of nnU-Net and the Medical Segmentation Decathlon, made into a card."""
+"""Make dataset cards from data sets of nnU-Net and the Medical Segmentation Decathlon."""
 
 from uda.data.nnunet.card import Written, write_card
 from uda.data.nnunet.listing import Listing, read_listing

@@ -1,4 +1,4 @@
-"""A dataset card from what a ``dataset.json`` says and from the images' headers."""
+"""Write a dataset card from a ``dataset.json`` and the images' headers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLIP = (0.5, 99.5)
 
 @dataclass(frozen=True)
 class Written:
-    """A card, where it is, and what was decided on the way."""
+    """A written card, its path, and remarks on the choices made."""
 
     path: Path
     card: DatasetCard
@@ -41,10 +41,10 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
     """Write the card of a data set.
 
     Args:
-        path: of the card; default: the folder's name in the current folder.
+        path: path of the card; default: the data set's folder name with ``.yaml``, in the current folder.
 
     Raises:
-        DataError: an image's header cannot be used, the files follow no pattern, or another card is there.
+        DataError: an image's header cannot be used, the files follow no pattern, or another file has this path.
     """
     name = _file_name(listing.folder.resolve().name, "dataset")
     path = path or Path(f"{name}.yaml")
@@ -62,12 +62,12 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a card where there is none, or the same one."""
+    """Write a card; an existing file must hold the same text."""
     if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
         raise DataError(
             "there is a file of that name already, and it is not this card",
             where=path,
-            fix="give another name with --out, or move it away",
+            fix="give another name with --out, or move the file",
         )
     if not path.exists():
         write_text(path, text)
@@ -80,7 +80,7 @@ def _raw(
     spacing: float,
     size: tuple[int, int],
 ) -> dict[str, Any]:
-    """The card as YAML holds it."""
+    """The card's content for YAML."""
     labelled, unlabelled = list(listing.training), list(listing.unlabelled)
     validate = labelled[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
     values = {label: [number] for number, label in names.items()}
@@ -118,7 +118,7 @@ def _remarks(
     splits: Mapping[str, Sequence[str]],
     spacing: float,
 ) -> tuple[str, ...]:
-    """What was decided, for the head of the card and for the reader at the terminal."""
+    """Remarks on the choices made, for the head of the card and for the terminal."""
     count = len(listing.training) + len(listing.unlabelled)
     renamed = [(listing.labels[i], name) for i, name in names.items() if listing.labels[i] != name]
     held = (
@@ -146,7 +146,7 @@ def _remarks(
 
 
 def _class_names(labels: Mapping[int, str]) -> dict[int, str]:
-    """Ids to names that a card may use, each once."""
+    """Id → name, valid in a card and unique."""
     names: dict[int, str] = {}
     for number, label in labels.items():
         name = "background" if number == 0 else _file_name(label, f"class_{number}")
@@ -156,14 +156,14 @@ def _class_names(labels: Mapping[int, str]) -> dict[int, str]:
 
 
 def _file_name(text: str, otherwise: str) -> str:
-    """Letters, digits, ``_ . -``, beginning with a letter or a digit."""
+    """The text as a name of letters, digits and ``_ . -``; ``otherwise`` where nothing is left."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-") or otherwise
 
 
 def _patterns(files: Iterable[tuple[str, str]], source: Path) -> list[str]:
-    """Path patterns with ``{case}`` that give each case its file, the fewest of two readings.
+    """Path patterns with ``{case}`` that give each case its file; the shorter list of two readings.
 
-    A case's name may also stand in the folders above its file, or be part of them by chance.
+    The name of a case may also occur in the folders above its file, on purpose or by chance.
     """
     files = list(files)
     everywhere = dict.fromkeys(path.replace(case, "{case}") for case, path in files)
@@ -171,7 +171,7 @@ def _patterns(files: Iterable[tuple[str, str]], source: Path) -> list[str]:
     patterns = min((everywhere, in_file), key=len)
     if strange := [pattern for pattern in patterns if "{case}" not in pattern]:
         raise DataError(
-            f"the path {strange[0]} does not hold its case's name",
+            f"the path {strange[0]} does not contain the name of its case",
             where=source,
             expected="paths such as imagesTr/CASE_0000.nii.gz",
             fix="rename the files after their cases",
@@ -185,7 +185,7 @@ def _named_last(case: str, path: str) -> str:
 
 
 def _pixels(listing: Listing) -> tuple[float, tuple[int, int]]:
-    """Pixel size in mm, rows and columns that fit nearly every image; from the headers alone."""
+    """Spacing in mm, and rows and columns that hold nearly every image, from the headers alone."""
     pixels, extents = [], []
     faults: list[UdaError] = []
     for pair in [*listing.training.values(), *listing.unlabelled.values()]:

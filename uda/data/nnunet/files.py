@@ -1,4 +1,4 @@
-"""Which files a data set of nnU-Net or the Decathlon has, and whether its ``dataset.json`` tells the truth of them."""
+"""Find the files of a data set of nnU-Net or the Decathlon, and compare them with its ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label as paths below the folder, or an image alone."""
+    """An image and, where it has one, its label, as paths below the folder."""
 
     image: str
     label: str | None = None
@@ -26,7 +26,7 @@ class Pair:
 
 @dataclass
 class Reader:
-    """The raw mapping, and what was found to be wrong with it."""
+    """The raw mapping of a ``dataset.json``, and its faults."""
 
     source: Path
     raw: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Reader:
 
 
 def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, Pair]]:
-    """Training pairs and images without a label, by case; what is listed must be there and the reverse."""
+    """Training pairs and images without a label, by case; listed files must exist, and pairs be complete."""
     raw = reader.raw
     unlabelled = _once(reader, _in_folder(reader, "imagesTs", ending))
     if isinstance(raw.get("dataset"), dict):
@@ -56,7 +56,7 @@ def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, 
         reader.lies(
             f"numTraining is {stated!r}, but there are {len(training)} labelled cases",
             f"numTraining: {len(training)}",
-            "correct the number, or add the files that are missing",
+            "correct the number, or add the missing files",
         )
     for name in [*training, *unlabelled]:
         if not name or re.search(r"[*?{}/]", name):
@@ -67,13 +67,13 @@ def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, 
 
 
 def _once(reader: Reader, found: Iterable[tuple[str, Pair]]) -> dict[str, Pair]:
-    """By case; a second file of one case is told."""
+    """Pairs by case; a second file of a case is a fault."""
     pairs: dict[str, Pair] = {}
     for name, pair in found:
         if name in pairs:
             reader.lies(
                 f"two files of the case {name!r}: {pairs[name].image} and {pair.image}",
-                "one image a case",
+                "one image per case",
                 "keep one of them",
                 where=reader.source.parent / pair.image,
             )
@@ -122,14 +122,14 @@ def _there(reader: Reader, name: str, pair: Pair) -> bool:
         reader.lies(
             f"lists {path} for case {name!r}, which is not there",
             "every listed file",
-            f"add the file, or take the case out of {FILE}",
+            f"add the file, or remove the case from {FILE}",
             where=reader.source.parent / path,
         )
     return not absent
 
 
 def _paired(reader: Reader, ending: str) -> dict[str, Pair]:
-    """Cases of imagesTr and labelsTr that belong together."""
+    """Cases with an image in imagesTr and a label in labelsTr; a file without its partner is a fault."""
     images = _once(reader, _in_folder(reader, "imagesTr", ending))
     labels = {name: pair.image for name, pair in _in_folder(reader, "labelsTr", ending)}
     for one, other, kind in (("imagesTr", "labelsTr", "label"), ("labelsTr", "imagesTr", "image")):
@@ -138,7 +138,7 @@ def _paired(reader: Reader, ending: str) -> dict[str, Pair]:
             reader.lies(
                 f"{len(alone)} cases of {one} have no {kind}: {_some(alone)}",
                 f"{other}/{alone[0]}{CHANNEL if kind == 'image' else ''}{ending}",
-                "add the files, or move the others away",
+                "add the files, or move the others elsewhere",
                 where=reader.source.parent / other,
             )
     return {n: Pair(images[n].image, label) for n, label in labels.items() if n in images}
@@ -156,8 +156,8 @@ def _in_folder(reader: Reader, folder: str, ending: str) -> Iterator[tuple[str, 
     if folder != "labelsTr" and further and any(s.endswith(CHANNEL) for s in stems):
         reader.lies(
             f"{folder} holds further channels: {_some(further)}",
-            f"one file a case, ending in {CHANNEL}{ending}",
-            "move the other channels away",
+            f"one file per case, ending in {CHANNEL}{ending}",
+            "move the other channels elsewhere",
             where=reader.source.parent / folder,
         )
         stems -= set(further)

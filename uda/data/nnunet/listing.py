@@ -1,6 +1,6 @@
-"""Reading what a ``dataset.json`` says: nnU-Net v2, nnU-Net v1 and the Medical Segmentation Decathlon.
+"""Read a ``dataset.json`` of nnU-Net v2, nnU-Net v1 or the Medical Segmentation Decathlon.
 
-Every statement is compared with the files; whatever is not true is told at once, before a card is written.
+Every statement is compared with the files. One error lists all faults, before a card is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Listing:
     source: Path
     title: str
     labels: dict[int, str]
-    """id → name as the file has it, background first"""
+    """id → name in the file, background first"""
     ignore: int | None
     channel: str
     training: dict[str, Pair]
@@ -41,7 +41,7 @@ class Listing:
 
     @property
     def modality(self) -> str | None:
-        """``ct``, ``mr``, or None when the channel's name does not tell."""
+        """``ct``, ``mr``, or None when the channel's name is unclear."""
         words = re.split(r"[^a-z0-9]+", self.channel.lower())
         if any(map(CT_WORD.fullmatch, words)):
             return "ct"
@@ -49,13 +49,13 @@ class Listing:
 
 
 def read_listing(folder: Path) -> Listing:
-    """Read a data set's ``dataset.json`` and look for its files; no image is opened.
+    """Read a data set's ``dataset.json`` and find its files; no image is opened.
 
     Args:
-        folder: the folder that holds the ``dataset.json``.
+        folder: the folder of the ``dataset.json``.
 
     Raises:
-        DataError: every statement that does not hold, with its remedy.
+        DataError: lists every false statement with its remedy.
     """
     source = folder / FILE
     reader = Reader(source, _mapping(source))
@@ -85,7 +85,7 @@ def _mapping(source: Path) -> Mapping[str, Any]:
             f"cannot be read as JSON: {error}",
             where=source,
             expected="the dataset.json of nnU-Net or of the Decathlon",
-            fix="give the folder that holds it, imagesTr/ and labelsTr/",
+            fix="give the folder of the dataset.json, imagesTr/ and labelsTr/",
         ) from error
     if not isinstance(raw, dict):
         raise DataError(
@@ -98,7 +98,7 @@ def _mapping(source: Path) -> Mapping[str, Any]:
 
 
 def _labels(reader: Reader) -> tuple[dict[int, str], int | None]:
-    """Names by id, and the id that counts for nothing."""
+    """Names by id, and the id of ignored voxels."""
     raw = reader.raw.get("labels")
     if not isinstance(raw, dict) or not raw:
         reader.lies(f"labels are {raw!r}", "names and ids", 'add "labels": {"background": 0, …}')
@@ -119,7 +119,9 @@ def _labels(reader: Reader) -> tuple[dict[int, str], int | None]:
     ignored = [number for number, name in labels.items() if name.lower() == IGNORE_NAME]
     kept = [number for number in labels if number not in ignored]
     if len(labels) != len(pairs) or len(set(labels.values())) != len(labels):
-        reader.lies(f"labels repeat an id or a name: {raw}", "each once", "correct the labels")
+        reader.lies(
+            f"labels repeat an id or a name: {raw}", "each id and name once", "correct the labels"
+        )
     elif kept != list(range(len(kept))) or len(kept) < 2:
         reader.lies(
             f"label ids are {kept}",
@@ -130,7 +132,7 @@ def _labels(reader: Reader) -> tuple[dict[int, str], int | None]:
         reader.lies(
             f"id 0 is {labels[0]!r}",
             "the background at 0",
-            "renumber the label files, or call id 0 background if that is what it is",
+            "renumber the label files, or call id 0 background if it is the background",
         )
     return {n: labels[n] for n in kept}, ignored[0] if ignored else None
 
@@ -140,13 +142,13 @@ def _is_id(value: object) -> bool:
 
 
 def _channel(reader: Reader) -> str:
-    """Name of the one channel."""
+    """Name of the only channel."""
     raw = reader.raw.get("channel_names", reader.raw.get("modality"))
     names = list(raw.values()) if isinstance(raw, dict) else []
     if len(names) != 1:
         reader.lies(
             f"{len(names)} channels: {', '.join(map(str, names))}" if names else "names no channel",
             "one channel: an image is one volume",
-            "write a copy with the channel to work on, as one file a case",
+            "write a copy with one channel, as one file per case",
         )
     return str(names[0]) if names else ""

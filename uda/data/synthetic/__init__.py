@@ -1,1 +1,1 @@
-"""Images made by the package itself, for tests and demos."""
+"""Synthetic images for tests and demos."""

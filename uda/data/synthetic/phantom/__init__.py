@@ -1,1 +1,1 @@
-"""The thorax phantom: MR and CT renderings of unpaired subjects."""
+"""The thorax phantom: synthetic MR and CT scans of unpaired subjects."""

@@ -1,18 +1,18 @@
-"""The phantom: people with beating hearts, scanned by MR or by CT, in the files of MM-WHS.
+"""Write the phantom data set: synthetic subjects with beating hearts, scanned by MR or CT, in the files of MM-WHS.
 
-It exists so that everything can be tried without a download: :func:`write_phantom` writes folders
-that the reader, the card type and the protocol of the real data take as they are. The anatomy is in
-:mod:`uda.data.synthetic.phantom.heart` and :mod:`uda.data.synthetic.phantom.thorax`; the physics of the two scanners,
-with the source of every constant, is in :mod:`uda.data.synthetic.phantom.render`. The gap between the domains
-comes out of that physics; no number was chosen by looking at an adaptation method.
+It lets users try everything without a download: :func:`write_phantom` writes folders for the reader, the card type
+and the protocol of the real data. The anatomy is in :mod:`uda.data.synthetic.phantom.heart` and
+:mod:`uda.data.synthetic.phantom.thorax`; the physics of the two scanners, with the source of every constant, is in
+:mod:`uda.data.synthetic.phantom.render`. The domain gap results from that physics; no number was chosen with an
+adaptation method in view.
 
-How wide it is: a small U-Net trained on 12 MR subjects reaches a mean Dice of 0.94 on other MR
+The domain gap: a small U-Net trained on 12 MR subjects reaches a mean Dice of 0.94 on other MR
 subjects and, over three training seeds, 0.47-0.63 on CT, where 10 labelled CT subjects give 0.94.
-Muscle and blood of the left ventricle lose most. With one MR protocol for all it was 0.19-0.44;
-the several protocols that MM-WHS mixes are the one thing changed after measuring.
+Myocardium and blood of the left ventricle lose most. With one MR protocol for all it was 0.19-0.44;
+the several protocols that MM-WHS mixes are the only change made after a measurement.
 
-The MR and the CT subject of one number are different people. A file depends on
-(seed, modality, subject) and on nothing else, to the byte.
+The MR and the CT subject of one number are different people. Every byte of a file depends on
+(seed, modality, subject) alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HEART_CENTRE = np.array([0.0, 2.0, 12.0])
 
 @dataclass(frozen=True)
 class Volume:
-    """One scan as stored: ``image`` and ``label`` (int16), ``affine`` (4x4, mm, RAS+)."""
+    """One scan in its stored axes: ``image`` and ``label`` (int16), ``affine`` (4x4, mm, RAS+)."""
 
     image: NDArray[np.int16]
     label: NDArray[np.int16]
@@ -56,7 +56,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class _Scan:
-    """A grid, and the affine of its array (axes to the right, front, head)."""
+    """A grid, the affine of its array (axes to the right, front, head), and its frame."""
 
     grid: Grid
     affine: NDArray[np.float64]
@@ -83,16 +83,16 @@ def write_phantom(root: Path, *, mr: Sequence[int], ct: Sequence[int], seed: int
 
 
 def render_subject(modality: Modality, subject: int, seed: int = 0) -> Volume:
-    """Draw one person and scan them; the same arguments give the same bytes.
+    """Draw a subject and scan it; the same arguments give the same bytes.
 
     Raises:
-        DataError: for another modality, or a negative subject or seed.
+        DataError: another modality, or a negative subject or seed.
     """
     if modality not in _CODE or subject < 0 or seed < 0:
         raise DataError(
             f"the phantom cannot draw modality {modality!r}, subject {subject}, seed {seed}",
-            expected="modality 'mr' or 'ct', and numbers that are not negative",
-            fix="number subjects from 1001, as MM-WHS does",
+            expected="modality 'mr' or 'ct', and numbers of at least 0",
+            fix="number subjects from 1001, as in MM-WHS",
         )
     anatomy, physics = (np.random.default_rng([seed, _CODE[modality], subject, k]) for k in (0, 1))
     organs = draw_subject(anatomy)
@@ -110,7 +110,7 @@ def render_subject(modality: Modality, subject: int, seed: int = 0) -> Volume:
 
 
 def _draw_scan(modality: Modality, rng: Generator) -> _Scan:
-    """Voxel size, field of view and pose: protocol and positioning differ from scan to scan."""
+    """Random voxel size, field of view and pose: protocol and positioning differ between scans."""
     if modality == "mr":
         plane, thick, width = rng.uniform(1.4, 1.9), rng.uniform(3.2, 4.8), rng.uniform(215, 250)
     else:
@@ -131,7 +131,7 @@ def _draw_scan(modality: Modality, rng: Generator) -> _Scan:
 def _rigid(
     affine: NDArray[np.float64], size: NDArray[np.int_], turn: NDArray[np.float64]
 ) -> Points:
-    """Places in the subject (mm) of all voxel centres, the subject turned by ``turn``."""
+    """Positions in the subject (mm) of all voxel centres; the subject is rotated by ``turn``."""
     x, y, z = np.ogrid[: size[0], : size[1], : size[2]]
     rows = (turn.T @ affine[:3, :3]).astype(np.float32)
     start = (turn.T @ affine[:3, 3]).astype(np.float32)
@@ -140,7 +140,7 @@ def _rigid(
 
 
 def _bend(points: Points, affine: NDArray[np.float64], rng: Generator) -> tuple[Points, float]:
-    """Soft individual shape: three plane waves of displacement, 1.2 mm each, 80-160 mm long."""
+    """Smooth individual deformation: three plane waves of displacement, 1.2 mm each, 80-160 mm long."""
     shape, amplitude, slack = points[0].shape, 1.2, 0.0
     bent = [axis.copy() for axis in points]
     for _ in range(3):
@@ -166,7 +166,7 @@ def _stored(
     label: NDArray[np.int16],
     affine: NDArray[np.float64],
 ) -> Volume:
-    """Reorder the axes as the scanner's files have them."""
+    """The scan in the axes of the modality's files."""
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(_ORIENTATION[modality]))
     return Volume(
         image=np.ascontiguousarray(nib.orientations.apply_orientation(image, turn)),
@@ -176,7 +176,7 @@ def _stored(
 
 
 def _write(path: Path, array: NDArray[np.int16], affine: NDArray[np.float64]) -> None:
-    """NIfTI with a gzip header that names no time and no file; complete or absent."""
+    """Write a NIfTI file atomically; its gzip header names no time and no file."""
     image = nib.Nifti1Image(array, affine)
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)

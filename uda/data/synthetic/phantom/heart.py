@@ -1,10 +1,10 @@
 """A parametric heart with its great vessels, in millimetres.
 
 Body axes: x to the patient's right, y to the front, z to the head; the origin is the middle of the
-heart. The left ventricle has a frame of its own: ``w`` from the valve plane to the apex (left,
+heart. The left ventricle has its own frame: ``w`` from the valve plane to the apex (left,
 front, down), ``u`` from the septum to the right ventricle, ``v`` = w x u. Sizes are adult normal
 values (left ventricle 26 mm in radius and 78 mm long at end diastole, wall 9 mm, ascending
-aorta 15 mm in radius); each person varies round them by the 5-10 % that imaging studies report
+aorta 15 mm in radius); each subject varies around them by the 5-10 % that imaging studies report
 between people. Contraction shortens and narrows the left ventricle at constant muscle volume, pulls
 the valve plane towards the apex and fills the left atrium.
 """
@@ -41,9 +41,9 @@ _CAP = 5.0  # mm of myocardium above the valve plane: it closes the chamber betw
 
 @dataclass(frozen=True)
 class Heart:
-    """One person's heart at one moment; lengths in mm of this person.
+    """A subject's heart in one cardiac phase; lengths in mm of this subject.
 
-    ``turn`` (3x3) takes the average heart to this one, ``scale`` included; ``axes`` are the rows
+    ``turn`` (3x3, with ``scale``) maps the average heart to this one; ``axes`` are the rows
     u, v, w of the left ventricle's frame and ``base`` its origin; ``right`` is the relative size
     of the right heart.
     """
@@ -61,12 +61,12 @@ class Heart:
     right: float
 
     def place(self, *points: tuple[float, float, float]) -> Vector:
-        """Points of the average heart (mm) moved to this one, (n, 3)."""
+        """Points of the average heart (mm) mapped to this one, (n, 3)."""
         moved: Vector = np.asarray(points, float) @ self.turn.T
         return moved
 
     def at(self, u: float, v: float, w: float) -> Vector:
-        """A point of the ventricle's frame (mm of this person)."""
+        """A point of the ventricle's frame in body axes (mm)."""
         return self.base + np.array([u, v, w]) @ self.axes
 
     def beyond(self, w: float) -> Shape:
@@ -79,7 +79,7 @@ class Heart:
 
 
 def draw_heart(rng: Generator) -> Heart:
-    """A person and a cardiac phase."""
+    """A random heart in a random cardiac phase."""
     contraction = rng.uniform(0.0, 0.7)
     scale = float(np.clip(rng.normal(1.0, 0.06), 0.88, 1.12))
     tilt = np.clip(rng.normal(0, 5, 3), -10, 10)
@@ -122,9 +122,9 @@ def _outer(heart: Heart) -> Shape:
 
 
 def left_ventricle(heart: Heart) -> tuple[list[Organ], list[Organ]]:
-    """Myocardium; then, to be painted after the atrium and the aorta, blood and papillary muscles.
+    """Myocardium; then blood and papillary muscles, which are painted after atrium and aorta.
 
-    The papillary muscles look like muscle and are labelled blood, as in clinical convention.
+    The papillary muscles have the signal of muscle and the label of blood, as in clinical convention.
     """
     s, r = heart.scale, heart.radius
     blood = within(_cavity(heart), heart.beyond(0.0))
@@ -168,7 +168,7 @@ def pulmonary_veins(heart: Heart) -> list[Organ]:
 
 
 def aorta(heart: Heart) -> list[Organ]:
-    """Ascending aorta from the valve plane to the start of the arch; the rest is unlabelled."""
+    """The aorta; its label covers the ascending part from the valve plane to the start of the arch."""
     r, s = heart.aorta_radius, heart.scale
     root = heart.at(13 * s, -9 * s, 1.0)
     rise = heart.place((3, 11, 23), (12, 14, 42), (17, 11, 62), (17, 6, 70))
@@ -187,7 +187,7 @@ def aorta(heart: Heart) -> list[Organ]:
 
 
 def right_heart(heart: Heart) -> list[Organ]:
-    """Ventricle wrapped round the septum (3.5 mm wall), atrium, and the two great veins."""
+    """Ventricle around the septum (3.5 mm wall), atrium, and the two great veins."""
     s, k = heart.scale, heart.right
     reach = heart.radius + heart.wall
     chamber = within(
@@ -242,7 +242,7 @@ def pulmonary_artery(heart: Heart) -> list[Organ]:
 
 
 def heart_organs(heart: Heart) -> list[Organ]:
-    """Everything from the veins to the left ventricle's blood, in painting order."""
+    """All organs of the heart and its vessels, in painting order."""
     wall, blood = left_ventricle(heart)
     return [
         *right_heart(heart),
@@ -256,7 +256,7 @@ def heart_organs(heart: Heart) -> list[Organ]:
 
 
 def mediastinum(heart: Heart) -> Shape:
-    """The pericardial sac with its fat and the column of great vessels: where no lung is."""
+    """The space without lung: the pericardial sac with its fat, and the column of great vessels."""
     s = heart.scale
     column = ellipsoid(heart.place((12, -28, 0))[0], (40 * s, 62.0, np.inf))
     front = ellipsoid(heart.place((6, 45, 0))[0], (16 * s, 70.0, np.inf))

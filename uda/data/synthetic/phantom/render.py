@@ -1,4 +1,4 @@
-"""How the two scanners see the phantom.
+"""Simulate MR and CT scans of the phantom: tissue signals, noise and artefacts.
 
 **MR**: a respiratory-gated whole-heart balanced steady-state free precession scan at 1.5 T, the
 sequence of MM-WHS: T2 preparation, fat saturation, surface coils. The steady state for TR << T2 and
@@ -9,8 +9,8 @@ alternating pulses (Freeman-Hill formula) is::
 
 times (1 + exp(-TE_prep / T2)) / 2: about half of the contrast of the preparation is left over a
 readout train that drives the magnetisation back to the steady state. Subjects come from several
-sites with protocols of their own: TR 3.2-4.6 ms, flip angle 60-100 degrees (power limits), TE_prep
-0-50 ms (some sites do without).
+sites with different protocols: TR 3.2-4.6 ms, flip angle 60-100 degrees (power limits), TE_prep
+0-50 ms (some sites use no preparation).
 
 - T1 / T2 in ms, the usual 1.5 T literature values (relaxometry of samples and of volunteers), 5 %
   between people: blood 1440 / 250 arterial, 1440 / 180 venous (deoxygenation shortens T2),
@@ -69,7 +69,7 @@ _RELAXATION: dict[str, tuple[float, float, float]] = {
 
 
 def mr_values(rng: Generator) -> dict[str, float]:
-    """Signal of each tissue, blood of the left heart = 1."""
+    """Random MR signal of each tissue, relative to blood of the left heart."""
     flip, repetition = np.deg2rad(rng.uniform(60, 100)), rng.uniform(3.2, 4.6)
     preparation, left_over = rng.uniform(0, 50), rng.uniform(0.1, 0.6)
     kept = {"fat": left_over, "marrow": (1 + left_over) / 2}
@@ -85,7 +85,7 @@ def mr_values(rng: Generator) -> dict[str, float]:
 
 
 def ct_values(rng: Generator) -> dict[str, float]:
-    """Hounsfield units of each tissue."""
+    """Random CT value of each tissue, in Hounsfield units."""
     left, right = rng.uniform(320, 480), rng.uniform(90, 400)
     return {
         "blood_left": left,
@@ -109,7 +109,7 @@ def ct_values(rng: Generator) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Frame:
-    """Voxel size (mm) and voxel index of the middle of the heart: where coils and rays are."""
+    """Spacing (mm), and the voxel index of the middle of the heart, to which the coils refer."""
 
     spacing: NDArray[np.float64]
     centre: NDArray[np.float64]
@@ -121,7 +121,7 @@ class Frame:
 
 
 def mr_image(signal: Floats, frame: Frame, rng: Generator) -> NDArray[np.int16]:
-    """Coils, k-space window, complex noise, magnitude; scanner units (blood a few hundred)."""
+    """MR image of a signal: coils, complex noise, k-space window, magnitude; blood has a few hundred units."""
     noise = rng.uniform(0.03, 0.06)
     received = signal * _coil_profile(signal.shape, frame, rng)
     parts = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(noise)
@@ -134,13 +134,13 @@ def mr_image(signal: Floats, frame: Frame, rng: Generator) -> NDArray[np.int16]:
 
 
 def _window(frequency: Floats, edge: float) -> Floats:
-    """1 below ``edge`` - 0.2, 0 above ``edge``, half a cosine between."""
+    """1 below ``edge`` - 0.2, 0 above ``edge``, half a cosine in between."""
     fall = np.clip((frequency - (edge - 0.2)) / 0.2, 0, 1)
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * fall), np.float32)
 
 
 def _coil_profile(shape: tuple[int, ...], frame: Frame, rng: Generator) -> Floats:
-    """Residual receive sensitivity, mean 1, from four loops in front and two behind (mm)."""
+    """Residual receive sensitivity, mean 1, of four coil loops in front and two behind (mm)."""
     coarse = [np.linspace(0, n - 1, 20) for n in shape]
     axes = [
         (c - mid) * step for c, mid, step in zip(coarse, frame.centre, frame.spacing, strict=True)
@@ -161,10 +161,10 @@ def _coil_profile(shape: tuple[int, ...], frame: Frame, rng: Generator) -> Float
 def ct_image(
     signal: Floats, frame: Frame, vein: Floats, density: float, rng: Generator
 ) -> NDArray[np.int16]:
-    """Kernel, correlated noise, streaks; Hounsfield units.
+    """CT image of a signal in Hounsfield units: kernel, correlated noise, streaks.
 
-    ``vein`` (slices, 2) is where the upper vein crosses each slice (voxel index, nan: nowhere),
-    ``density`` is its contrast (HU).
+    ``vein`` (slices, 2) is the voxel index at which the upper vein crosses each slice (nan where it does
+    not), ``density`` is its value (HU).
     """
     fx, fy = frame.frequencies(signal.shape)
     square = fx**2 + fy**2
@@ -181,7 +181,7 @@ def ct_image(
 
 
 def _streaks(shape: tuple[int, ...], frame: Frame, vein: Floats, rng: Generator) -> Floats:
-    """Rays out of the vein: a random function of the angle, about 1 at 20 mm, then as 1 / r."""
+    """Streaks from the vein: a random function of the angle, about 1 at 20 mm, then falling as 1 / r."""
     orders, turns = np.arange(3, 12), np.linspace(-np.pi, np.pi, 181)
     phase = np.cumsum(rng.normal(0, 0.5, (shape[2], orders.size)), axis=0)
     phase += rng.uniform(0, 2 * np.pi, orders.size)

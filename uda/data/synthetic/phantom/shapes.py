@@ -1,10 +1,9 @@
-"""Implicit shapes in millimetres, and the painter that turns them into voxels.
+"""Implicit shapes in millimetres, and their rendering to voxels with partial volume.
 
-A shape is a signed distance (negative inside, approximate away from the surface) with the box it
-lives in. Organs are painted one over another. The painter divides the distance by its change across
-one voxel, ``|df/di| + |df/dj| + |df/dk|``: exactly the width over which a plane crosses the voxel
-box, so a thick slice blurs a slanted wall more than an upright one, as the slice profile of a
-scanner does.
+A shape is a signed distance (negative inside, approximate away from the surface) with its bounding
+box. Organs are painted one over another. :func:`paint` divides the distance by its change across one
+voxel, ``|df/di| + |df/dj| + |df/dk|``, which is the width over which a plane crosses the voxel. So a
+thick slice blurs a slanted wall more than an upright one, like the slice profile of a scanner.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _EVERYWHERE = np.full(3, np.inf)
 
 @dataclass(frozen=True)
 class Shape:
-    """``distance`` of points (mm, negative inside) and the box ``low``..``high`` (mm) round it."""
+    """``distance`` of points (mm, negative inside) and the bounding box ``low``..``high`` (mm)."""
 
     distance: Callable[[Points], Floats]
     low: Vector
@@ -36,7 +35,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Organ:
-    """What a shape is made of, and its raw label (0: context that nobody labelled)."""
+    """A shape with its tissue and its raw label (0: unlabelled context)."""
 
     tissue: str
     shape: Shape
@@ -45,9 +44,9 @@ class Organ:
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxel centres of one scan: ``points`` are their places in the subject (mm, body axes).
+    """Voxel centres of one scan: ``points`` are their positions in the subject (mm, body axes).
 
-    ``to_index`` (3x4) takes a place to a voxel index, up to ``slack`` mm of soft deformation.
+    ``to_index`` (3x4) maps a position to a voxel index, up to ``slack`` mm of deformation.
     """
 
     points: Points
@@ -55,7 +54,7 @@ class Grid:
     slack: float
 
     def window(self, shape: Shape) -> Box | None:
-        """The slices that hold ``shape`` and one voxel round it; None outside the field of view."""
+        """The index ranges that hold ``shape`` and a margin of one voxel; None outside the field of view."""
         size = self.points[0].shape
         low, high = (
             np.clip(b, -1e4, 1e4) for b in (shape.low - self.slack, shape.high + self.slack)
@@ -73,7 +72,7 @@ class Grid:
         )
 
     def centres(self, shape: Shape) -> Floats:
-        """Where ``shape`` crosses each slice: voxel indices (slices, 2), nan where it does not."""
+        """Centre of ``shape`` in each slice: voxel indices (slices, 2), nan where it does not cross."""
         found = np.full((self.points[0].shape[2], 2), np.nan, np.float32)
         box = self.window(shape)
         if box is None:
@@ -87,7 +86,7 @@ class Grid:
 
 
 def ellipsoid(centre: ArrayLike, radii: ArrayLike, axes: ArrayLike | None = None) -> Shape:
-    """An ellipsoid; ``axes``: rows of its frame; a radius of inf makes an elliptic cylinder."""
+    """An ellipsoid; ``axes`` are the rows of its frame; a radius of inf makes an elliptic cylinder."""
     c = np.asarray(centre, float)
     frame = np.eye(3) if axes is None else np.asarray(axes, float)
     inverse = 1.0 / np.asarray(radii, float)
@@ -111,7 +110,7 @@ def ellipsoid(centre: ArrayLike, radii: ArrayLike, axes: ArrayLike | None = None
 
 
 def tube(points: ArrayLike, radii: ArrayLike, pieces: int = 3) -> Shape:
-    """A vessel: a smooth curve through ``points`` (n, 3), ``radii`` at them, round at both ends."""
+    """A vessel along a smooth curve through ``points`` (n, 3) with ``radii`` at them and round ends."""
     knots = np.asarray(points, float)
     at = np.linspace(0, len(knots) - 1, pieces * (len(knots) - 1) + 1)
     order = np.arange(len(knots))
@@ -138,7 +137,7 @@ def _segment(p: Points, a: Vector, b: Vector, ra: float, rb: float) -> Floats:
 
 
 def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
-    """Everything behind the plane through ``point`` whose unit ``normal`` points outwards."""
+    """The half space behind the plane through ``point`` whose unit ``normal`` points outwards."""
     n = np.asarray(normal, np.float32)
     offset = np.float32(np.asarray(point, float) @ n)
     return Shape(
@@ -149,7 +148,7 @@ def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
 
 
 def union(*shapes: Shape) -> Shape:
-    """Whatever lies in any of the shapes."""
+    """The union of the shapes."""
     return Shape(
         lambda p: np.minimum.reduce([s.distance(p) for s in shapes]),
         np.min([s.low for s in shapes], 0),
@@ -158,7 +157,7 @@ def union(*shapes: Shape) -> Shape:
 
 
 def within(*shapes: Shape) -> Shape:
-    """The common part."""
+    """The intersection of the shapes."""
     return Shape(
         lambda p: np.maximum.reduce([s.distance(p) for s in shapes]),
         np.max([s.low for s in shapes], 0),
@@ -167,7 +166,7 @@ def within(*shapes: Shape) -> Shape:
 
 
 def cut(shape: Shape, *away: Shape) -> Shape:
-    """``shape`` without the others."""
+    """``shape`` minus the others."""
     return Shape(
         lambda p: np.maximum.reduce([shape.distance(p), *(-a.distance(p) for a in away)]),
         shape.low,
@@ -176,14 +175,14 @@ def cut(shape: Shape, *away: Shape) -> Shape:
 
 
 def grown(shape: Shape, by: float) -> Shape:
-    """``shape`` with ``by`` mm more all round: a wall when painted before the shape itself."""
+    """``shape`` enlarged by ``by`` mm on all sides; painted before the shape itself, it is a wall."""
     return Shape(lambda p: shape.distance(p) - np.float32(by), shape.low - by, shape.high + by)
 
 
 def paint(
     grid: Grid, organs: Sequence[Organ], values: Mapping[str, float], outside: float
 ) -> tuple[Floats, NDArray[np.int16]]:
-    """Signal with partial volume, hard labels of the voxel centres; later organs cover earlier."""
+    """Signal with partial volume, and labels of the voxel centres; later organs cover earlier ones."""
     signal = np.full(grid.points[0].shape, outside, np.float32)
     label = np.zeros(signal.shape, np.int16)
     for organ in organs:

@@ -1,4 +1,4 @@
-"""The unlabelled rest of the chest: body wall, lungs, diaphragm, upper abdomen, skeleton.
+"""The unlabelled organs of the chest: body wall, lungs, diaphragm, upper abdomen, skeleton.
 
 Body axes and origin as in :mod:`uda.data.synthetic.phantom.heart`; the midline of the chest lies 14 mm to the
 right of the middle of the heart. Every length is in mm.
@@ -28,7 +28,7 @@ _MIDLINE, _MIDDLE = 14.0, -20.0  # x and y of the chest's axis
 
 
 def draw_subject(rng: Generator) -> list[Organ]:
-    """All organs of one person, in painting order."""
+    """All organs of a random subject, in painting order."""
     heart = draw_heart(rng)
     width, depth = np.clip(rng.normal(1, 0.05, 2), 0.9, 1.1) * heart.scale**0.5
     fat, muscle = rng.uniform(6, 26), rng.uniform(9, 15)
@@ -55,7 +55,7 @@ def _cylinder(rx: float, ry: float) -> Shape:
 
 
 def _domes(lift: Vector, width: float) -> tuple[Shape, Shape]:
-    """Right and left dome of the diaphragm; the right one, on the liver, stands 12 mm higher."""
+    """Right and left dome of the diaphragm; the right one, above the liver, is 14 mm higher on average."""
     right = ellipsoid((78 * width, -22, -112 + lift[0]), (84 * width, 96, 78))
     left = ellipsoid((-56 * width, -18, -118 + lift[1]), (88 * width, 96, 70))
     return right, left
@@ -83,7 +83,7 @@ def _abdomen(rng: Generator, cavity: Shape, domes: tuple[Shape, Shape]) -> list[
 
 
 def _lung_vessels(rng: Generator, lungs: Shape) -> list[Organ]:
-    """A few branching vessels on each side, from the hilum outwards, 2-3 mm in radius."""
+    """A few vessels on each side, from the hilum outwards, 2-3 mm in radius at the bend."""
     vessels = []
     for side in (1, -1):
         hilum = np.array([_MIDLINE + 44 * side, -28, 36])
@@ -97,7 +97,7 @@ def _lung_vessels(rng: Generator, lungs: Shape) -> list[Organ]:
 
 
 def _skeleton(rng: Generator, width: float, depth: float, muscle: float) -> list[Organ]:
-    """Ribs, sternum and spine, each a cortical shell round marrow."""
+    """Ribs, sternum and spine, each with a cortical shell around marrow."""
     back = _MIDDLE - 90 * depth
     body = cut(
         ellipsoid((_MIDLINE, back + 24, 0), (18 * width, 15, np.inf)),
@@ -125,7 +125,7 @@ def _discs(shift: float) -> Shape:
 
 
 def _ribs(rng: Generator, width: float, depth: float, muscle: float) -> Shape:
-    """Rods in the chest wall, one every 26 mm; each descends 0.45 mm per mm towards the front."""
+    """Ribs in the chest wall, one every 26 mm; each descends 0.45 mm per mm towards the front."""
     middle = _cylinder(136 * width + muscle / 2, 90 * depth + muscle / 2)
     shift = np.float32(rng.uniform(0, 26))
     reach = np.float32(max(4.0, 0.42 * muscle))
@@ -139,7 +139,7 @@ def _ribs(rng: Generator, width: float, depth: float, muscle: float) -> Shape:
 
 
 def _tubes() -> list[Organ]:
-    """Gullet and windpipe with its two main bronchi."""
+    """Oesophagus and trachea with its two main bronchi."""
     windpipe = union(
         tube([(_MIDLINE - 2, -34, 140), (_MIDLINE, -38, 76)], 8.5),
         tube([(_MIDLINE, -38, 76), (_MIDLINE + 42, -40, 44)], 6.5),
