@@ -35,8 +35,8 @@ def feed_into(pipe: Any, name: str, count: int, seed: int, folder: Path, keep: P
 
 
 def tally_of(name: str, count: int, seed: int, keep: Path | None) -> Any:
-    """The tally of one reader; of a process that died, one failure."""
-    from feeding import Tally
+    """The statistics of one reader; of a process that died, one failure."""
+    from feeding import CaseStatistics
 
     here, there = multiprocessing.Pipe()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def tally_of(name: str, count: int, seed: int, keep: Path | None) -> Any:
             return here.recv()
         except EOFError:
             process.join()
-            return Tally(failures=[f"{name}: its process ended with {process.exitcode}"])
+            return CaseStatistics(failures=[f"{name}: its process ended with {process.exitcode}"])
         finally:
             process.join()
 
@@ -72,11 +72,11 @@ def main() -> int:
     tallies = []
     for reader in readers:
         count = math.ceil(chosen.files * reader.share / shares)
-        tally = tally_of(reader.name, count, chosen.seed, chosen.keep)
-        tallies.append(tally)
-        print(line(reader.name, [tally]), flush=True)
+        statistics = tally_of(reader.name, count, chosen.seed, chosen.keep)
+        tallies.append(statistics)
+        print(line(reader.name, [statistics]), flush=True)
     print(line("all", tallies))
-    failures = [failure for tally in tallies for failure in tally.failures]
+    failures = [failure for statistics in tallies for failure in statistics.failures]
     for failure in failures[:50]:
         print(failure)
     return 1 if failures else 0

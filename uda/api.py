@@ -26,7 +26,7 @@ from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, content_key, open_store
 from uda.data.tags import read_tags
 from uda.devices.device import make_fabric, memory_for
-from uda.devices.distributed import world
+from uda.devices.distributed import this_process
 from uda.errors import ConfigError, PriorError
 from uda.evaluation.evaluate import evaluate as score
 from uda.evaluation.evaluate import metrics_of
@@ -142,9 +142,9 @@ def adapt(
 
 
 def _check_alone() -> None:
-    if world().size > 1:
+    if this_process().size > 1:
         raise ConfigError(
-            f"{world().size} processes were started, but work on a single model runs in one",
+            f"{this_process().size} processes were started, but work on a single model runs in one",
             fix="start it without torchrun; recipes run on several processes",
         )
 

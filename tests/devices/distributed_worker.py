@@ -38,7 +38,7 @@ from uda.devices.distributed import (
     on_first,
     repeated,
     share,
-    world,
+    this_process,
 )
 from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows, rows_of
 from uda.devices.sync_batchnorm import synchronised
@@ -66,7 +66,7 @@ def batchnorm(
         layer.bias.normal_(generator=generator)
     plain = nn.Sequential(nn.Identity(), layer).to(kind)
     model = synchronised(plain, torch.device("cpu"))
-    here = world()
+    here = this_process()
     rows = slice(None) if here.size == 1 else (slice(0, 4) if here.first else slice(4, 6))
     results: dict[str, Tensor] = {}
     for step in range(2):
@@ -87,7 +87,7 @@ def batchnorm(
 
 def unit() -> dict[str, Tensor]:
     """Results of gathering and broadcasting on every process."""
-    here = world()
+    here = this_process()
     results = {f"plain.{k}": v for k, v in batchnorm().items()}
     results |= {f"cumulative.{k}": v for k, v in batchnorm(momentum=None).items()}
     results |= {f"far.{k}": v for k, v in batchnorm(mean=1000).items()}
@@ -136,11 +136,11 @@ def unit() -> dict[str, Tensor]:
 
 def _agreements() -> list[int]:
     """Results of the functions that exchange objects."""
-    here = world()
+    here = this_process()
     calls: list[int] = []
 
     def work() -> int:
-        calls.append(world().size)
+        calls.append(this_process().size)
         return on_first(lambda: 40) + 2  # nested: waits for no other process
 
     together = [on_first(work), len(calls), sum(gather_objects(here.rank + 1))]
@@ -165,7 +165,7 @@ def failures(folder: Path) -> None:
         except (UdaError, OSError) as error:
             fix = error.fix if isinstance(error, UdaError) else None
             results.append([type(error).__name__, str(error), fix, repeated(error)])
-    (folder / f"faults.{world().rank}.json").write_text(json.dumps(results))
+    (folder / f"faults.{this_process().rank}.json").write_text(json.dumps(results))
 
 
 # The loop -------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def pictures() -> tuple[Tensor, Tensor]:
 
 def draw(step: int) -> Batch:
     """This process's rows of a step's batch."""
-    here, (image, label) = world(), pictures()
+    here, (image, label) = this_process(), pictures()
     own = BATCH // here.size
     source, target = (
         batch_indices(IMAGES, own, step, mix(name), here.rank, here.size) for name in ("s", "t")
@@ -252,7 +252,7 @@ def train(
     def batches(step: int) -> Batch:
         if step == stop_at:
             raise StoppedError
-        if step == lose_at and world().rank == world().size - 1:
+        if step == lose_at and this_process().rank == this_process().size - 1:
             raise DataError("a file is gone")
         return draw(step)
 
@@ -295,13 +295,13 @@ def main(root: Path, recipe: str, overrides: Sequence[str]) -> None:
     for name, job in JOBS.items():
         folder = root / name
         folder.mkdir(exist_ok=True)
-        save_file(job(folder), folder / f"{world().rank}.tensors")
+        save_file(job(folder), folder / f"{this_process().rank}.tensors")
     failures(root)
     events: list[tuple[str, str]] = []
     for _ in range(2):
         read = load_recipe(recipe, overrides)
         pipeline.run(read, root / "run", announce=lambda *event: events.append(event))
-    (root / f"events.{world().rank}.json").write_text(json.dumps(events))
+    (root / f"events.{this_process().rank}.json").write_text(json.dumps(events))
     train(root / "lost", "losses", lose_at=3)
 
 

@@ -32,7 +32,7 @@ from uda.config.loading import load_recipe
 from uda.config.recipe import Compute
 from uda.devices import distributed, global_batch, sync_batchnorm
 from uda.devices.device import check_processes, make_fabric
-from uda.devices.distributed import ALONE, World, launched, share
+from uda.devices.distributed import ALONE, Process, launched, share
 from uda.errors import ConfigError, ModelError
 from uda.pipeline import run as pipeline
 
@@ -126,29 +126,29 @@ def test_torchrun_and_srun_are_understood(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # launched() writes to it
-    assert launched() == World(3, 4, 1)
+    assert launched() == Process(3, 4, 1)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "18456")
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     monkeypatch.setattr(os, "environ", {**os.environ, **torchrun})
-    assert launched() == World(5, 8, 1)
+    assert launched() == Process(5, 8, 1)
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
 def test_each_thing_is_shared_out_exactly_once(count: int, size: int) -> None:
-    shares = [share(count, World(rank, size)) for rank in range(size)]
+    shares = [share(count, Process(rank, size)) for rank in range(size)]
     assert sorted(number for own in shares for number in own) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, here: World) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, here: Process) -> None:
     monkeypatch.setattr(distributed, "_joined", lambda: (here, None))
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(
     monkeypatch: pytest.MonkeyPatch, tiny: Tiny, tmp_path: Path
 ) -> None:
-    pretend(monkeypatch, World(1, 3))
+    pretend(monkeypatch, Process(1, 3))
     assert global_batch.rows_of(6) == slice(2, 4)
     recipe = load_recipe(tiny.recipe, [*tiny.overrides, "pretrain.batch=6"])
     with pytest.raises(ConfigError, match="a batch of 4 cannot be shared evenly by 3") as error:
@@ -169,7 +169,7 @@ def test_processes_that_nobody_started_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="but 1 runs") as error:
         check_processes(Compute(devices=4, num_nodes=2))
     assert "--nnodes 2 --nproc-per-node 4" in str(error.value.fix)
-    pretend(monkeypatch, World(0, 8))
+    pretend(monkeypatch, Process(0, 8))
     check_processes(Compute(devices=4, num_nodes=2))
     check_processes(Compute())
     with pytest.raises(ConfigError, match="but 8 run"):
@@ -177,14 +177,14 @@ def test_processes_that_nobody_started_are_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_work_of_its_own_gets_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, World(1, 2))
+    pretend(monkeypatch, Process(1, 2))
     assert make_fabric(Compute(device="cpu"), alone=True).world_size == 1
 
 
 def test_statistics_inside_a_program_are_refused_while_they_follow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pretend(monkeypatch, World(0, 2))
+    pretend(monkeypatch, Process(0, 2))
     layer = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     program = torch.jit.script(layer)
     with pytest.raises(ModelError, match="1 BatchNorm layers lie inside a TorchScript program"):

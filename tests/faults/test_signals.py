@@ -15,7 +15,7 @@ from fault_injection import Fault, command, contents, ended, hidden, started
 
 from uda.pipeline import run as pipeline
 from uda.training import loop
-from uda.training.signals import Stopped, heeded
+from uda.training.signals import Stopped, stopping_on_signals
 
 NEITHER_SAVED_NOR_LOGGED = 3
 SLOW = 0.2
@@ -57,7 +57,10 @@ def test_a_signal_ends_a_training_after_its_step_and_nothing_is_done_twice(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         taken = at_step(patch, NEITHER_SAVED_NOR_LOGGED, lambda: os.kill(os.getpid(), number))
-        with heeded(), pytest.raises(Stopped, match="pretrain saved at step 3") as stop:
+        with (
+            stopping_on_signals(),
+            pytest.raises(Stopped, match="pretrain saved at step 3") as stop,
+        ):
             run(tiny, out)
     assert stop.value.exit_code == code
     assert taken == [0, 1, 2]
@@ -80,7 +83,10 @@ def test_a_signal_ends_what_is_no_training_at_once(
         time.sleep(30)
 
     monkeypatch.setattr(writing, "prepared_stack", asked)
-    with heeded(), pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on"):
+    with (
+        stopping_on_signals(),
+        pytest.raises(Stopped, match="stopped by SIGTERM; the same command goes on"),
+    ):
         run(tiny, tmp_path / "run")
     assert list((tmp_path / "run" / "store").iterdir()) == []
 
@@ -95,9 +101,9 @@ def test_a_library_that_takes_the_signal_for_its_own_error_does_not_hide_it() ->
         except Stopped:
             raise ValueError("cannot be read") from None
 
-    with pytest.raises(Stopped, match="stopped by SIGTERM"), heeded():
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping_on_signals():
         swallowing()
-    with pytest.raises(ValueError, match="of our own"), heeded():
+    with pytest.raises(ValueError, match="of our own"), stopping_on_signals():
         raise ValueError("of our own")
 
 
@@ -105,7 +111,7 @@ def test_an_ignored_signal_stays_ignored_and_handlers_come_back() -> None:
     """As nohup has it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with heeded():
+        with stopping_on_signals():
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGINT)
     finally:

@@ -62,7 +62,7 @@ class Reader:
 
 
 @dataclass
-class Tally:
+class CaseStatistics:
     """What came of the files of one reader."""
 
     read: int = 0
@@ -77,26 +77,30 @@ class Tally:
         return self.read + self.refused + len(self.failures)
 
 
-def feed(reader: Reader, count: int, seed: int, folder: Path, keep: Path | None = None) -> Tally:
+def feed(
+    reader: Reader, count: int, seed: int, folder: Path, keep: Path | None = None
+) -> CaseStatistics:
     """Give a reader its sound files, the odd ones, and ``count`` damaged ones.
 
     Args:
         keep: folder for the files that failed.
     """
-    tally = Tally()
+    statistics = CaseStatistics()
     seeds = reader.seeds()
     files = [(f"sound {n}", one, one.wrap(one.content)) for n, one in enumerate(seeds)]
     odd = reader.odd()
     files += [(f"odd {n}", one, one.wrap(one.content)) for n, one in enumerate(odd)]
     with bounded() as said:
         for name, one, content in files:
-            _give(reader, one, name, content, folder, tally, said, keep)
+            _give(reader, one, name, content, folder, statistics, said, keep)
         for number in range(count):
             rng = Random(f"{reader.name} {seed} {number}")  # noqa: S311 - no secret
             one = seeds[number % len(seeds)]
             content = one.wrap(one.mutate(one.content, rng))
-            _give(reader, one, f"seed {seed}, file {number}", content, folder, tally, said, keep)
-    return tally
+            _give(
+                reader, one, f"seed {seed}, file {number}", content, folder, statistics, said, keep
+            )
+    return statistics
 
 
 def _give(
@@ -105,7 +109,7 @@ def _give(
     name: str,
     content: bytes,
     folder: Path,
-    tally: Tally,
+    statistics: CaseStatistics,
     said: Callable[[], str],
     keep: Path | None,
 ) -> None:
@@ -117,8 +121,8 @@ def _give(
     begun = time.monotonic()
     outcome, grown = attempt(reader.read, path, place)
     seconds = time.monotonic() - begun
-    tally.seconds += seconds
-    tally.peak = max(tally.peak, grown)
+    statistics.seconds += seconds
+    statistics.peak = max(statistics.peak, grown)
     heard = said()
     if heard and (path.suffix not in CODED or heard.count("\n") > REMARKS):
         outcome = f"printed {heard[:200]!r}"
@@ -129,11 +133,11 @@ def _give(
     elif name.startswith("sound") and outcome != "read":
         outcome = f"a sound file was not read: {outcome}"
     if outcome == "read":
-        tally.read += 1
+        statistics.read += 1
     elif outcome == "refused":
-        tally.refused += 1
+        statistics.refused += 1
     else:
-        tally.failures.append(f"{reader.name}, {one.file}, {name}: {outcome}")
+        statistics.failures.append(f"{reader.name}, {one.file}, {name}: {outcome}")
         if keep is not None:
             shutil.copytree(place, keep / f"{reader.name} {name}".replace(" ", "-"))
     shutil.rmtree(place)

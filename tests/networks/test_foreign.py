@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError
 from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
-from uda.networks.ema import follow, twin_of
+from uda.networks.ema import ema_update, frozen_copy
 from uda.networks.foreign import (
     kind_of,
     load_program,
@@ -135,7 +135,7 @@ def test_statistics_follow_only_under_the_policies_that_let_them(
 def test_a_copy_has_its_own_weights_and_modes(form: str, programs: dict[str, bytes]) -> None:
     model = opened(programs[form])
     set_mode(model, "train")
-    twin = twin_of(model)
+    twin = frozen_copy(model)
     assert not twin.training
     assert not any(p.requires_grad for p in twin.parameters())
     assert all(p.requires_grad and p.is_leaf for p in model.parameters())
@@ -145,7 +145,7 @@ def test_a_copy_has_its_own_weights_and_modes(form: str, programs: dict[str, byt
             parameter.add_(1)
     kept = twin(IMAGES[0])
     assert not torch.allclose(kept, model(IMAGES[0]))
-    follow(twin, model, 1.0)
+    ema_update(twin, model, 1.0)
     torch.testing.assert_close(twin(IMAGES[0]), model(IMAGES[0]))
 
 

@@ -255,7 +255,7 @@ def test_the_ledger_keeps_every_entry_once_and_none_only_alone() -> None:
         "source_labels",
         "target_tags",
     )
-    assert describe(supervision=("source_labels",)).told(("none",)).supervision == (
+    assert describe(supervision=("source_labels",)).with_supervision(("none",)).supervision == (
         "source_labels",
     )
 

@@ -20,7 +20,7 @@ from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case, cases_of
 from uda.data.sources import photo_classes
 from uda.devices.device import make_fabric
-from uda.devices.distributed import World
+from uda.devices.distributed import Process
 from uda.errors import ConfigError, ModelError
 from uda.evaluation.evaluate import evaluate
 from uda.evaluation.photos import PhotoScorer
@@ -230,7 +230,9 @@ def test_processes_share_the_images_and_count_each_once(
     monkeypatch.setattr("uda.evaluation.photos.sum_arrays", lambda array: array)
     parts = []
     for rank in range(2):
-        monkeypatch.setattr("uda.evaluation.photos.world", lambda rank=rank: World(rank, 2, rank))
+        monkeypatch.setattr(
+            "uda.evaluation.photos.this_process", lambda rank=rank: Process(rank, 2, rank)
+        )
         parts.append(matrices())
     counted = [{n for n, matrix in enumerate(part) if matrix.any()} for part in parts]
     assert counted[0].isdisjoint(counted[1])

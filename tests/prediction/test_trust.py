@@ -15,7 +15,7 @@ from uda.data.images import photo_geometry
 from uda.errors import ModelError
 from uda.networks.image_ranges import ImageRanges, Range, ranges_over
 from uda.networks.model_file import ModelInfo
-from uda.prediction.confidence import Tally
+from uda.prediction.confidence import CaseStatistics
 from uda.prediction.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown
 
 CLASSES = ("background", "disk", "ring")
@@ -58,11 +58,11 @@ def logits(seed: int = 0, classes: int = 3) -> torch.Tensor:
     return 2 * torch.randn(DEPTH, classes, *SIZE, generator=generator)
 
 
-def tallied(planes: list[torch.Tensor], where: Geometry | None = None) -> Tally:
-    tally = Tally(where or geometry())
-    for _ in tally.watch(planes):
+def tallied(planes: list[torch.Tensor], where: Geometry | None = None) -> CaseStatistics:
+    statistics = CaseStatistics(where or geometry())
+    for _ in statistics.watch(planes):
         pass
-    return tally
+    return statistics
 
 
 def defined(values: torch.Tensor) -> dict[str, float]:
@@ -79,7 +79,7 @@ def defined(values: torch.Tensor) -> dict[str, float]:
     return found | ({"confidence": sum(sure) / len(sure)} if sure else {})
 
 
-# sums of a Tally
+# sums of a CaseStatistics
 
 
 def test_confidence_is_soft_dice_over_the_whole_case_and_not_a_mean_over_slices() -> None:
@@ -98,10 +98,10 @@ def test_how_many_planes_come_at_a_time_changes_nothing(count: int) -> None:
 
 
 def test_planes_pass_through_unchanged_and_are_not_kept() -> None:
-    values, tally = logits(), Tally(geometry())
-    for seen, part in enumerate(tally.watch(plane[None] for plane in values)):
+    values, statistics = logits(), CaseStatistics(geometry())
+    for seen, part in enumerate(statistics.watch(plane[None] for plane in values)):
         assert torch.equal(part[0], values[seen])
-        assert tally.planes == seen + 1
+        assert statistics.planes == seen + 1
 
 
 def test_a_sure_network_is_confident_and_an_unsure_one_is_not() -> None:
@@ -137,9 +137,9 @@ def test_padding_does_not_count() -> None:
 def test_all_classes_of_a_photograph_count() -> None:
     prepare = PhotoPrepare(kind="photo", size=SIZE)
     info = ModelInfo(DeepLab(kind="deeplab_v2"), CLASSES, prepare, ("source_labels",))
-    tally = Tally(photo_geometry((16, 20), SIZE))
-    tally.add(logits()[0])
-    found = tally.measures(info)
+    statistics = CaseStatistics(photo_geometry((16, 20), SIZE))
+    statistics.add(logits()[0])
+    found = statistics.measures(info)
     assert found["ratio/background"] + found["ratio/disk"] + found["ratio/ring"] == pytest.approx(1)
     assert "confidence/background" in found
 
@@ -149,10 +149,10 @@ def test_the_plane_to_look_at_shows_most_of_the_structures() -> None:
     values[:, 0] = 1
     values[3, 2, :4] = 9
     values[1, 1, :1] = 9
-    tally = tallied([values])
-    assert tally.number == 3
-    assert (tally.plane[0] == 2).sum() == 4 * SIZE[1]
-    assert tally.plane[1][0, 0] < 5 < 200 < tally.plane[1][7, 0]
+    statistics = tallied([values])
+    assert statistics.number == 3
+    assert (statistics.plane[0] == 2).sum() == 4 * SIZE[1]
+    assert statistics.plane[1][0, 0] < 5 < 200 < statistics.plane[1][7, 0]
 
 
 def test_the_plane_to_look_at_is_the_middle_one_where_nothing_is_found() -> None:
@@ -164,9 +164,9 @@ def test_the_plane_to_look_at_is_the_middle_one_where_nothing_is_found() -> None
 def test_an_answer_that_is_no_number_is_noticed() -> None:
     values = logits()
     values[2, 1, 3, 3] = float("nan")
-    tally = tallied([values])
-    assert not tally.finite
-    assert tally.measures(KNOWS) == {}
+    statistics = tallied([values])
+    assert not statistics.finite
+    assert statistics.measures(KNOWS) == {}
     assert tallied([logits()]).finite
 
 

@@ -397,12 +397,12 @@ def main() -> None:
     """Run ``uda``: an error becomes one message and an exit code. Of several processes only the first one prints."""
     from uda.devices.distributed import launched, repeated
     from uda.errors import RunError, UdaError
-    from uda.training.signals import Stopped, heeded
+    from uda.training.signals import Stopped, stopping_on_signals
 
     try:
         if not launched().first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        with heeded():
+        with stopping_on_signals():
             app()
     except Stopped as stop:
         if launched().first:

@@ -15,7 +15,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from uda.config.recipe import Compute
-from uda.devices.distributed import ALONE, World, world
+from uda.devices.distributed import ALONE, Process, this_process
 from uda.errors import ConfigError, RunError
 
 _BUFFERS = (
@@ -36,7 +36,7 @@ def make_fabric(compute: Compute, alone: bool = False) -> Fabric:
         ConfigError: the device is not available, a process has no GPU, or ``mps`` has several processes.
     """
     device = _device_of(compute)
-    here = ALONE if alone else world()
+    here = ALONE if alone else this_process()
     if here.size == 1:
         return Fabric(accelerator=device, devices=1, precision=compute.precision)
     if device == "mps":
@@ -62,7 +62,7 @@ def check_processes(compute: Compute) -> None:
     Raises:
         ConfigError: ``devices`` × ``num_nodes`` is neither 1 nor the number of processes.
     """
-    here = world()
+    here = this_process()
     if compute.devices == "auto":
         return
     asked = compute.devices * compute.num_nodes
@@ -159,7 +159,7 @@ def _place(device: str, local_rank: int) -> torch.device:
 class _Joined(ClusterEnvironment):
     """Gives Fabric the ranks of processes that a launcher started and :mod:`uda.devices.distributed` connected."""
 
-    def __init__(self, here: World) -> None:
+    def __init__(self, here: Process) -> None:
         super().__init__()
         self.here = here
 

@@ -33,7 +33,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class World:
+class Process:
     """Rank of one process and world size of its run."""
 
     rank: int = 0
@@ -47,12 +47,12 @@ class World:
         return self.rank == 0
 
 
-ALONE = World()
+ALONE = Process()
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 _repeated: list[BaseException] = []
 
 
-def world() -> World:
+def this_process() -> Process:
     """Rank and world size of this process; ``ALONE`` in a run of one process and inside :func:`on_first`.
 
     The first call joins the process group.
@@ -61,7 +61,7 @@ def world() -> World:
 
 
 @functools.cache
-def _joined() -> tuple[World, Any]:
+def _joined() -> tuple[Process, Any]:
     """Rank and world size of this process, and the gloo group for everything but a step's tensors."""
     here = launched()
     if here.size == 1:
@@ -84,19 +84,19 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
-def launched() -> World:
+def launched() -> Process:
     """Ranks from the environment that torchrun or `srun` set; ``ALONE`` without a launcher.
 
     An allocation of several tasks without `srun` starts one process and counts as one.
     """
     env = os.environ
     if all(name in env for name in ENVIRONMENT):
-        return World(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
+        return Process(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
     size = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1:
         return ALONE
     _set_slurm_address()
-    return World(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]))
+    return Process(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]))
 
 
 def _set_slurm_address() -> None:
@@ -120,10 +120,10 @@ def together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         signs = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
-        if world().size == 1 or not any(sign in str(error).lower() for sign in signs):
+        if this_process().size == 1 or not any(sign in str(error).lower() for sign in signs):
             raise
         raise RunError(
-            f"another process of this run ended, and process {world().rank} of {world().size} "
+            f"another process of this run ended, and process {this_process().rank} of {this_process().size} "
             "cannot go on without it",
             fix="read the other process's error; the same command resumes from the last checkpoint",
         ) from error
@@ -141,7 +141,7 @@ def on_first(work: Callable[[], T]) -> T:
     Raises:
         UdaError: the first process's own, on every process; any other exception reaches the others as a RunError.
     """
-    here = world()
+    here = this_process()
     if here.size == 1:
         return work()
     if not here.first:
@@ -173,7 +173,7 @@ def first_then_all(work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _by_itself() -> Iterator[None]:
-    """Inside the block :func:`world` returns :data:`ALONE`."""
+    """Inside the block :func:`this_process` returns :data:`ALONE`."""
     token = _alone.set(True)
     try:
         yield
@@ -207,11 +207,11 @@ def _broadcast(value: Any) -> Any:
 
 def gather_objects(value: T) -> list[T]:
     """Every process's value in rank order, on all processes; each waits for all the others."""
-    if world().size == 1:
+    if this_process().size == 1:
         return [value]
     from torch import distributed
 
-    values: list[Any] = [None] * world().size
+    values: list[Any] = [None] * this_process().size
     with together():
         distributed.all_gather_object(values, value, group=_joined()[1])
     return values
@@ -224,7 +224,7 @@ def sum_arrays(own: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def any_of(here: bool) -> bool:
     """Whether ``here`` is true on any process; all get the same answer."""
-    if world().size == 1:
+    if this_process().size == 1:
         return here
     import torch
     from torch import distributed
@@ -251,7 +251,7 @@ def check_same_place(folder: Path, step: int) -> None:
         )
 
 
-def share(count: int, here: World) -> range:
+def share(count: int, here: Process) -> range:
     """Indices of the ``count`` items that a process works on; each item belongs to exactly one process."""
     return range(here.rank, count, here.size)
 
@@ -261,7 +261,7 @@ def gather_shares(own: Sequence[T], count: int) -> list[T]:
 
     Only the first process holds all results, so they may be large.
     """
-    here = world()
+    here = this_process()
     if here.size == 1:
         return list(own)
     from torch import distributed

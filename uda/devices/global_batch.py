@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uda.devices.distributed import together, world
+from uda.devices.distributed import this_process, together
 from uda.errors import ConfigError
 from uda.types import Batch, Heads, SourceBatch, TargetBatch
 
@@ -26,7 +26,7 @@ def rows_of(batch: int, where: str = "batch") -> slice:
     Raises:
         ConfigError: the batch size is not a multiple of the number of processes.
     """
-    here = world()
+    here = this_process()
     if batch % here.size:
         raise ConfigError(
             f"a batch of {batch} cannot be shared evenly by {here.size} processes",
@@ -63,7 +63,7 @@ def gathered(batch: Batch) -> Batch:
 
 def all_rows(tensor: Tensor) -> Tensor:
     """All processes' rows ``[w·b, …]`` of a tensor ``[b, …]``; for its gradient see :func:`all_outputs`."""
-    if world().size == 1:
+    if this_process().size == 1:
         return tensor
     if not tensor.requires_grad:
         return _gather(tensor)
@@ -78,7 +78,7 @@ def all_outputs(outputs: Sequence[Heads | None]) -> list[Heads | None]:
     does not wait for its parameters in vain. The gradient of a row is multiplied by the number of processes,
     because DDP divides by it.
     """
-    if world().size == 1:
+    if this_process().size == 1:
         return list(outputs)
     tensors = [t for heads in outputs if heads is not None for t in _heads(heads)]
     found = _AllRows.apply(*tensors)
@@ -105,7 +105,7 @@ class _AllRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        here = world()
+        here = this_process()
         return tuple(
             here.size * gradient[here.rank * own : (here.rank + 1) * own]
             for gradient, own in zip(gradients, ctx.rows, strict=True)
@@ -119,7 +119,7 @@ def _gather(tensor: Tensor) -> Tensor:
     last = tensor.dim() > 2 and not tensor.is_contiguous()  # channels last, perhaps
     rows = tensor.detach()
     rows = (rows.movedim(1, -1) if last else rows).contiguous()
-    size = world().size
+    size = this_process().size
     everything = rows.new_empty((size * len(rows), *rows.shape[1:]))
     parts = [part.view(torch.uint8) for part in everything.chunk(size)]
     with together():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from uda.devices.distributed import together, world
+from uda.devices.distributed import this_process, together
 from uda.errors import ModelError
 from uda.networks.batchnorm import layers, set_mode
 
@@ -27,7 +27,7 @@ def shared(model: nn.Module, image: Callable[[], Tensor], device: torch.device) 
         image: returns images ``[b, c, *s]`` of the training.
         device: where the network moves.
     """
-    if world().size == 1:
+    if this_process().size == 1:
         return model
     with torch.no_grad():
         for tensor in model.to(device).state_dict().values():
@@ -60,7 +60,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     Weights, buffers and their names stay the same, so a saved state loads into the plain network. Layers inside
     TorchScript programs cannot be replaced; see :func:`check_synchronised`.
     """
-    if world().size == 1:
+    if this_process().size == 1:
         return model
     if _exchangeable(model):
         return _exchanged(model, device)
@@ -77,7 +77,7 @@ def check_synchronised(model: nn.Module) -> None:
     Raises:
         ModelError: a TorchScript program has BatchNorm layers in training mode, and there are several processes.
     """
-    if world().size == 1:
+    if this_process().size == 1:
         return
     synced = (SyncedBatchNorm, nn.SyncBatchNorm)
     if unsynced := [m for m in layers(model) if m.training and not isinstance(m, synced)]:
@@ -127,7 +127,7 @@ class SyncedBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the whole batch in training mode, by the running statistics otherwise."""
-        if not self.training or world().size == 1:
+        if not self.training or this_process().size == 1:
             return super().forward(x)
         self._check_input_dim(x)
         normalised, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
@@ -198,7 +198,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     var, mean = torch.var_mean(x.to(_wide(x)), _others(x), correction=0)
     values = torch.full_like(mean, x.numel() // x.shape[1], dtype=torch.float64)
     own = torch.stack([values, mean.double(), var.double()])
-    parts = [torch.empty_like(own) for _ in range(world().size)]
+    parts = [torch.empty_like(own) for _ in range(this_process().size)]
     with together():
         torch.distributed.all_gather(parts, own)
     count, means, variances = torch.stack(parts).unbind(1)

@@ -22,7 +22,7 @@ from uda.config.colors import palette
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
-from uda.devices.distributed import share, sum_arrays, world
+from uda.devices.distributed import share, sum_arrays, this_process
 from uda.errors import ModelError, UdaError
 from uda.evaluation.miou import IOU_RULES, Confusion, summarise_iou
 from uda.evaluation.rows import Row, Task
@@ -106,7 +106,7 @@ class PhotoScorer:
         """Confusion matrices ``[images, k, k]``, and with ``scales`` also those of the multi-scale prediction."""
         count, device = len(self.card.classes), self.fabric.device
         plain, scaled = (Confusion(count, len(self.cases), device) for _ in range(2))
-        own = share(len(self.cases), world())
+        own = share(len(self.cases), this_process())
         for number, (photo, reference) in zip(own, self._read(own), strict=True):
             label = torch.from_numpy(reference).to(device, non_blocking=True)
             found = classes_of(photo_logits(model, self.fabric, photo, self.prepare), photo.size)

@@ -17,7 +17,7 @@ from uda.config.card import DatasetCard, PhotoPrepare
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
 from uda.data.volumes import check_same_grid, map_labels, write_volume
-from uda.devices.distributed import gather_shares, on_first, share, world
+from uda.devices.distributed import gather_shares, on_first, share, this_process
 from uda.errors import DataError, ModelError
 from uda.evaluation.dice_hd95 import CaseScore, score_case, summarise
 from uda.evaluation.overlays import Gallery
@@ -92,11 +92,11 @@ class VolumeScorer:
 
     def __init__(self, task: Task) -> None:
         cases, card, settings = task.cases, task.card, task.settings
-        own = share(len(cases), world())
+        own = share(len(cases), this_process())
         # The first process draws pictures and holds all cases; the others hold only those that they predict.
-        held = cases if world().first else [cases[number] for number in own]
+        held = cases if this_process().first else [cases[number] for number in own]
         references = read_references(held, card, task.info)
-        self.own = [references[number] for number in own] if world().first else references
+        self.own = [references[number] for number in own] if this_process().first else references
         self.count = len(cases)
         self.references, self.card, self.settings = references, card, settings
         self.fabric, self.out = task.fabric, task.out

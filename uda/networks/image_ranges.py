@@ -30,7 +30,7 @@ class Range:
 @dataclass(frozen=True)
 class ImageRanges:
     """Ranges by the name of the measure: traits of the images (:mod:`uda.data.traits`), and measures of the
-    predictions in them (:class:`uda.prediction.confidence.Tally`)."""
+    predictions in them (:class:`uda.prediction.confidence.CaseStatistics`)."""
 
     ranges: Mapping[str, Range]
 

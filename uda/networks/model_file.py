@@ -99,7 +99,7 @@ class ModelInfo:
                 fix="use a model.safetensors that a stage of uda wrote",
             ) from error
 
-    def told(self, supervision: Iterable[str]) -> ModelInfo:
+    def with_supervision(self, supervision: Iterable[str]) -> ModelInfo:
         """The same with more entries in the ledger."""
         return replace(self, supervision=union(self.supervision, supervision))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from uda.config.recipe import Compute
 from uda.devices.device import memory_for
-from uda.devices.distributed import on_first, world
+from uda.devices.distributed import on_first, this_process
 from uda.errors import DataError
 from uda.files.atomic import fingerprint
 from uda.files.stage_folder import StageFolder
@@ -77,7 +77,7 @@ def run_stage(
     base = {"stage": stage.name, "settings": stage.settings, **stage.also, "parents": parents}
     data, work = on_first(lambda: _begin(stage, path, base, restart, read))
     hash_ = fingerprint({**base, "data": data})
-    here = world()
+    here = this_process()
     if here.first:
         announce(stage.name, "skip" if work is None else "run")
     if work is None:

@@ -203,7 +203,7 @@ def _starting_from(
         ModelError: the parent's classes differ from the card's.
     """
     check_classes(parent.info, card, parent.path)
-    return replace(parent.info.told(used), prepare=card.prepare, origin=run.origin)
+    return replace(parent.info.with_supervision(used), prepare=card.prepare, origin=run.origin)
 
 
 def _clear(run: StageRun, snapshots: bool) -> None:

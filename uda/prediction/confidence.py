@@ -18,7 +18,7 @@ RATIO, CONFIDENCE = "ratio/", "confidence/"
 MEAN = "confidence"
 
 
-class Tally:
+class CaseStatistics:
     r"""Sums of one case, added plane by plane from its logits; memory does not grow with the case.
 
     Soft Dice confidence of a structure: :math:`2\sum_x p\hat y / (\sum_x p + \sum_x \hat y)` with its softmax ``p``

@@ -21,7 +21,7 @@ from uda.devices.device import memory_for
 from uda.errors import DataError, ModelError, RunError, UdaError
 from uda.files.atomic import read_json, write_json
 from uda.networks.model_file import ModelInfo
-from uda.prediction.confidence import Tally
+from uda.prediction.confidence import CaseStatistics
 from uda.prediction.outcome import Outcome, Places, read_record, write_record
 from uda.prediction.page import photo_picture, volume_picture, write_picture, write_report
 from uda.prediction.photos import (
@@ -128,12 +128,12 @@ def _outcome(work: _Work, case: Case) -> Outcome:
 def _volume(work: _Work, case: Case, prepare: Prepare) -> Outcome:
     """Predict one volume. The label map is written last, so a case with one is complete."""
     prepared = read_case(case, prepare)
-    tally, affine = Tally(prepared.geometry), np.asarray(prepared.geometry.affine)
-    planes = tally.watch(logit_planes(work.model, work.info, prepared.slices, work.fabric))
+    statistics, affine = CaseStatistics(prepared.geometry), np.asarray(prepared.geometry.affine)
+    planes = statistics.watch(logit_planes(work.model, work.info, prepared.slices, work.fabric))
     labels, entropy = to_file_maps(planes, prepared.geometry, entropy=work.entropy)
-    found = _judged(work, case, prepared.traits, tally)
+    found = _judged(work, case, prepared.traits, statistics)
     structures = len(work.info.classes) - 1
-    write_picture(work.places.picture(case.name), volume_picture(prepared, tally, structures))
+    write_picture(work.places.picture(case.name), volume_picture(prepared, statistics, structures))
     if entropy is not None:
         write_volume(work.places.entropy(case.name), entropy, affine, slope=1 / 255)
     write_record(work.places, found)
@@ -144,11 +144,11 @@ def _volume(work: _Work, case: Case, prepare: Prepare) -> Outcome:
 def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
     """Predict one photograph. The label map is written last, so a case with one is complete."""
     photo, classes = read_prepared(case, prepare), len(work.info.classes)
-    tally = Tally(photo.geometry)
+    statistics = CaseStatistics(photo.geometry)
     logits = photo_logits(work.model, work.fabric, photo, prepare)
-    tally.add(logits[0])
-    found = _judged(work, case, photo.traits, tally)
-    write_picture(work.places.picture(case.name), photo_picture(photo, tally, classes))
+    statistics.add(logits[0])
+    found = _judged(work, case, photo.traits, statistics)
+    write_picture(work.places.picture(case.name), photo_picture(photo, statistics, classes))
     if work.entropy:
         write_grey(work.places.entropy(case.name), entropy_on(logits, photo.size).cpu().numpy())
     write_record(work.places, found)
@@ -157,19 +157,19 @@ def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
     return found
 
 
-def _judged(work: _Work, case: Case, traits: Traits, tally: Tally) -> Outcome:
+def _judged(work: _Work, case: Case, traits: Traits, statistics: CaseStatistics) -> Outcome:
     """The outcome of a predicted case, with its measures and flags.
 
     Raises:
         ModelError: a logit is not finite.
     """
-    if not tally.finite:
+    if not statistics.finite:
         raise ModelError(
             "the network's logits are not finite (NaN or infinite)",
             where=case.image,
             fix="if other cases fail too, the weights are broken: use another checkpoint",
         )
-    measures, places = traits | tally.measures(work.info), work.places
+    measures, places = traits | statistics.measures(work.info), work.places
     return Outcome(
         case.name,
         places.labels(case.name),

@@ -15,7 +15,7 @@ from uda.data.items import items_of
 from uda.data.store import Store, StoredCase
 from uda.networks.image_ranges import ranges_over
 from uda.networks.model_file import ModelInfo, load_model, save_model
-from uda.prediction.confidence import Tally
+from uda.prediction.confidence import CaseStatistics
 from uda.prediction.volumes import logit_planes
 
 PREDICTED = 50
@@ -49,11 +49,11 @@ def with_ranges(model: nn.Module, info: ModelInfo, store: Store, fabric: Fabric)
 def _found(
     model: nn.Module, info: ModelInfo, store: Store, case: StoredCase, fabric: Fabric
 ) -> dict[str, float]:
-    tally = Tally(case.geometry)
+    statistics = CaseStatistics(case.geometry)
     image = store.images[case.start : case.stop]
     if isinstance(info.prepare, PhotoPrepare):
         items = items_of(store, info.network.patch)
         image = items.image(np.arange(case.start, case.stop)).numpy()
-    for _ in tally.watch(logit_planes(model, info, image, fabric)):
+    for _ in statistics.watch(logit_planes(model, info, image, fabric)):
         pass
-    return tally.measures(info)
+    return statistics.measures(info)

@@ -17,7 +17,7 @@ from uda.data.geometry import grey, turned_up, upright
 from uda.files.atomic import atomic_path, write_json
 from uda.networks.model_file import ModelInfo
 from uda.prediction import trust
-from uda.prediction.confidence import RATIO, Tally, structures_of
+from uda.prediction.confidence import RATIO, CaseStatistics, structures_of
 from uda.prediction.outcome import Outcome, Places, ordered, read_record
 from uda.prediction.photos import PreparedPhoto, shown_size
 from uda.prediction.volumes import PreparedCase
@@ -116,11 +116,11 @@ def _entry(places: Places, case: Outcome, shown: bool) -> dict[str, Any]:
     }
 
 
-def volume_picture(case: PreparedCase, tally: Tally, structures: int) -> Image.Image:
+def volume_picture(case: PreparedCase, statistics: CaseStatistics, structures: int) -> Image.Image:
     """Of the prepared slice that shows most of the structures, head (or front) up."""
     geometry = case.geometry
-    classes, entropy = (turned_up(plane, geometry) for plane in tally.plane)
-    slice_ = turned_up(grey(case.slices[tally.number]), geometry)
+    classes, entropy = (turned_up(plane, geometry) for plane in statistics.plane)
+    slice_ = turned_up(grey(case.slices[statistics.number]), geometry)
     _, row, column = geometry.prepared_spacing
     aspect = column / row if upright(geometry)[0] else row / column
     bare, drawn = (
@@ -130,7 +130,7 @@ def volume_picture(case: PreparedCase, tally: Tally, structures: int) -> Image.I
     return _row([bare, drawn, unsure])
 
 
-def photo_picture(photo: PreparedPhoto, tally: Tally, classes: int) -> Image.Image:
+def photo_picture(photo: PreparedPhoto, statistics: CaseStatistics, classes: int) -> Image.Image:
     """Of a photograph, its classes in the colours of the written label map."""
     rows, columns = shown_size(photo.size, SIDE)
     table = np.array(distinct_colors(classes), np.uint8)
@@ -138,7 +138,7 @@ def photo_picture(photo: PreparedPhoto, tally: Tally, classes: int) -> Image.Ima
     bare = pixels.resize((columns, rows), Image.Resampling.LANCZOS)
     colours, unsure = (
         one.resize(bare.size, Image.Resampling.NEAREST)
-        for one in (Image.fromarray(table[tally.plane[0]]), _shaded(tally.plane[1]))
+        for one in (Image.fromarray(table[statistics.plane[0]]), _shaded(statistics.plane[1]))
     )
     return _row([bare, Image.blend(bare, colours, OPAQUE), unsure])
 

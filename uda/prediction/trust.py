@@ -1,8 +1,8 @@
 """Flag predictions that may be wrong, without labels: unusual images, unusual class ratios, low confidence.
 
 A case has named measures: of the image (:mod:`uda.data.traits`) and of the prediction
-(:class:`uda.prediction.confidence.Tally`). The model file holds the range of each measure over the images of its last
-domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few dozen cases
+(:class:`uda.prediction.confidence.CaseStatistics`). The model file holds the range of each measure over the images of
+its last domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few dozen cases
 estimate the ends of a range poorly.
 """
 
@@ -133,7 +133,8 @@ def flags_of(measures: Mapping[str, float], info: ModelInfo) -> tuple[Flag, ...]
     """Every flag of a case, ordered by kind.
 
     Args:
-        measures: the traits of its image and :meth:`uda.prediction.confidence.Tally.measures` of its prediction.
+        measures: the traits of its image, and those of its prediction
+            (:meth:`uda.prediction.confidence.CaseStatistics.measures`).
     """
     found = list(_outside(measures, info))
     if not any(measures.get(f"{RATIO}{info.classes[k]}") for k in structures_of(info)):

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from uda.devices.distributed import world
+from uda.devices.distributed import this_process
 from uda.errors import RunError
 from uda.files.atomic import disk, write_text
 
@@ -183,7 +183,11 @@ def open_log(
     folder: Path, title: str, steps: int, first_step: int, quiet: bool, rows: str = ""
 ) -> RunLog:
     """:class:`RunLog` on the first process, :class:`NoLog` on the others."""
-    return RunLog(folder, title, steps, first_step, quiet, rows) if world().first else NoLog(folder)
+    return (
+        RunLog(folder, title, steps, first_step, quiet, rows)
+        if this_process().first
+        else NoLog(folder)
+    )
 
 
 def say(text: str) -> None:

@@ -23,7 +23,7 @@ from uda.config.recipe import Training
 from uda.data.augment import augment_batch
 from uda.data.seeds import mix
 from uda.devices.device import memory_for
-from uda.devices.distributed import check_same_place, on_first, together, world
+from uda.devices.distributed import check_same_place, on_first, this_process, together
 from uda.devices.global_batch import all_outputs, all_rows, gathered, own_rows
 from uda.devices.sync_batchnorm import check_synchronised, shared
 from uda.errors import NotFiniteError, RunError
@@ -183,7 +183,7 @@ def _check_finite(model: nn.Module, run: Run) -> None:
 def _step(state: TrainingState, settings: Training, batch: Batch, run: Run) -> Tensor:
     """Update the network, then the terms' own state. Returns loss and term values on the device."""
     fabric, objective = state.fabric, state.objective
-    torch.manual_seed(mix(run.seed, run.stage, "network", state.step, world().rank))
+    torch.manual_seed(mix(run.seed, run.stage, "network", state.step, this_process().rank))
     generator = torch.Generator(fabric.device)
     generator.manual_seed(
         mix(run.seed, run.stage, "augment", state.step, 0)
@@ -233,7 +233,7 @@ def _report(state: TrainingState, settings: Training, log: RunLog) -> None:
 @torch.no_grad()
 def _show(model: nn.Module, batch: Batch, fabric: Fabric, log: RunLog, step: int, run: Run) -> None:
     """Log image, entropy and prediction of up to four images to TensorBoard."""
-    if not world().first:
+    if not this_process().first:
         return
     image = _images(batch)[:4].to(fabric.device)
     training = model.training

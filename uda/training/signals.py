@@ -45,7 +45,7 @@ _asked = _Asked()
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[None]:
+def stopping_on_signals() -> Iterator[None]:
     """Inside the block the signals raise :class:`Stopped` in the main thread; a second signal kills the process.
 
     Inside :func:`after_step` the exception waits for the end of the step.

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.config.recipe import Training
-from uda.devices.distributed import world
+from uda.devices.distributed import this_process
 from uda.errors import ModelError
 from uda.files.atomic import (
     CHECKSUM,
@@ -21,7 +21,7 @@ from uda.files.atomic import (
     prefixed,
     save_tensors,
 )
-from uda.networks.ema import follow, twin_of
+from uda.networks.ema import ema_update, frozen_copy
 from uda.training.logs import say
 from uda.training.objective import Objective
 
@@ -61,7 +61,7 @@ class TrainingState:
         """losses since the last row, on the device"""
         self.forward, self.optimizer = fabric.setup(model, optimizer)
         self.model: nn.Module = self.forward.module
-        self.ema = twin_of(self.model) if settings.ema else None
+        self.ema = frozen_copy(self.model) if settings.ema else None
         objective.setup(fabric, self.model)
         self._resume()
 
@@ -73,7 +73,7 @@ class TrainingState:
     def average(self, decay: float) -> None:
         """average ← decay · average + (1 − decay) · weights; after the first step a copy."""
         if self.ema is not None:
-            follow(self.ema, self.model, 1 - decay if self.step > 1 else 1.0)
+            ema_update(self.ema, self.model, 1 - decay if self.step > 1 else 1.0)
 
     def save(self) -> None:
         """Write a checkpoint and keep the one before it as the older one."""
@@ -99,7 +99,7 @@ class TrainingState:
                 faults.append(error)
                 continue
             self._load(path, tensors, metadata)
-            for fault in faults if world().first else ():
+            for fault in faults if this_process().first else ():
                 say(f"{fault.where} {fault.what}; going on from {path.name}, step {self.step}")
             return
         if faults:

@@ -13,7 +13,7 @@ from uda.config.terms import CentroidTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
-from uda.networks.ema import follow, twin_of
+from uda.networks.ema import ema_update, frozen_copy
 from uda.networks.heads import features_of
 from uda.training.parts.part import Ground, Part, View, present
 from uda.types import TargetBatch
@@ -31,13 +31,13 @@ class CentroidLabels(Part):
     centroids: Tensor | None = None
 
     def setup(self, ground: Ground) -> None:
-        self.ground, self.teacher = ground, twin_of(ground.student)
+        self.ground, self.teacher = ground, frozen_copy(ground.student)
 
     @torch.no_grad()
     def begin(self, step: int) -> None:
         if step % self.term.round_steps:
             return
-        follow(self.teacher, self.ground.student, 1.0)
+        ema_update(self.teacher, self.ground.student, 1.0)
         device = self.ground.fabric.device
         generator = torch.Generator(device)
         generator.manual_seed(mix(self.ground.seed, "centroid pixels", step))

@@ -12,7 +12,7 @@ from uda.config.terms import PseudoLabelTerm
 from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
-from uda.networks.ema import follow, twin_of
+from uda.networks.ema import ema_update, frozen_copy
 from uda.priors import relative_maps
 from uda.training.parts.part import Ground, Known, Part, View, present
 from uda.types import IGNORE, Batch, TargetBatch
@@ -35,13 +35,13 @@ class PseudoLabels(Part):
         self.log_thresholds: Tensor | None = None
 
     def setup(self, ground: Ground) -> None:
-        self.ground, self.teacher = ground, twin_of(ground.student)
+        self.ground, self.teacher = ground, frozen_copy(ground.student)
 
     def begin(self, step: int) -> None:
         if step % self.term.round_steps:
             return
         if self.term.teacher == "round":
-            follow(self.teacher, self.ground.student, 1.0)
+            ema_update(self.teacher, self.ground.student, 1.0)
         term, round_ = self.term, step // self.term.round_steps
         portion = losses.portion_at(round_, term.portion, term.portion_step, term.portion_limit)
         if portion < 1:
@@ -125,7 +125,7 @@ class PseudoLabels(Part):
 
     def after(self, step: int) -> None:
         if self.term.teacher == "ema":
-            follow(self.teacher, self.ground.student, 1 - self.term.decay)
+            ema_update(self.teacher, self.ground.student, 1 - self.term.decay)
 
     def state(self) -> dict[str, Tensor]:
         weights = prefixed("teacher", self.teacher.state_dict())
