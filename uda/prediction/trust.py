@@ -2,8 +2,8 @@
 
 A case has named measures: of the image (:mod:`uda.data.traits`) and of the prediction
 (:class:`uda.prediction.confidence.CaseStatistics`). The model file holds the range of each measure over the images of
-its last domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few dozen cases
-estimate the ends of a range poorly.
+its last domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few
+dozen cases estimate the ends of a range poorly.
 """
 
 from __future__ import annotations
