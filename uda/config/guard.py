@@ -20,8 +20,8 @@ class Guard(Frozen):
     """A checkpoint is unsafe if a structure's predicted ratio is more than ``factor`` times below or above the
     expected range."""
     overlap: Share = 0.7
-    """A checkpoint is unsafe if a structure's Dice with the source model's and with AdaBN's prediction is below this
-    share of the Dice between those two."""
+    """A checkpoint is unsafe if a structure's Dice with the source model's prediction and that with AdaBN's are both
+    below this share of the Dice between those two."""
     patience: Positive = 3
     """The training ends after so many judgements without improvement."""
     unsafe: Positive = 2

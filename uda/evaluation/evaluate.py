@@ -1,6 +1,6 @@
 """Evaluation: score every row of the table on the same test images, on the grid of each file.
 
-Its two scorers open target labels; beside them only the row ``target_supervised`` does.
+In a run, only its two scorers and the stage ``target_supervised`` open target labels.
 """
 
 from __future__ import annotations
