@@ -190,6 +190,14 @@ def few_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+LONGEST = ("test_street_recipes", "test_tutorials", "test_readme", "test_extending", "test_wheel")
+"""files that go first, so that no worker is left alone with one of them at the end"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Small tensors are slower on several threads, and test machines are shared."""

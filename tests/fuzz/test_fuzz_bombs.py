@@ -145,7 +145,7 @@ def test_an_archive_that_keeps_its_promise_is_refused_where_memory_is_too_small(
     assert grown < SMALL
     with pytest.raises(DataError, match=r"1024×1024×256 voxels would take 0\.5 GiB") as caught:
         read_volume(path)
-    assert "fits into 0.25 GiB of memory" in str(caught.value)
+    assert "at most the 0.25 GiB of memory" in str(caught.value)
 
 
 def test_a_whole_body_ct_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
