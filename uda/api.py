@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda.config.card import DatasetCard
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
 from uda.config.priors import (
     KINDS,
-    NEEDS_SOURCE,
-    NEEDS_TARGET,
-    PriorSpec,
-    SizeCsvPrior,
     SourceRatioPrior,
-    TagPrior,
 )
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate, Recipe
 from uda.data.cases import cases_in, cases_of
-from uda.data.store import Store, content_key, open_store
-from uda.data.tags import read_tags
+from uda.data.store import content_key, open_store
 from uda.devices.device import make_fabric, memory_for
 from uda.devices.distributed import this_process
 from uda.errors import ConfigError, PriorError
@@ -34,15 +26,21 @@ from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import lock
-from uda.networks.model_file import MODEL_FILE, ModelInfo, Trained, check_classes, load_model
+from uda.networks.model_file import (
+    MODEL_FILE,
+    Trained,
+    card_of,
+    load_model,
+)
 from uda.pipeline import run as pipeline
 from uda.pipeline import stages
 from uda.pipeline.environment import environment
-from uda.pipeline.stage import Stage, run_stage
+from uda.pipeline.stage_protocol import Stage, run_stage
 from uda.prediction.folder import predict_cases
 from uda.prediction.outcome import Outcome
-from uda.priors import PRIOR_FILE, Prior, select_tags
+from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
+from uda.priors.from_files import prior_of
 from uda.report.adaptation import write_adaptation
 from uda.report.schema import METRICS_FILE
 from uda.training.run import StageRun
@@ -158,18 +156,6 @@ def _own_prior(parent: Trained) -> Prior:
     return make_prior(SourceRatioPrior(), parent, Evidence(), DEFAULT_COMPUTE, seed=0)
 
 
-def card_of(info: ModelInfo) -> DatasetCard:
-    """A card for a folder of images, with the model's classes and preparation."""
-    return DatasetCard(
-        name="target",
-        title="images of a folder",
-        images="{case}",
-        classes=info.classes,
-        label_values={name: (index,) for index, name in enumerate(info.classes)},
-        prepare=info.prepare,
-    )
-
-
 def predict(
     model: PathLike,
     images: PathLike,
@@ -283,87 +269,3 @@ def estimate_prior(
     return prior_of(
         model, spec, tags=tags, target=target, source=source, root=root, compute=compute
     )
-
-
-def prior_of(
-    model: PathLike,
-    spec: PriorSpec,
-    *,
-    tags: PathLike | None = None,
-    target: PathLike | None = None,
-    source: str | None = None,
-    root: PathLike | None = None,
-    compute: Compute = DEFAULT_COMPUTE,
-) -> Prior:
-    """A prior for a model's classes, of the kind and with the settings of ``spec``.
-
-    Args:
-        tags, target, source, root: as in :func:`estimate_prior`; each kind reads those it needs.
-
-    Raises:
-        UdaError: something that the kind needs is missing, or numbers that cannot be true.
-    """
-    parent = Trained.load(Path(model))
-    info = parent.info
-    with tempfile.TemporaryDirectory(prefix="uda-") as folder:
-        evidence = Evidence(
-            target=_target_store(info, target, Path(folder), spec),
-            source=_source_store(info, source, root, Path(folder), spec),
-            tags=_tags_of(info, tags, target, spec),
-            sizes=Path(spec.file) if isinstance(spec, SizeCsvPrior) else None,
-        )
-        return make_prior(spec, parent, evidence, compute, seed=0)
-
-
-def _target_store(
-    info: ModelInfo, target: PathLike | None, folder: Path, spec: PriorSpec
-) -> Store | None:
-    if not isinstance(spec, NEEDS_TARGET):
-        return None
-    if target is None:
-        raise PriorError(
-            f"a prior of kind {spec.kind!r} needs the target images",
-            fix="give their folder: target=FOLDER (--target FOLDER)",
-        )
-    card = card_of(info)
-    return open_store(card, cases_in(Path(target), card.photos), folder, workers=0)
-
-
-def _source_store(
-    info: ModelInfo, source: str | None, root: PathLike | None, folder: Path, spec: PriorSpec
-) -> Store | None:
-    if not isinstance(spec, NEEDS_SOURCE):
-        return None
-    if source is None:
-        raise PriorError(
-            f"a prior of kind {spec.kind!r} needs the labelled source images",
-            fix="give their card: source=CARD (--source CARD --root FOLDER)",
-        )
-    card = load_card(source)
-    check_classes(info, card, source)
-    if card.prepare.size != info.prepare.size:
-        raise PriorError(
-            f"slices of card {card.name!r} are {list(card.prepare.size)}",
-            where=source,
-            expected=f"prepare.size {list(info.prepare.size)}, as the model's images have",
-        )
-    return open_store(card, cases_of(card, root, "train", labels=True), folder)
-
-
-def _tags_of(
-    info: ModelInfo, path: PathLike | None, target: PathLike | None, spec: PriorSpec
-) -> Mapping[tuple[str, int], Sequence[bool]] | None:
-    """The tags of a file; with ``target`` they may name its images alone."""
-    if not isinstance(spec, TagPrior):
-        return None
-    if path is None:
-        raise PriorError(
-            f"a prior of kind {spec.kind!r} needs the tags of the target images",
-            expected=f"a CSV case,slice,{','.join(info.classes[1:])}",
-            fix="give the CSV: tags=FILE (--tags FILE)",
-        )
-    tags = read_tags(Path(path), info.classes[1:])
-    if target is None:
-        return tags
-    names = {case.name for case in cases_in(Path(target), card_of(info).photos)}
-    return select_tags(tags, names, names, path)

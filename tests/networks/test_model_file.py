@@ -18,6 +18,7 @@ from torch import nn
 from uda.config.card import DatasetCard, Prepare
 from uda.config.networks import ForeignNetwork, Network
 from uda.errors import ModelError, UdaError
+from uda.files.atomic import load_tensors, save_tensors
 from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
 from uda.networks.build import build
 from uda.networks.foreign import register_network
@@ -133,6 +134,16 @@ def test_a_pickle_is_refused_by_name_and_never_opened(
     assert not trap.exists()
     assert str(path) in str(caught.value)
     assert "weights_only=True" in str(caught.value)
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path: Path) -> None:
+    """Its length fills the first bytes: 640, 896, 1152 and 1408 read like protocols 2 to 5 of pickle."""
+    path, first = tmp_path / "model.safetensors", set()
+    for padding in range(0, 1400, 8):
+        save_tensors(path, {"weight": torch.ones(1)}, {"note": "x" * padding})
+        first.add(path.read_bytes()[:2])
+        assert load_tensors(path)[0]["weight"].item() == 1
+    assert first >= {bytes([0x80, protocol]) for protocol in range(2, 6)}
 
 
 @pytest.mark.parametrize("protocol", [0, 1])

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import uda
-from uda.api import card_of
 from uda.cli.main import app
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import DeepLab, Network
@@ -30,7 +29,7 @@ from uda.data.store import open_store
 from uda.devices.device import make_fabric
 from uda.errors import DataError, RunError
 from uda.networks.build import build
-from uda.networks.model_file import ModelInfo, load_model, save_model
+from uda.networks.model_file import ModelInfo, card_of, load_model, save_model
 from uda.prediction import folder as prediction_folder
 from uda.prediction import page as prediction_page
 from uda.prediction.folder import predict_cases

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from uda.config.recipe import Compute, Recipe
-    from uda.pipeline.stage import Done
+    from uda.pipeline.stage_protocol import Done
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe: a name from `uda list`, or a .yaml file.")]
 Overrides = Annotated[

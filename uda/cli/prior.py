@@ -87,8 +87,8 @@ def prior(
         raise typer.BadParameter("give a recipe or --model, not both")
     spec = _spec(kind or USUAL, setting or ())
     _refuse_unused(spec, flags)
-    from uda.api import prior_of
     from uda.priors import PRIOR_FILE
+    from uda.priors.from_files import prior_of
 
     made = prior_of(
         model,

@@ -23,6 +23,8 @@ from torch.optim import Optimizer
 from uda.errors import ModelError, RunError
 from uda.files.untrusted import parse_json, read_text
 
+PICKLES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+"""how files of torch.save begin; a safetensors file may too: eight bytes of length, then its header in braces"""
 HALF = ".half-"
 """Prefix of the hidden folders of unfinished writes."""
 CHECKSUM = "uda.checksum"
@@ -214,8 +216,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "there is no such file", where=path, fix="give the path of a model.safetensors"
         )
     with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or head == b"PK\x03\x04":
+        head = file.read(9)
+    if head.startswith(PICKLES) and head[8:] != b"{":
         raise ModelError(
             "is a pickle (torch.save), which can run code when it is opened",
             where=path,

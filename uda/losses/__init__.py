@@ -43,3 +43,6 @@ from uda.losses.supervised import partial_cross_entropy as partial_cross_entropy
 from uda.losses.supervised import soft_cross_entropy as soft_cross_entropy
 from uda.losses.thresholds import ConfidenceHistogram as ConfidenceHistogram
 from uda.losses.thresholds import portion_at as portion_at
+
+__all__ = [name for name, value in vars().items() if callable(value)]
+"""Functions and classes, without the submodules: what ``from uda.losses import *`` brings."""

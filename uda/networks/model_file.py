@@ -276,3 +276,15 @@ def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None
             expected=f"the {len(card.classes)} of card {card.name!r}: {list(card.classes)}",
             fix="use a card that names the model's classes in the model's order",
         )
+
+
+def card_of(info: ModelInfo) -> DatasetCard:
+    """A card for a folder of images, with the model's classes and preparation."""
+    return DatasetCard(
+        name="target",
+        title="images of a folder",
+        images="{case}",
+        classes=info.classes,
+        label_values={name: (index,) for index, name in enumerate(info.classes)},
+        prepare=info.prepare,
+    )

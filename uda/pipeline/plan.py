@@ -27,7 +27,7 @@ from uda.networks.weights import fetch_weights
 from uda.pipeline.domains import Domains
 from uda.pipeline.environment import environment
 from uda.pipeline.rendering import render_data
-from uda.pipeline.stage import Stage
+from uda.pipeline.stage_protocol import Stage
 from uda.pipeline.stages import adabn, adapt, estimate_prior, train_supervised
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags

@@ -7,7 +7,7 @@ from typing import Any
 
 from uda.config.recipe import Data, Phantom, Streets
 from uda.pipeline.domains import Domains
-from uda.pipeline.stage import Stage
+from uda.pipeline.stage_protocol import Stage
 
 RECORD = {"supervision": ["none"]}
 

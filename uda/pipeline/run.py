@@ -18,7 +18,7 @@ from uda.errors import ConfigError, nearest
 from uda.files.links import check_links
 from uda.files.stage_folder import lock
 from uda.pipeline.plan import plan
-from uda.pipeline.stage import Done, Stage, run_stage
+from uda.pipeline.stage_protocol import Done, Stage, run_stage
 
 
 def default_out(recipe: Recipe) -> Path:

@@ -42,9 +42,9 @@ class Pointwise(Part):
     def value(self, view: View) -> Tensor:
         prediction = view.labelled[0] if "labels" in self.given else view.unlabelled
         given = {name: GIVEN[name](self.known, view) for name in self.given}
-        return self.loss(prediction, **self.settings | given | self.reckoned(view))
+        return self.loss(prediction, **self.settings | given | self.derived(view))
 
-    def reckoned(self, view: View) -> dict[str, Any]:
+    def derived(self, view: View) -> dict[str, Any]:
         """Parameters of the loss that are made from the term's settings."""
         return {}
 
@@ -59,7 +59,7 @@ class Entropy(Pointwise):
         if term.class_weights == "inverse_ratio":
             _check_inverse_ratio(present(known.ratio))
 
-    def reckoned(self, view: View) -> dict[str, Any]:
+    def derived(self, view: View) -> dict[str, Any]:
         rule = self.term.class_weights
         if rule == "uniform":
             return {"class_weights": None}
@@ -73,7 +73,7 @@ class Bounded(Pointwise):
 
     term: terms.SizeBoundsTerm | terms.LogBarrierTerm
 
-    def reckoned(self, view: View) -> dict[str, Any]:
+    def derived(self, view: View) -> dict[str, Any]:
         lower, upper = self.bounds(view)
         made: dict[str, Any] = {"lower": lower, "upper": upper}
         if isinstance(self.term, terms.LogBarrierTerm):
