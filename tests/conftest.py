@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jaxtyping
@@ -124,6 +127,18 @@ def make_tiny(folder: Path) -> Tiny:
     for name, raw in (("source", source), ("target", target), ("tiny", recipe(home))):
         (home / f"{name}.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     return Tiny(home, root)
+
+
+def load_script(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script as a module; it finds its neighbours as when it is run."""
+    monkeypatch.syspath_prepend(path.parent)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -215,18 +215,13 @@ def test_check_passes_a_sound_card_and_lists_every_fault_of_another(uda: Uda, ti
 # Recipes -------------------------------------------------------------------------------------------
 
 
+def on_tiny(tiny: Tiny) -> list[str]:
+    """Arguments of a verb that works on the tiny recipe in ``run``."""
+    return [tiny.recipe, *tiny.overrides, LAST, "--out", "run", "--device", "cpu"]
+
+
 def test_run_prints_the_table_and_where_the_report_is(uda: Uda, tiny: Tiny) -> None:
-    arguments = (
-        "run",
-        tiny.recipe,
-        *tiny.overrides,
-        LAST,
-        "--out",
-        "run",
-        "--device",
-        "cpu",
-        "--quiet",
-    )
+    arguments = ("run", *on_tiny(tiny), "--quiet")
     first = fine(uda(*arguments))
     for row in ("source_only", "adabn", "minent", "adami_tags"):
         assert row in first.out
@@ -240,29 +235,14 @@ def test_run_prints_the_table_and_where_the_report_is(uda: Uda, tiny: Tiny) -> N
     report = fine(uda("report", "run", "--out", "page"))
     assert Path("page/report.html").is_file()
     assert "report: page/report.html" in report.out
-    assert (
-        fine(
-            uda("evaluate", tiny.recipe, *tiny.overrides, LAST, "--out", "run", "--device", "cpu")
-        ).out
-        == first.out
-    )
+    assert fine(uda("evaluate", *on_tiny(tiny))).out == first.out
 
 
 def test_run_with_seeds_makes_a_folder_for_each_and_their_mean(
     uda: Uda, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uda.pipeline.plan.write_report", lambda run, out: None)
-    arguments = (
-        "run",
-        tiny.recipe,
-        *tiny.overrides,
-        LAST,
-        "--out",
-        "run",
-        "--device",
-        "cpu",
-        "--quiet",
-    )
+    arguments = ("run", *on_tiny(tiny), "--quiet")
     told = fine(uda(*arguments, "--seeds", "0,1"))
     assert sorted(path.name for path in Path("run").iterdir()) == ["seed-0", "seed-1", "seeds.json"]
     assert "over seeds: run/seeds.json" in told.out

@@ -45,11 +45,11 @@ def test_a_ct_stored_without_its_offset_is_refused_with_the_setting_that_mends_i
 
 def test_what_may_be_in_the_right_units_is_taken() -> None:
     mr = np.abs(ct()) + 900  # up to 2400, but the window does not speak of Hounsfield units
-    prepared(mr, normalize=(0.0, 2000.0))
-    prepared(mr)
-    prepared(ct(), normalize=WINDOW)
+    assert np.isfinite(prepared(mr, normalize=(0.0, 2000.0))).all()
+    assert np.isfinite(prepared(mr)).all()
+    assert np.isfinite(prepared(ct(), normalize=WINDOW)).all()
     dim = np.clip(ct(), 0, 1900)  # a heart cut out without air and without metal
-    prepared(dim, normalize=WINDOW)
+    assert np.isfinite(prepared(dim, normalize=WINDOW)).all()
 
 
 def test_the_units_are_looked_at_before_the_crop() -> None:

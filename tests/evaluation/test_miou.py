@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import load_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -386,14 +385,7 @@ def test_matrices_and_subsets_must_fit_the_classes() -> None:
 
 @pytest.fixture
 def cityscapes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    folder = Path(__file__).parents[2] / "benchmarks"
-    monkeypatch.syspath_prepend(folder)  # the script imports its neighbours
-    spec = importlib.util.spec_from_file_location("cityscapes", folder / "cityscapes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "cityscapes", module)
-    spec.loader.exec_module(module)
+    module = load_script(Path(__file__).parents[2] / "benchmarks" / "cityscapes.py", monkeypatch)
     # a separate process matters only for the memory measurement, and takes seconds to start
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
     return module

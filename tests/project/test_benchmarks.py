@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import math
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from conftest import Tiny
+from conftest import Tiny, load_script
 
 import uda.losses
 from uda.config.loading import load_card, load_recipe
@@ -28,14 +26,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)  # a script finds its neighbours
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / f"{name}.py", monkeypatch)
 
 
 @pytest.fixture

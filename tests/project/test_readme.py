@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from conftest import load_script
 from typer.testing import CliRunner
 
 import uda
@@ -36,7 +36,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("few_people")
-def test_every_command_of_readme_and_docs_runs() -> None:
+def test_every_command_of_readme_and_docs_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = CliRunner()
     demo = runner.invoke(app, ["run", "cardiac_phantom", *SHORT, "--quiet"], catch_exceptions=False)
     assert demo.exit_code == 0, demo.output
@@ -53,18 +53,12 @@ def test_every_command_of_readme_and_docs_runs() -> None:
             short = FEW
         result = runner.invoke(app, [*words, *short], catch_exceptions=False)
         assert result.exit_code == 0, (words, result.output)
-    draw_concepts(Path("checkpoints/cardiac_phantom"), Path("pictures"))
+    draw_concepts(Path("checkpoints/cardiac_phantom"), Path("pictures"), monkeypatch)
 
 
-def draw_concepts(run: Path, out: Path) -> None:
+def draw_concepts(run: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures of the concepts can be drawn again from any run of the demo."""
-    script = ROOT / "docs" / "make_concepts.py"
-    spec = importlib.util.spec_from_file_location("make_concepts", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(run, out)
+    load_script(ROOT / "docs" / "make_concepts.py", monkeypatch).main(run, out)
     drawn = [path.name for path in sorted(out.iterdir())]
     text = (ROOT / "docs" / "concepts.md").read_text()
     assert sorted(re.findall(r"\]\(concepts/(\w+\.png)\)", text)) == drawn

@@ -21,6 +21,7 @@ from uda.cli.options import (
     Quiet,
     RecipeName,
     Restart,
+    Result,
     Root,
     compute_on,
     exit_on_fallback,
@@ -152,12 +153,7 @@ def adapt(
         typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method, e.g. steps=200."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder; with --model the folder of the result. Default: one in checkpoints/."
-        ),
-    ] = None,
+    out: Result = None,
     restart: Restart = False,
     allow_fallback: Allow = False,
     device: Device = "auto",
@@ -200,12 +196,7 @@ def evaluate(
     card: Annotated[str, typer.Option(help="Card of the labelled images.")] = "",
     root: Root = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "test",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder; with --model the folder of the result. Default: one in checkpoints/."
-        ),
-    ] = None,
+    out: Result = None,
     restart: Restart = False,
     device: Device = "auto",
     quiet: Quiet = False,

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from uda.pipeline.stage_protocol import Done
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe: a name from `uda list`, or a .yaml file.")]
+Result = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run folder; with --model the folder of the result. Default: one in checkpoints/."
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes, e.g. seed=1 or adapt.*.steps=200.")
 ]
@@ -80,6 +86,12 @@ def run_stages(
     return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
 
 
+UNADAPTED = {
+    "source": "the source model, unchanged",
+    "adabn": "AdaBN, the source model with BatchNorm statistics of the target",
+}
+
+
 def exit_on_fallback(stages: Sequence[Path], allowed: bool) -> None:
     """Name on stderr the stages that kept the model before adaptation; exit with 3 if there is one.
 
@@ -93,7 +105,9 @@ def exit_on_fallback(stages: Sequence[Path], allowed: bool) -> None:
         selection = (StageFolder(folder, "").recorded() or {}).get("selection", {})
         if selection.get("fallback"):
             found = True
-            kept = f"kept {selection['kept']}, the model before adaptation"
-            typer.echo(f"{folder.name}: {kept}: {selection['why']}", err=True)
+            model = UNADAPTED[selection["kept"]]
+            typer.echo(f"{folder.name}: kept {model}: {selection['why']}", err=True)
+    if found:
+        typer.echo("  fix:      use it as it is, or try another --method or a prior", err=True)
     if found and not allowed:
         raise typer.Exit(3)

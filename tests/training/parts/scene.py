@@ -1,10 +1,10 @@
-"""A small world for parts: a network with features, target images, a batch of both domains."""
+"""Small inputs for parts: a network with features, target images, a batch of both domains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter
@@ -17,7 +17,7 @@ from uda.devices.device import make_fabric
 from uda.networks.build import build
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
-from uda.training.parts import Known
+from uda.training.parts import Known, Part
 from uda.types import Batch, SourceBatch, TargetBatch
 
 CLASSES, SIZE, IMAGES = 3, 32, 6
@@ -67,6 +67,18 @@ def batch_of(step: int) -> Batch:
 
 def objective_of(*terms: Term) -> Objective:
     return Objective(terms, known(), all_images, seed=5)
+
+
+P = TypeVar("P", bound=Part)
+
+
+def set_up(student: nn.Module, one: Term, kind: type[P]) -> tuple[Objective, P]:
+    """An objective of one term, begun with a network, and the term's part."""
+    objective = objective_of(one)
+    objective.setup(make_fabric(CPU), student)
+    part = objective.parts[0]
+    assert isinstance(part, kind)
+    return objective, part
 
 
 def train(

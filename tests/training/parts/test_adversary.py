@@ -6,31 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scene import CPU, SIZE, batch_of, network, objective_of, term, train
-from torch import nn
+from scene import SIZE, batch_of, network, set_up, term, train
+from torch import Tensor, nn
 
 from uda import losses
-from uda.devices.device import make_fabric
 from uda.training.objective import Objective
 from uda.training.parts.adversary import Adversary
 from uda.types import Batch, SourceBatch, TargetBatch
 
 
-def set_up(student: nn.Module, **settings: Any) -> tuple[Objective, Adversary]:
-    objective = objective_of(term("adversarial", width=4, **settings))
-    objective.setup(make_fabric(CPU), student)
-    part = objective.parts[0]
-    assert isinstance(part, Adversary)
-    return objective, part
+def adversary_of(student: nn.Module, **settings: Any) -> tuple[Objective, Adversary]:
+    return set_up(student, term("adversarial", width=4, **settings), Adversary)
+
+
+def predicted(student: nn.Module) -> tuple[Batch, Tensor, Tensor]:
+    """A batch, and the logits of its source and its target."""
+    batch = batch_of(0)
+    assert batch.source is not None
+    assert batch.target is not None
+    return batch, student(batch.source.image), student(batch.target.image)
 
 
 def test_the_networks_loss_leaves_no_gradient_in_the_discriminator_and_the_reverse() -> None:
     student = network()
-    objective, part = set_up(student)
-    batch = batch_of(0)
-    assert batch.source is not None
-    assert batch.target is not None
-    source, target = student(batch.source.image), student(batch.target.image)
+    objective, part = adversary_of(student)
+    batch, source, target = predicted(student)
     loss, _ = objective(batch, source, target, 0)
     loss.backward()
     assert all(weight.grad is None for weight in part.sides["main"].network.parameters())
@@ -45,11 +45,8 @@ def test_the_networks_loss_leaves_no_gradient_in_the_discriminator_and_the_rever
 
 def test_the_value_is_the_published_loss_of_the_target_maps() -> None:
     student = network()
-    objective, part = set_up(student)
-    batch = batch_of(0)
-    assert batch.source is not None
-    assert batch.target is not None
-    source, target = student(batch.source.image), student(batch.target.image)
+    objective, part = adversary_of(student)
+    batch, source, target = predicted(student)
     _, values = objective(batch, source, target, 0)
     assert float(values["adversarial"]) == float(
         losses.adversarial_loss(part.sides["main"].network, target).detach()
@@ -58,13 +55,13 @@ def test_the_value_is_the_published_loss_of_the_target_maps() -> None:
 
 def test_it_starts_from_the_seed_and_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    _, first = set_up(network())
+    _, first = adversary_of(network())
     torch.set_rng_state(state)
     student = network()
     torch.manual_seed(77)
     expected = torch.rand(1)
     torch.manual_seed(77)
-    _, second = set_up(student)
+    _, second = adversary_of(student)
     assert torch.equal(torch.rand(1), expected)
     pairs = zip(
         first.sides["main"].network.parameters(),

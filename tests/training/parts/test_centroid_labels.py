@@ -5,21 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from scene import CPU, batch_of, network, objective_of, target_images, term, train
+from scene import batch_of, network, objective_of, set_up, target_images, term, train
 
 from uda import losses
-from uda.devices.device import make_fabric
 from uda.networks.heads import features_of
 from uda.training.parts.centroids import CentroidLabels
 from uda.types import TargetBatch
 
 
 def test_labels_are_the_nearest_centroids_of_the_rounds_network_on_the_features_grid() -> None:
-    objective = objective_of(term("centroid_pseudo_labels", pixels=50))
-    student = network()
-    objective.setup(make_fabric(CPU), student)
-    part = objective.parts[0]
-    assert isinstance(part, CentroidLabels)
+    _, part = set_up(network(), term("centroid_pseudo_labels", pixels=50), CentroidLabels)
     part.begin(0)
     assert part.centroids is not None
     assert part.centroids.shape == (3, 12)
@@ -34,11 +29,8 @@ def test_labels_are_the_nearest_centroids_of_the_rounds_network_on_the_features_
 
 
 def test_centroids_stay_within_a_round_and_move_at_the_next() -> None:
-    objective = objective_of(term("centroid_pseudo_labels", round_steps=3))
     student = network()
-    objective.setup(make_fabric(CPU), student)
-    part = objective.parts[0]
-    assert isinstance(part, CentroidLabels)
+    _, part = set_up(student, term("centroid_pseudo_labels", round_steps=3), CentroidLabels)
     part.begin(0)
     assert part.centroids is not None
     first = part.centroids.clone()

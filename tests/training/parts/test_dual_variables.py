@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from scene import CPU, batch_of, network, objective_of, target_images, term, train
+from scene import batch_of, network, set_up, target_images, term, train
 
 from uda import losses
-from uda.devices.device import make_fabric
 from uda.training.parts.dual import DualClassRatio
 
 
 def test_they_start_at_the_prior_and_ascend_to_the_predicted_ratio() -> None:
-    objective = objective_of(term("dual_class_ratio", rate=0.5))
     student = network()
-    objective.setup(make_fabric(CPU), student)
-    part = objective.parts[0]
-    assert isinstance(part, DualClassRatio)
+    objective, part = set_up(student, term("dual_class_ratio", rate=0.5), DualClassRatio)
     torch.testing.assert_close(part.log_dual.exp(), 1 / torch.tensor([0.7, 0.2, 0.1]))
     batch = batch_of(0)
     assert batch.target is not None
