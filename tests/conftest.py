@@ -188,6 +188,14 @@ def finished(finished_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_once / "run", tmp_path / "run"))
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes end without drawing their report, half the time of a small run."""
+    from uda.pipeline import plan
+
+    monkeypatch.setattr(plan, "write_report", lambda out, folder: None)
+
+
 render_once = cache(phantom.render_subject)
 
 

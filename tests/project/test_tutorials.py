@@ -1,4 +1,4 @@
-"""The tutorials run as printed, on few people, small slices and a few training steps."""
+"""The tutorials run as printed, on few people, small slices and a few training steps; the README draws the reports."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def follow(name: str, replace: dict[str, str], short: dict[str, list[str]]) -> l
     return verbs
 
 
-@pytest.mark.usefixtures("few_people")
+@pytest.mark.usefixtures("few_people", "no_page")
 def test_mr_to_ct() -> None:
     assert sum(PEOPLE in text for _, text in blocks("mr_to_ct")) == 1
     recipes = {
@@ -74,7 +74,7 @@ def test_mr_to_ct() -> None:
     assert (Path("checks/ct/index.html")).is_file()
 
 
-@pytest.mark.usefixtures("few_people")
+@pytest.mark.usefixtures("few_people", "no_page")
 def test_which_prior() -> None:
     verbs = follow("which_prior", {}, {"cardiac_phantom": [*SHORT, "--allow-fallback"]})
     assert verbs.count("prior") == 6
@@ -88,6 +88,7 @@ STREETS = [
 ONE_METHOD = "adapt={im: {preset: im, select: last, steps: 2, batch: 2, lr: 1.0e-4}}"
 
 
+@pytest.mark.usefixtures("no_page")
 def test_gta5_to_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     few = {
