@@ -16,10 +16,11 @@ LOCKS := requirements.lock requirements-uv.lock requirements-audit.lock
 demo: setup  ## run the phantom MR→CT benchmark and print its table
 	$(PY) -m uda run cardiac_phantom --allow-fallback
 
-test: lint types tests  ## everything CI runs
+test: setup  ## everything CI runs; lint and types beside the tests
+	$(MAKE) -j2 lint types tests
 
-test-all: CHOSEN :=
-test-all: lint types tests  ## and the long campaigns of faults and damaged files
+test-all: setup  ## and the long campaigns of faults and damaged files
+	$(MAKE) -j2 lint types tests CHOSEN=
 
 setup: $(VENV)/.ready
 

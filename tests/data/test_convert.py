@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from conftest import Once
 from typer.testing import CliRunner
 
 from uda.cli.main import app
@@ -33,11 +35,10 @@ SPLITS = {
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(once: Once) -> Path:
     """Phantom volumes in the folders of the MM-WHS download."""
-    root = tmp_path_factory.mktemp("mmwhs")
-    write_phantom(root, mr=[1001, 1002, 1010], ct=[1001, 1002, 1003])
-    return root
+    people = {"mr": [1001, 1002, 1010], "ct": [1001, 1002, 1003]}
+    return once("mmwhs", lambda folder: write_phantom(folder, **people))
 
 
 def small(modality: str, **prepare: Any) -> DatasetCard:
@@ -48,11 +49,12 @@ def small(modality: str, **prepare: Any) -> DatasetCard:
 
 
 @pytest.fixture(scope="module")
-def records(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("records")
-    for modality in ("mr", "ct"):
-        convert_to_records(small(modality), raw, out)
-    return out
+def records(raw: Path, once: Once) -> Path:
+    def fill(folder: Path) -> None:
+        for modality in ("mr", "ct"):
+            convert_to_records(small(modality), raw, folder)
+
+    return once("records", fill)
 
 
 def store_of(card: DatasetCard, root: Path, split: str, folder: Path) -> Store:
@@ -181,17 +183,16 @@ def test_labels_in_target_records_change_nothing_but_evaluate(
         pipeline.run(recipe, out, until="adapt-adami_batch")
         return {p.parent.name: p.read_bytes() for p in sorted(out.glob("*/model.safetensors"))}
 
+    records = Path(shutil.copytree(records, tmp_path / "records"))
     true = models(tmp_path / "true")
-    kept = {path: path.read_bytes() for path in (records / "training_ct").iterdir()}
-    try:
-        for path in kept:
-            read = [(np.array(r.image), np.array(r.label)) for r in read_records(path)]
-            write_records(path, [(image, 4 - label) for image, label in read])
-            assert path.read_bytes() != kept[path]
-        assert models(tmp_path / "false") == true
-    finally:
-        for path, content in kept.items():
-            path.write_bytes(content)
+    for path in (records / "training_ct").iterdir():
+        read, before = (
+            [(np.array(r.image), np.array(r.label)) for r in read_records(path)],
+            path.read_bytes(),
+        )
+        write_records(path, [(image, 4 - label) for image, label in read])
+        assert path.read_bytes() != before
+    assert models(tmp_path / "false") == true
     assert {"pretrain", "adabn", "adapt-adami_batch"} <= set(true)
 
 

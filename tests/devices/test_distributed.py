@@ -22,7 +22,7 @@ import distributed_worker
 import pytest
 import torch
 import yaml
-from conftest import Tiny, make_tiny
+from conftest import Once, Tiny, make_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -67,17 +67,21 @@ def start(rank: int, port: str, arguments: list[str]) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("two")
-    tiny = small_world(folder)
-    port = free_port()
-    arguments = [str(folder), tiny.recipe, *overrides(tiny)]
-    processes = [start(rank, port, arguments) for rank in range(2)]
-    errors = tuple(process.communicate(timeout=300)[1] for process in processes)
-    return Pair(folder, tuple(process.returncode for process in processes), errors, tiny)
+def pair(once: Once) -> Pair:
+    def fill(folder: Path) -> None:
+        tiny, port = small_data(folder), free_port()
+        arguments = [str(folder), tiny.recipe, *overrides(tiny)]
+        processes = [start(rank, port, arguments) for rank in range(2)]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        codes = [process.returncode for process in processes]
+        (folder / "ended.json").write_text(json.dumps([codes, errors]))
+
+    folder = once("two processes", fill)
+    codes, errors = json.loads((folder / "ended.json").read_text())
+    return Pair(folder, tuple(codes), tuple(errors), Tiny(folder / "home", folder / "data"))
 
 
-def small_world(folder: Path) -> Tiny:
+def small_data(folder: Path) -> Tiny:
     """The tiny recipe with two test cases."""
     tiny = make_tiny(folder)
     card = tiny.home / "target.yaml"

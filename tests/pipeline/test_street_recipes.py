@@ -43,10 +43,17 @@ def write_few(root: Path) -> Path:
     return root
 
 
-def test_the_street_phantom_as_it_ships(tmp_path: Path) -> None:
-    """What labels of the target would be worth, and what statistics of its images alone are; who told each row; the
-    page, its pictures and its maps."""
-    run(load_recipe("street_phantom", ["compute.device=cpu"]), tmp_path)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(["adapt.*.steps=2"], id="with short adaptation"),
+        pytest.param([], id="as it ships", marks=pytest.mark.campaign),
+    ],
+)
+def test_the_street_phantom(changes: list[str], tmp_path: Path) -> None:
+    """What labels of the target are worth, and what BatchNorm statistics of its images are; the ledger of each row; the
+    page, its pictures and its maps. Both source trainings are always whole."""
+    run(load_recipe("street_phantom", ["compute.device=cpu", *changes]), tmp_path)
     rows = rows_of(tmp_path)
     miou = {name: row["iou"]["mean"] for name, row in rows.items()}
     assert list(miou)[:2] == ["source_only", "adabn"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Tiny
+from conftest import Once, Tiny, make_tiny
 from typer.testing import CliRunner
 
 from uda.cli.main import app
@@ -28,6 +29,27 @@ COLLAPSING = "adapt.minent.lr=1.0"
 def recipe_of(tiny: Tiny, *overrides: str) -> Recipe:
     fixed = ["compute.device=cpu", "pretrain.steps=60", "pretrain.lr=0.01", "pretrain.ema=0"]
     return load_recipe(tiny.recipe, [*tiny.overrides, *fixed, *overrides])
+
+
+@pytest.fixture(scope="module")
+def pretrained(once: Once) -> Path:
+    """A run of the recipe as far as its source model."""
+
+    def fill(folder: Path) -> None:
+        pipeline.run(recipe_of(make_tiny(folder)), folder / "run", until="pretrain")
+
+    return once("guard", fill) / "run"
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, pretrained: Path) -> Path:
+    """Runs in here find the source model trained."""
+    for run in (
+        tmp_path,
+        *(tmp_path / name for name in ("whole", "killed", "guarded", "last", "run")),
+    ):
+        shutil.copytree(pretrained, run, dirs_exist_ok=True)
+    return tmp_path
 
 
 def adapted(tiny: Tiny, out: Path, *overrides: str) -> dict[str, Any]:
