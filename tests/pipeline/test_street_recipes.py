@@ -46,25 +46,26 @@ def write_few(root: Path) -> Path:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(["adapt.*.steps=2"], id="with short adaptation"),
+        pytest.param(["adapt.*.steps=2", "target_supervised=false"], id="short"),
         pytest.param([], id="as it ships", marks=pytest.mark.campaign),
     ],
 )
 def test_the_street_phantom(changes: list[str], tmp_path: Path) -> None:
     """What labels of the target are worth, and what BatchNorm statistics of its images are; the ledger of each row; the
-    page, its pictures and its maps. Both source trainings are always whole."""
+    page, its pictures and its maps. The source training is always whole."""
     run(load_recipe("street_phantom", ["compute.device=cpu", *changes]), tmp_path)
     rows = rows_of(tmp_path)
     miou = {name: row["iou"]["mean"] for name, row in rows.items()}
     assert list(miou)[:2] == ["source_only", "adabn"]
-    assert miou["target_supervised"] - miou["source_only"] > 0.10
+    if not changes:
+        assert miou["target_supervised"] - miou["source_only"] > 0.10
+        assert rows["target_supervised"]["supervision"] == ["target_labels"]
     assert miou["adabn"] - miou["source_only"] > 0.02
     assert all(np.isfinite(value) for value in miou.values())
 
     told = {name: set(row["supervision"]) for name, row in rows.items()}
     assert told["source_only"] == told["adabn"] == told["mean_teacher"] == {"source_labels"}
     assert told["dacs"] == {"source_labels", "source_images"}
-    assert told["target_supervised"] == {"target_labels"}
 
     page = (tmp_path / "report" / "report.html").read_text()
     for word in ("traffic_light", "several scales", "entropy", "prior"):
@@ -98,6 +99,7 @@ def test_target_labels_change_nothing_but_the_table(tmp_path: Path) -> None:
     assert tables[0]["source_only"]["iou"] != tables[1]["source_only"]["iou"]
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("name", ["gta5_cityscapes", "synthia_cityscapes"])
 def test_the_benchmarks_run_from_folders_as_downloaded(name: str, tmp_path: Path) -> None:
     """Every variant with two small steps, on as many images as it takes to show every class; the source's folder may go
