@@ -47,7 +47,7 @@ from uda.networks.batchnorm import set_mode
 from uda.pipeline import run as pipeline
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
-from uda.training.parts import Known
+from uda.training.parts import PriorTensors
 from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32
@@ -259,7 +259,7 @@ def train(
     with deterministic():
         fabric = make_fabric(Compute(device="cpu"))
         target = [2 * pictures()[0] + 1]
-        known = Known(ratio=ratio)
+        known = PriorTensors(ratio=ratio)
         kept = fit(
             fabric,
             network(),

@@ -135,18 +135,18 @@ def test_statistics_follow_only_under_the_policies_that_let_them(
 def test_a_copy_has_its_own_weights_and_modes(form: str, programs: dict[str, bytes]) -> None:
     model = opened(programs[form])
     set_mode(model, "train")
-    twin = frozen_copy(model)
-    assert not twin.training
-    assert not any(p.requires_grad for p in twin.parameters())
+    ema = frozen_copy(model)
+    assert not ema.training
+    assert not any(p.requires_grad for p in ema.parameters())
     assert all(p.requires_grad and p.is_leaf for p in model.parameters())
-    torch.testing.assert_close(twin(IMAGES[0]), model.eval()(IMAGES[0]))
+    torch.testing.assert_close(ema(IMAGES[0]), model.eval()(IMAGES[0]))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    kept = twin(IMAGES[0])
+    kept = ema(IMAGES[0])
     assert not torch.allclose(kept, model(IMAGES[0]))
-    ema_update(twin, model, 1.0)
-    torch.testing.assert_close(twin(IMAGES[0]), model(IMAGES[0]))
+    ema_update(ema, model, 1.0)
+    torch.testing.assert_close(ema(IMAGES[0]), model(IMAGES[0]))
 
 
 @each_form

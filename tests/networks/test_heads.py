@@ -21,7 +21,7 @@ from uda.networks.heads import head_parameters, use_auxiliary
 from uda.networks.model_file import load_model
 from uda.training.loop import Run, fit, learning_rate, make_optimizer
 from uda.training.objective import Objective
-from uda.training.parts import Known
+from uda.training.parts import PriorTensors
 from uda.types import Batch, SourceBatch, TargetBatch
 
 K = 4
@@ -143,7 +143,7 @@ def test_each_head_has_its_discriminator_and_both_are_in_the_checkpoint(tmp_path
 
 
 def test_the_dual_variables_follow_the_main_head() -> None:
-    known = Known(ratio=torch.full((2, K), 1 / K))
+    known = PriorTensors(ratio=torch.full((2, K), 1 / K))
     states = []
     for aux in (0.0, 0.5):
         objective = Objective((DualClassRatioTerm(aux=aux),), known)

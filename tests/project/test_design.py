@@ -253,7 +253,17 @@ def test_no_star_import() -> None:
 
 
 def test_no_file_is_called_by_what_it_is_not() -> None:
-    metaphors = {"twin", "world", "own", "tally", "outcomes", "workplace", "summaries"}
+    metaphors = {
+        "twin",
+        "world",
+        "own",
+        "tally",
+        "outcomes",
+        "workplace",
+        "summaries",
+        "norms",
+        "fitting",
+    }
     vague = {"utils", "util", "base", "common", "helpers", "misc"}
     assert {path.stem for path in FILES} & (metaphors | vague) == set()
 

@@ -13,11 +13,11 @@ from uda import losses
 from uda.config.terms import CrossEntropyTerm, Term
 from uda.errors import ConfigError, PriorError
 from uda.training.objective import Objective, ramp
-from uda.training.parts import Known
+from uda.training.parts import PriorTensors
 from uda.types import Batch, SourceBatch, TargetBatch
 
 PRIOR = torch.tensor([[0.5, 0.3, 0.2], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]])
-KNOWN = Known(ratio=PRIOR)
+KNOWN = PriorTensors(ratio=PRIOR)
 
 
 def term(name: str, **settings: Any) -> Term:
@@ -156,7 +156,7 @@ def test_plain_entropy_is_not_weighted_by_a_prior_that_is_there() -> None:
 def test_a_class_of_ratio_0_has_no_entropy_weight() -> None:
     weighted = term("entropy", class_weights="inverse_ratio")
     with pytest.raises(PriorError, match="ratio 0") as caught:
-        Objective([weighted], Known(ratio=torch.tensor([[0.5, 0.5, 0.0]])))
+        Objective([weighted], PriorTensors(ratio=torch.tensor([[0.5, 0.5, 0.0]])))
     assert "uniform" in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_a_class_that_some_images_lack_has_an_entropy_weight() -> None:
     batch, source, target = draw()
     weighted = term("entropy", class_weights="inverse_ratio", normalized=False)
     table = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.25, 0.25]])
-    _, values = Objective([weighted], Known(ratio=table))(batch, source, target, step=0)
+    _, values = Objective([weighted], PriorTensors(ratio=table))(batch, source, target, step=0)
     expected = losses.entropy(target, torch.tensor([0.2, 0.4, 0.4]), normalized=False)
     assert float(values["entropy"]) == pytest.approx(float(expected), rel=1e-6)
 

@@ -78,7 +78,7 @@ def squeezed(sizes: Mapping[tuple[int, int], int], card: DatasetCard) -> list[Da
     ]
 
 
-def twins(same: Sequence[Place]) -> tuple[DataError, bool]:
+def equal_photographs(same: Sequence[Place]) -> tuple[DataError, bool]:
     """A finding for photographs that are equal in every pixel, and whether it is a fault."""
     fault = any(_apart(one.splits, other.splits) for one, other in combinations(same, 2))
     listed = ", ".join(f"{place.name} ({', '.join(place.splits)})" for place in same[:SHOWN])

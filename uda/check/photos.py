@@ -100,7 +100,7 @@ class PhotoCheck:
         ]
         for same in self._alike.values():
             if len(same) > 1:
-                finding, fault = rules.twins(same)
+                finding, fault = rules.equal_photographs(same)
                 (report.faults if fault else report.notes).append(finding)
         return report
 

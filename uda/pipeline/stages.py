@@ -47,7 +47,7 @@ from uda.selection.guard import JUDGEMENTS, Watch, snapshot_file
 from uda.training.batches import all_images, source_batches, target_batches
 from uda.training.loop import Batches, fit
 from uda.training.objective import Objective
-from uda.training.parts import Known
+from uda.training.parts import PriorTensors
 from uda.training.run import StageRun
 from uda.training.state import forget_checkpoints
 
@@ -154,9 +154,9 @@ def adapt(
             expected="terms without maps and landmarks",
             fix="leave cbst_sp, spatial_prior_kl and landmarks out, or use a 2-D network",
         )
-    known = known_of(prior.validate(info.classes), store) if prior else None
+    tensors = prior_tensors(prior.validate(info.classes), store) if prior else None
     objective = Objective(
-        settings.objective, known, lambda: all_images(items, run), mix(run.seed, run.stage)
+        settings.objective, tensors, lambda: all_images(items, run), mix(run.seed, run.stage)
     )
     if settings.freeze_head:
         head(model).requires_grad_(False)
@@ -247,7 +247,7 @@ def _judge_maker(
     return make
 
 
-def known_of(prior: Prior, store: Store) -> Known:
+def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
     """A prior's ratios, maps, sizes and landmarks for the images of a store.
 
     Raises:
@@ -264,7 +264,7 @@ def known_of(prior: Prior, store: Store) -> Known:
         largest = torch.tensor([1.0, *(row[-1] for row in prior.sizes.quantiles[1:])])
     segments, classes = prior.landmarks.of(store.places()) if prior.landmarks else (None, None)
     ratio = prior.table(store.places(), store.file_places())
-    return Known(ratio, prior.maps, largest, segments, classes)
+    return PriorTensors(ratio, prior.maps, largest, segments, classes)
 
 
 def _fit(

@@ -14,7 +14,7 @@ from uda.config.terms import Term
 from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
-from uda.training.parts import Ground, Known, View, make_part
+from uda.training.parts import PriorTensors, StepInputs, TrainingContext, make_part
 from uda.training.parts.part import Images
 from uda.types import Batch, Heads
 
@@ -47,7 +47,7 @@ class Objective:
 
     Args:
         terms: settings of one stage's terms.
-        known: the prior's values for the target images, for terms that need them.
+        prior: the prior's values for the target images, for terms that need them.
         images: returns all target images, for terms that read them when a round begins.
         seed: for all random draws in the terms.
 
@@ -59,26 +59,26 @@ class Objective:
     def __init__(
         self,
         terms: Sequence[Term],
-        known: Known | None = None,
+        prior: PriorTensors | None = None,
         images: Images = tuple,
         seed: int = 0,
     ) -> None:
         if not terms:
             raise ConfigError("the objective has no term", expected="at least one")
-        self.terms, self.known = tuple(terms), known or Known()
+        self.terms, self.prior = tuple(terms), prior or PriorTensors()
         self.images, self.seed = images, seed
         names = [term.term for term in terms]
         self.names = [
             name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)
         ]
-        self.parts = [make_part(term, self.known) for term in self.terms]
+        self.parts = [make_part(term, self.prior) for term in self.terms]
 
     def setup(self, fabric: Fabric, student: nn.Module) -> None:
         """Move the prior's values to the device and build the terms' own networks and state."""
-        self.known = self.known.to(fabric.device)
-        self.parts = [make_part(term, self.known) for term in self.terms]
+        self.prior = self.prior.to(fabric.device)
+        self.parts = [make_part(term, self.prior) for term in self.terms]
         for number, part in enumerate(self.parts):
-            part.setup(Ground(fabric, student, self.seed + number, self.images))
+            part.setup(TrainingContext(fabric, student, self.seed + number, self.images))
 
     def begin(self, step: int) -> None:
         """Start the rounds of terms that begin at this step."""
@@ -114,7 +114,9 @@ class Objective:
             target: likewise of the target images.
         """
         views = [
-            View(batch, _prediction(source, head), _prediction(target, head), step, auxiliary=head)
+            StepInputs(
+                batch, _prediction(source, head), _prediction(target, head), step, auxiliary=head
+            )
             for head in (False, True)
         ]
         values: dict[str, Tensor] = {}

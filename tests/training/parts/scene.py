@@ -17,7 +17,7 @@ from uda.devices.device import make_fabric
 from uda.networks.build import build
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
-from uda.training.parts import Known, Part
+from uda.training.parts import Part, PriorTensors
 from uda.types import Batch, SourceBatch, TargetBatch
 
 CLASSES, SIZE, IMAGES = 3, 32, 6
@@ -29,11 +29,11 @@ def term(name: str, **settings: Any) -> Term:
     return made
 
 
-def known() -> Known:
+def prior_of_scene() -> PriorTensors:
     ratio = torch.tensor([[0.7, 0.2, 0.1]]).expand(IMAGES, -1).contiguous()
     maps = torch.rand(CLASSES, SIZE, SIZE, generator=torch.Generator().manual_seed(3)) + 0.1
     segments = torch.arange(SIZE * SIZE // 16).view(SIZE // 4, SIZE // 4) // 8
-    return Known(
+    return PriorTensors(
         ratio,
         maps / maps.sum(0),
         torch.tensor([1.0, 0.4, 0.2]),
@@ -66,7 +66,7 @@ def batch_of(step: int) -> Batch:
 
 
 def objective_of(*terms: Term) -> Objective:
-    return Objective(terms, known(), all_images, seed=5)
+    return Objective(terms, prior_of_scene(), all_images, seed=5)
 
 
 P = TypeVar("P", bound=Part)

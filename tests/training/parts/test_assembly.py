@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from scene import CLASSES, CPU, batch_of, known, network, objective_of, term, train
+from scene import CLASSES, CPU, batch_of, network, objective_of, prior_of_scene, term, train
 from torch import Tensor
 
 from uda import losses
@@ -18,7 +18,7 @@ from uda.config.terms import Term
 from uda.devices.device import make_fabric
 from uda.errors import PriorError
 from uda.training.objective import Objective
-from uda.training.parts import Known
+from uda.training.parts import PriorTensors
 from uda.training.parts.make_part import PARTS
 from uda.training.parts.pointwise import GIVEN
 from uda.training.state import RESUME_FILE
@@ -34,19 +34,19 @@ SOURCE_IMAGE = BATCH.source.image
 
 
 def ratio() -> Tensor:
-    table = known().ratio
+    table = prior_of_scene().ratio
     assert table is not None
     return table[INDEX]
 
 
 def largest() -> Tensor:
-    values = known().largest
+    values = prior_of_scene().largest
     assert values is not None
     return values
 
 
 def maps() -> Tensor:
-    values = known().maps
+    values = prior_of_scene().maps
     assert values is not None
     return values
 
@@ -258,7 +258,7 @@ def test_a_term_whose_prior_knows_too_little_is_refused_with_the_remedy(
     name: str, settings: dict[str, Any], missing: str
 ) -> None:
     with pytest.raises(PriorError, match=missing) as caught:
-        Objective([term(name, **settings)], Known())
+        Objective([term(name, **settings)], PriorTensors())
     assert caught.value.fix
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from scene import CLASSES, IMAGES, SIZE, batch_of, known, objective_of, target_images, term
+from scene import CLASSES, IMAGES, SIZE, batch_of, objective_of, prior_of_scene, target_images, term
 
 from uda import losses
 from uda.config.augment import Augment
 from uda.data.augment import augment
 from uda.training.objective import Objective
-from uda.training.parts import Known
+from uda.training.parts import PriorTensors
 from uda.training.parts.part import present
 from uda.types import Batch, TargetBatch
 
@@ -24,7 +24,9 @@ def test_notes_are_the_superpixels_at_the_size_of_the_image() -> None:
     (notes,) = objective_of(term("landmarks")).annotate(batch_of(3))
     assert notes is not None
     assert notes.shape == (2, 1, SIZE, SIZE)
-    assert torch.equal(notes[:, :, ::4, ::4].short()[:, 0], present(known().segments)[target.index])
+    assert torch.equal(
+        notes[:, :, ::4, ::4].short()[:, 0], present(prior_of_scene().segments)[target.index]
+    )
 
 
 def test_an_image_is_asked_about_its_own_superpixels_and_classes() -> None:
@@ -32,7 +34,7 @@ def test_an_image_is_asked_about_its_own_superpixels_and_classes() -> None:
     generator = torch.Generator().manual_seed(2)
     segments = torch.randint(5, (IMAGES, 8, 8), generator=generator).short()
     classes = torch.randint(CLASSES, (IMAGES, 5), generator=generator).to(torch.uint8)
-    objective = Objective([term("landmarks")], Known(segments=segments, landmarks=classes))
+    objective = Objective([term("landmarks")], PriorTensors(segments=segments, landmarks=classes))
     index = torch.tensor([4, 1, 4])
     batch = Batch(target=TargetBatch(target_images()[index], index))
     predicted = logits(images=3)

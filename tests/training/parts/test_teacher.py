@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from scene import CPU, IMAGES, batch_of, known, network, objective_of, target_images, term, train
+from scene import (
+    CPU,
+    IMAGES,
+    batch_of,
+    network,
+    objective_of,
+    prior_of_scene,
+    target_images,
+    term,
+    train,
+)
 from torch import Tensor, nn
 
 from uda import losses
@@ -97,7 +107,7 @@ def test_labels_are_the_labelers_and_weights_the_teachers_confidence() -> None:
     with torch.no_grad():
         logits = part.teacher(image)
     assert part.log_thresholds is not None
-    maps = known().maps
+    maps = prior_of_scene().maps
     assert maps is not None
     labels = PseudoLabeler(part.log_thresholds, relative_maps(maps)).hard(logits)
     assert torch.equal(notes[:, 1].long(), labels)

@@ -5,6 +5,6 @@ in its checkpoint; see :class:`uda.training.parts.part.Part` for the moments at 
 """
 
 from uda.training.parts.make_part import make_part
-from uda.training.parts.part import Ground, Known, Part, View
+from uda.training.parts.part import Part, PriorTensors, StepInputs, TrainingContext
 
-__all__ = ["Ground", "Known", "Part", "View", "make_part"]
+__all__ = ["Part", "PriorTensors", "StepInputs", "TrainingContext", "make_part"]

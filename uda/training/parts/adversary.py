@@ -12,7 +12,7 @@ from uda.config.terms import AdversarialTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, load_optimizer, optimizer_tensors, prefixed
 from uda.losses import Discriminator
-from uda.training.parts.part import Ground, Part, View, present
+from uda.training.parts.part import Part, StepInputs, TrainingContext, present
 
 
 class Adversary(Part):
@@ -23,12 +23,12 @@ class Adversary(Part):
 
     term: AdversarialTerm
 
-    def setup(self, ground: Ground) -> None:
-        classes, heads = _classes(ground), ("main", "auxiliary") if self.term.aux else ("main",)
-        self.sides = {head: _Side(self.term, ground, classes, head) for head in heads}
+    def setup(self, context: TrainingContext) -> None:
+        classes, heads = _classes(context), ("main", "auxiliary") if self.term.aux else ("main",)
+        self.sides = {head: _Side(self.term, context, classes, head) for head in heads}
 
-    def value(self, view: View) -> Tensor:
-        return self.sides["auxiliary" if view.auxiliary else "main"].value(view)
+    def value(self, inputs: StepInputs) -> Tensor:
+        return self.sides["auxiliary" if inputs.auxiliary else "main"].value(inputs)
 
     def after(self, step: int) -> None:
         for side in self.sides.values():
@@ -49,24 +49,26 @@ class Adversary(Part):
 class _Side:
     """The discriminator of one head's predictions."""
 
-    def __init__(self, term: AdversarialTerm, ground: Ground, classes: int, head: str) -> None:
-        self.fabric = ground.fabric
+    def __init__(
+        self, term: AdversarialTerm, context: TrainingContext, classes: int, head: str
+    ) -> None:
+        self.fabric = context.fabric
         self.maps: tuple[Tensor, Tensor] | None = None
         names = ("discriminator",) if head == "main" else ("discriminator", head)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(ground.seed, *names))
+            torch.manual_seed(mix(context.seed, *names))
             network = Discriminator(classes, term.width)
         weights = network.parameters()
         optimizer = torch.optim.Adam(weights, lr=term.lr, betas=(0.9, 0.99), fused=True)
         self.forward, self.optimizer = self.fabric.setup(network, optimizer)
         self.network: nn.Module = self.forward.module
 
-    def value(self, view: View) -> Tensor:
-        source, _ = view.labelled
+    def value(self, inputs: StepInputs) -> Tensor:
+        source, _ = inputs.labelled
         source_maps = losses.self_information(source).detach()
-        self.maps = (source_maps, losses.self_information(view.unlabelled).detach())
+        self.maps = (source_maps, losses.self_information(inputs.unlabelled).detach())
         with self.fabric.autocast():  # the bare network: Fabric's wrapper holds it under two names
-            return losses.adversarial_loss(self.network, view.unlabelled)
+            return losses.adversarial_loss(self.network, inputs.unlabelled)
 
     def learn(self) -> None:
         self.fabric.backward(losses.discriminator_loss(self.forward, *present(self.maps)))
@@ -85,11 +87,11 @@ class _Side:
 
 
 @torch.no_grad()
-def _classes(ground: Ground) -> int:
+def _classes(context: TrainingContext) -> int:
     """Classes that the network predicts, asked of the network itself."""
-    image = next(iter(ground.images()))[:1].to(ground.fabric.device)
-    training = ground.student.training
-    ground.student.eval()
-    classes = int(ground.student(image).shape[1])
-    ground.student.train(training)
+    image = next(iter(context.images()))[:1].to(context.fabric.device)
+    training = context.student.training
+    context.student.eval()
+    classes = int(context.student(image).shape[1])
+    context.student.train(training)
     return classes

@@ -15,7 +15,7 @@ from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
 from uda.networks.ema import ema_update, frozen_copy
 from uda.networks.heads import features_of
-from uda.training.parts.part import Ground, Part, View, present
+from uda.training.parts.part import Part, StepInputs, TrainingContext, present
 from uda.types import TargetBatch
 
 
@@ -30,19 +30,19 @@ class CentroidLabels(Part):
     term: CentroidTerm
     centroids: Tensor | None = None
 
-    def setup(self, ground: Ground) -> None:
-        self.ground, self.teacher = ground, frozen_copy(ground.student)
+    def setup(self, context: TrainingContext) -> None:
+        self.context, self.teacher = context, frozen_copy(context.student)
 
     @torch.no_grad()
     def begin(self, step: int) -> None:
         if step % self.term.round_steps:
             return
-        ema_update(self.teacher, self.ground.student, 1.0)
-        device = self.ground.fabric.device
+        ema_update(self.teacher, self.context.student, 1.0)
+        device = self.context.fabric.device
         generator = torch.Generator(device)
-        generator.manual_seed(mix(self.ground.seed, "centroid pixels", step))
+        generator.manual_seed(mix(self.context.seed, "centroid pixels", step))
         sampled: list[tuple[Tensor, Tensor]] = []
-        for images in self.ground.images():
+        for images in self.context.images():
             features, p = self._features(images.to(device))
             chosen = losses.balanced_pixels(p.argmax(1), p.shape[1], self.term.pixels, generator)
             sampled.append((features[chosen], p[chosen]))
@@ -51,7 +51,7 @@ class CentroidLabels(Part):
 
     def _predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[b, d, *s]`` and logits ``[b, k, *s]`` of the round's network."""
-        with features_of(self.teacher) as seen, self.ground.fabric.autocast():
+        with features_of(self.teacher) as seen, self.context.fabric.autocast():
             logits: Tensor = self.teacher(image)
         return seen[0].float(), logits
 
@@ -72,8 +72,8 @@ class CentroidLabels(Part):
         labels = losses.assign_centroids(features, present(self.centroids))
         return functional.interpolate(labels[:, None].float(), image.shape[2:], mode="nearest")
 
-    def value(self, view: View) -> Tensor:
-        return losses.partial_cross_entropy(view.unlabelled, present(view.notes)[:, 0].long())
+    def value(self, inputs: StepInputs) -> Tensor:
+        return losses.partial_cross_entropy(inputs.unlabelled, present(inputs.notes)[:, 0].long())
 
     def state(self) -> dict[str, Tensor]:
         weights = prefixed("teacher", self.teacher.state_dict())
@@ -81,4 +81,4 @@ class CentroidLabels(Part):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.teacher.load_state_dict(grouped(state)["teacher"])
-        self.centroids = state["centroids"].to(self.ground.fabric.device)
+        self.centroids = state["centroids"].to(self.context.fabric.device)

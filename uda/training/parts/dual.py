@@ -8,7 +8,7 @@ from torch import Tensor
 
 from uda import losses
 from uda.config.terms import DualClassRatioTerm
-from uda.training.parts.part import Ground, Part, View, present
+from uda.training.parts.part import Part, StepInputs, TrainingContext, present
 
 
 class DualClassRatio(Part):
@@ -19,14 +19,14 @@ class DualClassRatio(Part):
 
     term: DualClassRatioTerm
 
-    def setup(self, ground: Ground) -> None:
-        prior = present(self.known.ratio).mean(0)
-        self.log_dual = -prior.clamp_min(1e-6).log()
+    def setup(self, context: TrainingContext) -> None:
+        ratio = present(self.prior.ratio).mean(0)
+        self.log_dual = -ratio.clamp_min(1e-6).log()
 
-    def value(self, view: View) -> Tensor:
-        if not view.auxiliary:
-            self.ratio = losses.class_ratio(view.unlabelled).detach().mean(0)
-        return losses.dual_class_ratio(view.unlabelled, view.ratio(self.known), self.log_dual)
+    def value(self, inputs: StepInputs) -> Tensor:
+        if not inputs.auxiliary:
+            self.ratio = losses.class_ratio(inputs.unlabelled).detach().mean(0)
+        return losses.dual_class_ratio(inputs.unlabelled, inputs.ratio(self.prior), self.log_dual)
 
     def after(self, step: int) -> None:
         self.log_dual = losses.dual_ascent(self.log_dual, self.ratio, self.term.rate)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda import losses
-from uda.training.parts.part import Part, View, present
+from uda.training.parts.part import Part, StepInputs, present
 from uda.types import TargetBatch
 
 
@@ -20,10 +20,10 @@ class Landmarks(Part):
     @torch.no_grad()
     def annotate(self, target: TargetBatch) -> Tensor:
         """The superpixel of each pixel, ``[b, 1, h, w]``."""
-        segments = present(self.known.segments)[target.index]
+        segments = present(self.prior.segments)[target.index]
         return functional.interpolate(segments[:, None].float(), target.image.shape[2:])
 
-    def value(self, view: View) -> Tensor:
-        segments = present(view.notes)[:, 0].long()
-        classes = present(self.known.landmarks)[present(view.batch.target).index]
-        return losses.landmark_cross_entropy(view.unlabelled, segments, classes)
+    def value(self, inputs: StepInputs) -> Tensor:
+        segments = present(inputs.notes)[:, 0].long()
+        classes = present(self.prior.landmarks)[present(inputs.batch.target).index]
+        return losses.landmark_cross_entropy(inputs.unlabelled, segments, classes)

@@ -8,7 +8,7 @@ from uda.training.parts.adversary import Adversary
 from uda.training.parts.centroids import CentroidLabels
 from uda.training.parts.dual import DualClassRatio
 from uda.training.parts.landmarks import Landmarks
-from uda.training.parts.part import Known, Part, check_known
+from uda.training.parts.part import Part, PriorTensors, check_prior
 from uda.training.parts.pointwise import Bounded, Entropy, Pointwise
 from uda.training.parts.teacher import PseudoLabels
 
@@ -25,11 +25,11 @@ PARTS: dict[type[Frozen], type[Part]] = {
 """The part of each term; any other term is the loss of its name (:class:`Pointwise`)."""
 
 
-def make_part(term: terms.Term, known: Known) -> Part:
+def make_part(term: terms.Term, prior: PriorTensors) -> Part:
     """The part of a term.
 
     Raises:
         PriorError: the prior does not know what the term needs.
     """
-    check_known(known, sorted(term.needs()), term.term)
-    return PARTS.get(type(term), Pointwise)(term, known)
+    check_prior(prior, sorted(term.needs()), term.term)
+    return PARTS.get(type(term), Pointwise)(term, prior)

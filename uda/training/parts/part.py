@@ -21,7 +21,7 @@ Images = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
-class Known:
+class PriorTensors:
     """What a prior tells the terms, as tensors. A validated recipe has what its terms need."""
 
     ratio: Tensor | None = None
@@ -35,14 +35,14 @@ class Known:
     landmarks: Tensor | None = None
     """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not sure enough"""
 
-    def to(self, device: torch.device) -> Known:
+    def to(self, device: torch.device) -> PriorTensors:
         values = [getattr(self, field.name) for field in fields(self)]
-        return Known(*(None if value is None else value.to(device) for value in values))
+        return PriorTensors(*(None if value is None else value.to(device) for value in values))
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What a part with a life of its own stands on."""
+class TrainingContext:
+    """What a part gets at set-up: the student, the images, the seed."""
 
     fabric: Fabric
     student: nn.Module
@@ -51,7 +51,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class View:
+class StepInputs:
     """What a part sees of one step, after augmentation."""
 
     batch: Batch
@@ -73,9 +73,9 @@ class View:
         """Prediction of the source images, with their labels."""
         return present(self.source), present(self.batch.source)
 
-    def ratio(self, known: Known) -> Tensor:
+    def ratio(self, prior: PriorTensors) -> Tensor:
         """The prior's rows ``[b, k]`` of this batch's target images; of a patch the mean over its slices."""
-        rows = present(known.ratio)[present(self.batch.target).index]
+        rows = present(prior.ratio)[present(self.batch.target).index]
         return rows if rows.dim() == 2 else rows.mean(1)
 
 
@@ -86,10 +86,10 @@ class Part:
     each head → (update of the network) → ``after``. Everything random is drawn from (seed, step).
     """
 
-    def __init__(self, term: Any, known: Known) -> None:
-        self.term, self.known = term, known
+    def __init__(self, term: Any, prior: PriorTensors) -> None:
+        self.term, self.prior = term, prior
 
-    def setup(self, ground: Ground) -> None:
+    def setup(self, context: TrainingContext) -> None:
         """Build what the part owns, on the device."""
 
     def begin(self, step: int) -> None:
@@ -105,7 +105,7 @@ class Part:
         """Paste images together, and the part's notes with them."""
         return batch, notes
 
-    def value(self, view: View) -> Tensor:
+    def value(self, inputs: StepInputs) -> Tensor:
         """The term's value, unweighted."""
         raise NotImplementedError
 
@@ -129,7 +129,7 @@ def present(value: T | None) -> T:
     return value
 
 
-def check_known(known: Known, needed: Iterable[str], term: str) -> None:
+def check_prior(prior: PriorTensors, needed: Iterable[str], term: str) -> None:
     """Refuse a prior that does not know what a term needs.
 
     Raises:
@@ -145,10 +145,10 @@ def check_known(known: Known, needed: Iterable[str], term: str) -> None:
         ),
     }
     held = {
-        "ratio": known.ratio,
-        "maps": known.maps,
-        "landmarks": known.landmarks,
-        "sizes": known.largest,
+        "ratio": prior.ratio,
+        "maps": prior.maps,
+        "landmarks": prior.landmarks,
+        "sizes": prior.largest,
     }
     for name in needed:
         if held[name] is None:

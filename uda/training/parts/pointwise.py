@@ -12,15 +12,15 @@ from torch import Tensor
 from uda import losses
 from uda.config import terms
 from uda.errors import PriorError
-from uda.training.parts.part import Known, Part, View, present
+from uda.training.parts.part import Part, PriorTensors, StepInputs, present
 
-GIVEN: dict[str, Callable[[Known, View], Tensor]] = {
-    "labels": lambda known, view: view.labelled[1].label,
-    "image": lambda known, view: present(view.batch.target).image,
-    "prior": lambda known, view: view.ratio(known),
-    "sizes": lambda known, view: view.ratio(known),
-    "areas": lambda known, view: view.ratio(known),
-    "maps": lambda known, view: present(known.maps),
+GIVEN: dict[str, Callable[[PriorTensors, StepInputs], Tensor]] = {
+    "labels": lambda prior, inputs: inputs.labelled[1].label,
+    "image": lambda prior, inputs: present(inputs.batch.target).image,
+    "prior": lambda prior, inputs: inputs.ratio(prior),
+    "sizes": lambda prior, inputs: inputs.ratio(prior),
+    "areas": lambda prior, inputs: inputs.ratio(prior),
+    "maps": lambda prior, inputs: present(prior.maps),
 }
 """What a loss gets beside the prediction, by the name of its parameter."""
 
@@ -32,19 +32,19 @@ class Pointwise(Part):
     are found by their names: in ``GIVEN``, or among the term's settings.
     """
 
-    def __init__(self, term: Any, known: Known) -> None:
-        super().__init__(term, known)
+    def __init__(self, term: Any, prior: PriorTensors) -> None:
+        super().__init__(term, prior)
         self.loss: Callable[..., Tensor] = getattr(losses, term.term)
         names = inspect.signature(self.loss).parameters
         self.given = [name for name in names if name in GIVEN]
         self.settings = {name: getattr(term, name) for name in names if hasattr(term, name)}
 
-    def value(self, view: View) -> Tensor:
-        prediction = view.labelled[0] if "labels" in self.given else view.unlabelled
-        given = {name: GIVEN[name](self.known, view) for name in self.given}
-        return self.loss(prediction, **self.settings | given | self.derived(view))
+    def value(self, inputs: StepInputs) -> Tensor:
+        prediction = inputs.labelled[0] if "labels" in self.given else inputs.unlabelled
+        given = {name: GIVEN[name](self.prior, inputs) for name in self.given}
+        return self.loss(prediction, **self.settings | given | self.derived(inputs))
 
-    def derived(self, view: View) -> dict[str, Any]:
+    def derived(self, inputs: StepInputs) -> dict[str, Any]:
         """Parameters of the loss that are made from the term's settings."""
         return {}
 
@@ -54,18 +54,18 @@ class Entropy(Pointwise):
 
     term: terms.EntropyTerm
 
-    def __init__(self, term: terms.EntropyTerm, known: Known) -> None:
-        super().__init__(term, known)
+    def __init__(self, term: terms.EntropyTerm, prior: PriorTensors) -> None:
+        super().__init__(term, prior)
         if term.class_weights == "inverse_ratio":
-            _check_inverse_ratio(present(known.ratio))
+            _check_inverse_ratio(present(prior.ratio))
 
-    def derived(self, view: View) -> dict[str, Any]:
+    def derived(self, inputs: StepInputs) -> dict[str, Any]:
         rule = self.term.class_weights
         if rule == "uniform":
             return {"class_weights": None}
         if rule == "inverse_ratio":
-            return {"class_weights": _inverse_ratio(present(self.known.ratio))}
-        return {"class_weights": torch.tensor(rule, device=view.unlabelled.p.device)}
+            return {"class_weights": _inverse_ratio(present(self.prior.ratio))}
+        return {"class_weights": torch.tensor(rule, device=inputs.unlabelled.p.device)}
 
 
 class Bounded(Pointwise):
@@ -73,22 +73,22 @@ class Bounded(Pointwise):
 
     term: terms.SizeBoundsTerm | terms.LogBarrierTerm
 
-    def derived(self, view: View) -> dict[str, Any]:
-        lower, upper = self.bounds(view)
+    def derived(self, inputs: StepInputs) -> dict[str, Any]:
+        lower, upper = self.bounds(inputs)
         made: dict[str, Any] = {"lower": lower, "upper": upper}
         if isinstance(self.term, terms.LogBarrierTerm):
             start, growth, every = self.term.start, self.term.growth, self.term.every
-            made["t"] = losses.barrier_t(view.step, start, growth, every, self.term.limit)
+            made["t"] = losses.barrier_t(inputs.step, start, growth, every, self.term.limit)
         return made
 
-    def bounds(self, view: View) -> tuple[Tensor, Tensor]:
+    def bounds(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
         """Lower and upper bound of each class's share of the image."""
         if self.term.bounds == "quantiles":
-            largest = present(self.known.largest)
+            largest = present(self.prior.largest)
             return torch.zeros_like(largest), largest  # any structure may be out of the picture
-        ratio = view.ratio(self.known)
+        ratio = inputs.ratio(self.prior)
         if self.term.bounds == "tags":
-            return losses.tag_bounds(ratio > 0, view.unlabelled.shape[2:].numel())
+            return losses.tag_bounds(ratio > 0, inputs.unlabelled.shape[2:].numel())
         return losses.ratio_bounds(ratio, self.term.margin)
 
 

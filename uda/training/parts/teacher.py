@@ -14,7 +14,7 @@ from uda.files.atomic import grouped, prefixed
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
 from uda.networks.ema import ema_update, frozen_copy
 from uda.priors import relative_maps
-from uda.training.parts.part import Ground, Known, Part, View, present
+from uda.training.parts.part import Part, PriorTensors, StepInputs, TrainingContext, present
 from uda.types import IGNORE, Batch, TargetBatch
 
 
@@ -29,19 +29,19 @@ class PseudoLabels(Part):
 
     term: PseudoLabelTerm
 
-    def __init__(self, term: PseudoLabelTerm, known: Known) -> None:
-        super().__init__(term, known)
-        self.maps = relative_maps(present(known.maps)) if term.spatial else None
+    def __init__(self, term: PseudoLabelTerm, prior: PriorTensors) -> None:
+        super().__init__(term, prior)
+        self.maps = relative_maps(present(prior.maps)) if term.spatial else None
         self.log_thresholds: Tensor | None = None
 
-    def setup(self, ground: Ground) -> None:
-        self.ground, self.teacher = ground, frozen_copy(ground.student)
+    def setup(self, context: TrainingContext) -> None:
+        self.context, self.teacher = context, frozen_copy(context.student)
 
     def begin(self, step: int) -> None:
         if step % self.term.round_steps:
             return
         if self.term.teacher == "round":
-            ema_update(self.teacher, self.ground.student, 1.0)
+            ema_update(self.teacher, self.context.student, 1.0)
         term, round_ = self.term, step // self.term.round_steps
         portion = losses.portion_at(round_, term.portion, term.portion_step, term.portion_limit)
         if portion < 1:
@@ -52,21 +52,21 @@ class PseudoLabels(Part):
     @torch.no_grad()
     def _every_pixel(self) -> Tensor:
         """Thresholds that every pixel passes, as the class it is most likely of."""
-        image = next(iter(self.ground.images()))[:1].to(self.ground.fabric.device)
+        image = next(iter(self.context.images()))[:1].to(self.context.fabric.device)
         return losses.no_thresholds(self._predict(image).shape[1], image.device)
 
     @torch.no_grad()
     def _histogram(self) -> ConfidenceHistogram:
         histogram: ConfidenceHistogram | None = None
-        for images in self.ground.images():
-            logits = self._predict(images.to(self.ground.fabric.device))
+        for images in self.context.images():
+            logits = self._predict(images.to(self.context.fabric.device))
             if histogram is None:
                 histogram = ConfidenceHistogram(logits.shape[1], logits.device)
             histogram.add(logits, self.maps)
         return present(histogram)
 
     def _predict(self, image: Tensor) -> Tensor:
-        with self.ground.fabric.autocast():
+        with self.context.fabric.autocast():
             logits: Tensor = self.teacher(image)
         return logits
 
@@ -107,25 +107,25 @@ class PseudoLabels(Part):
         mixed = TargetBatch(torch.where(cut, image, target.image), target.index)
         return Batch(batch.source, mixed), torch.where(cut, pasted, written)
 
-    def value(self, view: View) -> Tensor:
-        notes = present(view.notes)
+    def value(self, inputs: StepInputs) -> Tensor:
+        notes = present(inputs.notes)
         weight, labels = notes[:, 0], notes[:, 1:]
         if self.term.soft:
-            loss = losses.soft_cross_entropy(view.unlabelled, labels, weight)
+            loss = losses.soft_cross_entropy(inputs.unlabelled, labels, weight)
             labelled = labels.sum(1) > 0
         else:
             hard = labels[:, 0].long()
-            loss = losses.partial_cross_entropy(view.unlabelled, hard, weight)
+            loss = losses.partial_cross_entropy(inputs.unlabelled, hard, weight)
             labelled = hard != IGNORE
             if self.term.dice:
-                loss = loss + self.term.dice * losses.dice(view.unlabelled, hard)
+                loss = loss + self.term.dice * losses.dice(inputs.unlabelled, hard)
         if self.term.mrkld:
-            loss = loss + self.term.mrkld * losses.mrkld(view.unlabelled, labelled)
+            loss = loss + self.term.mrkld * losses.mrkld(inputs.unlabelled, labelled)
         return loss
 
     def after(self, step: int) -> None:
         if self.term.teacher == "ema":
-            ema_update(self.teacher, self.ground.student, 1 - self.term.decay)
+            ema_update(self.teacher, self.context.student, 1 - self.term.decay)
 
     def state(self) -> dict[str, Tensor]:
         weights = prefixed("teacher", self.teacher.state_dict())
@@ -133,4 +133,4 @@ class PseudoLabels(Part):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.teacher.load_state_dict(grouped(state)["teacher"])
-        self.log_thresholds = state["log_thresholds"].to(self.ground.fabric.device)
+        self.log_thresholds = state["log_thresholds"].to(self.context.fabric.device)
