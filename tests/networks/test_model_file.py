@@ -175,6 +175,15 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_the_models_of_a_run_folder_are_named(saved: Path) -> None:
+    stage = saved.parent / "adabn"
+    stage.mkdir()
+    saved.rename(stage / saved.name)
+    with pytest.raises(ModelError, match="there is no such file") as caught:
+        load_model(saved.parent)
+    assert caught.value.expected == f"one of {stage / saved.name}"
+
+
 def test_weights_without_a_description_are_refused(tmp_path: Path, model: nn.Module) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)

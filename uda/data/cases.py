@@ -136,7 +136,7 @@ def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
             f"no image of card {card.name!r} matches its split {split!r}: {', '.join(entries)}",
             where=folder,
             expected=" or ".join(card.images),
-            fix="correct data.root, or the card's patterns",
+            fix="correct data.root (--root), or the card's patterns",
         )
     strange = [fault for name in names if (fault := _strange_name(name, folder))]
     raise_all(strange, f"split {split!r} of card {card.name!r}")
@@ -260,7 +260,7 @@ def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
     return DataError(
         f"case {name!r} of card {card.name!r}: there is no such file",
         where=path,
-        fix="correct data.root, or take the case out of the card's splits",
+        fix="correct data.root (--root), or take the case out of the card's splits",
     )
 
 
@@ -295,5 +295,6 @@ def cases_in(images: Path, photos: bool = False) -> list[Case]:
             "the folder holds no image",
             where=images,
             expected=f"files ending in {' or '.join(suffixes)}",
+            fix="give the folder in which the images lie, or a pattern in quotes: 'scans/*_image.nii.gz'",
         )
     return list(cases.values())

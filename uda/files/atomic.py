@@ -212,8 +212,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ModelError: the file is missing, damaged or in another format; a pickle is named as such, never opened.
     """
     if not path.is_file():
+        beside = sorted(str(found) for found in path.parent.glob(f"*/{path.name}"))
         raise ModelError(
-            "there is no such file", where=path, fix="give the path of a model.safetensors"
+            "there is no such file",
+            where=path,
+            expected=f"one of {', '.join(beside)}" if beside else None,
+            fix="give the path of a model.safetensors",
         )
     with path.open("rb") as file:
         head = file.read(9)

@@ -174,9 +174,16 @@ class Prior:
 
         Raises:
             ModelError: the file is not JSON.
-            PriorError: missing keys, values of another type, or maps or landmarks that are missing or changed.
+            PriorError: no such file, missing keys, values of another type, or maps or landmarks that are
+                missing or changed.
         """
         path = path / PRIOR_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise PriorError(
+                "there is no such file",
+                where=path,
+                fix="give the path of a prior.json; `uda prior` makes one",
+            )
         raw = read_json(path)
         try:
             if raw["format"] != FORMAT:

@@ -31,7 +31,7 @@ from uda.report.schema import (
 
 Bytes = npt.NDArray[np.uint8]
 
-REMEDY = "run `uda evaluate` on this run"
+REMEDY = "give the folder of a run, or score the run with `uda evaluate RECIPE --out FOLDER`"
 ORDER = ("phantom", "pretrain", "adabn", "prior", "adapt", "target_supervised", "evaluate")
 
 
