@@ -12,7 +12,7 @@ import torch
 
 from uda.data.geometry import Geometry
 from uda.data.tags import read_tags
-from uda.errors import DataError, ModelError, PriorError, UdaError
+from uda.errors import DataError, PriorError, UdaError
 from uda.priors import (
     Prior,
     SizeDistribution,
@@ -434,5 +434,6 @@ def test_a_file_that_holds_no_prior_is_refused(tmp_path: Path, content: str) -> 
 
 
 def test_a_missing_prior_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(PriorError, match="there is no such file") as caught:
         Prior.load(tmp_path / "none.json")
+    assert "`uda prior`" in str(caught.value)
