@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda.errors import DataError
+from uda.losses.prediction import most_likely
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ def entropy_bytes(p: Tensor) -> Tensor:
 
 def _maps(values: Tensor, p: Tensor, entropy: bool) -> Tensor:
     """uint8 ``[n, 1 or 2, h, w]``: the argmax of ``values`` and, on request, the entropy of ``p``."""
-    largest = values.argmax(1).to(torch.uint8)
+    largest = most_likely(values).to(torch.uint8)
     return torch.stack([largest, entropy_bytes(p)] if entropy else [largest], 1)
 
 

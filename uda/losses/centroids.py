@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda.errors import DataError
+from uda.losses.prediction import most_likely
 
 
 def balanced_pixels(
@@ -122,7 +123,7 @@ def assign_centroids(
     unit = functional.normalize(centroids.to(_wide(features[:0])), dim=1)
     closeness = torch.einsum("kd,nd...->nk...", unit, _wide(features))
     absent = (unit == 0).all(1).view(-1, *[1] * (features.dim() - 2))
-    return closeness.masked_fill_(absent, -torch.inf).argmax(1)
+    return most_likely(closeness.masked_fill_(absent, -torch.inf))
 
 
 def centroid_pseudo_labels(

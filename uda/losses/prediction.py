@@ -74,3 +74,17 @@ def winners(log_p: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
     """1 for the most likely class of each pixel and 0 for the others; classes that tie share the 1."""
     share = (log_p == log_p.amax(1, keepdim=True)).to(log_p)
     return share.div_(share.sum(1, keepdim=True))
+
+
+def most_likely(values: Tensor, dim: int = 1) -> Tensor:
+    """The class with the largest value (logit or probability); of equal ones the first.
+
+    The same as ``argmax``, which torch does not vectorise on the CPU over any but the last axis.
+
+    Example:
+        >>> most_likely(torch.tensor([[0.1, 0.3, 0.6], [0.6, 0.4, 0.6], [0.3, 0.3, torch.nan]]), 0)
+        tensor([1, 1, 2])
+        >>> most_likely(torch.tensor([[2.0, 5.0, 5.0]]))
+        tensor([1])
+    """
+    return values.max(dim).indices

@@ -10,6 +10,7 @@ from torch import nn
 from uda.config.card import DatasetCard
 from uda.data.items import items_of
 from uda.data.store import Store
+from uda.losses.prediction import most_likely
 from uda.networks.model_file import ModelInfo
 from uda.prediction.volumes import logit_planes
 
@@ -26,7 +27,7 @@ def validation_scores(
             image = items.image(np.arange(case.start, case.stop)).numpy()
         else:
             image = store.images[case.start : case.stop]
-        planes = [p.argmax(1).cpu() for p in logit_planes(model, info, image, fabric)]
+        planes = [most_likely(p).cpu() for p in logit_planes(model, info, image, fabric)]
         label = store.labels[case.start : case.stop]
         counted = label < classes  # leaves out IGNORE
         pairs = classes * label[counted].astype(np.int64) + torch.cat(planes).numpy()[counted]

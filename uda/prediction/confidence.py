@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uda.config.card import PhotoPrepare
 from uda.data.geometry import Geometry, entropy_bytes, inside
+from uda.losses.prediction import most_likely
 from uda.networks.model_file import ModelInfo
 
 RATIO, CONFIDENCE = "ratio/", "confidence/"
@@ -48,7 +49,7 @@ class CaseStatistics:
 
     def add(self, logits: Tensor) -> None:
         """Add one plane of logits ``[k, h, w]``."""
-        p, largest = logits.softmax(0), logits.argmax(0)
+        p, largest = logits.softmax(0), most_likely(logits, 0)
         rows, columns = self.window
         inner, found = p[:, rows, columns], largest[rows, columns]
         # float32 is precise enough for the sums of a plane, but not for those of a case.

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from uda.config.guard import Guard
+from uda.losses.prediction import most_likely
 from uda.networks.model_file import load_model
 from uda.selection.gates import Expected, faults
 from uda.selection.rule import BEFORE, Choice, choose
@@ -109,7 +110,7 @@ class Judge:
         return {one.name: self._agreed(one, mean) for one in some}
 
     def _agreed(self, candidate: Candidate, mean: Tensor) -> Scores:
-        labels = candidate.probabilities.argmax(1)
+        labels = most_likely(candidate.probabilities)
         count, structures = len(self.expected.classes), self.expected.structures
         agreement = ensemble_agreement(labels, mean, self.case, count, structures)
         return replace(candidate.alone, agreement=agreement)

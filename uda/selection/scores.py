@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from uda import losses
+from uda.losses.prediction import most_likely
 
 
 def mean_entropy(log_p: Tensor) -> float:
@@ -93,7 +94,7 @@ def ensemble_agreement(
     Source: Hu, Luo, Liang & Foo, Towards Reliable Model Selection for Unsupervised Domain Adaptation (EnsV),
     NeurIPS 2024, with Dice in place of accuracy.
     """
-    return float(structure_dice(labels, mean.argmax(1), case, classes, structures).mean())
+    return float(structure_dice(labels, most_likely(mean), case, classes, structures).mean())
 
 
 def neighbourhood_density(sample: Tensor, temperature: float = 0.05) -> float:

@@ -18,6 +18,7 @@ from uda.data.augment import augment, random_affine
 from uda.data.items import Items
 from uda.data.seeds import mix
 from uda.errors import ModelError
+from uda.losses.prediction import most_likely
 from uda.networks.heads import head
 
 LONGEST = 128
@@ -72,7 +73,7 @@ class Views:
     @property
     def labels(self) -> Tensor:
         """Predicted classes ``[n, *g]``."""
-        return self.log_p.argmax(1)
+        return most_likely(self.log_p)
 
     @property
     def finite(self) -> bool:
@@ -122,17 +123,17 @@ def _perturbed(
     """Labels ``[b, *g]`` of perturbed images on the coarse grid."""
     if kind == "intensity":
         image = augment(image, None, INTENSITY, generator)[0]
-        return _grid(_predict(model, image, fabric)).argmax(1)
+        return most_likely(_grid(_predict(model, image, fabric)))
     if kind == "mirror":
-        return _grid(_predict(model, image.flip(-1), fabric).flip(-1)).argmax(1)
+        return most_likely(_grid(_predict(model, image.flip(-1), fabric).flip(-1)))
     if kind == "features":
         with _dropping(model, generator):
-            return _grid(_predict(model, image, fabric)).argmax(1)
+            return most_likely(_grid(_predict(model, image, fabric)))
     affine = random_affine(image, GEOMETRY, generator)
     log_p = _predict(model, _warped(image, affine, "border"), fabric)
     back = _inverse(affine)
     inside = _warped(torch.ones_like(image[:, :1]), back, "zeros") > 0.99
-    labels = _warped(log_p.exp(), back, "border").argmax(1, keepdim=True)
+    labels = most_likely(_warped(log_p.exp(), back, "border")).unsqueeze(1)
     return _grid(torch.where(inside, labels, -1))[:, 0]
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from uda.devices.distributed import this_process
 from uda.errors import RunError
 from uda.files.atomic import disk, write_text
+from uda.losses.prediction import most_likely
 
 
 class RunLog:
@@ -136,7 +137,7 @@ class RunLog:
         classes = logits.shape[1]
         log_p = logits.log_softmax(1)
         uncertainty = -(log_p.exp() * log_p).sum(1, keepdim=True) / math.log(classes)
-        prediction = logits.argmax(1, keepdim=True).float() / max(1, classes - 1)
+        prediction = most_likely(logits).unsqueeze(1).float() / max(1, classes - 1)
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
         shown = (image - low) / (high - low).clamp_min(1e-6)
         below = [one.expand(-1, shown.shape[1], -1, -1) for one in (uncertainty, prediction)]

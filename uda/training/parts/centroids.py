@@ -13,6 +13,7 @@ from uda.config.terms import CentroidTerm
 from uda.data.seeds import mix
 from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
+from uda.losses.prediction import most_likely
 from uda.networks.ema import ema_update, frozen_copy
 from uda.networks.heads import features_of
 from uda.training.parts.part import Part, StepInputs, TrainingContext, present
@@ -44,7 +45,7 @@ class CentroidLabels(Part):
         sampled: list[tuple[Tensor, Tensor]] = []
         for images in self.context.images():
             features, p = self._features(images.to(device))
-            chosen = losses.balanced_pixels(p.argmax(1), p.shape[1], self.term.pixels, generator)
+            chosen = losses.balanced_pixels(most_likely(p), p.shape[1], self.term.pixels, generator)
             sampled.append((features[chosen], p[chosen]))
         features, p = (torch.cat(parts) for parts in zip(*sampled, strict=True))
         self.centroids = losses.class_centroids(features, p)
