@@ -25,6 +25,8 @@ from uda.files.untrusted import parse_json, read_text
 
 PICKLES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 """how files of torch.save begin; a safetensors file may too: eight bytes of length, then its header in braces"""
+LISTED = 8
+"""model files that a message names at most"""
 HALF = ".half-"
 """Prefix of the hidden folders of unfinished writes."""
 CHECKSUM = "uda.checksum"
@@ -216,7 +218,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(
             "there is no such file",
             where=path,
-            expected=f"one of {', '.join(beside)}" if beside else None,
+            expected=f"one of {', '.join(beside[:LISTED])}" if beside else None,
             fix="give the path of a model.safetensors",
         )
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ a template asks for and does not get is an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ def section(
         return Section(title, "sections.html", "absent", {"reason": fault.what})
 
 
+@cache
 def templates() -> Environment:
     """The templates of the package, with the words and numbers of :mod:`uda.report.wording` as filters."""
     found = Environment(

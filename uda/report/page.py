@@ -64,7 +64,6 @@ def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
         yield section("Before and after", photos.gallery, run, metrics)
         yield section("Image by image", photos.images, run, metrics)
     else:
-        unit = metrics["distance_unit"]
         yield section("Structure by structure", sections.structures, metrics)
         yield section("Before and after", sections.overlays, run, metrics)
         for name, unit in (("Dice", "points"), ("HD95", metrics["distance_unit"])):
@@ -82,10 +81,10 @@ def _sections(run: Path, metrics: Mapping[str, Any]) -> Iterator[Section]:
 
 
 def _subtitle(metrics: Mapping[str, Any]) -> str:
-    photos = kind_of(metrics) is PHOTOS
+    of_photos = kind_of(metrics) is PHOTOS
     count, cases = len(metrics["classes"]), metrics["data"].get("cases")
-    parts = [] if cases is None else [f"{cases} target {'images' if photos else 'cases'}"]
-    parts += [f"{count} {'classes' if photos else 'structures'}", f"{len(metrics['rows'])} rows"]
+    parts = [] if cases is None else [f"{cases} target {'images' if of_photos else 'cases'}"]
+    parts += [f"{count} {'classes' if of_photos else 'structures'}", f"{len(metrics['rows'])} rows"]
     environment = metrics["environment"]
     parts += [f"{key} {environment[key]}" for key in ("seed", "uda") if key in environment]
     return " · ".join(parts)

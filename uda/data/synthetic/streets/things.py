@@ -123,4 +123,7 @@ for _thing, _label, _shape, _material, *_extent in map(str.split, _THINGS.strip(
 
 WHEEL = {"car": 0.33, "truck": 0.5, "lorry": 0.5, "bus": 0.5}
 """Radius of a vehicle's wheels."""
-LENGTH = {"car": 4.3, "truck": 8.5, "lorry": 8.5, "bus": 11.5, "train": 26.0}
+LENGTH = {
+    thing: max(extent[-1] for *_, extent in PIECES[thing])
+    for thing in ("car", "truck", "lorry", "bus", "train")
+}
