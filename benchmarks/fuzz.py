@@ -34,9 +34,9 @@ def feed_into(pipe: Any, name: str, count: int, seed: int, folder: Path, keep: P
     pipe.send(feed(reader, count, seed, folder, keep))
 
 
-def tally_of(name: str, count: int, seed: int, keep: Path | None) -> Any:
-    """The statistics of one reader; of a process that died, one failure."""
-    from feeding import CaseStatistics
+def result_of(name: str, count: int, seed: int, keep: Path | None) -> Any:
+    """The result of one reader; of a process that died, one failure."""
+    from feeding import ReaderResult
 
     here, there = multiprocessing.Pipe()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def tally_of(name: str, count: int, seed: int, keep: Path | None) -> Any:
             return here.recv()
         except EOFError:
             process.join()
-            return CaseStatistics(failures=[f"{name}: its process ended with {process.exitcode}"])
+            return ReaderResult(failures=[f"{name}: its process ended with {process.exitcode}"])
         finally:
             process.join()
 
@@ -69,26 +69,26 @@ def main() -> int:
     shares = sum(reader.share for reader in readers)
     print("| reader | files | read | refused | failures | peak MiB | ms a file |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    tallies = []
+    results = []
     for reader in readers:
         count = math.ceil(chosen.files * reader.share / shares)
-        statistics = tally_of(reader.name, count, chosen.seed, chosen.keep)
-        tallies.append(statistics)
-        print(line(reader.name, [statistics]), flush=True)
-    print(line("all", tallies))
-    failures = [failure for statistics in tallies for failure in statistics.failures]
+        result = result_of(reader.name, count, chosen.seed, chosen.keep)
+        results.append(result)
+        print(line(reader.name, [result]), flush=True)
+    print(line("all", results))
+    failures = [failure for result in results for failure in result.failures]
     for failure in failures[:50]:
         print(failure)
     return 1 if failures else 0
 
 
-def line(name: str, tallies: list[Any]) -> str:
+def line(name: str, results: list[Any]) -> str:
     files, read, refused = (
-        sum(getattr(t, k) for t in tallies) for k in ("files", "read", "refused")
+        sum(getattr(t, k) for t in results) for k in ("files", "read", "refused")
     )
-    failures = sum(len(t.failures) for t in tallies)
-    peak = max(t.peak for t in tallies) / 2**20
-    each = 1000 * sum(t.seconds for t in tallies) / max(files, 1)
+    failures = sum(len(t.failures) for t in results)
+    peak = max(t.peak for t in results) / 2**20
+    each = 1000 * sum(t.seconds for t in results) / max(files, 1)
     return f"| {name} | {files} | {read} | {refused} | {failures} | {peak:.0f} | {each:.1f} |"
 
 

@@ -10,10 +10,7 @@ from typing import Any
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
-from uda.config.priors import (
-    KINDS,
-    SourceRatioPrior,
-)
+from uda.config.priors import KINDS, SourceRatioPrior
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate, Recipe
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import content_key, open_store
@@ -26,12 +23,7 @@ from uda.evaluation.rows import Row
 from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
 from uda.files.links import check_links
 from uda.files.stage_folder import lock
-from uda.networks.model_file import (
-    MODEL_FILE,
-    Trained,
-    card_of,
-    load_model,
-)
+from uda.networks.model_file import MODEL_FILE, Trained, card_of, load_model
 from uda.pipeline import run as pipeline
 from uda.pipeline import stages
 from uda.pipeline.environment import environment

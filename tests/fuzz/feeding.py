@@ -62,7 +62,7 @@ class Reader:
 
 
 @dataclass
-class CaseStatistics:
+class ReaderResult:
     """What came of the files of one reader."""
 
     read: int = 0
@@ -79,28 +79,26 @@ class CaseStatistics:
 
 def feed(
     reader: Reader, count: int, seed: int, folder: Path, keep: Path | None = None
-) -> CaseStatistics:
+) -> ReaderResult:
     """Give a reader its sound files, the odd ones, and ``count`` damaged ones.
 
     Args:
         keep: folder for the files that failed.
     """
-    statistics = CaseStatistics()
+    result = ReaderResult()
     seeds = reader.seeds()
     files = [(f"sound {n}", one, one.wrap(one.content)) for n, one in enumerate(seeds)]
     odd = reader.odd()
     files += [(f"odd {n}", one, one.wrap(one.content)) for n, one in enumerate(odd)]
     with bounded() as said:
         for name, one, content in files:
-            _give(reader, one, name, content, folder, statistics, said, keep)
+            _give(reader, one, name, content, folder, result, said, keep)
         for number in range(count):
             rng = Random(f"{reader.name} {seed} {number}")  # noqa: S311 - no secret
             one = seeds[number % len(seeds)]
             content = one.wrap(one.mutate(one.content, rng))
-            _give(
-                reader, one, f"seed {seed}, file {number}", content, folder, statistics, said, keep
-            )
-    return statistics
+            _give(reader, one, f"seed {seed}, file {number}", content, folder, result, said, keep)
+    return result
 
 
 def _give(
@@ -109,7 +107,7 @@ def _give(
     name: str,
     content: bytes,
     folder: Path,
-    statistics: CaseStatistics,
+    result: ReaderResult,
     said: Callable[[], str],
     keep: Path | None,
 ) -> None:
@@ -121,8 +119,8 @@ def _give(
     begun = time.monotonic()
     outcome, grown = attempt(reader.read, path, place)
     seconds = time.monotonic() - begun
-    statistics.seconds += seconds
-    statistics.peak = max(statistics.peak, grown)
+    result.seconds += seconds
+    result.peak = max(result.peak, grown)
     heard = said()
     if heard and (path.suffix not in CODED or heard.count("\n") > REMARKS):
         outcome = f"printed {heard[:200]!r}"
@@ -133,11 +131,11 @@ def _give(
     elif name.startswith("sound") and outcome != "read":
         outcome = f"a sound file was not read: {outcome}"
     if outcome == "read":
-        statistics.read += 1
+        result.read += 1
     elif outcome == "refused":
-        statistics.refused += 1
+        result.refused += 1
     else:
-        statistics.failures.append(f"{reader.name}, {one.file}, {name}: {outcome}")
+        result.failures.append(f"{reader.name}, {one.file}, {name}: {outcome}")
         if keep is not None:
             shutil.copytree(place, keep / f"{reader.name} {name}".replace(" ", "-"))
     shutil.rmtree(place)

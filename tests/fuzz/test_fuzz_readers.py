@@ -29,10 +29,10 @@ FILES, SAMPLE = 130, 25
 def test_a_damaged_file_is_read_or_refused_by_name(
     reader: Reader, tmp_path: Path, files: int
 ) -> None:
-    statistics = feed(reader, round(files * reader.share), 0, tmp_path)
-    assert statistics.failures == []
-    assert statistics.read > 0
-    assert statistics.refused > 0 or "hashes" in reader.name or reader.name == "store"
+    result = feed(reader, round(files * reader.share), 0, tmp_path)
+    assert result.failures == []
+    assert result.read > 0
+    assert result.refused > 0 or "hashes" in reader.name or reader.name == "store"
 
 
 def test_more_than_two_thousand_files_are_tried_by_the_campaign() -> None:

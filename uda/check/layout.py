@@ -132,10 +132,8 @@ def _no_image(card: DatasetCard, name: str, path: Path) -> DataError:
 
 
 def _doubled_labels(card: DatasetCard, folder: Path, name: str) -> Sequence[UdaError]:
-    if (
-        card.labels in (None, INSIDE) or card.photos
-    ):  # a photograph may have labels in several forms
-        return []
+    if card.labels in (None, INSIDE) or card.photos:
+        return []  # a photograph may have labels in several forms
     return doubled(card.model_copy(update={"images": card.labels}), folder, name)
 
 

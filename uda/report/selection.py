@@ -298,9 +298,7 @@ def _frame(
     shown = [one for one in candidates if one["name"] in BEFORE] + steps[stride - 1 :: stride or 1]
     words = [one["name"] if one["name"] in BEFORE else str(one["step"]) for one in shown]
     axes.set_xticks([places[one["name"]] for one in shown], words)
-    axes.set_ylim(
-        1 - 0.2 * highest, 1.06 * highest
-    )  # below the worst rank is room for what is unsafe
+    axes.set_ylim(1 - 0.2 * highest, 1.06 * highest)  # room for what is unsafe below the worst rank
     ticks = MaxNLocator(7, integer=True).tick_values(1, highest)
     axes.set_yticks([tick for tick in ticks if 1 <= tick <= highest])
     axes.set_ylabel("rank, more is better")
