@@ -36,7 +36,7 @@ FORK.set_forkserver_preload(
         *("torch.utils.tensorboard", "monai.networks.nets.unet", "matplotlib.figure", "pytest"),
     ]
 )
-NOT_PROMISED = ("stage.json", "report.html", ".lock")
+NOT_PROMISED = ("stage.json", "report.html", ".uda.lock")
 """files that tell the time"""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 

@@ -12,18 +12,21 @@ from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
 from uda.config.priors import KINDS, SourceRatioPrior
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate, Recipe
-from uda.data.cases import cases_in, cases_of
+from uda.data.cases import card_root, cases_in, cases_of, folders_of
+from uda.data.hashes import Hashes
 from uda.data.store import content_key, open_store
 from uda.devices.device import make_fabric, memory_for
 from uda.devices.distributed import this_process
-from uda.errors import ConfigError, PriorError
+from uda.errors import ConfigError, DataError, ModelError, PriorError
 from uda.evaluation.evaluate import evaluate as score
 from uda.evaluation.evaluate import metrics_of
 from uda.evaluation.rows import Row
-from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
+from uda.files.apart import check_apart
+from uda.files.atomic import read_json, write_json
+from uda.files.digests import fingerprint
 from uda.files.links import check_links
-from uda.files.stage_folder import lock
-from uda.networks.model_file import MODEL_FILE, Trained, card_of, load_model
+from uda.files.output import lock, output_folder
+from uda.networks.model_file import MODEL_FILE, Trained, card_of, load_model, model_path
 from uda.pipeline import run as pipeline
 from uda.pipeline import stages
 from uda.pipeline.environment import environment
@@ -39,6 +42,8 @@ from uda.training.run import StageRun
 
 DEFAULT_COMPUTE = Compute()
 PathLike = str | Path
+RESULTS = (METRICS_FILE, "cases.csv", "overlays.npz", "overlays.json")
+"""files of an evaluation"""
 
 
 def pretrain(recipe: Recipe, out: PathLike | None = None) -> Path:
@@ -86,6 +91,8 @@ def adapt(
     """
     _check_alone()
     target, out = Path(target), Path(out)
+    hashes, given = Hashes(), model_path(Path(model))
+    of_model = hashes.of(given) if given.is_file() else ""
     parent = Trained.load(Path(model))
     card = card_of(parent.info)
     if method == DEFAULT:
@@ -95,11 +102,12 @@ def adapt(
     if settings is not None and settings.prior is not None:
         prior = (prior or _own_prior(parent)).validate(parent.info.classes)
     cases = cases_in(target, card.photos)
+    check_apart(out, [given, *folders_of(cases)])
     make_fabric(compute)  # refuses a missing device before anything is written
-    key = content_key(card, cases)
+    key = content_key(card, cases, hashes)
 
     def body(work: Path) -> dict[str, Any]:
-        store = open_store(card, cases, work / "store", key, compute.workers)
+        store = open_store(card, cases, work / "store", key, compute.workers, hashes)
         origin = {"method": method if isinstance(method, str) else "settings of the caller"}
         run = StageRun(seed, "adapt", work, quiet, compute=compute, origin=origin)
         if settings is None:
@@ -121,9 +129,11 @@ def adapt(
         page=lambda work, record: write_adaptation(work, out.resolve().name, record),
     )
     parents = {
-        "model": _file_hash(parent.path),
+        "model": of_model,
         "prior": prior.fingerprint() if prior else fingerprint(None),
     }
+    if hashes.of(given) != of_model:
+        raise ModelError("changed while it was read", where=given, fix="run the same command again")
     for written in (out, *out.parent.glob(f".{out.name}.*")):
         check_links(written)
     with lock(out.parent, f".{out.name}.lock"):
@@ -137,10 +147,6 @@ def _check_alone() -> None:
             f"{this_process().size} processes were started, but work on a single model runs in one",
             fix="start it without torchrun; recipes run on several processes",
         )
-
-
-def _file_hash(model: Path) -> str:
-    return sha256_of(model / MODEL_FILE if model.is_dir() else model)
 
 
 def _own_prior(parent: Trained) -> Prior:
@@ -172,8 +178,8 @@ def predict(
     _check_alone()
     network, info = load_model(Path(model))
     cases = cases_in(Path(images), card_of(info).photos)
-    fabric, folder = make_fabric(compute), check_links(Path(out), ["cases"])
-    return predict_cases(network, info, cases, folder, fabric, entropy=entropy)
+    fabric, inputs = make_fabric(compute), [model_path(Path(model))]
+    return predict_cases(network, info, cases, Path(out), fabric, entropy=entropy, inputs=inputs)
 
 
 def evaluate_model(
@@ -189,14 +195,25 @@ def evaluate_model(
     _check_alone()
     domain = load_card(card)
     cases = cases_of(domain, root, split, labels=True)
-    folder = check_links(out, ["evaluate"]) / "evaluate"
-    rows = [Row("model", "given", model / MODEL_FILE if model.is_dir() else model)]
-    with memory_for("evaluate"):
-        result = score(rows, cases, domain, Evaluate(), compute, folder)
-    title = f"{model.stem} on {domain.name}/{split}"
-    key = content_key(domain, cases)
-    metrics = metrics_of(title, domain, result, environment(compute), key)
-    write_json(folder / METRICS_FILE, metrics)
+    given, hashes = model_path(model), Hashes()
+    inputs = [given, *folders_of(cases)]
+    check_apart(out, inputs)
+    with output_folder(out / "evaluate", inputs) as ledger:
+        ledger.check(ledger.folder / name for name in RESULTS)
+        key = content_key(domain, cases, hashes)
+        with memory_for("evaluate"):
+            result = score(
+                [Row("model", "given", given)], cases, domain, Evaluate(), compute, ledger.folder
+            )
+        if content_key(domain, cases, hashes) != key:
+            raise DataError(
+                f"an image or label of {domain.name}/{split} changed while it was read",
+                where=card_root(domain, root),
+                fix="run the same command again",
+            )
+        title = f"{model.stem} on {domain.name}/{split}"
+        metrics = metrics_of(title, domain, result, environment(compute), key)
+        write_json(ledger.folder / METRICS_FILE, metrics)
     return metrics
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from uda.data import hashes
 from uda.data.hashes import Hashes
-from uda.files.atomic import sha256_of
+from uda.errors import DataError
+from uda.files.digests import sha256_of
 
 OLD = 10**18
 """a time long ago, in nanoseconds"""
@@ -28,8 +30,15 @@ def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert Hashes().of(path) == sha256_of(path) == hashlib.sha256(b"street").hexdigest()
 
 
-def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even few bytes are cached, and at once."""
     monkeypatch.setattr(hashes, "WORTH", 1)
+    monkeypatch.setattr(hashes, "SETTLED", -1)
+
+
+@pytest.mark.usefixtures("cached")
+def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, kept = write(tmp_path / "a", "street"), tmp_path / "store" / "hashes.json"
     first = Hashes(kept)
     digest = first.of(path)
@@ -38,17 +47,34 @@ def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert Hashes(kept).of(path) == digest
 
 
-@pytest.mark.parametrize(("text", "changed"), [("longer street", OLD), ("STREET", OLD + 1)])
-def test_a_changed_file_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, changed: int
-) -> None:
-    monkeypatch.setattr(hashes, "WORTH", 1)
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize(
+    ("text", "changed"), [("longer street", OLD), ("STREET", OLD + 1), ("STREET", OLD)]
+)
+def test_a_changed_file_is_read_again(tmp_path: Path, text: str, changed: int) -> None:
+    """Also with the size and the time of modification of before."""
     path, kept = write(tmp_path / "a", "street"), tmp_path / "hashes.json"
     first = Hashes(kept)
     first.of(path)
     first.save()
+    time.sleep(0.02)  # more than a tick of the clock
     write(path, text, changed)
     assert Hashes(kept).of(path) == sha256_of(path)
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("text", ["mine", "[]", '{"mine": 1}'])
+def test_a_foreign_file_in_the_place_of_the_cache_stays(tmp_path: Path, text: str) -> None:
+    kept = write(tmp_path / "hashes.json", text)
+    found = Hashes(kept)
+    found.of(write(tmp_path / "a", "street"))
+    found.save()
+    assert kept.read_text() == text
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        Hashes().of(tmp_path / "a")
 
 
 def test_a_file_changed_just_now_is_not_remembered(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_the_lock_of_a_killed_run_does_not_block(tiny: Tiny, tmp_path: Path) -> 
     wait_for(mark)
     first.kill()
     first.join()
-    assert (out / ".lock").exists()
+    assert (out / ".uda.lock").exists()
     assert ended(command, given(tiny, out), errors, Fault(out)) == 0
     assert hidden(out) == []
 

@@ -30,7 +30,7 @@ def artefacts(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_dir() or "tensorboard/" in name or name == ".lock":
+        if path.is_dir() or "tensorboard/" in name or name == ".uda.lock":
             continue
         found[name] = path.read_bytes()
         if path.name in ("stage.json", "metrics.json"):
@@ -151,10 +151,10 @@ def test_supervision_ledger(finished: Path, tiny: Tiny) -> None:
 
 def test_second_run_does_nothing(finished: Path, tiny: Tiny) -> None:
     run = finished
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".uda.lock"}
     announced: list[tuple[str, str]] = []
     second = pipeline.run(tiny.load(), run, announce=lambda *said: announced.append(said))
-    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".uda.lock"}
     assert ran(second) == []
     assert announced == [(stage.name, "skip") for stage in second]
     assert len(second) == 8
@@ -263,7 +263,7 @@ with open(sys.argv[1], "w") as handle:
 def test_lock_of_another_process_gives_one_clear_error(tiny: Tiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    command = [sys.executable, "-c", HOLD, str(run / ".lock")]
+    command = [sys.executable, "-c", HOLD, str(run / ".uda.lock")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout
@@ -273,5 +273,5 @@ def test_lock_of_another_process_gives_one_clear_error(tiny: Tiny, tmp_path: Pat
         other.communicate()
     assert error.value.exit_code == 1
     assert str(run) in str(error.value)
-    assert [path.name for path in run.iterdir()] == [".lock"]
+    assert [path.name for path in run.iterdir()] == [".uda.lock"]
     assert ran(pipeline.run(tiny.load(), run, until="pretrain")) == ["pretrain"]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from uda.errors import PriorError, RunError
-from uda.files.atomic import fingerprint, write_json
+from uda.files.atomic import write_json
+from uda.files.digests import fingerprint
 from uda.priors import Prior, SizeDistribution, from_source_labels, relative_maps
 
 CLASSES = ("background", "disk", "ring")

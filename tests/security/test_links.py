@@ -23,7 +23,7 @@ from uda.data.convert import convert_to_records
 from uda.errors import DataError, RunError, UdaError
 from uda.files.atomic import save_tensors, write_json
 from uda.files.links import check_links, check_output
-from uda.files.stage_folder import lock
+from uda.files.output import lock
 from uda.networks.build import build
 from uda.networks.importing import import_model
 from uda.networks.model_file import ModelInfo, save_model
@@ -175,7 +175,7 @@ def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(
     precious: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".lock").symlink_to(precious / "metrics.json")
+    (tmp_path / "out" / ".uda.lock").symlink_to(precious / "metrics.json")
     with pytest.raises(RunError), lock(tmp_path / "out"):
         pass
 
@@ -226,7 +226,7 @@ def test_others_get_the_rights_that_the_user_gives_and_no_more(umask: int, tmp_p
         write_json(shared / "a.json", {})
         save_tensors(shared / "a.safetensors", {"a": torch.zeros(1)}, {})
         with lock(shared):
-            locked = stat.S_IMODE((shared / ".lock").stat().st_mode)
+            locked = stat.S_IMODE((shared / ".uda.lock").stat().st_mode)
     finally:
         os.umask(before)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in shared.iterdir()} | {locked}

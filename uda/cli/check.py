@@ -86,12 +86,16 @@ def _report(
     if out is None:
         reports = list(found)
     else:
-        from uda.check.page import Album
+        from uda.check.page import PAGE, Album
+        from uda.data.cases import folders_of_card
+        from uda.files.output import output_folder
 
-        album = Album(out, card)
-        for report in found:
-            album.add(report)
-        reports, page = album.reports, album.write()
+        with output_folder(out, folders_of_card(card, root)) as ledger:
+            ledger.check([out / PAGE])
+            album = Album(out, card)
+            for report in found:
+                album.add(report)
+            reports, page = album.reports, album.write()
     summary = next((report.summary for report in reports if report.summary), None)
     if summary is None:
         _print_cases(card.name, reports)

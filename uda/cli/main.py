@@ -240,6 +240,8 @@ def predict(
             typer.echo(f"{outcome.case}: {outcome.fault}", err=True)
         else:
             already = " (already there)" if outcome.skipped else ""
+            if outcome.edited:
+                already = " (already there, and changed since uda wrote it)"
             typer.echo(f"{outcome.case}: {outcome.file}{already}")
     _print_doubtful(outcomes, out)
 
@@ -274,9 +276,17 @@ def report(
     if len(runs) > 1:
         print_seeds(runs, None)
         return
+    from uda.files.apart import check_apart
+    from uda.files.output import output_folder
+    from uda.files.stage_folder import recorded_files
     from uda.report.page import write_report
 
-    write_report(runs[0], out or runs[0] / "report")
+    own = runs[0] / "report"
+    folder = out or own
+    if folder.resolve() != own.resolve():
+        check_apart(folder, [runs[0]])
+    with output_folder(folder, also=recorded_files(folder)):
+        write_report(runs[0], folder)
     print_table(runs[0], out)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -44,7 +44,6 @@ def print_wide(table: Table) -> None:
 def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     """Print mean ± sd over seeds, and write it to a file."""
     from uda.devices.distributed import on_first
-    from uda.files.atomic import write_json
     from uda.report.files import read_metrics
     from uda.report.seeds import seeds_class_tables, seeds_table
 
@@ -53,8 +52,16 @@ def print_seeds(folders: Sequence[Path], path: Path | None) -> None:
     for block in seeds_class_tables(summary, _width()):
         print_wide(block)
     if path is not None:
-        on_first(lambda: write_json(path, summary))
+        on_first(lambda: _write(path, summary))
         typer.echo(f"over seeds: {path}")
+
+
+def _write(path: Path, summary: Mapping[str, Any]) -> None:
+    from uda.files.atomic import write_json
+    from uda.files.output import output_folder
+
+    with output_folder(path.parent):
+        write_json(path, summary)
 
 
 def _width() -> int:

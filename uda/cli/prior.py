@@ -87,9 +87,13 @@ def prior(
         raise typer.BadParameter("give a recipe or --model, not both")
     spec = _spec(kind or USUAL, setting or ())
     _refuse_unused(spec, flags)
+    from uda.files.apart import check_apart
+    from uda.networks.model_file import model_path
     from uda.priors import PRIOR_FILE
     from uda.priors.from_files import prior_of
 
+    path = out or Path(PRIOR_FILE)
+    check_apart(path, [given for given in (model_path(model), tags, target) if given is not None])
     made = prior_of(
         model,
         spec,
@@ -99,7 +103,6 @@ def prior(
         root=root,
         compute=compute_on(device),
     )
-    path = out or Path(PRIOR_FILE)
     made.save(path)
     _print(path, made)
 

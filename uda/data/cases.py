@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os.path import (
     isdir,
@@ -298,3 +299,24 @@ def cases_in(images: Path, photos: bool = False) -> list[Case]:
             fix="give the folder in which the images lie, or a pattern in quotes: 'scans/*_image.nii.gz'",
         )
     return list(cases.values())
+
+
+def folders_of(cases: Sequence[Case]) -> list[Path]:
+    """The folders in which images and labels lie; of links also those of their destinations."""
+    return _folders(path for case in cases for path in (case.image, case.label) if path is not None)
+
+
+def folders_of_card(card: DatasetCard, root: str | Path | None) -> list[Path]:
+    """The folders in which images and labels of a card's splits lie, as far as they are there."""
+    folder, files, listing = Path(root or ".") / card.root, list[Path](), Listing()
+    for split in card.splits:
+        with contextlib.suppress(UdaError):
+            for name in names_of(card, folder, split):
+                image = image_path(card, folder, name, listing)
+                label = label_path(card, folder, name, listing)
+                files += [path for path in (image, label) if path is not None and isfile(path)]
+    return _folders(files)
+
+
+def _folders(files: Iterable[Path]) -> list[Path]:
+    return list(dict.fromkeys(place.parent for path in files for place in (path, path.resolve())))

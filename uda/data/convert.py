@@ -16,14 +16,15 @@ import yaml
 from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard, Prepare
-from uda.data.cases import Case, card_root, cases_of
+from uda.data.cases import Case, card_root, cases_of, folders_of
 from uda.data.records import write_npz, write_records
 from uda.data.slabs import slab_of
 from uda.data.sources import prepared_stack, read_label
 from uda.data.volumes import prepare_label, volume_prepare
 from uda.errors import ConfigError, DataError
 from uda.files.atomic import write_text
-from uda.files.links import check_links
+from uda.files.new import new_files
+from uda.files.output import output_folder
 from uda.types import IGNORE
 
 CHANNELS = 3
@@ -56,23 +57,30 @@ def convert_to_records(
         DataError: a case cannot be read, has no label, or has ignored voxels.
     """
     volume_prepare(card)
-    check_links(out)
     label = card.modality or card.name
-    splits: dict[str, list[str]] = {}
-    written: dict[str, str] = {}
-    for split in sorted(card.splits, key=_rank):
+    for split in card.splits:
         if split not in _FOLDERS:
             raise ConfigError(
                 f"records have no folder for a split {split!r}", expected=", ".join(_FOLDERS)
             )
-        for case in cases_of(card, root, split, labels=True):
-            if case.name not in written:
-                written[case.name] = f"{label}_{_INFIX[split]}{case.name}"
-                folder = out / f"{_FOLDERS[split]}_{label}"
-                announce(_write_case(case, card, folder / written[case.name], split == "test"))
-            splits.setdefault(split, []).append(written[case.name])
+    ranked = sorted(card.splits, key=_rank)
+    cases = {split: cases_of(card, root, split, labels=True) for split in ranked}
+    files: dict[str, Path] = {}
+    for split in ranked:
+        ending = ".npz" if split == "test" else ".tfrecords"
+        for case in cases[split]:
+            name = f"{label}_{_INFIX[split]}{case.name}"
+            files.setdefault(case.name, out / f"{_FOLDERS[split]}_{label}" / f"{name}{ending}")
+    everything = {case.name: case for some in cases.values() for case in some}
     path = out / f"{card.name}_records.yaml"
-    write_text(path, _card_text(card, label, splits))
+    splits = {split: [files[case.name].stem for case in cases[split]] for split in ranked}
+    folders = {file.parent.name for file in files.values()}
+    with output_folder(out, folders_of(list(everything.values())), folders) as ledger:
+        ledger.check([path, *files.values()])
+        for name, file in files.items():
+            _write_case(everything[name], card, file)
+            announce(file)
+        write_text(path, _card_text(card, label, splits))
     return path
 
 
@@ -81,7 +89,7 @@ def _rank(split: str) -> int:
     return ("test", "validate", "train", "adapt").index(split) if split in _FOLDERS else 9
 
 
-def _write_case(case: Case, card: DatasetCard, stem: Path, whole: bool) -> Path:
+def _write_case(case: Case, card: DatasetCard, path: Path) -> None:
     slices, geometry, _ = prepared_stack(case, card)
     if case.label is None:
         raise DataError(f"case {case.name!r} has no label", where=case.image)
@@ -92,15 +100,12 @@ def _write_case(case: Case, card: DatasetCard, stem: Path, whole: bool) -> Path:
             where=case.label,
             fix="give their values a class in the card's label_values",
         )
-    if whole:
+    if path.suffix == ".npz":
         image = slices if slices.ndim == 3 else slices[:, slices.shape[1] // 2]
-        path = stem.with_name(f"{stem.name}.npz")
         flipped = [np.moveaxis(stack, 0, -1)[::-1, ::-1] for stack in (image, labels)]
         write_npz(path, flipped[0], flipped[1])
-        return path
-    path = stem.with_name(f"{stem.name}.tfrecords")
-    write_records(path, _records(slices, labels))
-    return path
+    else:
+        write_records(path, _records(slices, labels))
 
 
 def _records(
@@ -197,5 +202,6 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
             shown[stored] = found | shown.get(stored, False)
         for stored in sorted(shown):
             writer.writerow([case.name, stored, *shown[stored].astype(int)])
-    write_text(path, text.getvalue())
+    with new_files(path.parent) as folder:
+        write_text(folder / path.name, text.getvalue())
     return path

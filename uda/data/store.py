@@ -25,9 +25,12 @@ from uda.data.sources import holds_both
 from uda.data.traits import Traits
 from uda.data.writing import crc32, write_arrays
 from uda.errors import DataError, RunError
-from uda.files.atomic import fingerprint, scratch, sweep, sync, write_json
+from uda.files.atomic import scratch, sweep, sync, write_json
+from uda.files.digests import fingerprint
 from uda.files.untrusted import parse_json, read_text
 
+INDEX = "index.json"
+"""name of the file that describes a store's arrays"""
 FORMAT = 3
 """Increased when the meaning of a stored array changes, so that older stores are prepared again."""
 
@@ -54,7 +57,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         self.folder = folder
         self.key: str = index["key"]
         self.cases = [
@@ -128,14 +131,22 @@ class Store:
 
 def content_key(card: DatasetCard, cases: Sequence[Case], hashes: Hashes | None = None) -> str:
     """Hash of everything that a store depends on: file contents, preprocessing, label map."""
-    hashes = hashes or Hashes()
+    return _key(card, cases, _digests(cases, hashes or Hashes()))
+
+
+def _digests(cases: Sequence[Case], hashes: Hashes) -> list[list[str]]:
+    """For each case its name and the SHA-256 of what is read of its files."""
     files = []
     for case in cases:
         if case.label is None and holds_both(case.image):
-            files.append([case.name, fingerprint_images(case.image)])
+            files.append([case.name, hashes.of(case.image, fingerprint_images)])
         else:
             paths = dict.fromkeys(path for path in (case.image, case.label) if path is not None)
             files.append([case.name, *(hashes.of(path) for path in paths)])
+    return files
+
+
+def _key(card: DatasetCard, cases: Sequence[Case], files: Sequence[Sequence[str]]) -> str:
     labelled = any(case.label for case in cases)
     return fingerprint(
         {
@@ -153,24 +164,32 @@ def content_key(card: DatasetCard, cases: Sequence[Case], hashes: Hashes | None 
 
 
 def open_store(
-    card: DatasetCard, cases: Sequence[Case], root: Path, key: str = "", workers: int = 1
+    card: DatasetCard,
+    cases: Sequence[Case],
+    root: Path,
+    key: str = "",
+    workers: int = 1,
+    hashes: Hashes | None = None,
 ) -> Store:
     """Open the store of these cases below ``root``; prepare it first if it is missing or damaged.
 
     Args:
         key: :func:`content_key` of the cases, if the caller has computed it.
         workers: number of threads that prepare photographs; 0 = as many as the processors.
+        hashes: those that ``key`` was computed with.
 
     Raises:
-        DataError: lists every case that cannot be prepared; no store is left then.
+        DataError: lists every case that cannot be prepared, or a file changed after it was hashed; no store is left
+            then.
         RunError: the disk refuses.
     """
-    key = key or content_key(card, cases)
+    hashes = hashes or Hashes()
+    key = key or content_key(card, cases, hashes)
     folder = root / key[:16]
     if _intact(folder, key):
         sweep(root)
     else:
-        _build(card, cases, folder, key, workers)
+        _build(card, cases, folder, key, workers, hashes)
     return Store(folder)
 
 
@@ -181,7 +200,7 @@ _intact_once: dict[Path, list[tuple[int, int]]] = {}
 def _intact(folder: Path, key: str) -> bool:
     """Whether every array still has the checksum of its index."""
     try:
-        index = parse_json(read_text(folder / "index.json"))
+        index = parse_json(read_text(folder / INDEX))
         if index["key"] != key or index.pop("sha256", "") != fingerprint(index):
             return False  # damaged, or an older format without this checksum
         statuses = [(folder / name).stat() for name in index["crc32"]]
@@ -196,16 +215,20 @@ def _intact(folder: Path, key: str) -> bool:
     return sound
 
 
-def _build(card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, workers: int) -> None:
+def _build(
+    card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, workers: int, hashes: Hashes
+) -> None:
+    before = _digests(cases, hashes)
     try:
         with scratch(folder.parent) as unfinished:
             work = unfinished / folder.name
             work.mkdir()
             index = {"key": key, **write_arrays(card, cases, work, workers)}
-            write_json(work / "index.json", {**index, "sha256": fingerprint(index)})
-            if folder.exists():
-                os.replace(folder, unfinished / "damaged")
-            os.replace(work, folder)
+            _check_unchanged(cases, before, _digests(cases, hashes))
+            if _key(card, cases, before) != key:
+                raise _changed("an image or label", folder)
+            write_json(work / INDEX, {**index, "sha256": fingerprint(index)})
+            _put(work, folder)
             sync(folder.parent)
     except OSError as error:
         raise RunError(
@@ -213,3 +236,32 @@ def _build(card: DatasetCard, cases: Sequence[Case], folder: Path, key: str, wor
             where=folder,
             fix="free some space or choose another --out",
         ) from error
+
+
+def _check_unchanged(
+    cases: Sequence[Case], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]
+) -> None:
+    """Refuse files that changed while they were prepared: their store would have the key of other content."""
+    for case, old, new in zip(cases, before, after, strict=True):
+        if old != new:
+            changed = case.image if old[:2] != new[:2] or case.label is None else case.label
+            raise _changed(f"a file of case {case.name!r}", changed)
+
+
+def _changed(what: str, where: Path) -> DataError:
+    return DataError(
+        f"{what} changed while it was read",
+        where=where,
+        expected="data that nobody edits during the run",
+        fix="run the same command again",
+    )
+
+
+def _put(work: Path, folder: Path) -> None:
+    """Move a finished store's files to their place; a damaged store's files are replaced, other files stay."""
+    if not folder.exists():
+        os.replace(work, folder)
+        return
+    (folder / INDEX).unlink(missing_ok=True)  # without it the arrays are no store
+    for path in sorted(work.iterdir(), key=lambda path: path.name == INDEX):
+        os.replace(path, folder / path.name)

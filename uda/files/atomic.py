@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uda.errors import ModelError, RunError
+from uda.files.digests import fingerprint
+from uda.files.ledger import ledger_of
 from uda.files.untrusted import parse_json, read_text
 
 PICKLES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 """how files of torch.save begin; a safetensors file may too: eight bytes of length, then its header in braces"""
 LISTED = 8
 """model files that a message names at most"""
-HALF = ".half-"
-"""Prefix of the hidden folders of unfinished writes."""
+_UNFINISHED = re.compile(r"\.uda-[0-9a-f]{32}")
+"""Names of the hidden folders of unfinished writes: at random, so that no other folder has one."""
 CHECKSUM = "uda.checksum"
 """Metadata key of a tensor file: checksum of its tensors and of its other metadata."""
 
@@ -37,18 +39,22 @@ CHECKSUM = "uda.checksum"
 def atomic_path(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path; if the block succeeds, flush it to disk and move it to ``path``.
 
-    If the block fails, an older file at ``path`` stays as it is.
+    If the block fails, an older file at ``path`` stays as it is. Below a folder with an open ledger
+    (:mod:`uda.files.ledger`) the file enters it.
 
     Args:
         keep: where to move an older file instead of replacing it.
 
     Raises:
+        DataError: an older file at ``path`` is foreign to the open ledger.
         RunError: writing fails (disk full or read-only, quota).
     """
     with disk(path), scratch(path.parent) as folder:
         temporary = folder / path.name
         yield temporary
         sync(temporary)
+        if (ledger := ledger_of(path)) is not None:
+            ledger.add(path, temporary)
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
@@ -65,7 +71,8 @@ def scratch(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     with _locked(parent, fcntl.LOCK_EX):  # no other process sweeps before the folder is locked
         sweep(parent)
-        folder = Path(tempfile.mkdtemp(prefix=HALF, dir=parent))
+        folder = parent / f".uda-{secrets.token_hex(16)}"
+        folder.mkdir(mode=0o700)
         lock = contextlib.ExitStack()
         lock.enter_context(_locked(folder, fcntl.LOCK_EX))
     with lock:
@@ -77,10 +84,15 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 def sweep(parent: Path) -> None:
     """Remove the unfinished writes of killed processes; running processes hold a lock on theirs."""
-    for stale in parent.glob(f"{HALF}*"):
+    for stale in unfinished(parent):
         with contextlib.suppress(OSError), _locked(stale, fcntl.LOCK_EX | fcntl.LOCK_NB) as locked:
             if locked:
                 shutil.rmtree(stale, ignore_errors=True)
+
+
+def unfinished(parent: Path) -> list[Path]:
+    """The hidden folders of unfinished writes in a folder."""
+    return [path for path in parent.glob(".uda-*") if _UNFINISHED.fullmatch(path.name)]
 
 
 @contextlib.contextmanager
@@ -285,17 +297,3 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
             state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of a JSON value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,28 +1,39 @@
-"""Stage folders, which are complete or absent, the check of their files, and the lock of a run's folder."""
+"""Stage folders, which are complete or absent, and the check of their files."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uda.errors import ModelError, RunError
-from uda.files.atomic import HALF, disk, read_json, scratch, sha256_of, sync, write_json
+from uda.errors import DataError, ModelError
+from uda.files.atomic import disk, read_json, scratch, sync, unfinished, write_json
+from uda.files.digests import sha256_of
+from uda.files.ledger import LEDGER, Ledger
 
 STAGE_FILE = "stage.json"
+STARTED = ".uda-started"
+"""file that marks a hidden folder as unfinished work of a stage"""
 UNREAD = ("tensorboard", "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
+_UNLISTED = (
+    "tensorboard/**/events.out.tfevents.*",
+    "snapshots/*/model.safetensors",
+    "predictions/*/*.nii.gz",
+    "predictions/*/*.png",
+)
+"""files in these folders that records of version 0.1 do not name"""
 
 
 class StageFolder:
     """A folder that is complete (it holds ``stage.json``) or absent; work happens in a hidden folder beside it.
 
     The name of the hidden folder holds the hash, so unfinished work of another configuration is never resumed.
+    ``stage.json`` names every file of the stage. Files that it does not name are foreign and outlive the stage.
     """
 
     def __init__(self, path: Path, hash_: str) -> None:
@@ -31,14 +42,17 @@ class StageFolder:
         self._old = path.parent / f".{path.name}.old"
 
     def recorded(self) -> dict[str, Any] | None:
-        """Content of ``stage.json`` if the stage is complete, else None."""
-        if not self.path.exists() and (self.work / STAGE_FILE).is_file():
-            self._sweep()
-            os.replace(self.work, self.path)  # killed between the two renames of commit()
+        """Content of ``stage.json`` if the stage is complete, else None.
+
+        Raises:
+            ModelError: ``stage.json`` cannot be read.
+            DataError: :meth:`commit` was killed, and a foreign file is now in its way.
+            RunError: writing fails.
+        """
+        with disk(self.path):
+            self._recover()
         if not (self.path / STAGE_FILE).is_file():
             return None
-        if self._old.is_dir():  # killed before commit() removed it
-            shutil.rmtree(self._old, ignore_errors=True)
         recorded = read_json(self.path / STAGE_FILE)
         return recorded if isinstance(recorded, dict) else None
 
@@ -66,79 +80,174 @@ class StageFolder:
         """Return the folder to work in; it holds the unfinished work of a killed run unless ``restart``.
 
         Raises:
-            ModelError: ``path`` is a folder that no stage wrote and that :meth:`commit` would replace.
+            ModelError: a folder that no stage wrote has the place of the stage or of its unfinished work.
             RunError: writing fails.
         """
-        if self.path.exists() and not (self.path / STAGE_FILE).is_file():
-            raise ModelError(
-                "exists, but uda did not write it, and the run would replace it",
-                where=self.path,
-                fix="choose another --out, or move it away",
-            )
-        unfinished = re.compile(re.escape(f".{self.path.name}.") + r"([0-9a-f]{12}|old)")
+        _refuse_foreign(self.path)
+        _refuse_foreign(self._old)
         with disk(self.work), scratch(self.path.parent) as trash:
-            for stale in list(self.path.parent.glob(f".{self.path.name}.*")):
-                if unfinished.fullmatch(stale.name) and (restart or stale != self.work):
+            for stale in self._started():
+                if restart or stale != self.work:
                     os.replace(stale, trash / stale.name)  # never left half deleted
-            self._sweep()
+            _sweep(self.work)
             self.work.mkdir(parents=True, exist_ok=True)
+            (self.work / STARTED).touch()
         return self.work
 
-    def _sweep(self) -> None:
-        """Remove the unfinished files of a killed write."""
-        for unfinished in list(self.work.rglob(f"{HALF}*")):
-            shutil.rmtree(unfinished, ignore_errors=True)
+    def _started(self) -> list[Path]:
+        """The hidden folders of this stage with unfinished work."""
+        name = re.compile(re.escape(f".{self.path.name}.") + r"[0-9a-f]{12}")
+        return [
+            path
+            for path in self.path.parent.glob(f".{self.path.name}.*")
+            if name.fullmatch(path.name)
+            and (path == self.work or any((path / one).is_file() for one in (STARTED, STAGE_FILE)))
+        ]
 
     def commit(self, record: Mapping[str, Any]) -> None:
-        """Write ``stage.json`` with the files' SHA-256, and replace an older folder by the finished one.
+        """Write ``stage.json`` with the files' SHA-256, and put the finished folder in the place of an older one.
+
+        Foreign files of the older folder move into the new one.
 
         Raises:
+            DataError: the stage has a file of the name of a foreign one; its folder is complete, and the same
+                command commits it once the foreign file is away.
             RunError: writing fails.
         """
         with disk(self.path):
-            write_json(self.work / STAGE_FILE, {**record, "files": _listed(self.work)})
-            if self.path.exists():
-                os.replace(self.path, self._old)
+            write_json(self.work / STAGE_FILE, {**record, **_listed(self.work)})
+            self._recover()
+
+    def _recover(self) -> None:
+        """Go on with a :meth:`commit` from wherever it is.
+
+        Its steps: ``stage.json`` is in the work folder; the older folder has moved away; the work folder has its place;
+        the older folder's foreign files have moved over, and its own are deleted.
+        """
+        finished = (self.work / STAGE_FILE).is_file()
+        if finished:
+            _refuse_foreign(self.path)
+            (self.work / STARTED).unlink(missing_ok=True)
+            _sweep(self.work)
+            if not (self.path / STAGE_FILE).is_file():
+                os.replace(self.work, self.path)
+                finished = False
+        self._settle()
+        if finished:
+            self._check_foreign()
+            os.replace(self.path, self._old)
             os.replace(self.work, self.path)
             sync(self.path.parent)
-        shutil.rmtree(self._old, ignore_errors=True)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Empty the folder of the replaced stage, if there is one; put it back where nothing has replaced it."""
+        if not (self._old / STAGE_FILE).is_file():
+            return
+        if self.path.exists():
+            _move_foreign(self._old, self.path)
+        else:
+            os.replace(self._old, self.path)
+
+    def _check_foreign(self) -> None:
+        """Refuse to commit files whose names foreign files of the older folder have."""
+        own = own_files(self.path)
+        for path in _entries(self.path):
+            name = path.relative_to(self.path)
+            if path.is_dir() or name.as_posix() in own:
+                continue
+            above = [self.work / parent for parent in name.parents[:-1]]
+            if os.path.lexists(self.work / name) or any(parent.is_file() for parent in above):
+                raise DataError(
+                    "the stage is finished and has a file of this name, but uda did not write the one that is there",
+                    where=self.path / name,
+                    fix="move it away, then run the same command again: nothing is computed twice",
+                )
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that later stages may read."""
-    names = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
-    return {
-        name.as_posix(): sha256_of(path)
-        for path, name in names.items()
-        if path.is_file() and name.parts[0] not in UNREAD and name.as_posix() != STAGE_FILE
-    }
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to put a stage into the place of anything but a stage or an empty folder."""
+    if (folder / STAGE_FILE).is_file() or not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
+        raise ModelError(
+            "exists, but uda did not write it, and the run would replace it",
+            where=folder,
+            fix="choose another --out, or move it away",
+        )
 
 
-@contextlib.contextmanager
-def lock(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Lock a run's folder for one process; remove the folder afterwards if it is empty.
+def recorded_files(folder: Path) -> list[tuple[str, str]]:
+    """Names and SHA-256 of a complete stage's files; [] in any other folder."""
+    if not (folder / STAGE_FILE).is_file():
+        return []
+    record = read_json(folder / STAGE_FILE)
+    files = record.get("files") if isinstance(record, dict) else None
+    return [(str(name), str(digest)) for name, digest in dict(files or {}).items()]
 
-    Raises:
-        RunError: another process holds the lock, or writing fails.
-    """
-    path = folder / name
-    with disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
-                raise BlockingIOError("another process replaced the lock file")
-        except OSError as error:
-            raise RunError(
-                "another run is writing into this folder",
-                where=folder,
-                fix="wait for it, or choose another --out",
-            ) from error
-        try:
-            yield
-        finally:
+
+def own_files(folder: Path) -> set[str]:
+    """Names of the files that uda wrote into a complete stage's folder, relative to it."""
+    record = read_json(folder / STAGE_FILE)
+    names = {STAGE_FILE, LEDGER}
+    for key in ("files", "unread"):
+        if isinstance(record, dict) and isinstance(record.get(key), dict | list):
+            names.update(map(str, record[key]))
+    if isinstance(record, dict) and "unread" not in record:
+        for pattern in _UNLISTED:
+            names.update(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+    return names | set(Ledger(folder).names())
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Files, links and folders below a folder; contents before their folders."""
+    return [
+        Path(place, name)
+        for place, folders, files in os.walk(folder, topdown=False)
+        for name in (*files, *folders)
+    ]
+
+
+def _move_foreign(old: Path, new: Path) -> None:
+    """Move the foreign files and folders of a replaced stage's folder into the new one, and delete its own."""
+    own = own_files(old)
+    parents = {str(parent) for name in own for parent in Path(name).parents}
+    for path in _entries(old):
+        name = path.relative_to(old).as_posix()
+        if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-                folder.rmdir()  # fails, as intended, if the folder is not empty
+                path.rmdir()
+                if name not in parents:
+                    (new / name).mkdir(parents=True, exist_ok=True)
+        elif name not in own:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, new / name)
+        elif name != STAGE_FILE:
+            path.unlink()
+    (old / STAGE_FILE).unlink()  # last: without it the folder would be foreign
+    old.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the unfinished files of a killed write."""
+    for place in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        for left in unfinished(place):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """The stage's files: those that later stages may read with their SHA-256, and the names of the others."""
+    names = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
+    files = {
+        path: name
+        for path, name in names.items()
+        if path.is_file() and str(name) not in (STAGE_FILE, STARTED)
+    }
+    return {
+        "files": {
+            name.as_posix(): sha256_of(path)
+            for path, name in files.items()
+            if name.parts[0] not in UNREAD
+        },
+        "unread": [name.as_posix() for name in files.values() if name.parts[0] in UNREAD],
+    }

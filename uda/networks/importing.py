@@ -18,7 +18,7 @@ from uda.config.card import AnyPrepare, DatasetCard
 from uda.config.loading import load_card, parse
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError, PriorError
-from uda.files.links import check_output
+from uda.files.output import output_folder
 from uda.networks.build import build
 from uda.networks.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.networks.foreign.adapter import program_bytes
@@ -94,8 +94,10 @@ def import_model(
     )
     with _named(given):
         dry_run(model, info)
-    path = check_output(Path(out)) / MODEL_FILE
-    save_model(path, model, info)
+    inputs = [Path(one) for one in (network, weights) if isinstance(one, str | Path)]
+    with output_folder(Path(out), inputs) as ledger:
+        path = ledger.folder / MODEL_FILE
+        save_model(path, model, info)
     return path
 
 

@@ -156,6 +156,11 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
     save_tensors(path, tensors, {"uda": info.to_json()})
 
 
+def model_path(path: Path) -> Path:
+    """A model file; of a folder the one in it."""
+    return path / MODEL_FILE if path.is_dir() else path
+
+
 def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     """A network with its description; a stage folder stands for the model in it.
 
@@ -163,7 +168,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         ModelError: no such file, a pickle, without description, weights of another architecture, or a
             network of Python code that this process has not registered.
     """
-    path = path / MODEL_FILE if path.is_dir() else path
+    path = model_path(path)
     tensors, metadata = load_tensors(path)
     if "uda" not in metadata:
         raise ModelError(

@@ -146,7 +146,7 @@ def _check_hash(file: Path) -> None:
     digest = _digest(file.name) if file.name in names else None
     if digest is None or not file.is_file():
         return
-    from uda.files.atomic import sha256_of
+    from uda.files.digests import sha256_of
 
     found = sha256_of(file)
     if not found.startswith(digest):

@@ -7,7 +7,7 @@ from pathlib import Path
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.config.recipe import Data, Recipe
-from uda.data.cases import Case, cases_of
+from uda.data.cases import Case, cases_of, folders_of_card
 from uda.data.hashes import Hashes
 from uda.data.store import Store, content_key, open_store
 from uda.devices.distributed import first_then_all, on_first
@@ -45,7 +45,6 @@ class Domains:
                     expected="equal values",
                 )
         self._hashes = Hashes(out / "store" / "hashes.json")
-        self._keys: dict[tuple[str, str, bool], str] = {}
 
     @property
     def root(self) -> Path:
@@ -61,6 +60,12 @@ class Domains:
             )
         return Path(self.recipe.data.root)
 
+    def folders(self) -> list[Path]:
+        """The folders of the user's data; a rendered domain lies in the run's own folder."""
+        if self.recipe.data.root is None:
+            return []
+        return [f for card in (self.source, self.target) for f in folders_of_card(card, self.root)]
+
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)
 
@@ -68,18 +73,15 @@ class Domains:
         return on_first(lambda: self._key(card, split, labels))
 
     def _key(self, card: DatasetCard, split: str, labels: bool) -> str:
-        wanted = (card.name, split, labels)
-        if wanted not in self._keys:
-            cases = self.cases(card, split, labels)
-            self._keys[wanted] = content_key(card, cases, self._hashes)
-            self._hashes.save()
-        return self._keys[wanted]
+        key = content_key(card, self.cases(card, split, labels), self._hashes)
+        self._hashes.save()
+        return key
 
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:
         key = self.key(card, split, labels)
         cases, root = self.cases(card, split, labels), self.out / "store"
         workers = self.recipe.compute.workers
-        return first_then_all(lambda: open_store(card, cases, root, key, workers))
+        return first_then_all(lambda: open_store(card, cases, root, key, workers, self._hashes))
 
 
 def sized(card: DatasetCard, data: Data) -> DatasetCard:

@@ -20,7 +20,8 @@ from uda.devices.distributed import on_first
 from uda.errors import DataError
 from uda.evaluation.evaluate import evaluate, metrics_of
 from uda.evaluation.rows import Row
-from uda.files.atomic import fingerprint, read_json, sha256_of, write_json
+from uda.files.atomic import read_json, write_json
+from uda.files.digests import fingerprint, sha256_of
 from uda.files.stage_folder import STAGE_FILE
 from uda.networks.model_file import MODEL_FILE, Trained
 from uda.networks.weights import fetch_weights

@@ -15,8 +15,10 @@ from uda.devices.device import check_processes, make_fabric
 from uda.devices.distributed import on_first
 from uda.devices.global_batch import rows_of
 from uda.errors import ConfigError, nearest
+from uda.files.apart import check_apart
 from uda.files.links import check_links
-from uda.files.stage_folder import lock
+from uda.files.output import lock
+from uda.pipeline.domains import Domains
 from uda.pipeline.plan import plan
 from uda.pipeline.stage_protocol import Done, Stage, run_stage
 
@@ -60,6 +62,7 @@ def run(
     done: list[Done] = []
     parts = [name for stage in stages for name in (stage.name, f".{stage.name}.*")]
     with contextlib.ExitStack() as held:
+        on_first(lambda: check_apart(out, Domains(recipe, out).folders()))
         on_first(lambda: check_links(out, ["store", *parts]))
         on_first(lambda: held.enter_context(lock(out)))
         for stage in stages:

@@ -5,6 +5,7 @@ Recipes and :func:`uda.adapt` run their stages with it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ from typing import Any
 from uda.config.recipe import Compute
 from uda.devices.device import memory_for
 from uda.devices.distributed import on_first, this_process
-from uda.errors import DataError
-from uda.files.atomic import fingerprint
+from uda.errors import DataError, RunError
+from uda.files.digests import fingerprint
 from uda.files.stage_folder import StageFolder
 from uda.pipeline.environment import environment
 
@@ -97,6 +98,7 @@ def run_stage(
     }
 
     def commit() -> None:
+        _check_inputs(stage, data, read)
         stage.page(work, record)
         StageFolder(path, hash_).commit(record)
 
@@ -125,6 +127,24 @@ def _begin(
     for parent in read:
         StageFolder(parent, "").check()
     return data, folder.begin(restart)
+
+
+def _check_inputs(stage: Stage, data: dict[str, str], read: Sequence[Path]) -> None:
+    """Refuse to record a stage whose input files changed while it ran.
+
+    Raises:
+        DataError, ModelError: names the file of another stage, or the kind of data.
+    """
+    for parent in read:
+        StageFolder(parent, "").check()
+    with contextlib.suppress(DataError):  # files that are gone after their use
+        changed = [name for name, key in stage.data().items() if data.get(name) != key]
+        if changed:
+            raise RunError(
+                f"{', '.join(changed)} changed while stage {stage.name!r} ran",
+                expected="data that nobody edits during the run",
+                fix="run the same command again",
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,12 @@
-"""Predict every image of a folder: one label map per case, failed cases are reported, a stopped run resumes."""
+"""Predict every image of a folder: one label map per case; finished work is recognised by its content."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -13,17 +14,27 @@ from torch import nn
 
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.colors import distinct_colors
-from uda.data.cases import Case
+from uda.data.cases import Case, folders_of
 from uda.data.geometry import to_file_maps
+from uda.data.hashes import Hashes
 from uda.data.traits import Traits
 from uda.data.volumes import write_volume
 from uda.devices.device import memory_for
 from uda.errors import DataError, ModelError, RunError, UdaError
 from uda.files.atomic import read_json, write_json
+from uda.files.ledger import Ledger
+from uda.files.output import output_folder
 from uda.networks.model_file import ModelInfo
 from uda.prediction.confidence import CaseStatistics
 from uda.prediction.outcome import Outcome, Places, read_record, write_record
-from uda.prediction.page import photo_picture, volume_picture, write_picture, write_report
+from uda.prediction.page import (
+    PAGE,
+    TABLE,
+    photo_picture,
+    volume_picture,
+    write_picture,
+    write_report,
+)
 from uda.prediction.photos import (
     classes_of,
     entropy_on,
@@ -35,20 +46,10 @@ from uda.prediction.photos import (
 from uda.prediction.trust import flags_of
 from uda.prediction.volumes import logit_planes, read_case
 
-
-def _sign(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Write the model's digest and classes; refuse a folder with predictions of another model."""
-    digest = hashlib.sha256(info.to_json().encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    signature = {"model": digest.hexdigest(), "classes": list(info.classes)}
-    if path.is_file() and read_json(path) != signature:
-        raise DataError(
-            "the folder holds predictions of another model",
-            where=path.parent,
-            fix="choose another --out, or delete the folder",
-        )
-    write_json(path, signature)
+SIGNATURE = "prediction.json"
+"""file that names the model of a folder of predictions"""
+VERSION = "2"
+"""Increased when the same image, model and settings give another prediction."""
 
 
 def predict_cases(
@@ -59,30 +60,70 @@ def predict_cases(
     fabric: Fabric,
     *,
     entropy: bool = False,
+    inputs: Iterable[Path] = (),
 ) -> Iterator[Outcome]:
     """Write ``out/<case>.nii.gz`` (of photographs ``.png``) for each case: uint8 class indices on the input's own grid.
 
-    A case that fails is reported and the others go on. A case with a complete prediction is skipped, so a stopped
-    prediction resumes where it was. ``out/prediction.json`` holds the classes and the digest of the model. At the
-    end, ``predictions.json`` and ``report.html`` list every case of the folder, doubtful cases first.
+    A case that fails is reported and the others go on. A case whose record names the same image, model and settings is
+    skipped, so a stopped prediction resumes where it was; any other case is predicted again. ``out/prediction.json``
+    holds the classes and the digest of the model. At the end, ``predictions.json`` and ``report.html`` list every case
+    of the folder, doubtful cases first. No file is replaced that uda did not write, or that changed since.
 
     Args:
         entropy: also write ``<case>_entropy`` on the same grid, uint8: 255 (NIfTI readers show 1) where all classes
             are equally likely, 0 where the model is certain and outside its input.
+        inputs: further files that ``out`` must lie apart from, such as the model's.
 
     Raises:
-        DataError: the folder holds the predictions of another model, or two files would have one name.
-        RunError: the disk refuses.
+        DataError: the folder is not apart from the inputs or holds the predictions of another model, two files would
+            have one name, or a file would be replaced that uda did not write.
+        RunError: another process works in the folder, or the disk refuses.
     """
-    _sign(out / "prediction.json", model, info)
-    model.to(fabric.device)
     places = Places(out, isinstance(info.prepare, PhotoPrepare))
     if entropy:
         _check_names(cases, places)
-    work = _Work(model, info, places, fabric, entropy)
-    for case in cases:
-        yield _outcome(work, case)
-    write_report(places, info)
+    with output_folder(out, [*inputs, *folders_of(cases)], ["cases"]) as ledger:
+        digest = _digest(model, info)
+        _check_foreign(ledger, places, cases, entropy)
+        _sign(ledger, out / SIGNATURE, {"model": digest, "classes": list(info.classes)})
+        made_from = {
+            "model": digest,
+            "precision": str(fabric.strategy.precision.precision),
+            "version": VERSION,
+        }
+        model.to(fabric.device)
+        work = _Work(model, info, places, fabric, entropy, ledger, made_from)
+        for case in cases:
+            yield _outcome(work, case)
+        write_report(places, info)
+
+
+def _digest(model: nn.Module, info: ModelInfo) -> str:
+    """SHA-256 of a model's description and weights."""
+    digest = hashlib.sha256(info.to_json().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_foreign(ledger: Ledger, places: Places, cases: Sequence[Case], entropy: bool) -> None:
+    """Refuse a folder with foreign files that a prediction would replace, before the first case."""
+    found = [
+        path for case in cases for path in places.of(case.name, entropy) if not ledger.wrote(path)
+    ]
+    ledger.check([*found, *(places.out / name for name in (SIGNATURE, TABLE, PAGE))])
+
+
+def _sign(ledger: Ledger, path: Path, signature: dict[str, Any]) -> None:
+    """Write the model's digest and classes; refuse a folder with predictions of another model."""
+    if not path.is_file():
+        write_json(path, signature)
+    elif read_json(path) != signature:
+        raise DataError(
+            "the folder holds predictions of another model",
+            where=path.parent,
+            fix="choose another --out, or delete the folder",
+        )
 
 
 @dataclass(frozen=True)
@@ -94,6 +135,9 @@ class _Work:
     places: Places
     fabric: Fabric
     entropy: bool
+    ledger: Ledger
+    made_from: Mapping[str, str]
+    hashes: Hashes = field(default_factory=Hashes)
 
 
 def _check_names(cases: Sequence[Case], places: Places) -> None:
@@ -108,30 +152,61 @@ def _check_names(cases: Sequence[Case], places: Places) -> None:
 
 
 def _outcome(work: _Work, case: Case) -> Outcome:
-    recorded = read_record(work.places, case.name)
-    if recorded and not recorded.fault and not (work.entropy and recorded.entropy is None):
-        return replace(recorded, skipped=True)
-    prepare = work.info.prepare
+    places, prepare = work.places, work.info.prepare
     try:
+        made_from = {"image": work.hashes.of(case.image), **work.made_from}
+        recorded = _recorded(work, case)
+        same = recorded is not None and recorded.made_from == made_from
+        if recorded and same and not (work.entropy and recorded.entropy is None):
+            edited = not work.ledger.owns(places.labels(case.name))
+            return replace(recorded, skipped=True, edited=edited)
+        work.ledger.check(places.of(case.name, work.entropy))
+        if not same:
+            _remove_stale(work, case)
         with memory_for(f"case {case.name!r}"):
             if isinstance(prepare, PhotoPrepare):
-                return _photo(work, case, prepare)
-            return _volume(work, case, prepare)
+                return _photo(work, case, prepare, made_from)
+            return _volume(work, case, prepare, made_from)
     except RunError:
         raise
     except UdaError as error:
         failed = Outcome(case.name, None, str(error))
-        write_record(work.places, failed)
+        write_record(places, failed)
         return failed
 
 
-def _volume(work: _Work, case: Case, prepare: Prepare) -> Outcome:
+def _recorded(work: _Work, case: Case) -> Outcome | None:
+    """The recorded outcome of a case that was predicted; None where the record is not as uda wrote it."""
+    if not work.ledger.owns(work.places.record(case.name)):
+        return None
+    found = read_record(work.places, case.name)
+    return None if found is None or found.fault else found
+
+
+def _remove_stale(work: _Work, case: Case) -> None:
+    """Remove what uda wrote about another image of this name, or by other settings: it would mislead."""
+    for path in work.places.of(case.name, entropy=True):
+        if work.ledger.owns(path):
+            path.unlink()
+
+
+def _check_unchanged(work: _Work, case: Case, made_from: Mapping[str, str]) -> None:
+    if work.hashes.of(case.image) != made_from["image"]:
+        raise DataError(
+            "changed while it was read",
+            where=case.image,
+            fix="run the same command again",
+        )
+
+
+def _volume(work: _Work, case: Case, prepare: Prepare, made_from: Mapping[str, str]) -> Outcome:
     """Predict one volume. The label map is written last, so a case with one is complete."""
     prepared = read_case(case, prepare)
+    _check_unchanged(work, case, made_from)
     statistics, affine = CaseStatistics(prepared.geometry), np.asarray(prepared.geometry.affine)
     planes = statistics.watch(logit_planes(work.model, work.info, prepared.slices, work.fabric))
     labels, entropy = to_file_maps(planes, prepared.geometry, entropy=work.entropy)
-    found = _judged(work, case, prepared.traits, statistics)
+    found = _judged(work, case, prepared.traits, statistics, made_from)
     structures = len(work.info.classes) - 1
     write_picture(work.places.picture(case.name), volume_picture(prepared, statistics, structures))
     if entropy is not None:
@@ -141,13 +216,14 @@ def _volume(work: _Work, case: Case, prepare: Prepare) -> Outcome:
     return found
 
 
-def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
+def _photo(work: _Work, case: Case, prepare: PhotoPrepare, made_from: Mapping[str, str]) -> Outcome:
     """Predict one photograph. The label map is written last, so a case with one is complete."""
     photo, classes = read_prepared(case, prepare), len(work.info.classes)
+    _check_unchanged(work, case, made_from)
     statistics = CaseStatistics(photo.geometry)
     logits = photo_logits(work.model, work.fabric, photo, prepare)
     statistics.add(logits[0])
-    found = _judged(work, case, photo.traits, statistics)
+    found = _judged(work, case, photo.traits, statistics, made_from)
     write_picture(work.places.picture(case.name), photo_picture(photo, statistics, classes))
     if work.entropy:
         write_grey(work.places.entropy(case.name), entropy_on(logits, photo.size).cpu().numpy())
@@ -157,7 +233,13 @@ def _photo(work: _Work, case: Case, prepare: PhotoPrepare) -> Outcome:
     return found
 
 
-def _judged(work: _Work, case: Case, traits: Traits, statistics: CaseStatistics) -> Outcome:
+def _judged(
+    work: _Work,
+    case: Case,
+    traits: Traits,
+    statistics: CaseStatistics,
+    made_from: Mapping[str, str],
+) -> Outcome:
     """The outcome of a predicted case, with its measures and flags.
 
     Raises:
@@ -176,4 +258,5 @@ def _judged(work: _Work, case: Case, traits: Traits, statistics: CaseStatistics)
         measures=measures,
         flags=flags_of(measures, work.info),
         entropy=places.entropy(case.name) if work.entropy else None,
+        made_from=made_from,
     )

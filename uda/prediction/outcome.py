@@ -34,6 +34,10 @@ class Outcome:
     """reasons not to trust the prediction"""
     entropy: Path | None = None
     """the entropy map"""
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the image and of the model, and the settings that change a prediction"""
+    edited: bool = False
+    """the label map existed and was changed after uda wrote it"""
 
     @property
     def trusted(self) -> bool:
@@ -69,6 +73,7 @@ class Outcome:
             "structures": self.structures,
             "entropy": self.entropy.name if self.entropy else None,
             "measures": dict(self.measures),
+            "made_from": dict(self.made_from),
         }
 
 
@@ -99,6 +104,11 @@ class Places:
     def picture(self, case: str) -> Path:
         return self.out / "cases" / f"{case}.jpg"
 
+    def of(self, case: str, entropy: bool) -> list[Path]:
+        """Every file of a case, with or without an entropy map."""
+        maps = [self.labels(case), self.entropy(case)] if entropy else [self.labels(case)]
+        return [*maps, self.record(case), self.picture(case)]
+
     def recorded(self) -> list[str]:
         """Names of the cases that have a record."""
         return sorted(path.stem for path in (self.out / "cases").glob("*.json"))
@@ -121,6 +131,7 @@ def read_record(places: Places, case: str) -> Outcome | None:
             measures={str(name): float(value) for name, value in raw["measures"].items()},
             flags=tuple(Flag(**one) for one in raw["flags"]),
             entropy=entropy if raw["entropy"] and entropy.is_file() else None,
+            made_from={str(name): str(value) for name, value in raw["made_from"].items()},
         )
     except (UdaError, KeyError, TypeError, ValueError, AttributeError):
         return None

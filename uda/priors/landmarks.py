@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uda.errors import PriorError, UdaError
 from uda.files.atomic import load_tensors, save_tensors
-from uda.priors.maps import METADATA, is_ours
+from uda.priors.maps import METADATA, name_taken
 from uda.types import IGNORE
 
 FORMAT = "uda-prior-landmarks-1"
@@ -99,17 +99,13 @@ def save_landmarks(path: Path, classes: Sequence[str], landmarks: Landmarks) -> 
     """Write landmarks and picture beside ``path`` (a prior.json); returns their entry of the JSON.
 
     Raises:
-        PriorError: the landmarks would replace a file that belongs to no prior.
+        PriorError: ``path`` has the name of its own landmarks or picture.
     """
     from uda.priors.picture import draw_landmarks
 
     tensors, picture = _files(path)
-    if path in (tensors, picture) or (tensors.exists() and not is_ours(tensors)):
-        raise PriorError(
-            "the landmarks of a prior would replace this file, which holds something else",
-            where=tensors,
-            fix=f"give the prior another name than {path.name}",
-        )
+    if path in (tensors, picture):
+        raise name_taken(path)
     held = {name: getattr(landmarks, name) for name in ("segments", "classes", "examples")}
     metadata = json.dumps({"format": FORMAT, "classes": list(classes)})
     save_tensors(tensors, held, {METADATA: metadata})
@@ -163,14 +159,6 @@ def load_landmarks(path: Path, said: Mapping[str, Any]) -> Landmarks:
             fix=fix,
         )
     return found
-
-
-def forget_landmarks(path: Path) -> None:
-    """Remove the landmarks and the picture of an older prior of this name."""
-    tensors, picture = _files(path)
-    if is_ours(tensors):
-        tensors.unlink()
-        picture.unlink(missing_ok=True)
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -91,22 +91,27 @@ def save_maps(
     """Write maps and picture beside ``path`` (a prior.json); returns shape and SHA-256 for the JSON.
 
     Raises:
-        PriorError: the maps would replace a file that belongs to no prior.
+        PriorError: ``path`` has the name of its own maps or picture.
     """
     from uda.priors.picture import draw_maps
 
     tensors = _tensors(path)
-    if tensors == path or _picture(path) == path or (tensors.exists() and not is_ours(tensors)):
-        raise PriorError(
-            "the maps of a prior would replace this file, which holds something else",
-            where=tensors,
-            fix=f"give the prior another name than {path.name}",
-        )
+    if path in (tensors, _picture(path)):
+        raise name_taken(path)
     maps = maps.detach().cpu().float().contiguous()
     metadata = json.dumps({"format": FORMAT, "classes": list(classes)})
     save_tensors(tensors, {"maps": maps}, {METADATA: metadata})
     draw_maps(_picture(path), classes, maps, upright)
     return {"shape": list(maps.shape), "sha256": maps_digest(maps)}
+
+
+def name_taken(path: Path) -> PriorError:
+    """The fault of a prior.json whose name is that of its own tensors or picture."""
+    return PriorError(
+        f"a prior cannot be called {path.name}: its tensors or their picture have this name",
+        expected="a name that ends in .json",
+        fix="give it another name",
+    )
 
 
 def load_maps(path: Path, said: Mapping[str, Any]) -> Tensor:
@@ -141,24 +146,9 @@ def load_maps(path: Path, said: Mapping[str, Any]) -> Tensor:
     return maps
 
 
-def forget_maps(path: Path) -> None:
-    """Remove the maps and the picture of an older prior of this name."""
-    if is_ours(_tensors(path)):
-        _tensors(path).unlink()
-        _picture(path).unlink(missing_ok=True)
-
-
 def _tensors(path: Path) -> Path:
     return path.with_suffix(".safetensors")
 
 
 def _picture(path: Path) -> Path:
     return path.with_suffix(".png")
-
-
-def is_ours(tensors: Path) -> bool:
-    """Whether the file holds the tensors of a prior, so that a new prior may replace it."""
-    try:
-        return tensors.is_file() and METADATA in load_tensors(tensors)[1]
-    except UdaError:
-        return False

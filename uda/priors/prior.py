@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from uda.errors import PriorError, raise_all
-from uda.files.atomic import fingerprint, read_json, write_json
+from uda.files.atomic import read_json, write_json
+from uda.files.digests import fingerprint
+from uda.files.new import new_files
 from uda.networks.size_distribution import SizeDistribution
-from uda.priors.landmarks import Landmarks, forget_landmarks, load_landmarks, save_landmarks
-from uda.priors.maps import forget_maps, load_maps, maps_digest, maps_fault, save_maps
+from uda.priors.landmarks import Landmarks, load_landmarks, save_landmarks
+from uda.priors.maps import load_maps, maps_digest, maps_fault, save_maps
 
 SUM_TOLERANCE = 1e-4
 FORMAT = "uda-prior-1"
@@ -134,12 +136,12 @@ class Prior:
         return torch.tensor([self.images[case][i] for case, i in places], dtype=torch.float32)
 
     def save(self, path: Path) -> None:
-        """Write ``prior.json`` atomically; maps and landmarks go beside it as safetensors, each with a picture.
+        """Write ``prior.json``; maps and landmarks go beside it as safetensors, each with a picture.
 
-        The JSON is written last and holds their checksums, so it never describes other tensors.
+        The JSON moves to its place last and holds their checksums, so it never describes other tensors.
 
         Raises:
-            PriorError: maps or landmarks would replace a file that belongs to no prior.
+            DataError: another file has one of these names; no file is replaced.
             RunError: the disk refuses (full, read-only, quota).
         """
         raw: dict[str, Any] = {
@@ -156,17 +158,15 @@ class Prior:
         }
         if self.sizes is not None:
             raw["sizes"] = self.sizes.as_json()
-        if self.maps is not None:
-            raw["maps"] = save_maps(path, self.classes, self.maps, self.photos)
-        if self.landmarks is not None:
-            raw["landmarks"] = save_landmarks(path, self.classes, self.landmarks)
-        if self.photos:
-            raw["photos"] = True
-        write_json(path, raw)
-        if self.maps is None:
-            forget_maps(path)
-        if self.landmarks is None:
-            forget_landmarks(path)
+        with new_files(path.parent) as folder:
+            new = folder / path.name
+            if self.maps is not None:
+                raw["maps"] = save_maps(new, self.classes, self.maps, self.photos)
+            if self.landmarks is not None:
+                raw["landmarks"] = save_landmarks(new, self.classes, self.landmarks)
+            if self.photos:
+                raw["photos"] = True
+            write_json(new, raw)
 
     @classmethod
     def load(cls, path: Path) -> Prior:

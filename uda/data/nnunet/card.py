@@ -20,6 +20,7 @@ from uda.data.nnunet.listing import Listing
 from uda.data.volumes import invertible
 from uda.errors import DataError, UdaError, raise_all
 from uda.files.atomic import write_text
+from uda.files.new import new_files
 
 ORIENTATION, SLICE_AXIS = "RAS", 2
 VALIDATE_EVERY = 5
@@ -57,20 +58,9 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
     body = yaml.safe_dump(
         raw, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    _write_new(path, head + body)
+    with new_files(path.parent) as folder:
+        write_text(folder / path.name, head + body)
     return Written(path, card, remarks)
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a card; an existing file must hold the same text."""
-    if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
-        raise DataError(
-            "there is a file of that name already, and it is not this card",
-            where=path,
-            fix="give another name with --out, or move the file",
-        )
-    if not path.exists():
-        write_text(path, text)
 
 
 def _raw(

@@ -1,0 +1,54 @@
+"""Write files where none may be replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from uda.errors import DataError
+from uda.files.atomic import disk, scratch, sync
+
+
+@contextlib.contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder for finished files, which then move to ``folder``: all of them, or none.
+
+    A file that is there already with the same content stays as it is. JSON files, which may describe others, move last.
+
+    Raises:
+        DataError: another file has one of the names.
+        RunError: writing fails.
+    """
+    with disk(folder), scratch(folder) as work:
+        yield work
+        files = sorted(work.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
+        if differing := [folder / one.name for one in files if _differs(one, folder / one.name)]:
+            raise DataError(
+                "there is another file of this name, which would be replaced",
+                where=" and ".join(map(str, differing)),
+                fix="give another name with --out, or move the file away",
+            )
+        for path in files:
+            sync(path)
+            _put(path, folder / path.name)
+        sync(folder)
+
+
+def _differs(path: Path, there: Path) -> bool:
+    if not os.path.lexists(there):
+        return False
+    return not there.is_file() or there.read_bytes() != path.read_bytes()
+
+
+def _put(path: Path, there: Path) -> None:
+    """Move a file to a place where there is none; a link is atomic and never replaces."""
+    if os.path.lexists(there):
+        return
+    try:
+        os.link(path, there)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.replace(path, there)

@@ -1,0 +1,93 @@
+"""Output folders: one process at a time, no links that lead out, no file replaced that uda did not write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from uda.errors import RunError
+from uda.files.apart import check_apart
+from uda.files.atomic import disk
+from uda.files.ledger import Ledger, enter_files
+from uda.files.links import check_links
+
+LOCK = ".uda.lock"
+"""name of a folder's lock file"""
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+"""what flock answers where another process holds the lock"""
+
+
+@contextlib.contextmanager
+def output_folder(
+    folder: Path,
+    inputs: Iterable[Path] = (),
+    names: Iterable[str] = (),
+    also: Iterable[tuple[str, str]] = (),
+) -> Iterator[Ledger]:
+    """Lock a folder for a verb that writes files into it; they enter the folder's ledger.
+
+    Args:
+        folder: it is made if it is missing, and removed again if it stays empty.
+        inputs: files and folders that the verb reads (:func:`uda.files.apart.check_apart`).
+        names: patterns of the folders in it that files are written to (:func:`uda.files.links.check_links`).
+        also: files of uda's there that another record names (:class:`uda.files.ledger.Ledger`).
+
+    Raises:
+        DataError: the folder is a link, holds one that leads out of it, or is not apart from the inputs.
+        RunError: another process works in the folder, or writing fails.
+    """
+    check_apart(folder, inputs)
+    check_links(folder, [*names, ".uda*"])
+    with lock(folder):
+        ledger = Ledger(folder, also)
+        with enter_files(ledger):
+            yield ledger
+
+
+@contextlib.contextmanager
+def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Lock a folder for one process. The lock ends with the process, however it ends.
+
+    A folder that the lock made is removed afterwards if it is empty.
+
+    Raises:
+        RunError: another process holds the lock, the file system has no locks, or writing fails.
+    """
+    path, made = folder / name, not folder.exists()
+    with disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another process replaced the lock file")
+        except OSError as error:
+            raise _refused(folder, error) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if os.fstat(handle.fileno()).st_size == 0:  # a lock file of ours is empty
+                    path.unlink(missing_ok=True)
+                if made:
+                    folder.rmdir()  # fails, as intended, if the folder is not empty
+
+
+def _refused(folder: Path, error: OSError) -> RunError:
+    if error.errno in _HELD:
+        return RunError(
+            "another run is writing into this folder",
+            where=folder,
+            fix="wait for it, or choose another --out",
+        )
+    return RunError(
+        f"this file system refuses locks, so two runs could not be kept apart: {error.strerror or error}",
+        where=folder,
+        expected="a file system with flock",
+        fix="choose an --out on a local disk, or mount this one with locks",
+    )
