@@ -198,7 +198,9 @@ def evaluate_model(
     given, hashes = model_path(model), Hashes()
     inputs = [given, *folders_of(cases)]
     check_apart(out, inputs)
-    with output_folder(out / "evaluate", inputs) as ledger:
+    check_links(out, ["evaluate"])
+    make_fabric(compute)  # refuses a missing device before anything is written
+    with output_folder(out / "evaluate") as ledger:
         ledger.check(ledger.folder / name for name in RESULTS)
         key = content_key(domain, cases, hashes)
         with memory_for("evaluate"):

@@ -244,7 +244,8 @@ def test_run_with_seeds_makes_a_folder_for_each_and_their_mean(
     monkeypatch.setattr("uda.pipeline.plan.write_report", lambda run, out: None)
     arguments = ("run", *on_tiny(tiny), "--quiet")
     told = fine(uda(*arguments, "--seeds", "0,1"))
-    assert sorted(path.name for path in Path("run").iterdir()) == ["seed-0", "seed-1", "seeds.json"]
+    made = [path.name for path in Path("run").iterdir()]
+    assert sorted(made) == [".uda-files", "seed-0", "seed-1", "seeds.json"]
     assert "over seeds: run/seeds.json" in told.out
     for seed in (0, 1):
         stage = json.loads(Path(f"run/seed-{seed}/pretrain/stage.json").read_text())

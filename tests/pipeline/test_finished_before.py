@@ -15,6 +15,7 @@ import pytest
 
 import uda
 from uda.api import evaluate_model
+from uda.errors import DataError
 from uda.networks.model_file import load_model
 from uda.pipeline.run import run
 
@@ -60,7 +61,6 @@ def test_a_finished_adaptation_of_a_model_is_skipped(finished: Path) -> None:
 
 def test_an_old_model_predicts_and_scores_as_before(finished: Path) -> None:
     model, images = finished / "mine", finished / "data" / "t" / "images"
-    assert all(outcome.skipped for outcome in uda.predict(model, images, finished / "masks"))
     assert not any(outcome.skipped for outcome in uda.predict(model, images, finished / "again"))
     for name in ("c0", "c1", "c2"):
         old, new = (
@@ -71,3 +71,11 @@ def test_an_old_model_predicts_and_scores_as_before(finished: Path) -> None:
     metrics = evaluate_model(model, "target.yaml", Path("../data"), finished / "score")
     assert metrics["rows"][0]["name"] == "model"
     assert 0 < metrics["rows"][0]["dice"]["mean"] < 1
+
+
+def test_predictions_of_an_unknown_image_are_kept_and_not_taken_for_its_own(finished: Path) -> None:
+    """Version 0.1 recorded neither what it predicted from nor what it wrote."""
+    before = files(finished / "masks")
+    with pytest.raises(DataError, match=r"c0\.nii\.gz(.|\n)*version 0\.1 kept no list"):
+        list(uda.predict(finished / "mine", finished / "data/t/images", finished / "masks"))
+    assert files(finished / "masks") == before

@@ -175,13 +175,13 @@ def test_an_oblique_file_is_overlaid_too(
 def test_a_written_prediction_has_the_affine_of_its_file(tmp_path: Path, patch: Any) -> None:
     prepare = WHOLE.model_copy(update=RESAMPLED["everything"])
     cases = [
-        Case(str(i), write_nifti(tmp_path / f"{i}.nii.gz", *stored(turn, 25)))
+        Case(str(i), write_nifti(tmp_path / "in" / f"{i}.nii.gz", *stored(turn, 25)))
         for i, turn in enumerate(TURNS[::11])
     ]
     info = describe(prepare, patch)
     for outcome in predict_cases(Threshold(), info, cases, tmp_path / "out", CPU):
         assert outcome.fault == ""
-        image = nibabel.load(tmp_path / f"{outcome.case}.nii.gz")
+        image = nibabel.load(tmp_path / "in" / f"{outcome.case}.nii.gz")
         written = nibabel.load(outcome.file)
         np.testing.assert_allclose(written.affine, image.affine, atol=1e-5)
         bright = np.asanyarray(image.dataobj) > THRESHOLD
@@ -301,7 +301,7 @@ def test_entropy_maps_lie_on_the_files_own_grid_in_shares_of_log_k(
     info = describe(WHOLE.model_copy(update=extra), patch)
     for number, turn in enumerate(TURNS[::13]):
         file = stored(turn, 25)
-        case = Case(str(number), write_nifti(tmp_path / f"{number}.nii", *file))
+        case = Case(str(number), write_nifti(tmp_path / "in" / f"{number}.nii", *file))
         (outcome,) = predict_cases(Threshold(), info, [case], tmp_path / "out", CPU, entropy=True)
         assert outcome.entropy == tmp_path / "out" / f"{number}_entropy.nii.gz"
         written = nibabel.load(outcome.entropy)

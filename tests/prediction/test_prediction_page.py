@@ -169,7 +169,7 @@ def test_the_page_shows_what_is_not_trusted_first_and_needs_no_other_file(
 
 def test_what_a_name_holds_is_text_and_not_html(knows: ModelInfo, tmp_path: Path) -> None:
     image = 3 * make_case(0, False)[0]
-    case = Case("<b>&x", write_nifti(tmp_path / "a.nii.gz", image))
+    case = Case("<b>&x", write_nifti(tmp_path / "in" / "a.nii.gz", image))
     list(predict_cases(Levels(), knows, [case], tmp_path / "out", CPU))
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<b>&x" not in html

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from uda.errors import PriorError
+from uda.errors import DataError, PriorError
 from uda.priors import Landmarks, Prior
 
 CLASSES = ("road", "sky", "car")
@@ -70,15 +70,17 @@ def test_another_json_has_other_files(tmp_path: Path) -> None:
     assert Prior.load(tmp_path / "mine.json") == prior(landmarks())
 
 
-def test_landmarks_of_an_older_prior_go_with_it(tmp_path: Path) -> None:
+def test_another_prior_of_this_name_is_not_replaced(tmp_path: Path) -> None:
     prior(landmarks()).save(tmp_path / "prior.json")
-    prior(None).save(tmp_path / "prior.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["prior.json"]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match="another file of this name, which would be replaced"):
+        prior(None).save(tmp_path / "prior.json")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_file_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "landmarks.safetensors").write_bytes(b"mine")
-    with pytest.raises(PriorError, match="would replace this file"):
+    with pytest.raises(DataError, match="another file of this name, which would be replaced"):
         prior(landmarks()).save(tmp_path / "prior.json")
     assert (tmp_path / "landmarks.safetensors").read_bytes() == b"mine"
     assert not (tmp_path / "prior.json").exists()

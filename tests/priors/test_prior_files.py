@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from uda.errors import PriorError, RunError
+from uda.errors import DataError, PriorError, RunError
 from uda.files.atomic import write_json
 from uda.files.digests import fingerprint
 from uda.priors import Prior, SizeDistribution, from_source_labels, relative_maps
@@ -248,7 +249,7 @@ def test_a_json_edited_into_something_else_is_refused(
 def test_weights_of_that_name_are_not_replaced(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors", metadata={"uda": "{}"})
     weights = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(PriorError, match="would replace this file"):
+    with pytest.raises(DataError, match="another file of this name, which would be replaced"):
         prior(maps=maps()).save(tmp_path / "model.json")
     assert (tmp_path / "model.safetensors").read_bytes() == weights
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
@@ -258,31 +259,51 @@ def test_weights_of_that_name_are_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["prior.safetensors", "prior.png"])
 def test_a_json_cannot_have_the_name_of_its_own_maps(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PriorError, match="would replace this file"):
+    with pytest.raises(PriorError, match=f"a prior cannot be called {name}"):
         prior(maps=maps()).save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_maps_of_an_older_prior_go_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [prior(), prior(maps=maps(1))], ids=["ratios", "maps"])
+def test_another_prior_of_this_name_is_not_replaced(tmp_path: Path, other: Prior) -> None:
     prior(maps=maps()).save(tmp_path / "prior.json")
-    prior().save(tmp_path / "prior.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["prior.json"]
-    assert Prior.load(tmp_path) == prior()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match="another file of this name, which would be replaced"):
+        other.save(tmp_path / "prior.json")
+    prior(maps=maps()).save(tmp_path / "prior.json")  # the same prior again
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_prior_that_was_half_replaced_is_refused(
+def test_a_killed_save_leaves_no_prior_and_the_next_one_completes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior(maps=maps()).save(tmp_path / "prior.json")
-
-    def killed(path: Path, value: object) -> None:
+    def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("uda.priors.prior.write_json", killed)
+    with monkeypatch.context() as patch:
+        patch.setattr("uda.priors.prior.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prior(maps=maps()).save(tmp_path / "prior.json")
+    assert list(tmp_path.iterdir()) == []
+    prior(maps=maps()).save(tmp_path / "prior.json")
+    assert Prior.load(tmp_path) == prior(maps=maps())
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_of_several_files_none_stays_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    calls, link = iter(range(moved)), os.link
+
+    def stopped(*places: Path) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        link(*places)
+
+    monkeypatch.setattr("uda.files.new.os.link", stopped)
     with pytest.raises(KeyboardInterrupt):
-        prior(maps=maps(1)).save(tmp_path / "prior.json")
-    with pytest.raises(PriorError, match=r"not those that prior\.json was written with"):
-        Prior.load(tmp_path)
+        prior(maps=maps()).save(tmp_path / "prior.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_refuses_leaves_what_was_there(
@@ -296,9 +317,8 @@ def test_a_disk_that_refuses_leaves_what_was_there(
 
     monkeypatch.setattr("uda.files.atomic.os.replace", full)
     with pytest.raises(RunError, match="No space left on device"):
-        prior(maps=maps(1)).save(tmp_path / "prior.json")
+        prior(maps=maps(1)).save(tmp_path / "another.json")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert Prior.load(tmp_path) == prior(maps=maps())
 
 
 # All target images and no others -------------------------------------------------------------------

@@ -155,20 +155,26 @@ def test_a_link_deep_in_a_stage_is_found_and_one_that_stays_inside_is_none(tmp_p
     assert check_links(out, ["file"]) == out
 
 
-def test_files_that_are_links_are_replaced_and_not_written_through(
-    ready: Path, precious: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["a.nii.gz", "prediction.json", "report.html", "predictions.json"])
+def test_files_that_are_links_are_neither_replaced_nor_written_through(
+    ready: Path, precious: Path, tmp_path: Path, name: str
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("a.nii.gz", "prediction.json", "report.html", "predictions.json"):
-        (out / name).symlink_to(precious / "deep" / name)  # a dangling link
-    list(predict(ready, ready / "images", out))
-    assert [path.name for path in out.iterdir() if path.is_symlink()] == []
-    (out / "x.json").symlink_to(precious / "metrics.json")
-    write_json(out / "x.json", {"a": 1})
-    (out / "x.safetensors").symlink_to(precious / "a.nii.gz")
-    save_tensors(out / "x.safetensors", {"a": torch.zeros(1)}, {})
-    assert not (out / "x.json").is_symlink()
+    (out / name).symlink_to(precious / "deep" / name)  # a dangling link
+    with pytest.raises(DataError, match="would be replaced that uda did not write"):
+        list(predict(ready, ready / "images", out))
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_writing_a_file_replaces_a_link_and_does_not_follow_it(
+    precious: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "x.json").symlink_to(precious / "metrics.json")
+    write_json(tmp_path / "x.json", {"a": 1})
+    (tmp_path / "x.safetensors").symlink_to(precious / "a.nii.gz")
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
 
 def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(

@@ -74,7 +74,8 @@ class Ledger:
             + (f"{is_are} changed after uda wrote them" if changed else "uda did not write")
             + f":{names}{more}",
             where=self.folder,
-            fix="choose another --out, or move them away",
+            fix="choose another --out, or move them away"
+            + ("" if changed else "; version 0.1 kept no list of the files it wrote"),
         )
 
     def add(self, path: Path, content: Path) -> None:

@@ -21,7 +21,9 @@ def new_files(folder: Path) -> Iterator[Path]:
         DataError: another file has one of the names.
         RunError: writing fails.
     """
-    with disk(folder), scratch(folder) as work:
+    with disk(folder), scratch(folder) as unfinished:
+        work = unfinished / "new"  # the folder above is locked
+        work.mkdir()
         yield work
         files = sorted(work.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
         if differing := [folder / one.name for one in files if _differs(one, folder / one.name)]:
@@ -30,10 +32,13 @@ def new_files(folder: Path) -> Iterator[Path]:
                 where=" and ".join(map(str, differing)),
                 fix="give another name with --out, or move the file away",
             )
-        for path in files:
-            sync(path)
-            _put(path, folder / path.name)
-        sync(folder)
+        with contextlib.ExitStack() as placed:
+            for path in files:
+                sync(path)
+                if _put(path, folder / path.name):
+                    placed.callback((folder / path.name).unlink)
+            sync(folder)
+            placed.pop_all()
 
 
 def _differs(path: Path, there: Path) -> bool:
@@ -42,13 +47,14 @@ def _differs(path: Path, there: Path) -> bool:
     return not there.is_file() or there.read_bytes() != path.read_bytes()
 
 
-def _put(path: Path, there: Path) -> None:
-    """Move a file to a place where there is none; a link is atomic and never replaces."""
+def _put(path: Path, there: Path) -> bool:
+    """Move a file to a place where there is none, by a link, which never replaces; whether it was missing."""
     if os.path.lexists(there):
-        return
+        return False
     try:
         os.link(path, there)
     except FileExistsError:
         raise
     except OSError:  # a file system without links
         os.replace(path, there)
+    return True

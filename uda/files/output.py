@@ -52,12 +52,13 @@ def output_folder(
 def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Lock a folder for one process. The lock ends with the process, however it ends.
 
-    A folder that the lock made is removed afterwards if it is empty.
+    Folders that the lock made are removed afterwards if they are empty.
 
     Raises:
         RunError: another process holds the lock, the file system has no locks, or writing fails.
     """
-    path, made = folder / name, not folder.exists()
+    path = folder / name
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
@@ -74,8 +75,8 @@ def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 if os.fstat(handle.fileno()).st_size == 0:  # a lock file of ours is empty
                     path.unlink(missing_ok=True)
-                if made:
-                    folder.rmdir()  # fails, as intended, if the folder is not empty
+                for place in made:
+                    place.rmdir()  # fails, as intended, if the folder is not empty
 
 
 def _refused(folder: Path, error: OSError) -> RunError:

@@ -20,13 +20,10 @@ STARTED = ".uda-started"
 """file that marks a hidden folder as unfinished work of a stage"""
 UNREAD = ("tensorboard", "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
-_UNLISTED = (
-    "tensorboard/**/events.out.tfevents.*",
-    "snapshots/*/model.safetensors",
-    "predictions/*/*.nii.gz",
-    "predictions/*/*.png",
-)
-"""files in these folders that records of version 0.1 do not name"""
+_LOGS = "tensorboard/**/events.out.tfevents.*"
+"""logs of training, whose names hold a time"""
+_UNNAMED = ("snapshots/*/model.safetensors", "predictions/*/*.nii.gz", "predictions/*/*.png")
+"""files that records of version 0.1 do not name"""
 
 
 class StageFolder:
@@ -193,9 +190,9 @@ def own_files(folder: Path) -> set[str]:
     for key in ("files", "unread"):
         if isinstance(record, dict) and isinstance(record.get(key), dict | list):
             names.update(map(str, record[key]))
-    if isinstance(record, dict) and "unread" not in record:
-        for pattern in _UNLISTED:
-            names.update(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+    older = isinstance(record, dict) and "unread" not in record
+    for pattern in (_LOGS, *(_UNNAMED if older else ())):
+        names.update(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
     return names | set(Ledger(folder).names())
 
 
@@ -243,11 +240,16 @@ def _listed(folder: Path) -> dict[str, Any]:
         for path, name in names.items()
         if path.is_file() and str(name) not in (STAGE_FILE, STARTED)
     }
+    logs = set(folder.glob(_LOGS))
     return {
         "files": {
             name.as_posix(): sha256_of(path)
             for path, name in files.items()
             if name.parts[0] not in UNREAD
         },
-        "unread": [name.as_posix() for name in files.values() if name.parts[0] in UNREAD],
+        "unread": [
+            name.as_posix()
+            for path, name in files.items()
+            if name.parts[0] in UNREAD and path not in logs
+        ],
     }

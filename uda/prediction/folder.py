@@ -108,9 +108,10 @@ def _digest(model: nn.Module, info: ModelInfo) -> str:
 
 def _check_foreign(ledger: Ledger, places: Places, cases: Sequence[Case], entropy: bool) -> None:
     """Refuse a folder with foreign files that a prediction would replace, before the first case."""
-    found = [
-        path for case in cases for path in places.of(case.name, entropy) if not ledger.wrote(path)
-    ]
+    names = [case.name for case in cases]
+    maps = [path for name in names for path in places.maps(name, entropy)]
+    records = [path for name in names for path in (places.record(name), places.picture(name))]
+    found = [path for path in (*maps, *records) if not ledger.wrote(path)]
     ledger.check([*found, *(places.out / name for name in (SIGNATURE, TABLE, PAGE))])
 
 
@@ -160,9 +161,10 @@ def _outcome(work: _Work, case: Case) -> Outcome:
         if recorded and same and not (work.entropy and recorded.entropy is None):
             edited = not work.ledger.owns(places.labels(case.name))
             return replace(recorded, skipped=True, edited=edited)
-        work.ledger.check(places.of(case.name, work.entropy))
+        work.ledger.check(places.maps(case.name, work.entropy))
         if not same:
             _remove_stale(work, case)
+        _remove_record(work, case)
         with memory_for(f"case {case.name!r}"):
             if isinstance(prepare, PhotoPrepare):
                 return _photo(work, case, prepare, made_from)
@@ -171,6 +173,7 @@ def _outcome(work: _Work, case: Case) -> Outcome:
         raise
     except UdaError as error:
         failed = Outcome(case.name, None, str(error))
+        _remove_record(work, case)
         write_record(places, failed)
         return failed
 
@@ -184,10 +187,17 @@ def _recorded(work: _Work, case: Case) -> Outcome | None:
 
 
 def _remove_stale(work: _Work, case: Case) -> None:
-    """Remove what uda wrote about another image of this name, or by other settings: it would mislead."""
-    for path in work.places.of(case.name, entropy=True):
+    """Remove the maps of another image of this name, or of other settings: they would mislead."""
+    for path in work.places.maps(case.name, entropy=True):
         if work.ledger.owns(path):
             path.unlink()
+
+
+def _remove_record(work: _Work, case: Case) -> None:
+    """Remove the record and the picture of an earlier prediction, even if they were changed."""
+    for path in (work.places.record(case.name), work.places.picture(case.name)):
+        if work.ledger.wrote(path):
+            path.unlink(missing_ok=True)
 
 
 def _check_unchanged(work: _Work, case: Case, made_from: Mapping[str, str]) -> None:

@@ -104,10 +104,9 @@ class Places:
     def picture(self, case: str) -> Path:
         return self.out / "cases" / f"{case}.jpg"
 
-    def of(self, case: str, entropy: bool) -> list[Path]:
-        """Every file of a case, with or without an entropy map."""
-        maps = [self.labels(case), self.entropy(case)] if entropy else [self.labels(case)]
-        return [*maps, self.record(case), self.picture(case)]
+    def maps(self, case: str, entropy: bool) -> list[Path]:
+        """The label map and, on request, the entropy map."""
+        return [self.labels(case), self.entropy(case)] if entropy else [self.labels(case)]
 
     def recorded(self) -> list[str]:
         """Names of the cases that have a record."""
