@@ -1,0 +1,301 @@
+"""Tell label maps from images: by their names, by what lies beside them, and by their values.
+
+A label map has few whole values, and each of them lies in connected runs. A label map is looked at whole, an image
+until it has too many values, which its first slices show. Of photographs the headers of all PNG files are read and
+the pixels of those that are compressed most, because label maps are; a JPEG is never a label map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from os.path import isfile, islink
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uda.data.formats import READERS
+from uda.data.image_files import pixels, png_size, read_file
+from uda.data.nifti import read_blocks
+from uda.errors import DataError, UdaError
+
+MOST_VALUES = 128
+"""Most different values of a label map: whole-body atlases have about 120 classes."""
+LOWEST, HIGHEST = -128, 65535
+"""Range of the values of a label map; the air of a CT lies below it."""
+WHOLE = 1e-3
+"""Largest distance of a whole value from its integer."""
+CONNECTED = 0.5
+"""Least median, over the values, of the share of voxels whose next voxel along the first axis has the same value: runs
+of two voxels have 0.5, noise and the edges of saturated images less."""
+ENOUGH = 1 << 24
+"""Voxels looked at, counted from the first block that is not constant."""
+BLOCK = 1 << 16
+"""Voxels looked at together."""
+MISSES = 8
+"""PNG files in order of bytes per pixel: after so many images the others count as images."""
+MOST_PHOTOS = 200
+"""Most PNG label maps that are looked for."""
+NAMED = 3
+"""Names of each kind, and values of a file, in a message."""
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
+OURS = ("prediction.json", "predictions.json")
+"""Files that mark a folder of predictions."""
+CHANNEL = "_0000"
+"""End of the name of the first channel of an image, in data sets of nnU-Net."""
+
+LAST = re.compile(
+    r"d?segs?|a?seg|segm|probseg|segmentations?|parcellation|labels?|lbl|labelmaps?|masks?|msk|colou?rmask|gt|"
+    r"(ground)?truth|manual|annot|annotations?|preds?|predictions?|rois?|contours?|colou?r|"
+    r"(label|instance)(train)?ids|trainids"
+)
+"""Words with which the name of a label map ends."""
+FIRST = re.compile(r"seg|segmentation|labels?|labelmap|masks?|gt|groundtruth")
+"""Words with which it begins."""
+
+
+def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str) -> None:
+    """Refuse files that are no images.
+
+    Of a folder, what is named like a label map beside files that are not, and what has the values of one. Of a pattern
+    with words of its own (``*_image.nii.gz``), or of a file named in full, names are the user's word: what has the
+    values of a label map beside files that have not, or is also named like one.
+
+    Args:
+        files: volumes or photographs, of one folder or several.
+        place: the folder, or the pattern of folders, for the message.
+        chosen: whether the user's pattern has words of its own.
+        fix: the remedy, with ``{pattern}`` where a pattern stands that fits the images alone.
+
+    Raises:
+        DataError: names some of each kind, and a pattern for the images.
+    """
+    named = _named(files)
+    rest = [path for path in files if path not in named]
+    valued = _few_valued(files if chosen or not rest else rest)
+    if not chosen:
+        kinds = {
+            **{path: f"holds only {v}" for path, v in valued.items()},
+            **(named if rest else {}),
+        }
+    elif len(valued) < len(files):
+        kinds = {path: f"holds only {values}" for path, values in valued.items()}
+    else:
+        kinds = {path: kind for path, kind in named.items() if path in valued}
+        kinds |= {p: "lies in a folder of label maps" for p in files if _is_label(p.parent.name)}
+    if not kinds:
+        return
+    images = [path.name for path in files if path not in kinds]
+    pattern = _pattern(images, [path.name for path in kinds])
+    raise DataError(
+        f"{len(kinds)} of {len(files)} files are no images but, as it seems, label maps or the like: {_listed(kinds)}",
+        where=place,
+        expected="images alone",
+        fix=fix.replace("{pattern}", pattern)
+        if pattern
+        else "move the images into a folder of their own, and give that"
+        if images
+        else "give the folder of the images. If these are images, name them by a pattern with a part of their names: "
+        "'scans/p*.nii.gz'",
+    )
+
+
+def _listed(kinds: dict[Path, str]) -> str:
+    """``p1_seg.nii.gz, p2_seg.nii.gz and 7 more (named like a label map); …``"""
+    groups: dict[str, list[str]] = {}
+    for path, kind in kinds.items():
+        group = "hold few whole values" if kind.startswith("holds") else kind
+        shown = f"{path.name} {kind}" if kind.startswith("holds") else path.name
+        groups.setdefault(group, []).append(shown)
+    return "; ".join(
+        ", ".join(names[:NAMED])
+        + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        + f" ({group})"
+        for group, names in groups.items()
+    )
+
+
+def stem(name: str) -> str:
+    """The name of a volume or photograph without its ending."""
+    low = name.lower()
+    ends = (end for end in (*READERS, *PHOTO_SUFFIXES) if low.endswith(end))
+    return name[: -len(next(ends, "")) or None]
+
+
+def _named(files: Sequence[Path]) -> dict[Path, str]:
+    """What is recognised as no image by its name or by what lies beside it, and why."""
+    beside: dict[Path, set[str]] = {}
+    for path in files:
+        beside.setdefault(path.parent, set()).add(stem(path.name))
+    found: dict[Path, str] = {}
+    for path in files:
+        name, others = stem(path.name), beside[path.parent]
+        photo = path.name.lower().endswith(PHOTO_SUFFIXES)
+        if _predicted(path.parent, name):
+            found[path] = "predictions of uda"
+        elif name.endswith("_entropy") and name.removesuffix("_entropy") in others:
+            found[path] = "entropy maps"
+        elif _is_label(name):
+            found[path] = "named like a label map"
+        elif name + CHANNEL in others:
+            found[path] = f"labels of the images that end in {CHANNEL}"
+        elif not photo and _further_channel(name, others):
+            found[path] = f"further channels of the images that end in {CHANNEL}"
+    return found
+
+
+def _is_label(name: str) -> bool:
+    """Whether a name begins or ends with a word for label maps: ``p1_seg``, ``heartMask2``, ``label0001``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^a-z0-9]+", spaced)]
+    words = [word for word in words if word not in ("", "v", "tr", "ts")]
+    return any(LAST.fullmatch("".join(words[-n:])) for n in (1, 2, 3)) or any(
+        FIRST.fullmatch("".join(words[:n])) for n in (1, 2)
+    )
+
+
+def _predicted(folder: Path, name: str) -> bool:
+    """Whether a folder of predictions of ours has a record of this map; without records, all its maps are ours."""
+    if not any(isfile(folder / record) for record in OURS):
+        return False
+    records = folder / "cases"
+    return not records.is_dir() or any(
+        isfile(records / f"{case}.json") for case in (name, name.removesuffix("_entropy"))
+    )
+
+
+def _further_channel(name: str, others: set[str]) -> bool:
+    """Whether it is ``case_0001`` beside ``case_0000``, and other cases have such files too: else it is a series."""
+    case, _, number = name.rpartition("_")
+    if not re.fullmatch(r"\d{4}", number) or number == "0000" or case + CHANNEL not in others:
+        return False
+    return sum(other.endswith(CHANNEL) for other in others) > 1
+
+
+def _few_valued(files: Sequence[Path]) -> dict[Path, str]:
+    """The values of each file that has those of a label map. A file that cannot be read has none."""
+    found: dict[Path, str] = {}
+    photos: list[tuple[float, Path]] = []
+    for path in files:
+        low = path.name.lower()
+        with contextlib.suppress(UdaError, OSError):
+            if low.endswith(tuple(READERS)) and (values := label_values(read_blocks(path, BLOCK))):
+                found[path] = _shown(values)
+            elif low.endswith(".png") and (area := png_size(path)):
+                photos.append((os.path.getsize(path) / area, path))
+    misses = 0
+    for _, path in sorted(photos):
+        if misses == MISSES or len(found) == MOST_PHOTOS:
+            break
+        with contextlib.suppress(UdaError, OSError):
+            count = _colours(path)
+            misses += not count
+            if count:
+                found[path] = f"{count} colours"
+    return {path: found[path] for path in files if path in found}
+
+
+def _shown(values: Sequence[float]) -> str:
+    more = ", …" if len(values) > NAMED else ""
+    return ", ".join(f"{value:g}" for value in values[:NAMED]) + more
+
+
+def label_values(blocks: Iterable[NDArray[Any]]) -> list[float]:
+    """The sorted values of an array if they are those of a label map, else none.
+
+    Args:
+        blocks: the array, in the order of its first axis. Constant arrays have no values of a label map.
+    """
+    counts: Counter[float] = Counter()
+    repeated: Counter[float] = Counter()
+    seen = 0
+    for block in blocks:
+        if block.size and (block == block[0]).all():
+            values, which = block[:1], np.zeros(block.size, np.intp)
+        else:
+            values, which = np.unique(block, return_inverse=True)
+        if not _whole(values):
+            return []
+        for total, number in (
+            (counts, np.bincount(which, minlength=len(values))),
+            (repeated, np.bincount(which[1:][which[1:] == which[:-1]], minlength=len(values))),
+        ):
+            total.update(dict(zip(values.tolist(), number.tolist(), strict=True)))
+        if len(counts) > MOST_VALUES:
+            return []
+        seen += block.size if len(counts) > 1 else 0
+        if seen > ENOUGH:
+            break
+    shares = [repeated[value] / count for value, count in counts.items()]
+    return sorted(counts) if len(counts) > 1 and np.median(shares) >= CONNECTED else []
+
+
+def _whole(values: NDArray[Any]) -> bool:
+    if values.dtype.kind not in "iuf":
+        return False
+    inside = (values >= LOWEST) & (values <= HIGHEST)  # False for NaN
+    return bool(inside.all() and (np.abs(values - np.rint(values)) <= WHOLE).all())
+
+
+def _colours(path: Path) -> int:
+    """Number of grey values or colours of a PNG if they are those of a label map, else 0."""
+    data, header = read_file(path)
+    image = pixels(data, header, path)
+    codes = image.astype(np.int64)
+    if image.ndim == 3:
+        codes = codes @ np.array([1 << (16 * channel) for channel in range(image.shape[2])])
+    colours, which = np.unique(codes, return_inverse=True)
+    if len(colours) > MOST_VALUES:
+        return 0
+    return len(label_values(_cut(which.ravel())))
+
+
+def _cut(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for start in range(0, flat.size, BLOCK):
+        yield flat[start : start + BLOCK]
+
+
+def _pattern(images: Sequence[str], others: Sequence[str]) -> str:
+    """A pattern that fits the names of all images and of nothing else; empty where there is none as simple as that."""
+    if not images:
+        return ""
+    end = re.sub(r"^[^._\- ]*", "", _common([name[::-1] for name in images])[::-1])
+    start = re.sub(r"[0-9]*$", "", _common(images))
+    candidates = [images[0]] if len(set(images)) == 1 else []
+    candidates += [f"*{end}", f"{start}*{end}"]
+    if len({len(name) for name in images}) == 1:
+        letters = (set(at) for at in zip(*images, strict=True))
+        candidates.append("".join(at.pop() if len(at) == 1 else "?" for at in letters))
+    for candidate in candidates:
+        fits = wildcard(candidate)
+        if all(map(fits.fullmatch, images)) and not any(map(fits.fullmatch, others)):
+            return candidate
+    return ""
+
+
+def _common(names: Sequence[str]) -> str:
+    """The letters with which all names begin."""
+    alike = takewhile(lambda at: len(set(at)) == 1, zip(*names, strict=False))
+    return "".join(at[0] for at in alike)
+
+
+def wildcard(pattern: str) -> re.Pattern[str]:
+    """What a name must be: ``*`` stands for anything and ``?`` for one character; all else is plain, brackets too."""
+    text = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.compile(text, re.DOTALL)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a name is hidden, or of a file that systems and office programs leave behind (``._x``, ``~$x``)."""
+    return name.startswith((".", "~$")) or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Whether it is a link whose target is missing."""
+    return islink(path) and not path.exists()
