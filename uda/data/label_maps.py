@@ -11,9 +11,9 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
-from os.path import isfile, islink
+from os.path import isdir, isfile, islink
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from uda.data.formats import READERS
 from uda.data.image_files import pixels, png_size, read_file
-from uda.data.nifti import read_blocks
+from uda.data.nifti import read_blocks, read_header
 from uda.errors import DataError, UdaError
+from uda.files.atomic import read_json
 
 MOST_VALUES = 128
 """Most different values of a label map: whole-body atlases have about 120 classes."""
@@ -34,19 +35,23 @@ WHOLE = 1e-3
 CONNECTED = 0.5
 """Least median, over the values, of the share of voxels whose next voxel along the first axis has the same value: runs
 of two voxels have 0.5, noise and the edges of saturated images less."""
+FEW, SPARSE = 8, 0.9
+"""Of so few values it is enough that this share of all voxels has the value of the next one: scribbles, points."""
+SHADES = 0.75
+"""Of more values: share of steps between neighbours that lead to nearly the same value, from which it is a dark or
+smooth image."""
 ENOUGH = 1 << 24
 """Voxels looked at, counted from the first block that is not constant."""
 BLOCK = 1 << 16
 """Voxels looked at together."""
 MISSES = 8
 """PNG files in order of bytes per pixel: after so many images the others count as images."""
-MOST_PHOTOS = 200
+MOST_PHOTOS = 1000
 """Most PNG label maps that are looked for."""
 NAMED = 3
 """Names of each kind, and values of a file, in a message."""
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
-OURS = ("prediction.json", "predictions.json")
-"""Files that mark a folder of predictions."""
+PREDICTED = "predictions of uda"
 CHANNEL = "_0000"
 """End of the name of the first channel of an image, in data sets of nnU-Net."""
 
@@ -65,7 +70,7 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
 
     Of a folder, what is named like a label map beside files that are not, and what has the values of one. Of a pattern
     with words of its own (``*_image.nii.gz``), or of a file named in full, names are the user's word: what has the
-    values of a label map beside files that have not, or is also named like one.
+    values of a label map beside files that have not, or is also named like one. Predictions that we wrote always.
 
     Args:
         files: volumes or photographs, of one folder or several.
@@ -79,45 +84,48 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
     named = _named(files)
     rest = [path for path in files if path not in named]
     valued = _few_valued(files if chosen or not rest else rest)
-    if not chosen:
-        kinds = {
-            **{path: f"holds only {v}" for path, v in valued.items()},
-            **(named if rest else {}),
-        }
-    elif len(valued) < len(files):
-        kinds = {path: f"holds only {values}" for path, values in valued.items()}
+    kinds = {path: kind for path, kind in named.items() if kind == PREDICTED}
+    if not chosen or len(valued) < len(files):
+        kinds |= dict.fromkeys(valued, "few whole values")
     else:
-        kinds = {path: kind for path, kind in named.items() if path in valued}
-        kinds |= {p: "lies in a folder of label maps" for p in files if _is_label(p.parent.name)}
+        kinds |= {path: kind for path, kind in named.items() if path in valued}
+        inside = [path for path in files if _is_label(path.parent.name)]
+        kinds |= dict.fromkeys(inside, "few whole values, in a folder of label maps")
+    if not chosen and rest:
+        kinds |= named
     if not kinds:
         return
     images = [path.name for path in files if path not in kinds]
     pattern = _pattern(images, [path.name for path in kinds])
+    if pattern:
+        fix = fix.replace("{pattern}", pattern)
+    elif images:
+        fix = "move the images into a folder of their own, and give that"
+    else:
+        fix = (
+            "give the folder of the images. If these are images, give a pattern with a part of "
+            "their names, such as 'scans/p*.nii.gz'"
+        )
+    least = "at least " if len(valued) == MOST_PHOTOS < len(files) else ""
     raise DataError(
-        f"{len(kinds)} of {len(files)} files are no images but, as it seems, label maps or the like: {_listed(kinds)}",
+        f"{least}{len(kinds)} of {len(files)} files seem to be no images but label maps or the like. "
+        f"{_listed(kinds, valued)}",
         where=place,
         expected="images alone",
-        fix=fix.replace("{pattern}", pattern)
-        if pattern
-        else "move the images into a folder of their own, and give that"
-        if images
-        else "give the folder of the images. If these are images, name them by a pattern with a part of their names: "
-        "'scans/p*.nii.gz'",
+        fix=fix,
     )
 
 
-def _listed(kinds: dict[Path, str]) -> str:
-    """``p1_seg.nii.gz, p2_seg.nii.gz and 7 more (named like a label map); …``"""
+def _listed(kinds: Mapping[Path, str], valued: Mapping[Path, str]) -> str:
+    """``few whole values: a.nii.gz (0, 1, 2, …) and 7 more; names of label maps: p1_seg.nii.gz``"""
     groups: dict[str, list[str]] = {}
     for path, kind in kinds.items():
-        group = "hold few whole values" if kind.startswith("holds") else kind
-        shown = f"{path.name} {kind}" if kind.startswith("holds") else path.name
-        groups.setdefault(group, []).append(shown)
+        values = f" ({valued[path]})" if path in valued else ""
+        groups.setdefault(kind, []).append(path.name + values)
     return "; ".join(
-        ", ".join(names[:NAMED])
+        f"{kind}: {', '.join(names[:NAMED])}"
         + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        + f" ({group})"
-        for group, names in groups.items()
+        for kind, names in groups.items()
     )
 
 
@@ -133,21 +141,49 @@ def _named(files: Sequence[Path]) -> dict[Path, str]:
     beside: dict[Path, set[str]] = {}
     for path in files:
         beside.setdefault(path.parent, set()).add(stem(path.name))
+    ours = {folder for folder in beside if _is_ours(folder)}
     found: dict[Path, str] = {}
     for path in files:
         name, others = stem(path.name), beside[path.parent]
         photo = path.name.lower().endswith(PHOTO_SUFFIXES)
-        if _predicted(path.parent, name):
-            found[path] = "predictions of uda"
-        elif name.endswith("_entropy") and name.removesuffix("_entropy") in others:
+        if path.parent in ours and _predicted(path.parent / "cases", name):
+            found[path] = PREDICTED
+        elif name.removesuffix("_entropy") in others - {name} and _is_scaled(path):
             found[path] = "entropy maps"
         elif _is_label(name):
-            found[path] = "named like a label map"
+            found[path] = "names of label maps"
         elif name + CHANNEL in others:
             found[path] = f"labels of the images that end in {CHANNEL}"
         elif not photo and _further_channel(name, others):
             found[path] = f"further channels of the images that end in {CHANNEL}"
     return found
+
+
+def _is_scaled(path: Path) -> bool:
+    """Whether a file may be an entropy map: fractions in a volume, one channel in a PNG."""
+    with contextlib.suppress(UdaError, OSError):
+        if path.name.lower().endswith(PHOTO_SUFFIXES):
+            return read_file(path)[1].color == "grey"
+        header = read_header(path)
+        return header.dtype.kind == "f" or header.scale != (1, 0)
+    return True
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder of predictions that we wrote."""
+    for record in ("prediction.json", "predictions.json"):
+        if isfile(folder / record):
+            with contextlib.suppress(UdaError):
+                raw = read_json(folder / record)
+                if isinstance(raw, dict) and "classes" in raw and {"model", "cases"} & raw.keys():
+                    return True
+    return False
+
+
+def _predicted(records: Path, name: str) -> bool:
+    """Whether a map in a folder of predictions has a record; where there are no records, all are predictions."""
+    cases = (name, name.removesuffix("_entropy"))
+    return not isdir(records) or any(isfile(records / f"{case}.json") for case in cases)
 
 
 def _is_label(name: str) -> bool:
@@ -157,16 +193,6 @@ def _is_label(name: str) -> bool:
     words = [word for word in words if word not in ("", "v", "tr", "ts")]
     return any(LAST.fullmatch("".join(words[-n:])) for n in (1, 2, 3)) or any(
         FIRST.fullmatch("".join(words[:n])) for n in (1, 2)
-    )
-
-
-def _predicted(folder: Path, name: str) -> bool:
-    """Whether a folder of predictions of ours has a record of this map; without records, all its maps are ours."""
-    if not any(isfile(folder / record) for record in OURS):
-        return False
-    records = folder / "cases"
-    return not records.is_dir() or any(
-        isfile(records / f"{case}.json") for case in (name, name.removesuffix("_entropy"))
     )
 
 
@@ -213,27 +239,44 @@ def label_values(blocks: Iterable[NDArray[Any]]) -> list[float]:
         blocks: the array, in the order of its first axis. Constant arrays have no values of a label map.
     """
     counts: Counter[float] = Counter()
-    repeated: Counter[float] = Counter()
+    steps: Counter[tuple[float, float]] = Counter()
     seen = 0
     for block in blocks:
-        if block.size and (block == block[0]).all():
-            values, which = block[:1], np.zeros(block.size, np.intp)
-        else:
-            values, which = np.unique(block, return_inverse=True)
-        if not _whole(values):
+        values, which = _ranked(block)
+        if not _whole(values) or len(values) > MOST_VALUES:
             return []
-        for total, number in (
-            (counts, np.bincount(which, minlength=len(values))),
-            (repeated, np.bincount(which[1:][which[1:] == which[:-1]], minlength=len(values))),
-        ):
-            total.update(dict(zip(values.tolist(), number.tolist(), strict=True)))
+        names, size = values.tolist(), len(values)
+        counts.update(dict(zip(names, np.bincount(which, minlength=size).tolist(), strict=True)))
+        numbers = np.bincount(which[:-1] * size + which[1:], minlength=size**2)
+        for step in np.flatnonzero(numbers):
+            steps[names[step // size], names[step % size]] += int(numbers[step])
         if len(counts) > MOST_VALUES:
             return []
         seen += block.size if len(counts) > 1 else 0
         if seen > ENOUGH:
             break
-    shares = [repeated[value] / count for value, count in counts.items()]
-    return sorted(counts) if len(counts) > 1 and np.median(shares) >= CONNECTED else []
+    return sorted(counts) if len(counts) > 1 and _in_regions(counts, steps) else []
+
+
+def _ranked(block: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """The sorted values of a block, and the place of each voxel's value among them."""
+    if (block == block[0]).all():
+        return block[:1], np.zeros(block.size, np.intp)
+    return np.unique(block, return_inverse=True)
+
+
+def _in_regions(counts: Counter[float], steps: Counter[tuple[float, float]]) -> bool:
+    """Whether the values lie in connected regions, without the steps of shades from one value to the next."""
+    repeats = sum(number for (one, other), number in steps.items() if one == other)
+    if len(counts) <= FEW and repeats >= SPARSE * counts.total():
+        return True
+    shares = [steps[value, value] / count for value, count in counts.items()]
+    if np.median(shares) < CONNECTED:
+        return False
+    rank = {value: place for place, value in enumerate(sorted(counts))}
+    near = max(1, len(rank) // 10)
+    shades = sum(n for (a, b), n in steps.items() if 0 < abs(rank[a] - rank[b]) <= near)
+    return len(rank) <= FEW or shades < SHADES * (steps.total() - repeats)
 
 
 def _whole(values: NDArray[Any]) -> bool:
@@ -247,13 +290,13 @@ def _colours(path: Path) -> int:
     """Number of grey values or colours of a PNG if they are those of a label map, else 0."""
     data, header = read_file(path)
     image = pixels(data, header, path)
-    codes = image.astype(np.int64)
     if image.ndim == 3:
-        codes = codes @ np.array([1 << (16 * channel) for channel in range(image.shape[2])])
-    colours, which = np.unique(codes, return_inverse=True)
-    if len(colours) > MOST_VALUES:
-        return 0
-    return len(label_values(_cut(which.ravel())))
+        red, green, *_ = channels = np.moveaxis(image[..., :3].astype(np.int64), -1, 0)
+        codes = (channels.sum(0) << 32) + (red << 16) + green  # sorted by brightness
+        colours, image = np.unique(codes, return_inverse=True)
+        if len(colours) > MOST_VALUES:
+            return 0
+    return len(label_values(_cut(image.ravel())))
 
 
 def _cut(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
