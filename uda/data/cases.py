@@ -12,8 +12,9 @@ from os.path import (
 from pathlib import Path
 
 from uda.config.card import INSIDE, DatasetCard
+from uda.data.file_names import is_clutter, stem, wildcard
 from uda.data.image_folder import entries, images_at
-from uda.data.label_maps import is_clutter, refuse_label_maps, stem, wildcard
+from uda.data.label_maps import refuse_label_maps
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
 LONGEST = 200

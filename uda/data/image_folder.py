@@ -5,18 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from os.path import isdir, isfile, lexists
+from os.path import exists, isdir, isfile, islink, lexists
 from pathlib import Path
 
+from uda.data.file_names import PHOTO_SUFFIXES, is_clutter, stem, wildcard
 from uda.data.formats import READERS
-from uda.data.label_maps import (
-    PHOTO_SUFFIXES,
-    is_clutter,
-    leads_nowhere,
-    refuse_label_maps,
-    stem,
-    wildcard,
-)
+from uda.data.label_maps import refuse_label_maps
 from uda.errors import DataError, raise_all
 
 LOOKED_INTO = 100
@@ -121,15 +115,12 @@ def _names(files: Sequence[Path], root: Path, parts: Sequence[str]) -> list[str]
 
 
 def _no_file(path: Path) -> DataError:
+    lost = islink(path) and not exists(path)
     return DataError(
-        "is a link that leads nowhere"
-        if leads_nowhere(path)
-        else "is named like an image, but is no file",
+        "is a link that leads nowhere" if lost else "is named like an image, but is no file",
         where=path,
         expected="a regular file",
-        fix="fetch what the link stands for"
-        if leads_nowhere(path)
-        else "give the files inside, or move it",
+        fix="fetch what the link stands for" if lost else "give the files inside, or move it",
     )
 
 
@@ -181,7 +172,7 @@ def _held(inside: Sequence[Path]) -> str:
     """``44 .dcm, 3 .nrrd, 2 folders``, the most frequent first."""
     kinds: Counter[str] = Counter()
     for path in inside:
-        if leads_nowhere(path):
+        if islink(path) and not exists(path):
             kinds["links that lead nowhere"] += 1
         elif isdir(path):
             kinds["folders"] += 1

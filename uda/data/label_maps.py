@@ -13,13 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
-from os.path import isdir, isfile, islink
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uda.data.file_names import PHOTO_SUFFIXES, stem, wildcard
 from uda.data.formats import READERS
 from uda.data.image_files import pixels, png_size, read_file
 from uda.data.nifti import read_blocks, read_header
@@ -40,6 +41,8 @@ FEW, SPARSE = 8, 0.9
 SHADES = 0.75
 """Of more values: share of steps between neighbours that lead to nearly the same value, from which it is a dark or
 smooth image."""
+SMALLEST = 64
+"""Voxels of an array that says anything."""
 ENOUGH = 1 << 24
 """Voxels looked at, counted from the first block that is not constant."""
 BLOCK = 1 << 16
@@ -50,7 +53,6 @@ MOST_PHOTOS = 1000
 """Most PNG label maps that are looked for."""
 NAMED = 3
 """Names of each kind, and values of a file, in a message."""
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 PREDICTED = "predictions of uda"
 CHANNEL = "_0000"
 """End of the name of the first channel of an image, in data sets of nnU-Net."""
@@ -127,13 +129,6 @@ def _listed(kinds: Mapping[Path, str], valued: Mapping[Path, str]) -> str:
         + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
         for kind, names in groups.items()
     )
-
-
-def stem(name: str) -> str:
-    """The name of a volume or photograph without its ending."""
-    low = name.lower()
-    ends = (end for end in (*READERS, *PHOTO_SUFFIXES) if low.endswith(end))
-    return name[: -len(next(ends, "")) or None]
 
 
 def _named(files: Sequence[Path]) -> dict[Path, str]:
@@ -255,7 +250,8 @@ def label_values(blocks: Iterable[NDArray[Any]]) -> list[float]:
         seen += block.size if len(counts) > 1 else 0
         if seen > ENOUGH:
             break
-    return sorted(counts) if len(counts) > 1 and _in_regions(counts, steps) else []
+    told = len(counts) > 1 and counts.total() >= SMALLEST and _in_regions(counts, steps)
+    return sorted(counts) if told else []
 
 
 def _ranked(block: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
@@ -291,12 +287,20 @@ def _colours(path: Path) -> int:
     data, header = read_file(path)
     image = pixels(data, header, path)
     if image.ndim == 3:
-        red, green, *_ = channels = np.moveaxis(image[..., :3].astype(np.int64), -1, 0)
-        codes = (channels.sum(0) << 32) + (red << 16) + green  # sorted by brightness
-        colours, image = np.unique(codes, return_inverse=True)
+        flat = image.reshape(-1, image.shape[2])
+        if len(np.unique(_codes(flat[:BLOCK]))) > MOST_VALUES:
+            return 0
+        colours, image = np.unique(_codes(flat), return_inverse=True)
         if len(colours) > MOST_VALUES:
             return 0
     return len(label_values(_cut(image.ravel())))
+
+
+def _codes(flat: NDArray[Any]) -> NDArray[np.int64]:
+    """One number for each colour, sorted by brightness."""
+    red, green, blue = np.moveaxis(flat[:, :3].astype(np.int64), 1, 0)
+    codes: NDArray[np.int64] = ((red + green + blue) << 32) + (red << 16) + green
+    return codes
 
 
 def _cut(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -326,19 +330,3 @@ def _common(names: Sequence[str]) -> str:
     """The letters with which all names begin."""
     alike = takewhile(lambda at: len(set(at)) == 1, zip(*names, strict=False))
     return "".join(at[0] for at in alike)
-
-
-def wildcard(pattern: str) -> re.Pattern[str]:
-    """What a name must be: ``*`` stands for anything and ``?`` for one character; all else is plain, brackets too."""
-    text = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.compile(text, re.DOTALL)
-
-
-def is_clutter(name: str) -> bool:
-    """Whether a name is hidden, or of a file that systems and office programs leave behind (``._x``, ``~$x``)."""
-    return name.startswith((".", "~$")) or name.lower() in ("thumbs.db", "desktop.ini")
-
-
-def leads_nowhere(path: Path) -> bool:
-    """Whether it is a link whose target is missing."""
-    return islink(path) and not path.exists()
