@@ -102,6 +102,16 @@ def test_label_maps_of_street_data_are_refused(tmp_path: Path, other: str) -> No
     assert f"aachen_1_{other}.png" in refused(tmp_path, photos=True)
 
 
+def test_ordinary_names_of_photographs_are_names(tmp_path: Path) -> None:
+    """The colour of a camera of depth, a frame of a series, somebody with a mask."""
+    for name in ("1.color", "1.depth", "frame_0000", "frame_0001", "b_0000", "b_0001", "street"):
+        photo(tmp_path / f"{name}.png")
+    photo(tmp_path / "with_mask.jpg")
+    assert len(names(tmp_path, photos=True)) == 8
+    photo(tmp_path / "with.jpg")
+    assert "with_mask.jpg" in refused(tmp_path, photos=True)
+
+
 # our own results
 
 

@@ -58,8 +58,8 @@ CHANNEL = "_0000"
 """End of the name of the first channel of an image, in data sets of nnU-Net."""
 
 LAST = re.compile(
-    r"d?segs?|a?seg|segm|probseg|segmentations?|parcellation|labels?|lbl|labelmaps?|masks?|msk|colou?rmask|gt|"
-    r"(ground)?truth|manual|annot|annotations?|preds?|predictions?|rois?|contours?|colou?r|"
+    r"d?segs?|a?seg|segm|probseg|segmentations?|parcellation|labels?|lbl|labelmaps?|masks?|msk|gt|"
+    r"(ground)?truth|manual|annot|annotations?|preds?|predictions?|rois?|contours?|"
     r"(label|instance)(train)?ids|trainids"
 )
 """Words with which the name of a label map ends."""
@@ -141,12 +141,16 @@ def _named(files: Sequence[Path]) -> dict[Path, str]:
     for path in files:
         name, others = stem(path.name), beside[path.parent]
         photo = path.name.lower().endswith(PHOTO_SUFFIXES)
+        jpeg = photo and not path.name.lower().endswith(".png")
+        partner = re.sub(r"[^A-Za-z0-9]+[A-Za-z0-9]*$", "", name) in others - {name}
         if path.parent in ours and _predicted(path.parent / "cases", name):
             found[path] = PREDICTED
         elif name.removesuffix("_entropy") in others - {name} and _is_scaled(path):
             found[path] = "entropy maps"
-        elif _is_label(name):
+        elif _is_label(name) and (partner or not jpeg):
             found[path] = "names of label maps"
+        elif photo and partner and re.search(r"colou?r$", name.lower()):
+            found[path] = "coloured label maps"
         elif name + CHANNEL in others:
             found[path] = f"labels of the images that end in {CHANNEL}"
         elif not photo and _further_channel(name, others):
@@ -254,6 +258,12 @@ def label_values(blocks: Iterable[NDArray[Any]]) -> list[float]:
     return sorted(counts) if told else []
 
 
+def in_blocks(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """A flat array, a part at a time."""
+    for start in range(0, flat.size, BLOCK):
+        yield flat[start : start + BLOCK]
+
+
 def _ranked(block: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """The sorted values of a block, and the place of each voxel's value among them."""
     if (block == block[0]).all():
@@ -293,7 +303,7 @@ def _colours(path: Path) -> int:
         colours, image = np.unique(_codes(flat), return_inverse=True)
         if len(colours) > MOST_VALUES:
             return 0
-    return len(label_values(_cut(image.ravel())))
+    return len(label_values(in_blocks(image.ravel())))
 
 
 def _codes(flat: NDArray[Any]) -> NDArray[np.int64]:
@@ -303,19 +313,13 @@ def _codes(flat: NDArray[Any]) -> NDArray[np.int64]:
     return codes
 
 
-def _cut(flat: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    for start in range(0, flat.size, BLOCK):
-        yield flat[start : start + BLOCK]
-
-
 def _pattern(images: Sequence[str], others: Sequence[str]) -> str:
     """A pattern that fits the names of all images and of nothing else; empty where there is none as simple as that."""
     if not images:
         return ""
     end = re.sub(r"^[^._\- ]*", "", _common([name[::-1] for name in images])[::-1])
     start = re.sub(r"[0-9]*$", "", _common(images))
-    candidates = [images[0]] if len(set(images)) == 1 else []
-    candidates += [f"*{end}", f"{start}*{end}"]
+    candidates = [f"*{end}", f"{start}*{end}"]
     if len({len(name) for name in images}) == 1:
         letters = (set(at) for at in zip(*images, strict=True))
         candidates.append("".join(at.pop() if len(at) == 1 else "?" for at in letters))
