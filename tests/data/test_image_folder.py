@@ -78,6 +78,7 @@ def test_other_signs_are_plain(tmp_path: Path, folder: str) -> None:
     assert names(tmp_path / folder / "*_image.nii.gz") == ["p1_image"]
     assert names(tmp_path / folder / "q[2].*") == ["q[2]"]
     assert names(tmp_path / folder / "q[2].nii.gz") == ["q[2]"]
+    assert "brackets are plain" in refused(tmp_path / folder / "q[0-9]*")
 
 
 def test_endings_count_in_either_case_and_one_file_is_one_case(tmp_path: Path) -> None:

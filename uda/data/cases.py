@@ -228,7 +228,7 @@ def cases_of(
         raise DataError(f"split {split!r} of card {card.name!r} is empty", where=folder)
     listed = set(card.splits[split])
     found = [case.image for name, case in zip(names, cases, strict=True) if name not in listed]
-    if found:
+    if found and not labels:  # a label map has no label of its own, which is a fault above
         _refuse_label_maps(card, folder, split, found)
     return cases
 

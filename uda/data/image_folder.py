@@ -149,6 +149,8 @@ def _nothing(images: Path, root: Path, parts: Sequence[str], suffixes: Sequence[
     elif any(path.name.lower().endswith(other) for path in inside):
         kind = "volumes" if ".nii" in suffixes else "photographs"
         fix = f"this model was trained on {kind}: give {kind}, or another model"
+    elif any("[" in part for part in parts):
+        fix = "correct the pattern: only * and ? stand for anything, brackets are plain"
     else:
         fix = "give the folder in which the images lie, or a pattern in quotes: 'scans/*_image.nii.gz'"
     return DataError(
