@@ -125,6 +125,7 @@ def test_a_folder_of_our_predictions_is_refused(tmp_path: Path) -> None:
         (tmp_path / "cases" / f"{name}.json").write_text("{}")
     assert "predictions of uda: p1.nii.gz" in refused(tmp_path)
     assert "1 of 1" in refused(tmp_path / "p1.nii.gz")
+    assert "2 of 2" in refused(tmp_path / "*_entropy.nii.gz")
     images(tmp_path, "new_image.nii.gz")
     assert "4 of 5" in (told := refused(tmp_path))
     assert names(Path(fix(told))) == ["new_image"]

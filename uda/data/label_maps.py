@@ -72,7 +72,8 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
 
     Of a folder, what is named like a label map beside files that are not, and what has the values of one. Of a pattern
     with words of its own (``*_image.nii.gz``), or of a file named in full, names are the user's word: what has the
-    values of a label map beside files that have not, or is also named like one. Predictions that we wrote always.
+    values of a label map beside files that have not, or is also named like one. Masks and entropy maps that we
+    wrote are refused always.
 
     Args:
         files: volumes or photographs, of one folder or several.
@@ -86,15 +87,14 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
     named = _named(files)
     rest = [path for path in files if path not in named]
     valued = _few_valued(files if chosen or not rest else rest)
-    kinds = {path: kind for path, kind in named.items() if kind == PREDICTED}
+    kinds: dict[Path, str] = {}
     if not chosen or len(valued) < len(files):
         kinds |= dict.fromkeys(valued, "few whole values")
     else:
         kinds |= {path: kind for path, kind in named.items() if path in valued}
         inside = [path for path in files if _is_label(path.parent.name)]
         kinds |= dict.fromkeys(inside, "few whole values, in a folder of label maps")
-    if not chosen and rest:
-        kinds |= named
+    kinds |= {p: kind for p, kind in named.items() if kind == PREDICTED or (rest and not chosen)}
     if not kinds:
         return
     images = [path.name for path in files if path not in kinds]
@@ -104,9 +104,10 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
     elif images:
         fix = "move the images into a folder of their own, and give that"
     else:
-        fix = (
-            "give the folder of the images. If these are images, give a pattern with a part of "
-            "their names, such as 'scans/p*.nii.gz'"
+        fix = "give the folder of the images. If these are images, give " + (
+            "them other names, in another folder"
+            if chosen or PREDICTED in kinds.values()
+            else "a pattern with a part of their names, such as 'scans/p*.nii.gz'"
         )
     least = "at least " if len(valued) == MOST_PHOTOS < len(files) else ""
     raise DataError(
