@@ -202,6 +202,15 @@ def test_a_folder_of_label_maps_alone_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path / "odd/q*.nii.gz") == ["q1"]  # the user insists
 
 
+def test_an_empty_mask_beside_masks_is_a_mask(tmp_path: Path) -> None:
+    images(tmp_path, "ct.nii.gz")
+    write_nifti(tmp_path / "spleen.nii.gz", np.zeros((32, 32, 4), np.uint8))
+    assert len(names(tmp_path)) == 2
+    labels(tmp_path, "liver.nii.gz")
+    assert "2 of 3 files" in (told := refused(tmp_path))
+    assert names(Path(fix(told))) == ["ct"]
+
+
 def test_images_with_the_name_of_others_are_told_apart_by_the_pattern(tmp_path: Path) -> None:
     images(tmp_path, "p01.nii.gz", "p02.nii.gz")
     labels(tmp_path, "p01_lv.nii.gz", "p02_lv.nii.gz")
@@ -225,7 +234,7 @@ def test_a_damaged_file_is_left_to_its_reader(tmp_path: Path) -> None:
 
 def whether(array: Any) -> bool:
     flat = np.asarray(array).ravel(order="F")
-    return bool(label_values(flat[i : i + BLOCK] for i in range(0, flat.size, BLOCK)))
+    return len(label_values(flat[i : i + BLOCK] for i in range(0, flat.size, BLOCK))) > 1
 
 
 def smooth(shape: Sequence[int]) -> np.ndarray:

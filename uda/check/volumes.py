@@ -155,7 +155,7 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     report.stored = volume.stored or str(volume.array.dtype)
     if not volume.placed:
         report.notes.append(rules.without_place(path))
-    if label_values(in_blocks(volume.array.ravel(order="K"))):
+    if len(label_values(in_blocks(volume.array.ravel(order="K")))) > 1:
         report.notes.append(rules.looks_like_labels(path))
     unscaled = rules.lacks_offset(seen, card, path)
     window = not isinstance(prepare.normalize, str)

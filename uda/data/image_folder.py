@@ -181,6 +181,7 @@ def _held(inside: Sequence[Path]) -> str:
         else:
             kinds[_ending(path).lower() or "files without an ending"] += 1
     shown = [f"{number} {kind}" for kind, number in kinds.most_common(SHOWN)]
+    shown = ["1 folder" if kind == "1 folders" else kind for kind in shown]
     return ", ".join(shown) + (", …" if len(kinds) > SHOWN else "") or "nothing"
 
 

@@ -106,7 +106,7 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
     else:
         fix = "give the folder of the images. If these are images, give " + (
             "them other names, in another folder"
-            if chosen or PREDICTED in kinds.values()
+            if chosen or not rest
             else "a pattern with a part of their names, such as 'scans/p*.nii.gz'"
         )
     least = "at least " if len(valued) == MOST_PHOTOS < len(files) else ""
@@ -205,14 +205,18 @@ def _further_channel(name: str, others: set[str]) -> bool:
 
 
 def _few_valued(files: Sequence[Path]) -> dict[Path, str]:
-    """The values of each file that has those of a label map. A file that cannot be read has none."""
+    """The values of each file that has those of a label map. A file that cannot be read has none.
+
+    Beside label maps a constant volume is one too: the mask of a structure that is not there.
+    """
     found: dict[Path, str] = {}
+    constant: dict[Path, str] = {}
     photos: list[tuple[float, Path]] = []
     for path in files:
         low = path.name.lower()
         with contextlib.suppress(UdaError, OSError):
             if low.endswith(tuple(READERS)) and (values := label_values(read_blocks(path, BLOCK))):
-                found[path] = _shown(values)
+                (found if len(values) > 1 else constant)[path] = _shown(values)
             elif low.endswith(".png") and (area := png_size(path)):
                 photos.append((os.path.getsize(path) / area, path))
     misses = 0
@@ -221,9 +225,10 @@ def _few_valued(files: Sequence[Path]) -> dict[Path, str]:
             break
         with contextlib.suppress(UdaError, OSError):
             count = _colours(path)
-            misses += not count
-            if count:
+            misses += count < 2
+            if count > 1:
                 found[path] = f"{count} colours"
+    found |= constant if found else {}
     return {path: found[path] for path in files if path in found}
 
 
@@ -233,10 +238,10 @@ def _shown(values: Sequence[float]) -> str:
 
 
 def label_values(blocks: Iterable[NDArray[Any]]) -> list[float]:
-    """The sorted values of an array if they are those of a label map, else none.
+    """The sorted values of an array if they are those of a label map, or its only one if it is whole; else none.
 
     Args:
-        blocks: the array, in the order of its first axis. Constant arrays have no values of a label map.
+        blocks: the array, in the order of its first axis.
     """
     counts: Counter[float] = Counter()
     steps: Counter[tuple[float, float]] = Counter()
@@ -255,7 +260,7 @@ def label_values(blocks: Iterable[NDArray[Any]]) -> list[float]:
         seen += block.size if len(counts) > 1 else 0
         if seen > ENOUGH:
             break
-    told = len(counts) > 1 and counts.total() >= SMALLEST and _in_regions(counts, steps)
+    told = len(counts) == 1 or (counts.total() >= SMALLEST and _in_regions(counts, steps))
     return sorted(counts) if told else []
 
 
