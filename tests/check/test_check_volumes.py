@@ -141,6 +141,22 @@ def test_tags_that_cannot_be_read_are_a_fault(tiny: Tiny, content: str, expected
     assert expected in texts(check(tiny)["tags.csv"])
 
 
+def test_an_image_that_looks_like_a_label_map_is_a_note(tiny: Tiny) -> None:
+    write_nifti(tiny.root / "t/images/c1.nii.gz", make_case(1, True)[1])
+    reports = check(tiny)
+    assert "few whole values" in remarks(reports["c1"])
+    assert not any("few whole" in remarks(reports[name]) for name in ("c0", "c2"))
+
+
+def test_an_image_that_is_the_label_of_another_case_is_a_fault(tiny: Tiny) -> None:
+    card = target(tiny).model_copy(
+        update={"images": ("t/images/{case}.nii.gz",), "labels": ("t/images/{case}_lv.nii.gz",)}
+    )
+    write_nifti(tiny.root / "t/images/c1_lv.nii.gz", make_case(1, True)[1] * np.uint8(10))
+    reports = check(tiny, card.model_copy(update={"splits": {"test": ("*",)}}))
+    assert "label of case 'c1'" in "\n".join(map(texts, reports.values()))
+
+
 def test_a_missing_root_is_refused(tiny: Tiny) -> None:
     with pytest.raises(DataError, match="there is no such folder of data"):
         list(check_card(target(tiny), tiny.root / "elsewhere"))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import CLASSES, SIZE, SLICES, Tiny
+from conftest import CLASSES, SIZE, SLICES, Tiny, make_case, write_nifti
 
 from uda import __version__
 from uda.cli import main as cli
@@ -390,6 +390,46 @@ def test_predict_writes_label_maps_once_and_names_a_bad_case(
     assert "1 case(s) failed" in faulty.err
     assert "Traceback" not in faulty.err
     assert faulty.out.count("(already there)") == 3
+
+
+def test_predict_does_not_call_failed_cases_trusted(
+    uda: Uda, tmp_path: Path, trained: Path
+) -> None:
+    (tmp_path / "bad").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "bad" / f"{name}.nii.gz").write_bytes(b"not an image")
+    arguments = ("predict", "--model", trained, "--images", tmp_path / "bad", "--out", "labels")
+    told = uda(*arguments, "--device", "cpu")
+    assert told.code == 2
+    assert "no case was predicted" in told.err
+    assert "3 case(s) failed" in told.err
+    assert "0 of" not in told.err
+    page = Path("labels/report.html").read_text(encoding="utf-8")
+    assert "No case was predicted: all 3 failed." in page
+    write_nifti(tmp_path / "bad" / "a.nii.gz", make_case(0, True)[0])
+    told = uda(*arguments, "--device", "cpu")
+    assert "of 1 predicted case(s) not to be trusted" in told.err
+    assert "2 case(s) failed" in told.err
+    assert "2 of them failed" in Path("labels/report.html").read_text(encoding="utf-8")
+
+
+def test_label_maps_beside_images_are_refused_by_every_verb(
+    uda: Uda, tiny: Tiny, trained: Path
+) -> None:
+    images = tiny.root / "t" / "images"
+    write_nifti(images / "c0_seg.nii.gz", make_case(0, True)[1])
+    for verb, given in (("adapt", "--target"), ("predict", "--images"), ("prior", "--target")):
+        more = ("--kind", "predicted") if verb == "prior" else ()
+        told = uda(
+            verb, "--model", trained, given, images, *more, "--out", "new", "--device", "cpu"
+        )
+        assert told.code == 2, told
+        assert "1 of 4 files" in told.err
+        assert "c0_seg.nii.gz" in told.err
+        assert not Path("new").exists()
+        pattern = told.err.rpartition("quotes: '")[2].partition("'")[0]
+        assert pattern == f"{images}/c?.nii.gz"
+    fine(uda("predict", "--model", trained, "--images", pattern, "--out", "new", "--device", "cpu"))
 
 
 def test_evaluate_a_model_on_a_card(uda: Uda, tiny: Tiny, trained: Path) -> None:

@@ -115,6 +115,18 @@ def test_lists_of_files_become_the_same_splits(v2: Path, channel: str) -> None:
     assert [c.name for c in cases_of(card, None, "adapt")] == ["t0"]
 
 
+@pytest.mark.parametrize("counted", [0, 1])
+def test_hidden_files_of_a_list_are_left_out(v2: Path, counted: int) -> None:
+    raw = listed(v2, numTraining=6 + counted)
+    raw["training"].insert(
+        1, {"image": "./imagesTr/._a1.nii.gz", "label": "./labelsTr/._a1.nii.gz"}
+    )
+    raw["test"].append("./imagesTs/._t0.nii.gz")
+    card = made(write(v2.parent / "Task02", raw, "", tests=1))
+    assert len(card.splits["train"]) == 5
+    assert card.splits["adapt"] == ("t0",)
+
+
 def test_a_mapping_of_files_becomes_patterns(v2: Path) -> None:
     folder = v2.parent / "mapped"
     entries = {}

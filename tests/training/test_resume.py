@@ -206,7 +206,10 @@ def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path
     from uda.files.stage_folder import StageFolder
     from uda.pipeline import run as pipeline
 
-    recipe, run = load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"]), tmp_path / "run"
+    recipe, run = (
+        load_recipe(tiny.recipe, [*tiny.overrides, "compute.device=cpu"]),
+        tmp_path / "run",
+    )
     pipeline.run(recipe, run, until="pretrain")
     expected = contents(run)
     stage = run / "pretrain"

@@ -9,7 +9,14 @@ from os.path import isfile
 from pathlib import Path
 
 from uda.config.card import INSIDE, DatasetCard
-from uda.data.cases import Listing, doubled, image_path, label_path, names_of
+from uda.data.cases import (
+    Listing,
+    doubled,
+    image_path,
+    label_path,
+    labels_among_images,
+    names_of,
+)
 from uda.errors import DataError, UdaError
 
 APART = {("train", "validate"), ("train", "test")}
@@ -58,6 +65,7 @@ def layout_of(card: DatasetCard, folder: Path) -> Layout:
     if card.labels not in (None, INSIDE):
         for split in layout_splits(card):
             _check_pairs(card, folder, split, layout)
+        layout.faults += labels_among_images(card, folder, list(layout.cases), layout.listing)
         layout.notes += _strays(card, folder)
     return layout
 

@@ -109,6 +109,16 @@ def intensities_of(slices: NDArray[Any]) -> Intensities:
     )
 
 
+def looks_like_labels(path: Path) -> DataError:
+    """A note on an image with the values of a label map."""
+    return DataError(
+        "the image has few whole values in connected regions, as a label map has",
+        where=path,
+        expected="an image",
+        fix="if it is a label map, correct the card's images",
+    )
+
+
 def lacks_offset(seen: Intensities, card: DatasetCard, path: Path) -> DataError | None:
     """A fault for a CT stored as 0…4095 that the card does not convert to HU."""
     offset = volume_prepare(card).offset

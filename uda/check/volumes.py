@@ -21,6 +21,7 @@ from uda.data import geometry as grids
 from uda.data.cases import Case, card_root, image_path, label_path
 from uda.data.geometry import Geometry, Volume
 from uda.data.images import photo_geometry
+from uda.data.label_maps import in_blocks, label_values
 from uda.data.sources import RECORDS, read_images, read_label
 from uda.data.tags import read_tags
 from uda.data.volumes import (
@@ -154,6 +155,8 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     report.stored = volume.stored or str(volume.array.dtype)
     if not volume.placed:
         report.notes.append(rules.without_place(path))
+    if len(label_values(in_blocks(volume.array.ravel(order="K")))) > 1:
+        report.notes.append(rules.looks_like_labels(path))
     unscaled = rules.lacks_offset(seen, card, path)
     window = not isinstance(prepare.normalize, str)
     upside_down = None if path.suffix == RECORDS else rules.inverted(seen, card, path)

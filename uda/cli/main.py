@@ -255,9 +255,12 @@ def _print_doubtful(outcomes: Sequence[Outcome], out: Path) -> None:
     for one in doubtful:
         more = f"; {len(one.flags) - 1} more" if len(one.flags) > 1 else ""
         typer.echo(f"not to be trusted: {one.case}: {one.flags[0].what}{more}", err=True)
-    count = f"{len(doubtful)} of {len(outcomes)} case(s) not to be trusted as they are"
+    failed = sum(bool(one.fault) for one in outcomes)
+    predicted, kind = len(outcomes) - failed, "predicted case(s)" if failed else "case(s)"
+    count = f"{len(doubtful)} of {predicted} {kind} not to be trusted as they are"
+    count = count if predicted else "no case was predicted"
     typer.echo(f"{count}; report: {out / PAGE}", err=True)
-    if failed := sum(bool(one.fault) for one in outcomes):
+    if failed:
         typer.echo(f"{failed} case(s) failed", err=True)
         raise typer.Exit(2)
 

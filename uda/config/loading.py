@@ -44,7 +44,7 @@ def available(kind: Kind) -> dict[str, Path]:
     names: dict[str, Path] = {}
     for folder in search_folders(kind):
         for path in sorted(folder.glob("*.yaml")):
-            if path.stem.isprintable():
+            if path.stem.isprintable() and not path.name.startswith("."):
                 names.setdefault(path.stem, path)
     return names
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from os.path import (
 from pathlib import Path
 
 from uda.config.card import INSIDE, DatasetCard
-from uda.data.formats import READERS
+from uda.data.file_names import is_clutter, stem, wildcard
+from uda.data.image_folder import entries, images_at
+from uda.data.label_maps import refuse_label_maps
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 LONGEST = 200
 """Bytes of a case's name: files of results are called by it, with an ending."""
 
@@ -103,7 +103,7 @@ def _listed(folder: Path, folders: Sequence[str]) -> dict[str, list[Path]]:
         places = [deeper for place in places for deeper in _fitting(place, part)]
     files: dict[str, list[Path]] = {}
     for place in places:
-        for path in sorted(place.iterdir()):
+        for path in entries(place):
             files.setdefault(path.name, []).append(path)
     return files
 
@@ -112,8 +112,9 @@ def _fitting(place: Path, name: str) -> list[Path]:
     """The folders of that name; ``*`` in it stands for anything."""
     if "*" not in name:
         return [place / name] if (place / name).is_dir() else []
-    there = sorted(place.iterdir()) if place.is_dir() else []
-    return [path for path in there if path.is_dir() and fnmatch.fnmatchcase(path.name, name)]
+    fits = wildcard(name)
+    there = entries(place) if place.is_dir() else []
+    return [path for path in there if path.is_dir() and fits.fullmatch(path.name)]
 
 
 def names_of(card: DatasetCard, folder: Path, split: str) -> list[str]:
@@ -165,21 +166,23 @@ def _is_wild(entry: str) -> bool:
 def _matches(card: DatasetCard, folder: Path, entry: str) -> list[str]:
     """Case names on disk that an entry with wildcards stands for."""
     inside, slash, wanted = entry.rpartition("/")
-    found = set()
+    fits, found = wildcard(wanted), set()
     for pattern in card.images:
         begun = pattern.replace("{folder}", inside)
         head, *tails = (re.escape(part).replace(r"\*", "[^/]+") for part in begun.split("{case}"))
         reads = re.compile(head + "(?P<case>[^/]+)" + "(?P=case)".join(tails))
         for path in _globbed(folder, begun.replace("{case}", wanted)):
             fit = reads.fullmatch(path.relative_to(folder).as_posix())
-            if fit and isfile(path) and fnmatch.fnmatchcase(fit["case"], wanted):
+            if not fit or is_clutter(fit["case"]) or is_clutter(path.name):
+                continue
+            if isfile(path) and fits.fullmatch(fit["case"]):
                 found.add(inside + slash + fit["case"])
     return sorted(found, key=_natural)
 
 
 def _globbed(folder: Path, pattern: str) -> list[Path]:
     try:
-        return list(folder.glob(pattern))
+        return list(folder.glob(pattern.replace("[", "[[]")))
     except (NotImplementedError, ValueError, OSError) as error:
         raise ConfigError(
             f"the pattern {pattern!r} cannot be searched for: {error}",
@@ -220,10 +223,48 @@ def cases_of(
         faults += doubled(card, folder, name, listing)
         cases.append(Case(name.rpartition("/")[2], image, label))
     faults += _named_twice(cases)
+    faults += labels_among_images(card, folder, names, listing)
     raise_all(faults, f"split {split!r} of card {card.name!r}")
     if not cases:
         raise DataError(f"split {split!r} of card {card.name!r} is empty", where=folder)
+    listed = set(card.splits[split])
+    found = [case.image for name, case in zip(names, cases, strict=True) if name not in listed]
+    if found and not labels:  # a label map has no label of its own, which is a fault above
+        _refuse_label_maps(card, folder, split, found)
     return cases
+
+
+def labels_among_images(
+    card: DatasetCard, folder: Path, names: Sequence[str], listing: Listing | None = None
+) -> list[UdaError]:
+    """A fault for each case whose image is the label of another one: ``{case}.nii.gz`` fits ``p1_label.nii.gz`` too."""
+    if card.labels in (None, INSIDE):
+        return []
+    labels = {label_path(card, folder, name, listing): name for name in names}
+    images = {name: image_path(card, folder, name, listing) for name in names}
+    return [
+        DataError(
+            f"the image of case {name!r} is the label of case {labels[image]!r}",
+            where=image,
+            expected="patterns that tell images from labels",
+            fix="list the cases of the split by name, or rename the files: '{case}_image.nii.gz'",
+        )
+        for name, image in images.items()
+        if labels.get(image, name) != name
+    ]
+
+
+def _refuse_label_maps(card: DatasetCard, folder: Path, split: str, images: list[Path]) -> None:
+    """Refuse label maps among the images of a split's wildcards; cases listed by name are the user's word."""
+    cases = [entry.rpartition("/")[2] for entry in card.splits[split] if _is_wild(entry)]
+    files = [pattern.rpartition("/")[2] for pattern in card.images]
+    words = [stem(file.replace("{case}", case)) for file in files for case in cases]
+    refuse_label_maps(
+        images,
+        f"split {split!r} of card {card.name!r}, below {folder}",
+        chosen=all(re.search(r"\w", word) for word in words),
+        fix="correct the card's images: '{pattern}' with {case} for what varies, or list the cases by name",
+    )
 
 
 def doubled(
@@ -266,38 +307,24 @@ def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
 
 
 def cases_in(images: Path, photos: bool = False) -> list[Case]:
-    """Every volume (or photograph) of a folder, or of a pattern such as ``scans/*_image.nii.gz``, in order
-    of name.
+    """Every volume (or photograph) of a folder, of a pattern such as ``scans/*_image.nii.gz``, or one file, in order
+    of their paths.
 
     Raises:
-        DataError: no such folder, no image in it, or two files of one case name.
+        DataError: no such folder, no image in it, two files of one case name, or files that are no images: label
+            maps, predictions, entropy maps (:mod:`uda.data.label_maps`).
     """
-    suffixes = PHOTO_SUFFIXES if photos else tuple(READERS)
-    folder, pattern = (images.parent, images.name) if "*" in images.name else (images, "*")
-    if not isdir(folder):
-        raise DataError("there is no such folder of images", where=folder)
     cases: dict[str, Case] = {}
-    for path in sorted(folder.glob(pattern)):
-        suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
-        if suffix is None or path.name.startswith("."):
-            continue
-        name = path.name[: -len(suffix)]
-        if fault := _strange_name(name, folder):
+    for name, path in images_at(images, photos):
+        if fault := _strange_name(name, path.parent):
             raise fault
         if name in cases:
             raise DataError(
                 f"two files of the case {name!r}",
-                where=folder,
-                fix=f"keep one of {' and '.join(suffixes)}",
+                where=f"{cases[name].image} and {path}",
+                fix="keep one of them, or give a pattern that fits only one",
             )
         cases[name] = Case(name, path)
-    if not cases:
-        raise DataError(
-            "the folder holds no image",
-            where=images,
-            expected=f"files ending in {' or '.join(suffixes)}",
-            fix="give the folder in which the images lie, or a pattern in quotes: 'scans/*_image.nii.gz'",
-        )
     return list(cases.values())
 
 

@@ -120,6 +120,20 @@ def read_file(path: Path) -> tuple[bytes, Header]:
     return data, header
 
 
+def png_size(path: Path) -> int:
+    """Number of pixels that the first bytes of a PNG claim; 0 where it is no PNG.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(24)
+    if len(head) < 24 or not head.startswith(PNG):
+        return 0
+    columns, rows = struct.unpack_from(">II", head, 16)
+    return int(columns * rows)
+
+
 def _holds(header: Header, size: int) -> int:
     """Pixels that a file of so many bytes can hold at the very most."""
     return size * (JPEG_HOLDS if header.format == "JPEG" else 8 * INFLATES // header.bits)

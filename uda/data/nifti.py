@@ -98,6 +98,17 @@ def read_nifti(path: Path) -> Volume:
     return Volume(array, header.affine, str(header.dtype), header.placed)
 
 
+def read_blocks(path: Path, voxels: int) -> Iterator[NDArray[Any]]:
+    """The voxels in the order of the file, scaled, a flat block at a time; what is not asked for is not read.
+
+    Raises:
+        DataError: as :func:`read_array`, but a damaged end is noticed only where it is reached.
+    """
+    blocks = _blocks(path, voxels)
+    while (block := _reading(path, lambda: next(blocks, None))) is not None:
+        yield block
+
+
 def _reading(path: Path, read: Callable[[], Result]) -> Result:
     if not path.is_file():
         raise DataError(
@@ -182,6 +193,23 @@ def _read(path: Path) -> tuple[NDArray[Any], Header]:
     slope, intercept = map(np.float64, header.scale)
     scaled: NDArray[Any] = apply_read_scaling(array, slope, intercept)
     return scaled, header
+
+
+def _blocks(path: Path, voxels: int) -> Iterator[NDArray[Any]]:
+    with _opened(path) as (file, header):
+        _check(header, path)
+        file.seek(header.offset)
+        slope, intercept = map(np.float64, header.scale)
+        left = header.voxels
+        while left:
+            raw = file.read(min(voxels, left) * header.dtype.itemsize)
+            block = np.frombuffer(
+                raw[: len(raw) // header.dtype.itemsize * header.dtype.itemsize], header.dtype
+            )
+            if not block.size:
+                raise EOFError(f"it ends {left} voxels before its image does")
+            left -= block.size
+            yield apply_read_scaling(block, slope, intercept)
 
 
 def _check(header: Header, path: Path) -> None:

@@ -9,6 +9,7 @@ from os.path import isfile  # False also for names that no disk can hold, where 
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from uda.data.file_names import is_clutter
 from uda.errors import DataError, UdaError
 
 FILE = "dataset.json"
@@ -40,10 +41,12 @@ def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, 
     """Training pairs and images without a label, by case; listed files must exist, and pairs be complete."""
     raw = reader.raw
     unlabelled = _once(reader, _in_folder(reader, "imagesTs", ending))
+    left_out = 0
     if isinstance(raw.get("dataset"), dict):
         training = _once(reader, _from_mapping(reader, raw["dataset"]))
     elif isinstance(raw.get("training"), list):
         training = _once(reader, _from_list(reader, raw["training"], ending))
+        left_out = sum(map(_is_clutter, raw["training"]))
         listed = raw["test"] if isinstance(raw.get("test"), list) else []
         tests = [{"image": i} if isinstance(i, str) else i for i in listed]
         unlabelled = _once(reader, _from_list(reader, tests, ending)) or unlabelled
@@ -52,7 +55,7 @@ def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, 
     if not training:
         reader.lies("no labelled case", "images in imagesTr, labels in labelsTr", "add the files")
     stated = raw.get("numTraining", len(training))
-    if stated != len(training):
+    if stated not in (len(training), len(training) + left_out):
         reader.lies(
             f"numTraining is {stated!r}, but there are {len(training)} labelled cases",
             f"numTraining: {len(training)}",
@@ -101,6 +104,8 @@ def _from_mapping(reader: Reader, raw: Mapping[str, Any]) -> Iterator[tuple[str,
 def _from_list(reader: Reader, raw: list[Any], ending: str) -> Iterator[tuple[str, Pair]]:
     """``training`` and ``test`` of nnU-Net v1 and the Decathlon."""
     for entry in raw:
+        if _is_clutter(entry):
+            continue
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
             reader.lies(f"an entry is {entry!r}", '{"image": …, "label": …}', "correct the entry")
             continue
@@ -114,6 +119,12 @@ def _from_list(reader: Reader, raw: list[Any], ending: str) -> Iterator[tuple[st
         pair = Pair(image, label)
         if _there(reader, name, pair):
             yield name, pair
+
+
+def _is_clutter(entry: Any) -> bool:
+    """Whether an entry lists a file that macOS leaves behind, as some lists do: ``./imagesTr/._la_003.nii.gz``."""
+    image = entry.get("image") if isinstance(entry, dict) else None
+    return isinstance(image, str) and is_clutter(PurePosixPath(image).name)
 
 
 def _there(reader: Reader, name: str, pair: Pair) -> bool:
@@ -149,7 +160,7 @@ def _in_folder(reader: Reader, folder: str, ending: str) -> Iterator[tuple[str, 
     paths = [
         path
         for path in (reader.source.parent / folder).glob(f"*{ending}")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not is_clutter(path.name)
     ]
     stems = {path.name.removesuffix(ending) for path in paths}
     further = sorted(s for s in stems if re.search(r"_\d{4}$", s) and not s.endswith(CHANNEL))
