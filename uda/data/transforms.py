@@ -149,11 +149,11 @@ def _contradictions(
             f"{name} (code {codes[name]}): {_in_words(affine)}" for name, affine in readings.items()
         )
         return [f"its sform and its qform place it up to {apart:.4g} mm apart. {both}"]
-    if "sform" not in readings:
+    if "sform" not in readings or codes["qform"] > 0:  # a qform that cannot be used is told already
         return []
     own = np.linalg.norm(readings["sform"][:3, :3], axis=0)
     if not (np.isfinite(sizes).all() and sizes.min() > 0):
-        return [] if codes["qform"] > 0 else [f"its pixdim is {_sizes(sizes)} mm"]
+        return [f"its pixdim is {_sizes(sizes)} mm"]
     if np.abs(sizes / own - 1).max() <= ROUNDING:
         return []
     return [f"its pixels are {_sizes(sizes)} mm by pixdim, {_sizes(own)} mm by its sform"]
