@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from uda.data.image_files import read_file
+from uda.data.npz import read_arrays
+from uda.data.tfrecord import read_frames
 from uda.data.volumes import read_volume
 from uda.errors import DataError, UdaError, UnreadableError
 from uda.files.signatures import kind_of
@@ -83,6 +85,16 @@ def test_images_are_told_where_volumes_are_expected_and_the_reverse(tmp_path: Pa
     ):
         (tmp_path / name).write_bytes(content)
         assert refused(tmp_path / name).what == what
+
+
+@pytest.mark.parametrize("kind", sorted(FOREIGN.keys() - {"a zip archive"}))
+def test_arrays_and_records_are_no_other_files(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(FOREIGN[kind])
+    with pytest.raises(DataError, match=rf"is {kind}.*, not npz"):
+        read_arrays(path)
+    with pytest.raises(DataError, match=rf"is {kind}.*, not a TFRecord"):
+        next(read_frames(path))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("PNG", "x.jpg"), ("JPEG", "x.png")])

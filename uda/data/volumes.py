@@ -35,8 +35,9 @@ from uda.types import IGNORE
 
 GRID_TOLERANCE = 1e-3
 """Largest difference between two affines, in mm, that still counts as the same grid."""
-FINE, FAR = 0.01, 0.1
-"""The same in sides of the smallest pixel, where these are small, and for the whole way to a grid's far corner."""
+FINE, FAR = 0.01, 0.5
+"""In sides of the smallest pixel: the same tolerance where pixels are small, and how far apart two places of one voxel
+may be before another voxel is nearer."""
 
 CHUNK = 16
 """Slices that are turned and resampled at a time."""
