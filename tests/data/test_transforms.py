@@ -193,6 +193,100 @@ def test_a_doubt_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert sum("b.nii" in text for text in caplog.messages) == 1
 
 
+# --- any header, against a reading of its bytes ----------------------------------------------------
+
+
+def sound(affine: np.ndarray) -> bool:
+    sizes = np.sqrt((affine[:, :3] ** 2).sum(0))
+    if not (np.isfinite(affine).all() and sizes.min() >= SMALLEST and sizes.max() <= LARGEST):
+        return False
+    return abs(float(np.linalg.det(affine[:, :3] / sizes))) >= 0.1
+
+
+def by_quaternion(header: dict[str, Any]) -> np.ndarray:
+    """The standard's formula of the qform."""
+    b, c, d = header["quatern"]
+    a = max(0.0, 1 - b * b - c * c - d * d) ** 0.5
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    hand = -1 if header["pixdim"][0] == -1 else 1
+    steps = rotation * (np.array(header["pixdim"][1:4]) * [1, 1, hand])
+    return np.column_stack([steps, header["qoffset"]])
+
+
+def truth(header: dict[str, Any]) -> np.ndarray | None:
+    """The affine ``[3, 4]`` in mm, or None where a header must be refused."""
+    unit = header["xyzt_units"][0] % 8
+    if unit > 3:
+        return None
+    scale = [1, 1000, 1, 0.001][unit]
+    found = []
+    if 0 < header["sform_code"][0] <= 5:
+        found.append(np.reshape(header["srow"], (3, 4)))
+    sizes = np.array(header["pixdim"][1:4])
+    measured = bool(np.isfinite(sizes).all() and (sizes > 0).all())
+    if 0 < header["qform_code"][0] <= 5:
+        long = np.square(header["quatern"]).sum() > 1.001
+        found.append(by_quaternion(header) if measured and not long else np.full((3, 4), NAN))
+    if not found and measured:
+        steps = np.diag(sizes * [-1, 1, 1])
+        found.append(np.column_stack([steps, -steps @ (np.array(header["dim"][1:4]) - 1) / 2]))
+    return next((affine * scale for affine in found if sound(affine * scale)), None)
+
+
+ODD = [0, -1, NAN, INF, 1e-6, 1e-3, 0.7, 1, 3, 250, 1e9]
+
+
+def random_fields(rng: np.random.Generator) -> dict[str, Any]:
+    """A header of which a few fields are odd."""
+    scale = 10.0 ** rng.integers(-3, 4)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0] * rng.uniform(0.3, 5, 3)
+    rotation[:, 2] += rng.choice([0, 0.4]) * rotation[:, 1]
+    quatern = rng.normal(size=3)
+    fields: dict[str, Any] = {
+        "srow": np.column_stack([rotation, rng.normal(size=3) * 50]).ravel() * scale,
+        "pixdim": np.array([rng.choice([-1, 0, 1]), *rng.uniform(0.3, 5, 3) * scale, 0, 0, 0, 0]),
+        "quatern": quatern / np.linalg.norm(quatern) * rng.choice([0.9, 0.99, 1.1]),
+        "qoffset": rng.normal(size=3) * 50 * scale,
+        "xyzt_units": int(rng.choice([0, 1, 2, 2, 3, 5, 10])),
+        "sform_code": int(rng.choice([-1, 0, 0, 1, 2, 4, 9])),
+        "qform_code": int(rng.choice([-1, 0, 1, 1, 3, 9])),
+    }
+    for name in ("srow", "pixdim", "qoffset"):
+        if rng.random() < 0.3:
+            at = rng.integers(1 if name == "pixdim" else 0, 4 if name == "pixdim" else 3)
+            fields[name][at] = rng.choice(ODD)
+    return fields
+
+
+def test_random_headers_are_read_as_their_bytes_say_or_refused(tmp_path: Path) -> None:
+    rng, refusals, count = np.random.default_rng(16), 0, 300
+    for number in range(count):
+        path = saved(
+            tmp_path,
+            "x.nii",
+            version=1 + number % 2,
+            order="<>"[number // 2 % 2],
+            **random_fields(rng),
+        )
+        expected = truth(header_of(path))
+        try:
+            found = read_volume(path)
+        except DataError:
+            assert expected is None, header_of(path)
+            refusals += 1
+            continue
+        assert expected is not None, header_of(path)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found.affine[:3], expected, rtol=1e-5, atol=1e-6 * scale)
+    assert 0.2 < refusals / count < 0.8  # both ends of the rule were met
+
+
 # --- sheared files -----------------------------------------------------------------------------
 
 TURNS = list(itertools.permutations(range(3)))
