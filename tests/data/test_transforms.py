@@ -14,7 +14,7 @@ from nifti_bytes import PLACE, SHEARED, STRAIGHT, header_of, nifti, voxels_of
 
 from uda.config.card import Prepare
 from uda.data import volumes
-from uda.data.geometry import LARGEST, SMALLEST, Geometry, Volume, sheared
+from uda.data.geometry import LARGEST, SMALLEST, Geometry, Volume, sheared, unusable
 from uda.data.volumes import (
     check_same_grid,
     exact,
@@ -339,6 +339,11 @@ def test_axes_that_nearly_lie_in_one_plane_are_refused(tmp_path: Path) -> None:
         read_volume(saved(tmp_path, srow=flat, qform_code=0))
 
 
+def test_an_affine_of_another_reader_that_is_too_large_is_refused() -> None:
+    for size in (1e9, 1e200):
+        assert "beyond 0.0001 to 100 mm" in str(unusable(np.diag([1.0, 1.0, size, 1.0])))
+
+
 def test_rounding_to_float32_is_no_shear() -> None:
     for seed in range(200):
         rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
@@ -478,6 +483,8 @@ def test_a_small_difference_of_pixels_adds_up_to_the_far_corner() -> None:
         (np.float64(205.0), "205"),
         (np.float64(204.99999999), "204.99999999"),
         (np.int32(1234567), "1234567"),
+        (np.uint32(2**32 - 1), str(2**32 - 1)),
+        (np.float64(1e300), "1e+300"),
         (np.uint64(2**64 - 1), str(2**64 - 1)),
         (np.float32(-0.1), "-0.1"),
         (np.uint8(7), "7"),

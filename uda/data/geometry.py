@@ -146,6 +146,7 @@ class Geometry:
         )
 
 
+@np.errstate(over="ignore")  # what is too large is told, not warned of
 def unusable(affine: NDArray[np.float64]) -> str | None:
     """Why nothing can be measured by an affine; None for a sound one."""
     matrix = affine[:3, :3]

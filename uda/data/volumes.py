@@ -250,8 +250,10 @@ def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.u
 
 def exact(value: Any) -> str:
     """A numpy number in its shortest form that still is this number: ``205``, ``204.9999``."""
+    if np.issubdtype(type(value), np.integer):
+        return str(value)
     short = f"{value:g}"
-    return short if type(value)(float(short)) == value else str(value)
+    return short if type(value)(short) == value else str(value)
 
 
 def write_volume(
