@@ -439,6 +439,11 @@ def test_a_slope_of_zero_or_nan_scales_nothing(
     np.testing.assert_array_equal(read_volume(path).array, expected)
 
 
+def test_an_analyze_file_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is an Analyze 7\.5 file"):
+        read_volume(saved(tmp_path, magic=b"\0\0\0\0"))
+
+
 @pytest.mark.parametrize("fields", [{"vox_offset": 0}, {"magic": b"ni1\0", "vox_offset": 0}])
 def test_voxels_inside_the_header_are_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"within the header|header of a pair"):

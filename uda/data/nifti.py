@@ -166,6 +166,13 @@ def _header(file: BinaryIO, path: Path, packed: bool) -> Header:
         raise EOFError(f"it ends within its header, after {len(raw)} bytes")
     kind: Any = _KINDS[size]
     stored = kind(raw[:size], check=False)
+    if not bytes(stored["magic"]).strip(b"\0 "):
+        raise DataError(
+            "is an Analyze 7.5 file, which does not tell left from right, not NIfTI",
+            where=path,
+            expected="a .nii or .nii.gz file",
+            fix="convert the original scan to NIfTI",
+        )
     found = stored.copy()
     found.check_fix(logger=_quiet, error_level=_ERRORS)
     shape = tuple(int(n) for n in found.get_data_shape())
