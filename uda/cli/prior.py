@@ -16,6 +16,7 @@ from uda.cli.options import (
     Quiet,
     Restart,
     Root,
+    TrustCode,
     compute_on,
     recipe_of,
     run_until,
@@ -62,6 +63,7 @@ def prior(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; with --model the prior.json to write.")
     ] = None,
+    trust_code: TrustCode = False,
     restart: Restart = False,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -98,6 +100,7 @@ def prior(
         source=source or None,
         root=root,
         compute=compute_on(device),
+        trust_code=trust_code,
     )
     path = out or Path(PRIOR_FILE)
     made.save(path)
