@@ -295,7 +295,8 @@ app.command()(check)
 @app.command(name="import")
 def import_(
     network: Annotated[
-        Path, typer.Argument(help="File of torch.export.save (.pt2) or torch.jit.save.")
+        Path,
+        typer.Argument(help="File of torch.export.save (.pt2), or of torch.jit.save if trusted."),
     ],
     card: Annotated[
         str, typer.Option(help="Card of its training images: classes and preparation.")
