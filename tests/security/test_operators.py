@@ -13,8 +13,10 @@ from foreign_networks import Plain, exported, repacked, used
 from torch import Tensor, nn
 from torch.nn import functional
 
+from uda.config.networks import ForeignNetwork
 from uda.errors import ModelError
 from uda.networks.foreign import load_program
+from uda.networks.foreign.adapter import build_foreign
 from uda.networks.foreign.exported import trainable
 from uda.networks.foreign.operators import is_listed
 
@@ -268,6 +270,23 @@ def test_no_listed_operator_names_a_file_or_holds_more_than_values() -> None:
     assert objects == set()
     assert {"mode", "equation", "reduce"} <= texts
     assert texts.isdisjoint({"filename", "file", "path", "name", "data", "device", "library"})
+
+
+@pytest.mark.parametrize(("part", "value"), [("signature", None), ("forward_arg_names", [1])])
+def test_a_description_that_torch_fails_on_is_refused(
+    part: str, value: Any, program: bytes
+) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        raw = json.loads(content)
+        call = raw["graph_module"]["module_call_graph"][0]
+        (call if part in call else call["signature"])[part] = value
+        return json.dumps(raw).encode()
+
+    settings, hostile = ForeignNetwork(kind="exported", name="hostile"), repacked(program, change)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        build_foreign(settings, 3, hostile)
 
 
 def nested(depth: int) -> bytes:

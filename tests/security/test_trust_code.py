@@ -22,7 +22,8 @@ from uda import api
 from uda.cli import main as cli
 from uda.config.recipe import Compute
 from uda.errors import ModelError
-from uda.files.atomic import CHECKSUM, load_tensors
+from uda.files.atomic import CHECKSUM, load_tensors, sha256_of
+from uda.files.stage_folder import STAGE_FILE
 from uda.networks.foreign import digest, kind_of, load_program
 from uda.networks.importing import import_model
 from uda.networks.model_file import MODEL_FILE, PROGRAM, TRUSTED, Trained, load_model
@@ -209,6 +210,23 @@ def test_with_the_word_every_verb_opens_it(
     assert f"trusted code: SHA-256 {digest(program)}" in capfd.readouterr().out
     for path in (model, tiny.home / "again", tiny.home / "adapted"):
         assert load_model(path, trust_code=True)[1].origin[TRUSTED] == digest(program)
+
+
+def test_a_run_folder_with_a_program_in_it_is_refused(
+    model: Path, tiny: Tiny, unopened: None
+) -> None:
+    """Recipes train networks of ours or registered ones; only a stranger puts TorchScript into their folders."""
+    recipe = tiny.load()
+    run = tiny.home / "run"
+    planted = api.pretrain(recipe, run) / MODEL_FILE
+    before = sha256_of(planted)
+    planted.write_bytes(model.read_bytes())
+    stage = planted.parent / STAGE_FILE
+    forged = stage.read_text().replace(before, sha256_of(planted))
+    assert forged != stage.read_text()
+    stage.write_text(forged)
+    with pytest.raises(ModelError, match="TorchScript"):
+        api.evaluate(recipe, run)
 
 
 def test_a_record_in_the_file_is_no_permission(model: Path, unopened: None, tmp_path: Path) -> None:

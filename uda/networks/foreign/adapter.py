@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uda.config.networks import ForeignNetwork
 from uda.errors import ModelError
 from uda.networks.foreign.exported import trainable
-from uda.networks.foreign.programs import load_program, unheard
+from uda.networks.foreign.programs import load_program, unheard, unreadable
 from uda.networks.foreign.registry import registered
 from uda.networks.foreign.shapes import Shape, shape_of
 
@@ -156,8 +156,14 @@ def build_foreign(
     loaded = load_program(settings.kind, program, settings.name, trust_code)
     if settings.kind == "torchscript":
         return ForeignModel(loaded, settings, classes, program)
-    shape = shape_of(loaded, settings.name)
-    return ForeignModel(trainable(loaded, settings.name), settings, classes, program, shape)
+    try:
+        shape = shape_of(loaded, settings.name)
+        network = trainable(loaded, settings.name)
+    except ModelError:
+        raise
+    except Exception as error:  # torch makes a module of it, and raises many types
+        raise unreadable(error, settings.name) from error
+    return ForeignModel(network, settings, classes, program, shape)
 
 
 def program_bytes(network: nn.Module) -> bytes:

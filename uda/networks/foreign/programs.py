@@ -102,7 +102,8 @@ def unheard() -> Iterator[None]:
             warnings.showwarning = shown
 
 
-def _unreadable(error: Exception, name: str) -> ModelError:
+def unreadable(error: Exception, name: str) -> ModelError:
+    """The error for a program that torch refuses."""
     reason = str(error).strip().splitlines()
     return ModelError(
         f"cannot be loaded: {reason[0][:200] if reason else type(error).__name__}",
@@ -118,7 +119,7 @@ def _torchscript(data: bytes, name: str) -> nn.Module:
             module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
             _refuse_baked(module, name)
     except RuntimeError as error:
-        raise _unreadable(error, name) from error
+        raise unreadable(error, name) from error
     if not list(module.parameters()):
         raise ModelError(
             "has no weights that could be adapted: the program was frozen",
@@ -162,7 +163,7 @@ def _exported(parts: Mapping[str, bytes], name: str) -> Any:
         with _only_tensors(), _silent("torch.export"):
             return torch.export.load(packed(known))
     except Exception as error:  # schema, decoder and operators raise many types
-        raise _unreadable(error, name) from error
+        raise unreadable(error, name) from error
 
 
 @contextlib.contextmanager
