@@ -234,7 +234,6 @@ def programs() -> dict[str, bytes]:
     network = foreign_networks.used(foreign_networks.Plain())
     return {
         "x.pt2": foreign_networks.exported(network),
-        "decomposed.pt2": foreign_networks.exported(network, decomposed=True),
     }
 
 
@@ -277,6 +276,15 @@ def program_seeds() -> list[Seed]:
 
 def read_program(path: Path) -> None:
     import_model(path, path.parent / "out", card=CARD)
+    assert (path.parent / "out" / "model.safetensors").is_file()
+
+
+def script_seeds() -> list[Seed]:
+    return [Seed(name, content, mutate=member_damaged) for name, content in scripts().items()]
+
+
+def read_script(path: Path) -> None:
+    import_model(path, path.parent / "out", card=CARD, trust_code=True)
     assert (path.parent / "out" / "model.safetensors").is_file()
 
 
@@ -330,4 +338,5 @@ READERS = [
     Reader("safetensors of priors", prior_seeds, read_prior, odd_priors),
     Reader("state dict", state_seeds, read_a_state, odd_states, 0.5),
     Reader("program", program_seeds, read_program, odd_programs, share=0.1),
+    Reader("trusted script", script_seeds, read_script, share=0.1),
 ]

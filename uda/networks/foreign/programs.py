@@ -115,12 +115,17 @@ def unreadable(error: Exception, name: str) -> ModelError:
 
 def _torchscript(data: bytes, name: str) -> nn.Module:
     try:
-        with unheard():
+        with unheard(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated
             module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
             _refuse_baked(module, name)
-    except RuntimeError as error:
+            module.state_dict()  # decodes the names
+            frozen = not list(module.parameters())
+    except ModelError:
+        raise
+    except Exception as error:  # its parser and its unpickler raise many types
         raise unreadable(error, name) from error
-    if not list(module.parameters()):
+    if frozen:
         raise ModelError(
             "has no weights that could be adapted: the program was frozen",
             where=name,
