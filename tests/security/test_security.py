@@ -382,6 +382,27 @@ def pickled_weight(payload: bytes) -> Callable[[bytes], bytes]:
     return lambda data: repacked(data, edit)
 
 
+def another_name(data: bytes) -> bytes:
+    """The local header of a part names another part than the directory of the archive."""
+    at = data.index(b"archive/models/model.json")
+    return data[:at] + b"archive/models/mode1.json" + data[at + 25 :]
+
+
+def as_old(payload: bytes) -> Callable[[bytes], bytes]:
+    """The form before there were folders in the archive."""
+
+    def change(data: bytes) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(data)) as new, zipfile.ZipFile(buffer, "w") as old:
+            text = new.read("archive/models/model.json")
+            old.writestr("hostile/serialized_exported_program.json", text)
+            for name in ("state_dict", "constants", "example_inputs"):
+                old.writestr(f"hostile/serialized_{name}.pt", payload)
+        return buffer.getvalue()
+
+    return change
+
+
 ARCHIVES: dict[str, Callable[[bytes], Callable[[bytes], bytes]]] = {
     "compiled code": lambda payload: with_part("archive/data/aotinductor/model/a.so", b"\x7fELF"),
     "a second program": lambda payload: with_part("archive/models/other.json", b"{}"),
@@ -394,6 +415,14 @@ ARCHIVES: dict[str, Callable[[bytes], Callable[[bytes], bytes]]] = {
     "a bomb": lambda payload: bomb,
     "an empty promise": lambda payload: promising,
     "a pickled weight": pickled_weight,
+    "weights in the old form": lambda payload: with_part("archive/data/weights/model.pt", payload),
+    "constants in the old form": lambda payload: with_part(
+        "archive/data/constants/model.pt", payload
+    ),
+    "the old form": as_old,
+    "another name in a header": lambda payload: another_name,
+    "bytes before the archive": lambda payload: lambda data: payload + data,
+    "bytes after the archive": lambda payload: lambda data: data + payload,
 }
 
 

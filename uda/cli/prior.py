@@ -76,6 +76,7 @@ def prior(
         "--target": target,
         "--source": source,
         "--root": root,
+        "--trust-code": trust_code,
     }
     flags = [flag for flag, value in given.items() if value]
     if model is None:
