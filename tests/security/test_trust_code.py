@@ -8,6 +8,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from uda.files.stage_folder import STAGE_FILE
 from uda.networks.foreign import digest, kind_of, load_program
 from uda.networks.importing import import_model
 from uda.networks.model_file import MODEL_FILE, PROGRAM, TRUSTED, Trained, load_model
+from uda.selection import Choice, Judge, choose
 
 CPU = Compute(device="cpu")
 SIZE = (1, 32, 32)
@@ -393,3 +395,25 @@ def test_the_same_code_would_run_without_this_check(
         load_program("torchscript", data, "x", trust_code=True)(torch.zeros(2, *SIZE))
         assert (tmp_path / "trap").exists()
         (tmp_path / "trap").unlink()
+
+
+def test_a_guarded_run_keeps_a_snapshot_of_the_trusted_program(
+    model: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last(judge: Judge) -> Choice:
+        chosen = choose(judge.scores())
+        return replace(chosen, name=judge.candidates[-1].name)
+
+    monkeypatch.setattr(Judge, "choose", last)
+    adapted = api.adapt(
+        model,
+        tiny.root / "t" / "images",
+        tiny.home / "out",
+        method="minent",
+        overrides=("steps=2", "batch=2"),
+        compute=CPU,
+        trust_code=True,
+    )
+    _, info = load_model(adapted, trust_code=True)
+    assert info.step == 2
+    assert TRUSTED in info.origin
