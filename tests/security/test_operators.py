@@ -123,7 +123,6 @@ UNLISTED = [
     "torch.ops.aten.set_.source_Tensor",
     "torch.ops.aten.set_data.default",
     "torch.ops.aten.resize_.default",
-    "torch.ops.aten.as_strided.default",
     "torch.ops.aten.as_strided_.default",
     "torch.ops.aten.data.default",
     "torch.ops.aten.to_here.default",

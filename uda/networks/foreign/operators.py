@@ -1,7 +1,7 @@
 """The operators that an exported program may call: functions of tensors and numbers, and control flow.
 
 The list names operators, and nothing is inferred from a name. An operator that is not listed is refused: it may read or
-write files, print, set the state of the process, or look at memory.
+write files, print, or set the state of the process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _ATEN = _names(
     abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d add addbmm addcdiv addcmul addmm addmv addr affine_grid_generator alias all
     alpha_dropout amax amin aminmax angle any arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin
-    argsort argwhere asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d
-    baddbmm bartlett_window batch_norm bernoulli bilinear bitwise_and bitwise_left_shift bitwise_not bitwise_or
-    bitwise_right_shift bitwise_xor blackman_window block_diag bmm broadcast_tensors broadcast_to bucketize
+    argsort argwhere as_strided asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d
+    avg_pool3d baddbmm bartlett_window batch_norm bernoulli bilinear bitwise_and bitwise_left_shift bitwise_not
+    bitwise_or bitwise_right_shift bitwise_xor blackman_window block_diag bmm broadcast_tensors broadcast_to bucketize
     cartesian_prod cat cdist ceil celu chain_matmul channel_shuffle chunk clamp clamp_max clamp_min clip clone col2im
     column_stack complex concat concatenate conj conj_physical constant_pad_nd contiguous conv1d conv2d conv3d
     conv_depthwise3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution copy copysign cos cosh
