@@ -283,6 +283,10 @@ def script_seeds() -> list[Seed]:
     return [Seed(name, content, mutate=member_damaged) for name, content in scripts().items()]
 
 
+def cut_scripts() -> list[Seed]:
+    return [Seed(name, content[:-30]) for name, content in scripts().items()]
+
+
 def read_script(path: Path) -> None:
     import_model(path, path.parent / "out", card=CARD, trust_code=True)
     assert (path.parent / "out" / "model.safetensors").is_file()
@@ -338,5 +342,5 @@ READERS = [
     Reader("safetensors of priors", prior_seeds, read_prior, odd_priors),
     Reader("state dict", state_seeds, read_a_state, odd_states, 0.5),
     Reader("program", program_seeds, read_program, odd_programs, share=0.1),
-    Reader("trusted script", script_seeds, read_script, share=0.1),
+    Reader("trusted script", script_seeds, read_script, cut_scripts, share=0.1),
 ]
