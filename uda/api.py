@@ -70,6 +70,7 @@ def adapt(
     compute: Compute = DEFAULT_COMPUTE,
     restart: bool = False,
     quiet: bool = True,
+    trust_code: bool = False,
 ) -> Path:
     """Adapt a trained model to a folder of unlabelled images, without its source data.
 
@@ -82,6 +83,7 @@ def adapt(
         overrides: ``key=value`` changes of a named method's settings.
         prior: by default the class ratio of the model's training labels, if the method needs a prior.
         restart: run again from the start, even if the result is complete.
+        trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
 
     Returns:
         the path of the adapted ``model.safetensors``.
@@ -93,7 +95,7 @@ def adapt(
     target, out = Path(target), Path(out)
     hashes, given = Hashes(), model_path(Path(model))
     of_model = hashes.of(given) if given.is_file() else ""
-    parent = Trained.load(Path(model))
+    parent = Trained.load(Path(model), trust_code=trust_code)
     card = card_of(parent.info)
     if method == DEFAULT:
         knows_ratio = prior is not None or parent.info.class_ratio is not None
@@ -161,6 +163,7 @@ def predict(
     *,
     entropy: bool = False,
     compute: Compute = DEFAULT_COMPUTE,
+    trust_code: bool = False,
 ) -> Iterator[Outcome]:
     """Segment every image of a folder on its own grid; yields one outcome per case as it is done.
 
@@ -171,12 +174,13 @@ def predict(
         model: ``model.safetensors``, or the folder that holds it.
         images: folder of images, or a pattern.
         entropy: also write an entropy map ``<case>_entropy`` beside each label map.
+        trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
 
     Raises:
         ModelError, DataError, RunError: there is no valid model, there are no images, or writing fails.
     """
     _check_alone()
-    network, info = load_model(Path(model))
+    network, info = load_model(Path(model), trust_code=trust_code)
     cases = cases_in(Path(images), card_of(info).photos)
     fabric, inputs = make_fabric(compute), [model_path(Path(model))]
     return predict_cases(network, info, cases, Path(out), fabric, entropy=entropy, inputs=inputs)
@@ -190,8 +194,13 @@ def evaluate_model(
     *,
     split: str = "test",
     compute: Compute = DEFAULT_COMPUTE,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Score one model on a labelled split of a card; writes ``out/evaluate`` and returns its metrics."""
+    """Score one model on a labelled split of a card; writes ``out/evaluate`` and returns its metrics.
+
+    Args:
+        trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
+    """
     _check_alone()
     domain = load_card(card)
     cases = cases_of(domain, root, split, labels=True)
@@ -204,9 +213,8 @@ def evaluate_model(
         ledger.check(ledger.folder / name for name in RESULTS)
         key = content_key(domain, cases, hashes)
         with memory_for("evaluate"):
-            result = score(
-                [Row("model", "given", given)], cases, domain, Evaluate(), compute, ledger.folder
-            )
+            rows = [Row("model", "given", given)]
+            result = score(rows, cases, domain, Evaluate(), compute, ledger.folder, trust_code)
         if content_key(domain, cases, hashes) != key:
             raise DataError(
                 f"an image or label of {domain.name}/{split} changed while it was read",
@@ -237,6 +245,7 @@ def estimate_prior(
     supervision: str | None = None,
     overrides: Sequence[str] = (),
     compute: Compute = DEFAULT_COMPUTE,
+    trust_code: bool = False,
 ) -> Prior:
     """A prior for a model's classes: from its training labels, or as one of the arguments says.
 
@@ -254,6 +263,7 @@ def estimate_prior(
         source: card of labelled images (split ``train``), below ``root``.
         supervision: what to write into the ledger where somebody gave sizes.
         overrides: ``key=value`` changes of the settings of this kind (:mod:`uda.config.priors`).
+        trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
 
     Raises:
         UdaError: two kinds at once, something that the kind needs is missing, or numbers that cannot be
@@ -278,5 +288,12 @@ def estimate_prior(
     spec = parse(KINDS[kind], raw, f"a prior of kind {kind!r}")
     spec = override(spec, overrides) if overrides else spec
     return prior_of(
-        model, spec, tags=tags, target=target, source=source, root=root, compute=compute
+        model,
+        spec,
+        tags=tags,
+        target=target,
+        source=source,
+        root=root,
+        compute=compute,
+        trust_code=trust_code,
     )

@@ -234,9 +234,21 @@ def programs() -> dict[str, bytes]:
     network = foreign_networks.used(foreign_networks.Plain())
     return {
         "x.pt2": foreign_networks.exported(network),
+    }
+
+
+@cache
+def scripts() -> dict[str, bytes]:
+    """Programs that nobody trusts here, so they are refused."""
+    network = foreign_networks.used(foreign_networks.Plain())
+    return {
         "x.ts": foreign_networks.scripted(network),
         "traced.pt": foreign_networks.traced(network),
     }
+
+
+def odd_programs() -> list[Seed]:
+    return [Seed(name, content) for name, content in scripts().items()]
 
 
 def member_damaged(content: bytes, rng: Random) -> bytes:
@@ -264,6 +276,19 @@ def program_seeds() -> list[Seed]:
 
 def read_program(path: Path) -> None:
     import_model(path, path.parent / "out", card=CARD)
+    assert (path.parent / "out" / "model.safetensors").is_file()
+
+
+def script_seeds() -> list[Seed]:
+    return [Seed(name, content, mutate=member_damaged) for name, content in scripts().items()]
+
+
+def cut_scripts() -> list[Seed]:
+    return [Seed(name, content[:-30]) for name, content in scripts().items()]
+
+
+def read_script(path: Path) -> None:
+    import_model(path, path.parent / "out", card=CARD, trust_code=True)
     assert (path.parent / "out" / "model.safetensors").is_file()
 
 
@@ -296,7 +321,7 @@ def odd_states() -> list[Seed]:
         stream.getvalue(),
         state_dict()[:-30],
     ]
-    contents += [pickle.dumps("x" * 10**5), bytes(5000), programs()["x.ts"]]
+    contents += [pickle.dumps("x" * 10**5), bytes(5000), scripts()["x.ts"]]
     return [Seed("x.pt", content) for content in contents]
 
 
@@ -316,5 +341,6 @@ READERS = [
     Reader("safetensors model", model_seeds, read_model, odd_models, 0.6),
     Reader("safetensors of priors", prior_seeds, read_prior, odd_priors),
     Reader("state dict", state_seeds, read_a_state, odd_states, 0.5),
-    Reader("program", program_seeds, read_program, share=0.1),
+    Reader("program", program_seeds, read_program, odd_programs, share=0.1),
+    Reader("trusted script", script_seeds, read_script, cut_scripts, share=0.1),
 ]

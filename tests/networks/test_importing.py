@@ -69,7 +69,7 @@ def imported(kind: str, network: nn.Module, program: Path, state: Path, tiny: Ti
         return import_model(program, out, card=card, weights=state, class_ratio=ratio)
     path = tiny.home / "net.pt"
     path.write_bytes(scripted(network))
-    return import_model(path, out, card=card, class_ratio=ratio)
+    return import_model(path, out, card=card, class_ratio=ratio, trust_code=True)
 
 
 KINDS = ["instance", "factory", "scripted", "exported"]
@@ -96,24 +96,21 @@ def test_an_imported_network_goes_the_whole_way(
     model = imported(kind, network, program, state, tiny)
     assert own(model).keys() == network.state_dict().keys()
     images, out = tiny.root / "t" / "images", tiny.home / "out" / kind
-    minent = api.adapt(
-        model, images, out / "minent", method="minent", overrides=TWO_STEPS, compute=CPU
-    )
+    ours: dict[str, Any] = {"compute": CPU, "trust_code": kind == "scripted"}
+    minent = api.adapt(model, images, out / "minent", method="minent", overrides=TWO_STEPS, **ours)
     teacher = api.adapt(
-        model, images, out / "teacher", method="mean_teacher", overrides=TWO_STEPS, compute=CPU
+        model, images, out / "teacher", method="mean_teacher", overrides=TWO_STEPS, **ours
     )
-    adabn = api.adapt(model, images, out / "adabn", method="adabn", compute=CPU)
+    adabn = api.adapt(model, images, out / "adabn", method="adabn", **ours)
     norms = {n for n in own(model) if "running" in n or "num_batches" in n}
     assert differences(model, adabn) == norms
     for adapted in (minent, teacher):
         assert {"last.weight", "enter.weight"} <= differences(model, adapted)
-    prior = api.estimate_prior(model)
+    prior = api.estimate_prior(model, **ours)
     assert prior.ratio == pytest.approx((0.7, 0.1, 0.2))
-    done = list(api.predict(teacher, images, out / "masks", compute=CPU))
+    done = list(api.predict(teacher, images, out / "masks", **ours))
     assert [outcome.fault for outcome in done] == [""] * 3
-    metrics = api.evaluate_model(
-        teacher, str(tiny.home / "target.yaml"), tiny.root, out, compute=CPU
-    )
+    metrics = api.evaluate_model(teacher, str(tiny.home / "target.yaml"), tiny.root, out, **ours)
     assert metrics["rows"][0]["supervision"] == ["source_labels"]
     assert 0 <= metrics["rows"][0]["dice"]["mean"] <= 1
 
@@ -127,7 +124,10 @@ def test_every_form_of_a_network_is_adapted_alike(
         model = imported(kind, network, program, state, tiny)
         out = tiny.home / f"adapted-{kind}"
         overrides = [*TWO_STEPS, "batchnorm=warmed"]
-        path = api.adapt(model, images, out, method="minent", overrides=overrides, compute=CPU)
+        trust = kind == "scripted"
+        path = api.adapt(
+            model, images, out, method="minent", overrides=overrides, compute=CPU, trust_code=trust
+        )
         found[kind] = own(path)
     for kind in KINDS[1:]:
         for name, tensor in found["instance"].items():
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_bits(
     for number in range(2):
         out = tiny.home / f"again-{number}"
         method = {"method": "mean_teacher", "overrides": TWO_STEPS}
-        paths.append(api.adapt(model, images, out, compute=CPU, **method))
+        paths.append(api.adapt(model, images, out, compute=CPU, trust_code=True, **method))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -201,15 +201,24 @@ def test_a_traced_network_is_adapted_with_its_statistics_or_told_how_not(
 ) -> None:
     path = tiny.home / "net.pt"
     path.write_bytes(traced(network, SIZE))
-    model = import_model(path, tiny.home / "traced", card=str(tiny.home / "source.yaml"))
+    card = str(tiny.home / "source.yaml")
+    model = import_model(path, tiny.home / "traced", card=card, trust_code=True)
     images = tiny.root / "t" / "images"
     for method in ("adabn", "minent"):
         with pytest.raises(ModelError, match="cannot follow other images"):
-            api.adapt(model, images, tiny.home / method, method=method, compute=CPU)
+            api.adapt(
+                model, images, tiny.home / method, method=method, compute=CPU, trust_code=True
+            )
         assert not (tiny.home / method).exists()
     kept = [*TWO_STEPS, "batchnorm=frozen"]
     adapted = api.adapt(
-        model, images, tiny.home / "kept", method="minent", overrides=kept, compute=CPU
+        model,
+        images,
+        tiny.home / "kept",
+        method="minent",
+        overrides=kept,
+        compute=CPU,
+        trust_code=True,
     )
     moved = differences(model, adapted)
     assert "last.weight" in moved
@@ -285,7 +294,9 @@ def test_a_scripted_network_in_memory_needs_no_registration(
         warnings.simplefilter("ignore")
         loaded = torch.jit.load(tmp_path / "net.pt")
     path = import_model(loaded, tiny.home / "a", card=str(tiny.home / "source.yaml"))
-    _, info = load_model(path)
+    with pytest.raises(ModelError, match="holds a TorchScript program"):
+        load_model(path)
+    _, info = load_model(path, trust_code=True)
     assert (info.network.kind, info.network.name) == ("torchscript", "Plain")
 
 

@@ -25,6 +25,7 @@ from uda.networks.foreign import register_network
 from uda.networks.heads import features_of, head
 from uda.networks.model_file import (
     PROGRAM,
+    TRUSTED,
     ModelInfo,
     check_classes,
     load_model,
@@ -427,7 +428,7 @@ def test_a_foreign_model_is_one_file_under_its_own_names(tmp_path: Path, kind: A
     network = used(Plain())
     register_network("plain", Plain)
     info = describe(network=ForeignNetwork(kind=kind, name="plain"))
-    model = build(info.network, 3, program=FOREIGN[kind](network))
+    model = build(info.network, 3, program=FOREIGN[kind](network), trust_code=True)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5)
@@ -435,8 +436,11 @@ def test_a_foreign_model_is_one_file_under_its_own_names(tmp_path: Path, kind: A
     save_model(first, model, info)
     names = set(network.state_dict()) | ({PROGRAM} if kind != "registered" else set())
     assert set(load_file(first)) == names
-    loaded, found = load_model(first)
-    assert found == info
+    loaded, found = load_model(first, trust_code=True)
+    trusted = found.origin.get(TRUSTED)
+    assert (trusted is None) == (kind != "torchscript")
+    assert replace(found, origin=info.origin) == info
+    assert found.origin == info.origin | ({} if trusted is None else {TRUSTED: trusted})
     assert content(loaded) == content(model)
     image = torch.randn(2, 1, 16, 16)
     torch.testing.assert_close(loaded.eval()(image), model.eval()(image))
@@ -447,7 +451,7 @@ def test_a_foreign_model_is_one_file_under_its_own_names(tmp_path: Path, kind: A
 def test_a_program_cut_out_of_its_file_is_missed(tmp_path: Path) -> None:
     info = describe(network=ForeignNetwork(kind="torchscript", name="plain"))
     path = tmp_path / "m.safetensors"
-    save_model(path, build(info.network, 3, program=scripted(Plain())), info)
+    save_model(path, build(info.network, 3, program=scripted(Plain()), trust_code=True), info)
     tensors = load_file(path)
     program = tensors.pop(PROGRAM)
     save_file(tensors, path, {"uda": info.to_json()})
@@ -497,7 +501,8 @@ def test_the_head_of_a_python_network_is_its_last_layer_of_that_many_outputs(
 @pytest.mark.parametrize("make", [exported, scripted, traced])
 def test_the_head_of_a_program_is_not_known(make: Callable[[nn.Module], bytes]) -> None:
     kind = "exported" if make is exported else "torchscript"
-    model = build(ForeignNetwork(kind=kind, name="x"), 3, program=make(used(Plain())))
+    foreign = ForeignNetwork(kind=kind, name="x")
+    model = build(foreign, 3, program=make(used(Plain())), trust_code=True)
     with pytest.raises(ModelError, match=r"the last layer of a .* is not known") as caught:
         head(model)
     assert "freeze_head: false" in str(caught.value)

@@ -23,6 +23,7 @@ from uda.cli.options import (
     Restart,
     Result,
     Root,
+    TrustCode,
     compute_on,
     exit_on_fallback,
     recipe_of,
@@ -154,6 +155,7 @@ def adapt(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     out: Result = None,
+    trust_code: TrustCode = False,
     restart: Restart = False,
     allow_fallback: Allow = False,
     device: Device = "auto",
@@ -182,6 +184,7 @@ def adapt(
         compute=compute_on(device),
         restart=restart,
         quiet=quiet,
+        trust_code=trust_code,
     )
     typer.echo(f"adapted model: {path}")
     print_page(path.parent)
@@ -197,6 +200,7 @@ def evaluate(
     root: Root = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "test",
     out: Result = None,
+    trust_code: TrustCode = False,
     restart: Restart = False,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -212,7 +216,9 @@ def evaluate(
     from uda.api import evaluate_model
 
     folder = out or Path("checkpoints") / f"{model.resolve().stem}-on-{Path(card).stem}"
-    evaluate_model(model, card, root, folder, split=split, compute=compute_on(device))
+    evaluate_model(
+        model, card, root, folder, split=split, compute=compute_on(device), trust_code=trust_code
+    )
     print_table(folder)
 
 
@@ -224,6 +230,7 @@ def predict(
     entropy: Annotated[
         bool, typer.Option("--entropy", help="Also write entropy maps: where the model is unsure.")
     ] = False,
+    trust_code: TrustCode = False,
     device: Device = "auto",
 ) -> None:
     """Segment a folder of images with a model.
@@ -234,7 +241,9 @@ def predict(
     from uda import api
 
     outcomes = []
-    for outcome in api.predict(model, images, out, entropy=entropy, compute=compute_on(device)):
+    for outcome in api.predict(
+        model, images, out, entropy=entropy, compute=compute_on(device), trust_code=trust_code
+    ):
         outcomes.append(outcome)
         if outcome.fault:
             typer.echo(f"{outcome.case}: {outcome.fault}", err=True)
@@ -299,7 +308,8 @@ app.command()(check)
 @app.command(name="import")
 def import_(
     network: Annotated[
-        Path, typer.Argument(help="File of torch.export.save (.pt2) or torch.jit.save.")
+        Path,
+        typer.Argument(help="File of torch.export.save (.pt2), or of torch.jit.save if trusted."),
     ],
     card: Annotated[
         str, typer.Option(help="Card of its training images: classes and preparation.")
@@ -324,6 +334,7 @@ def import_(
     patch: Annotated[
         str, typer.Option(help="Slices, rows and columns that a 3-D network sees, e.g. 32,96,96.")
     ] = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Turn a trained PyTorch network into a model file.
 
@@ -331,7 +342,7 @@ def import_(
     """
     size, shares = _patch(patch), _shares(ratio)
     from uda.networks.importing import import_model
-    from uda.networks.model_file import load_model
+    from uda.networks.model_file import TRUSTED, load_model
 
     path = import_model(
         network,
@@ -343,10 +354,13 @@ def import_(
         class_ratio=shares,
         spatial_dims=2 if size is None else 3,
         patch=size,
+        trust_code=trust_code,
     )
-    _, info = load_model(path)
+    _, info = load_model(path, trust_code=trust_code)
     typer.echo(f"{path}: {len(info.classes)} classes ({', '.join(info.classes)})")
     typer.echo(f"weights: {info.origin['weights']}")
+    if TRUSTED in info.origin:
+        typer.echo(f"trusted code: SHA-256 {info.origin[TRUSTED]}")
 
 
 def _patch(text: str) -> tuple[int, ...] | None:
@@ -400,7 +414,7 @@ def list_() -> None:
 def main() -> None:
     """Run ``uda``: an error becomes one message and an exit code. Of several processes only the first one prints."""
     from uda.devices.distributed import launched, repeated
-    from uda.errors import RunError, UdaError
+    from uda.errors import RunError, UdaError, visible
     from uda.training.signals import Stopped, stopping_on_signals
 
     try:
@@ -429,6 +443,6 @@ def main() -> None:
             )
             typer.echo(f"error: {refused}", err=True)
         else:
-            typer.echo(f"unexpected {type(error).__name__}: {error}", err=True)
+            typer.echo(f"unexpected {type(error).__name__}: {visible(str(error))}", err=True)
             typer.echo("this is a bug in uda; UDA_DEBUG=1 shows where", err=True)
         sys.exit(1)

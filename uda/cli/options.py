@@ -35,6 +35,12 @@ Allow = Annotated[
         "--allow-fallback", help="Exit with 0, not 3, if no adapted model was safe and better."
     ),
 ]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Run a TorchScript network: code that can do whatever you can."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 

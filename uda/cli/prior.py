@@ -16,6 +16,7 @@ from uda.cli.options import (
     Quiet,
     Restart,
     Root,
+    TrustCode,
     compute_on,
     recipe_of,
     run_until,
@@ -62,6 +63,7 @@ def prior(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; with --model the prior.json to write.")
     ] = None,
+    trust_code: TrustCode = False,
     restart: Restart = False,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -74,6 +76,7 @@ def prior(
         "--target": target,
         "--source": source,
         "--root": root,
+        "--trust-code": trust_code,
     }
     flags = [flag for flag, value in given.items() if value]
     if model is None:
@@ -102,6 +105,7 @@ def prior(
         source=source or None,
         root=root,
         compute=compute_on(device),
+        trust_code=trust_code,
     )
     made.save(path)
     _print(path, made)

@@ -29,8 +29,12 @@ def evaluate(
     settings: Evaluate,
     compute: Compute,
     out: Path,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Score every row, write ``cases.csv`` and the overlays, and return entries of ``metrics.json``.
+
+    Args:
+        trust_code: run the code of rows that are TorchScript programs.
 
     Returns:
         ``rows``, ``rules`` and ``data``; with a second convention in the settings also ``conventions``, such as
@@ -42,10 +46,11 @@ def evaluate(
     with deterministic():
         fabric = make_fabric(compute)
         # The last row's model has the target's preparation, unlike the first; it prepares the images of all rows.
-        _, info = load_model(rows[-1].model)
+        _, info = load_model(rows[-1].model, trust_code=trust_code)
         kind: type[PhotoScorer | VolumeScorer] = PhotoScorer if card.photos else VolumeScorer
         _check_convention(settings, card)
-        scorer: Scorer = kind(Task(cases, card, info, settings, fabric, compute.workers, out))
+        task = Task(cases, card, info, settings, fabric, compute.workers, out, trust_code)
+        scorer: Scorer = kind(task)
         table: list[dict[str, Any]] = []
         for row in rows:
             table.append(_oracle(scorer, row, row.name) if row.oracle else scorer.row(row))

@@ -58,7 +58,7 @@ class PhotoScorer:
             raise ModelError("the model's images are volumes, but the card's are photographs")
         self.cases, self.card, self.prepare = task.cases, task.card, task.info.prepare
         self.settings, self.fabric = task.settings, task.fabric
-        self.workers, self.out = task.workers, task.out
+        self.workers, self.out, self.trust_code = task.workers, task.out, task.trust_code
         self.matrices: dict[str, NDArray[np.int64]] = {}
         self.models: dict[str, Path] = {}
         self.scaled: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ class PhotoScorer:
         return {"multi_scale": {"rules": [rule, *IOU_RULES], "rows": self.scaled}}
 
     def _model(self, path: Path) -> tuple[nn.Module, ModelInfo]:
-        model, info = load_model(path)
+        model, info = load_model(path, trust_code=self.trust_code)
         check_classes(info, self.card, path)
         return model.to(self.fabric.device), info
 

@@ -44,6 +44,8 @@ class Task:
     workers: int
     """threads that read photographs ahead; 0 = as many as processors"""
     out: Path
+    trust_code: bool = False
+    """whether the rows' models may be TorchScript programs"""
 
 
 class Scorer(Protocol):

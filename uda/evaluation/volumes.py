@@ -100,7 +100,7 @@ class VolumeScorer:
         self.own = [references[number] for number in own] if this_process().first else references
         self.count = len(cases)
         self.references, self.card, self.settings = references, card, settings
-        self.fabric, self.out = task.fabric, task.out
+        self.fabric, self.out, self.trust_code = task.fabric, task.out, task.trust_code
         self.scores: list[CaseScore] = []
         self.gallery = Gallery([r.case for r in references], [r.label for r in references])
         self.sifa: Sifa | None = None
@@ -156,7 +156,7 @@ class VolumeScorer:
 
     def _predict(self, path: Path) -> tuple[list[NDArray[np.uint8]], ModelInfo]:
         """Label maps of this process's cases."""
-        model, info = load_model(path)
+        model, info = load_model(path, trust_code=self.trust_code)
         check_classes(info, self.card, path)
         model.to(self.fabric.device)
         return [predict_case(model, info, r.case, self.fabric) for r in self.own], info

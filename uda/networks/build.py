@@ -20,7 +20,11 @@ BUILDERS: dict[type[AnyNetwork], Callable[[Any, int, int], nn.Module]] = {
 
 
 def build(
-    network: AnyNetwork, classes: int, channels: int = 1, program: bytes | None = None
+    network: AnyNetwork,
+    classes: int,
+    channels: int = 1,
+    program: bytes | None = None,
+    trust_code: bool = False,
 ) -> nn.Module:
     """A network of ``channels`` input channels (in 3-D always one) and ``classes`` outputs.
 
@@ -29,10 +33,11 @@ def build(
 
     Args:
         program: the bytes of a TorchScript or exported program.
+        trust_code: run the code of a TorchScript program.
 
     Raises:
-        ModelError: a foreign network that is not there, or a program that cannot be used.
+        ModelError: a foreign network that is not there, or a program that cannot be used or is not trusted.
     """
     if isinstance(network, ForeignNetwork):
-        return build_foreign(network, classes, program)
+        return build_foreign(network, classes, program, trust_code)
     return BUILDERS[type(network)](network, classes, channels)

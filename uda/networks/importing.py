@@ -41,6 +41,7 @@ def import_model(
     class_ratio: Mapping[str, float] | Sequence[float] | None = None,
     spatial_dims: int = 2,
     patch: Sequence[int] | None = None,
+    trust_code: bool = False,
 ) -> Path:
     """Turn a trained PyTorch network into a model file for adapt, predict, evaluate and prior.
 
@@ -57,13 +58,15 @@ def import_model(
         class_ratio: share of each structure (the background is the rest), or of every class, in the labelled
             training images; priors of kind ``source_labels`` need it.
         spatial_dims, patch: 3 and ``(slices, rows, columns)`` for a network of volumes.
+        trust_code: run the code of a TorchScript file, which can do whatever you can. A network in memory is your
+            own code; but everybody who opens the model file of a TorchScript network has to trust it again.
 
     Returns:
         ``out/model.safetensors``, whose ``origin`` reports which weights were found.
 
     Raises:
-        UdaError: the program or the weights cannot be used, the weights are of another network, or the output is
-            not one logit map per class.
+        UdaError: the program or the weights cannot be used, a TorchScript file is not trusted, the weights are of
+            another network, or the output is not one logit map per class.
     """
     names, prepared, trained_on = _domain(card, classes, prepare)
     given = _given(network, name)
@@ -82,7 +85,8 @@ def import_model(
     _check(settings, names)
     with _named(given), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # tensors without given weights are the same in every import
-        model = build(settings, len(names), prepared.channels, given.program)
+        trusted = trust_code or given.file is None
+        model = build(settings, len(names), prepared.channels, given.program, trusted)
     report = _fill(model, given, weights)
     info = ModelInfo(
         network=settings,

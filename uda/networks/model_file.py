@@ -19,7 +19,7 @@ from uda.errors import ModelError, UdaError, nearest
 from uda.files.atomic import load_tensors, save_tensors
 from uda.files.untrusted import parse_json
 from uda.networks.build import build
-from uda.networks.foreign import ForeignModel
+from uda.networks.foreign import ForeignModel, digest
 from uda.networks.image_ranges import ImageRanges
 from uda.networks.size_distribution import SizeDistribution
 
@@ -28,6 +28,8 @@ MODEL_FILE = "model.safetensors"
 FORMAT = "uda-model-1"
 PROGRAM = "uda.program"
 """tensor of a model file that holds the bytes of a foreign program"""
+TRUSTED = "trusted_code"
+"""entry of a model's origin: SHA-256 of the TorchScript program that the writer of the file trusted; no permission"""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
         tensors[name] = tensor.clone() if shared else tensor
     if isinstance(model, ForeignModel) and model.program is not None:
         tensors[PROGRAM] = torch.frombuffer(bytearray(model.program), dtype=torch.uint8)
+        if model.settings.kind == "torchscript":
+            info = replace(info, origin={**info.origin, TRUSTED: digest(model.program)})
     save_tensors(path, tensors, {"uda": info.to_json()})
 
 
@@ -161,12 +165,18 @@ def model_path(path: Path) -> Path:
     return path / MODEL_FILE if path.is_dir() else path
 
 
-def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
+def load_model(
+    path: Path, *, trust_code: bool = False, known: nn.Module | None = None
+) -> tuple[nn.Module, ModelInfo]:
     """A network with its description; a stage folder stands for the model in it.
 
+    Args:
+        trust_code: run the code of a TorchScript program. Nothing in the file can give this permission.
+        known: a model that is open already; a file that holds the very same program needs no other permission.
+
     Raises:
-        ModelError: no such file, a pickle, without description, weights of another architecture, or a
-            network of Python code that this process has not registered.
+        ModelError: no such file, a pickle, without description, weights of another architecture, a network of
+            Python code that this process has not registered, or TorchScript without permission.
     """
     path = model_path(path)
     tensors, metadata = load_tensors(path)
@@ -186,7 +196,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         check_fit(shell, tensors, path)
         check_finite(tensors, path)
     try:
-        model = build(info.network, len(info.classes), info.prepare.channels, program)
+        trusted = trust_code or (
+            program is not None and isinstance(known, ForeignModel) and known.program == program
+        )
+        model = build(info.network, len(info.classes), info.prepare.channels, program, trusted)
     except ModelError as error:
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
@@ -263,13 +276,16 @@ class Trained:
     path: Path
 
     @classmethod
-    def load(cls, path: Path) -> Trained:
+    def load(cls, path: Path, *, trust_code: bool = False) -> Trained:
         """Read a model file, or the one of a stage folder.
+
+        Args:
+            trust_code: run the code of a TorchScript program.
 
         Raises:
             ModelError: as :func:`load_model`.
         """
-        return cls(*load_model(path), path)
+        return cls(*load_model(path, trust_code=trust_code), path)
 
 
 def check_classes(info: ModelInfo, card: DatasetCard, where: Path | str) -> None:

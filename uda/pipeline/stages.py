@@ -184,7 +184,7 @@ def adapt(
             except NotFiniteError as error:
                 watch.failed(error)
             selection["selection"] = watch.keep(info)
-            on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric))
+            on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric, model))
             on_first(lambda: _clear(run, settings.snapshot_every > 0))
         else:
             oracle = settings.select == "oracle"
@@ -312,7 +312,7 @@ def _finish(
     """Write the model of the last step and remove the training's checkpoints."""
     final = replace(info, step=settings.steps)
     on_first(lambda: save_model(run.folder / MODEL_FILE, kept, final))
-    on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric))
+    on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric, kept))
     on_first(lambda: forget_checkpoints(run.folder))
 
 

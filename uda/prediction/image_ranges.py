@@ -22,14 +22,17 @@ PREDICTED = 50
 """number of cases that the model predicts, evenly spread; more cases change the ranges little"""
 
 
-def describe_images(path: Path, store: Store, fabric: Fabric) -> None:
+def describe_images(path: Path, store: Store, fabric: Fabric, known: nn.Module) -> None:
     """Rewrite a finished model file with the ranges of the images of its last domain.
+
+    Args:
+        known: the model that was trained, whose program the file holds if it is foreign.
 
     Raises:
         ModelError: the file cannot be read.
         RunError: the disk refuses; the file stays unchanged.
     """
-    model, info = load_model(path)
+    model, info = load_model(path, known=known)
     save_model(path, model, with_ranges(model.to(fabric.device), info, store, fabric))
 
 

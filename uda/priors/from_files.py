@@ -28,16 +28,18 @@ def prior_of(
     source: str | None = None,
     root: str | Path | None = None,
     compute: Compute,
+    trust_code: bool = False,
 ) -> Prior:
     """A prior for a model's classes, of the kind and with the settings of ``spec``.
 
     Args:
         tags, target, source, root: as in :func:`uda.estimate_prior`; each kind reads those it needs.
+        trust_code: run the code of a TorchScript program.
 
     Raises:
         UdaError: something that the kind needs is missing, or numbers that cannot be true.
     """
-    parent = Trained.load(Path(model))
+    parent = Trained.load(Path(model), trust_code=trust_code)
     info = parent.info
     with tempfile.TemporaryDirectory(prefix="uda-") as folder:
         evidence = Evidence(

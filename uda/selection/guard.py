@@ -96,7 +96,9 @@ class Watch:
             model = self._before[BEFORE.index(choice.name)]
             save_model(self.folder / MODEL_FILE, model, replace(info, step=0))
         else:
-            kept, described = load_model(snapshot_file(self.folder, int(choice.name)))
+            kept, described = load_model(
+                snapshot_file(self.folder, int(choice.name)), known=self._before[0]
+            )
             save_model(self.folder / MODEL_FILE, kept, described)
         return self._record(choice)
 

@@ -65,6 +65,7 @@ class Judge:
         seed: int,
     ) -> None:
         self.images, self.guard, self.fabric, self.seed = images, guard, fabric, seed
+        self.source = source
         self.case = images.case
         before = [look(model, images, fabric, seed) for model in (source, adabn)]
         self.source_log_p = before[0].log_p
@@ -78,7 +79,7 @@ class Judge:
 
     def judge(self, path: Path, step: int) -> Candidate:
         """Look at the model of a file and remember it, named by its step."""
-        model, _ = load_model(path)
+        model, _ = load_model(path, known=self.source)
         views = look(model.to(self.fabric.device), self.images, self.fabric, self.seed)
         self.candidates.append(self._candidate(f"{step:06d}", step, views))
         return self.candidates[-1]

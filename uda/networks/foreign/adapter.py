@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uda.config.networks import ForeignNetwork
 from uda.errors import ModelError
 from uda.networks.foreign.exported import trainable
-from uda.networks.foreign.programs import load_program
+from uda.networks.foreign.programs import load_program, unheard, unreadable
 from uda.networks.foreign.registry import registered
 from uda.networks.foreign.shapes import Shape, shape_of
 
@@ -42,15 +42,21 @@ class ForeignModel(nn.Module):
         """Logits ``[b, k, *s]`` of images ``[b, c, *s]``."""
         if self.shape is not None:
             self.shape.check(image)
-        # TorchScript optimises a program after a few calls, which changes the last bits.
-        plain = self.settings.kind == "torchscript"
-        jit: Any = torch.jit
-        with jit.optimized_execution(False) if plain else nullcontext():
-            answer = self._run(image)
+        answer = self._scripted(image) if self._is_script else self._run(image)
         logits = select(answer, self.settings.output)
         if self.settings.one_logit:
             return two_logits(logits)
         return logits
+
+    @property
+    def _is_script(self) -> bool:
+        return self.settings.kind == "torchscript"
+
+    def _scripted(self, image: Tensor) -> Any:
+        """TorchScript optimises a program after a few calls, which changes the last bits; it must not here."""
+        jit: Any = torch.jit
+        with jit.optimized_execution(False), unheard():
+            return self.network(image)
 
     def _run(self, image: Tensor) -> Any:
         try:
@@ -67,7 +73,8 @@ class ForeignModel(nn.Module):
             ) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForeignModel:
-        with torch.no_grad():  # a scripted network copies its weights by a recorded operation
+        # A scripted network copies its weights by a recorded operation, and may run code for it.
+        with torch.no_grad(), unheard() if self._is_script else nullcontext():
             network = copy.deepcopy(self.network, memo)
         copied = ForeignModel(network, self.settings, self.classes, self.program, self.shape)
         pairs = zip(copied.parameters(), self.parameters(), strict=True)
@@ -129,11 +136,14 @@ def two_logits(logit: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
-def build_foreign(settings: ForeignNetwork, classes: int, program: bytes | None) -> ForeignModel:
+def build_foreign(
+    settings: ForeignNetwork, classes: int, program: bytes | None, trust_code: bool = False
+) -> ForeignModel:
     """Build the network that the settings name.
 
     Raises:
-        ModelError: the network is not registered in this process, or its program is missing or cannot be used.
+        ModelError: the network is not registered in this process, its program is missing or cannot be used, or it
+            is TorchScript and not trusted.
     """
     if settings.kind == "registered":
         return ForeignModel(registered(settings.name), settings, classes)
@@ -143,11 +153,17 @@ def build_foreign(settings: ForeignNetwork, classes: int, program: bytes | None)
             expected="a model file, which holds its program",
             fix="import it with `uda import`; a recipe can train a built-in or a registered network",
         )
-    loaded = load_program(settings.kind, program, settings.name)
+    loaded = load_program(settings.kind, program, settings.name, trust_code)
     if settings.kind == "torchscript":
         return ForeignModel(loaded, settings, classes, program)
-    shape = shape_of(loaded, settings.name)
-    return ForeignModel(trainable(loaded, settings.name), settings, classes, program, shape)
+    try:
+        shape = shape_of(loaded, settings.name)
+        network = trainable(loaded, settings.name)
+    except ModelError:
+        raise
+    except Exception as error:  # torch makes a module of it, and raises many types
+        raise unreadable(error, settings.name) from error
+    return ForeignModel(network, settings, classes, program, shape)
 
 
 def program_bytes(network: nn.Module) -> bytes:

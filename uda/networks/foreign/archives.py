@@ -1,4 +1,4 @@
-"""Read the zip archive of a stored program: torch gets a new archive with only the parts of known names."""
+"""Read the zip archive of a stored program: torch gets a new archive with only the parts of an exported program."""
 
 from __future__ import annotations
 
@@ -16,14 +16,8 @@ EXPORTED = re.compile(
     r"|data/constants/(model_constants_config\.json|tensor_[0-9]+|model\.pt)"
     r"|version|byteorder|\.data/(version|serialization_id)"
 )
-TORCHSCRIPT = re.compile(
-    r"data\.pkl|constants\.pkl|(data|constants)/[0-9]+|code/[\w/]+\.py"
-    r"|version|byteorder|\.data/(version|serialization_id)"
-)
-LEFT_OUT = re.compile(
-    r"data/sample_inputs/model\.pt|.*\.debug_pkl|extra/.*|traced_inputs\b.*|bytecode\.pkl|mobile_debug_handles\.pkl"
-)
-"""Parts that are dropped because they are not needed: example images, traces of the source, author's notes."""
+LEFT_OUT = re.compile(r"data/sample_inputs/model\.pt|extra/.*")
+"""Parts that are dropped because they are not needed: example images, author's notes."""
 
 _ENCRYPTED = 1
 _UNPACKED = 1 << 26
@@ -82,21 +76,21 @@ def _check_members(members: list[zipfile.ZipInfo], size: int, name: str) -> None
         raise _strange("holds far more than the file has bytes", name)
 
 
-def known_parts(parts: Mapping[str, bytes], known: re.Pattern[str], name: str) -> dict[str, bytes]:
-    """The parts that torch may read.
+def known_parts(parts: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+    """The parts of an exported program that torch may read.
 
     Raises:
         ModelError: an unknown part, such as compiled code or a pickled object.
     """
     for path in parts:
-        if not known.fullmatch(path) and not LEFT_OUT.fullmatch(path):
+        if not EXPORTED.fullmatch(path) and not LEFT_OUT.fullmatch(path):
             raise ModelError(
                 f"holds {path!r}, which could run code when it is opened",
                 where=name,
                 expected="a network, its weights and other tensors",
                 fix="export a network whose state is tensors alone",
             )
-    return {path: content for path, content in parts.items() if known.fullmatch(path)}
+    return {path: content for path, content in parts.items() if EXPORTED.fullmatch(path)}
 
 
 def packed(parts: Mapping[str, bytes]) -> io.BytesIO:

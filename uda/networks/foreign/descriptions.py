@@ -1,7 +1,7 @@
 """Check the JSON description of an exported program before torch turns it into Python code.
 
 torch writes names into source code that it runs, looks up operators by their path, and imports modules that a tree of
-inputs or outputs names. Here names must be identifiers, operators must work on tensors or numbers, and trees must
+inputs or outputs names. Here names must be identifiers, operators must be listed (:mod:`.operators`), and trees must
 consist of tuples, lists and dicts.
 """
 
@@ -15,21 +15,10 @@ from typing import Any
 
 from uda.errors import ModelError
 from uda.networks.foreign.expressions import check_expression
-
-DENIED = frozenset({"from_file", "save", "read_file", "write_file"})
-"""operators that read or write a file"""
+from uda.networks.foreign.operators import is_listed
 
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?")
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:+/ -]*")
-_OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims|torchvision)\.(?P<name>[A-Za-z]\w*|_[A-Za-z]\w*)(\.\w+)?"
-    r"|torch\.ops\.higher_order\.(cond|map_impl|while_loop|scan|associative_scan"
-    r"|wrap_with_set_grad_enabled|wrap_with_autocast)"
-    r"|torch\._?sym_[a-z_]+|math\.[a-z0-9]+"
-    r"|_operator\.(add|and_|eq|floordiv|ge|getitem|gt|le|lshift|lt|mod|mul|ne|neg|not_|or_|pos|pow"
-    r"|rshift|sub|truediv|xor|abs|index|inv|invert)",
-    re.ASCII,
-)
 _NAMES = frozenset({"name", "as_name", "user_input_name", "forward_arg_names", "field_names"})
 _TREES = frozenset({"in_spec", "out_spec"})
 _TREE_TYPES = frozenset(
@@ -57,7 +46,7 @@ def checked_description(content: bytes, name: str) -> bytes:
     Raises:
         ModelError: the description is not JSON, or holds a word that torch could run, import or call.
     """
-    return json.dumps(_checked(_parsed(content, name), "", name)).encode()
+    return json.dumps(_checked_tree(content, name)).encode()
 
 
 def check_payload(content: bytes, parts: Mapping[str, bytes], folder: str, name: str) -> None:
@@ -66,8 +55,7 @@ def check_payload(content: bytes, parts: Mapping[str, bytes], folder: str, name:
     Raises:
         ModelError: the list is not JSON, or names a pickle, a missing part, or more values than the part can hold.
     """
-    raw = _parsed(content, name)
-    _checked(raw, "", name)
+    raw = _checked_tree(content, name)
     entries = raw.get("config") if isinstance(raw, dict) else None
     for key, entry in entries.items() if isinstance(entries, dict) else ():
         if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
@@ -90,6 +78,13 @@ def _count(meta: Any) -> int:
         [s.get("as_int") for s in sizes if isinstance(s, dict)] if isinstance(sizes, list) else []
     )
     return math.prod(n for n in found if isinstance(n, int))
+
+
+def _checked_tree(content: bytes, name: str) -> Any:
+    try:
+        return _checked(_parsed(content, name), "", name)
+    except RecursionError:
+        raise _refused("it is nested too deeply", name) from None
 
 
 def _parsed(content: bytes, name: str) -> Any:
@@ -122,19 +117,17 @@ def _check_text(text: str, key: str, name: str) -> None:
     if key in ("expr_str", "guards_code"):
         check_expression(text, name)
     elif key in ("target", "as_operator"):
-        _check_operator(text, name)
+        if not is_listed(text):
+            raise _refused(
+                f"it calls {text[:80]!r}, which is not in the list of operators of tensors and numbers",
+                name,
+            )
     elif key in _TREES:
         _check_tree(_parsed(text.encode(), name), name)
     elif key == "verifiers" and text not in _DIALECTS:
         raise _refused(f"it is of the dialect {text[:80]!r}", name)
     elif not (_NAME if key in _NAMES else _PLAIN).fullmatch(text):
         raise _refused(f"something is called {text[:80]!r}", name)
-
-
-def _check_operator(text: str, name: str) -> None:
-    found = _OPERATOR.fullmatch(text)
-    if found is None or found["name"] in DENIED:
-        raise _refused(f"it calls {text[:80]!r}, which is no operator of tensors", name)
 
 
 def _check_tree(raw: Any, name: str) -> None:
@@ -166,5 +159,6 @@ def _refused(what: str, name: str) -> ModelError:
         f"{what}; this is not opened",
         where=name,
         expected="a file of torch.export.save whose network holds only tensors",
-        fix="export the network yourself, from code you trust",
+        fix="export the network yourself, from code you trust; in Python, uda.import_model takes a network of yours "
+        "as it is",
     )

@@ -206,8 +206,7 @@ def _refuse_remains(module: fx.GraphModule, name: str) -> None:
         if not isinstance(part, fx.GraphModule):
             continue
         for node in part.graph.nodes:
-            tags = getattr(node.target, "tags", ())
-            if torch.Tag.nondeterministic_seeded in tags:
+            if _draws(node):
                 raise ModelError(
                     f"the program draws at random in every prediction ({node.name})",
                     where=name,
@@ -215,6 +214,18 @@ def _refuse_remains(module: fx.GraphModule, name: str) -> None:
                 )
         if next(_norms(part.graph), None) is not None:
             raise _unknown("it lies in a branch of the program", name)
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operator draws at random; attention and recurrent layers do not without dropout or training."""
+    target: Any = node.target
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    defaults = {one.name: one.default_value for one in target._schema.arguments}
+    given = {**defaults, **_arguments(node)}
+    probability = given.get("dropout_p", given.get("dropout"))
+    mode = given.get("training", given.get("train"))
+    return probability != 0 and mode is not False
 
 
 def _own_constants(module: fx.GraphModule, names: Iterable[str]) -> None:

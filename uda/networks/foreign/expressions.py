@@ -36,6 +36,8 @@ _PARTS = (
 )
 
 
+_LONGEST = 4096
+"""characters of the longest expression, of which torch writes some hundred"""
 _GROWING = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
 _POWERS, _EXPONENT = 3, 64
 """the most powers and shifts in one expression, and their largest exponent"""
@@ -56,9 +58,11 @@ def check_expression(text: str, name: str) -> None:
 
 
 def _is_arithmetic(text: str) -> bool:
+    if len(text) > _LONGEST:
+        return False
     try:
         parsed = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # too deeply nested
         return False
     nodes = list(ast.walk(parsed))
     return all(_is_harmless(node) for node in nodes) and _is_bounded(nodes)

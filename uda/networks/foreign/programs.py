@@ -1,8 +1,10 @@
-"""Load stored programs (TorchScript, ``torch.export``) without unpickling Python objects."""
+"""Load stored programs: those of ``torch.export`` after a check, TorchScript only where the caller trusts it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import logging
 import os
 import warnings
@@ -13,9 +15,8 @@ import torch
 from torch import nn
 
 from uda.errors import ModelError
-from uda.networks.foreign.archives import EXPORTED, TORCHSCRIPT, known_parts, packed, read_parts
+from uda.networks.foreign.archives import known_parts, packed, read_parts
 from uda.networks.foreign.descriptions import check_payload, checked_description
-from uda.networks.foreign.scripts import check_scripts
 
 Kind = Literal["torchscript", "exported"]
 
@@ -50,24 +51,59 @@ def _kind(parts: Mapping[str, bytes], name: str) -> Kind:
     )
 
 
-def load_program(kind: Kind, data: bytes, name: str) -> Any:
+def load_program(kind: Kind, data: bytes, name: str, trust_code: bool = False) -> Any:
     """Load a ``ScriptModule`` (TorchScript) or an ``ExportedProgram`` (``torch.export``).
 
-    A program is code of its author and may compute anything from the images, but it is not Python. Pickled objects,
-    script objects, compiled code and file operators are refused, and torch reads checked parts of the file only.
+    An exported program computes with listed operators alone; torch reads checked parts of the file only. TorchScript
+    is code that can do whatever its user can, already while torch opens it.
+
+    Args:
+        trust_code: open TorchScript, too.
 
     Raises:
-        ModelError: the file is damaged, of the other kind, or has parts that are not opened.
+        ModelError: the file is damaged, of the other kind, has parts that are not opened, or is not trusted.
     """
     parts = read_parts(data, name)
     if (found := _kind(parts, name)) != kind:
         raise ModelError(
             f"is a {found} program", where=name, expected=kind, fix="import the file again"
         )
-    return _torchscript(parts, name) if kind == "torchscript" else _exported(parts, name)
+    if kind == "exported":
+        return _exported(parts, name)
+    if not trust_code:
+        raise ModelError(
+            f"holds a TorchScript program, which is code of its author (SHA-256 {digest(data)}): it could read and "
+            "write your files, already while it is opened",
+            where=name,
+            expected="a program of torch.export, or the weights of a network that you have",
+            fix="have it saved by torch.export.export and torch.export.save, or import a network of yours with its "
+            "state dict (--weights); only if you would run its author's programs, open it with --trust-code "
+            "(Python: trust_code=True)",
+        )
+    return _torchscript(data, name)
 
 
-def _unreadable(error: Exception, name: str) -> ModelError:
+def digest(program: bytes) -> str:
+    """SHA-256 of a program."""
+    return hashlib.sha256(program).hexdigest()
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Drop what a TorchScript program prints and warns of: its text could hold commands to the terminal."""
+    with (
+        open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        shown, warnings.showwarning = warnings.showwarning, lambda *args, **more: None
+        try:
+            yield
+        finally:
+            warnings.showwarning = shown
+
+
+def unreadable(error: Exception, name: str) -> ModelError:
+    """The error for a program that torch refuses."""
     reason = str(error).strip().splitlines()
     return ModelError(
         f"cannot be loaded: {reason[0][:200] if reason else type(error).__name__}",
@@ -77,17 +113,19 @@ def _unreadable(error: Exception, name: str) -> ModelError:
     )
 
 
-def _torchscript(parts: Mapping[str, bytes], name: str) -> nn.Module:
-    known = known_parts(parts, TORCHSCRIPT, name)
-    check_scripts(known, name)
+def _torchscript(data: bytes, name: str) -> nn.Module:
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit\.load.* is deprecated")
-            module: nn.Module = torch.jit.load(packed(known), map_location="cpu")
+        with unheard(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated
+            module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
             _refuse_baked(module, name)
-    except RuntimeError as error:
-        raise _unreadable(error, name) from error
-    if not list(module.parameters()):
+            module.state_dict()  # decodes the names
+            frozen = not list(module.parameters())
+    except ModelError:
+        raise
+    except Exception as error:  # its parser and its unpickler raise many types
+        raise unreadable(error, name) from error
+    if frozen:
         raise ModelError(
             "has no weights that could be adapted: the program was frozen",
             where=name,
@@ -119,7 +157,7 @@ def _refuse_baked(module: nn.Module, name: str) -> None:
 
 
 def _exported(parts: Mapping[str, bytes], name: str) -> Any:
-    known = known_parts(parts, EXPORTED, name)
+    known = known_parts(parts, name)
     for folder, tensors in _PAYLOADS.items():
         if (listed := known.get(f"{folder}/{tensors}")) is not None:
             check_payload(listed, known, folder, name)
@@ -130,7 +168,7 @@ def _exported(parts: Mapping[str, bytes], name: str) -> Any:
         with _only_tensors(), _silent("torch.export"):
             return torch.export.load(packed(known))
     except Exception as error:  # schema, decoder and operators raise many types
-        raise _unreadable(error, name) from error
+        raise unreadable(error, name) from error
 
 
 @contextlib.contextmanager
