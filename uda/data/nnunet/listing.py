@@ -117,7 +117,7 @@ def _labels(reader: Reader) -> tuple[dict[int, str], int | None]:
         return {}, None
     labels = dict(sorted(pairs))
     ignored = [number for number, name in labels.items() if name.lower() == IGNORE_NAME]
-    kept = [number for number in labels if number not in ignored]
+    kept = [number for number, name in labels.items() if name.lower() != IGNORE_NAME]
     if len(labels) != len(pairs) or len(set(labels.values())) != len(labels):
         reader.lies(
             f"labels repeat an id or a name: {raw}", "each id and name once", "correct the labels"
