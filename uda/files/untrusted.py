@@ -28,7 +28,7 @@ MAX_TEXT = 1 << 27
 MAX_VALUES = 10**7
 """Most values of a JSON or CSV file."""
 MAX_YAML = 1 << 23
-"""Most bytes of a YAML file: a card with the names of 100,000 cases."""
+"""Most bytes of a YAML file or a dataset.json: a card with the names of 100,000 cases."""
 MAX_NODES = 250_000
 """Most values of a YAML file after its aliases are expanded; 64 characters of text count as one more."""
 MAX_DEPTH = 100
