@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -389,6 +390,22 @@ def test_predict_writes_label_maps_once_and_names_a_bad_case(
     assert "1 case(s) failed" in faulty.err
     assert "Traceback" not in faulty.err
     assert faulty.out.count("(already there)") == 3
+
+
+def test_predict_ends_its_work_when_nobody_reads_what_it_prints(
+    uda: Uda, tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = io.TextIOWrapper(io.FileIO(writer, "w"), line_buffering=True, write_through=True)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+        monkeypatch.setattr(sys, f"__{name}__", stream)
+    images = tiny.root / "t" / "images"
+    arguments = ("predict", "--model", trained, "--images", images, "--out", "labels")
+    assert uda(*arguments, "--device", "cpu").code == 0
+    assert len(list(Path("labels").glob("*.nii.gz"))) == 3
+    assert Path("labels/report.html").is_file()
 
 
 def test_evaluate_a_model_on_a_card(uda: Uda, tiny: Tiny, trained: Path) -> None:
