@@ -15,6 +15,9 @@ from pathlib import Path
 
 from uda.files.untrusted import check_values, read_text
 
+MAX_ROWS = 2 * 10**6
+"""Most lines of a CSV file: four data sets of half a million slices."""
+
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|inf|nan)")
 _FORMULA = r"(?=['\" ]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])"
 _BEGINS = re.compile(rf"(^|[;,|\t\r\n]){_FORMULA}")
@@ -41,13 +44,15 @@ def read_rows(path: Path, separators: str = ",") -> list[tuple[int, list[str]]]:
         separators: candidates; the first that occurs in the first line separates cells, else the last.
 
     Raises:
-        OSError, ValueError: the file is missing or not text, has too many cells, a quote is not closed, or a cell
-            has more than 131,072 characters.
+        OSError, ValueError: the file is missing or not text, has too many lines or cells, a quote is not closed, or a
+            cell has more than 131,072 characters.
     """
     text = read_text(path)
     head = text.partition("\n")[0]
     separator = next((sign for sign in separators if sign in head), separators[-1])
     check_values(text, f"{separator}\r\n")
+    if max(text.count("\n"), text.count("\r")) > MAX_ROWS:
+        raise ValueError(f"it has more than {MAX_ROWS} lines")
     return rows_of(text, separator)
 
 
