@@ -23,7 +23,8 @@ from uda import api
 from uda.cli import main as cli
 from uda.config.recipe import Compute
 from uda.errors import ModelError
-from uda.files.atomic import CHECKSUM, load_tensors, sha256_of
+from uda.files.atomic import CHECKSUM, load_tensors
+from uda.files.digests import sha256_of
 from uda.files.stage_folder import STAGE_FILE
 from uda.networks.foreign import digest, kind_of, load_program
 from uda.networks.importing import import_model
