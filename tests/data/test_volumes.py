@@ -531,7 +531,9 @@ def test_written_predictions_lie_on_the_grid_of_their_own_file(
     cases = []
     for name, turn in list(zip(NAMES, TURNS, strict=True))[::9]:
         file = reorient(phantom()[0], turn)
-        cases.append(Case(name, write_nifti(tmp_path / f"{name}.nii", file.array, file.affine)))
+        cases.append(
+            Case(name, write_nifti(tmp_path / "in" / f"{name}.nii", file.array, file.affine))
+        )
     info = description(make_card().prepare)
     out = tmp_path / "out"
     outcomes = list(predict_cases(network, info, cases, out, make_fabric(Compute(device="cpu"))))
@@ -545,9 +547,9 @@ def test_written_predictions_lie_on_the_grid_of_their_own_file(
 
 def test_a_faulty_case_is_reported_and_the_others_go_on(tmp_path: Path, network: nn.Module) -> None:
     image = phantom()[0]
-    good = write_nifti(tmp_path / "good.nii.gz", image.array, image.affine)
-    (tmp_path / "bad.nii.gz").write_text("no image")
-    cases = [Case("bad", tmp_path / "bad.nii.gz"), Case("good", good)]
+    good = write_nifti(tmp_path / "in" / "good.nii.gz", image.array, image.affine)
+    (tmp_path / "in" / "bad.nii.gz").write_text("no image")
+    cases = [Case("bad", tmp_path / "in" / "bad.nii.gz"), Case("good", good)]
     info = description(make_card().prepare)
     fabric = make_fabric(Compute(device="cpu"))
     bad, fine = predict_cases(network, info, cases, tmp_path / "out", fabric)

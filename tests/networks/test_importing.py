@@ -110,7 +110,9 @@ def test_an_imported_network_goes_the_whole_way(
     assert prior.ratio == pytest.approx((0.7, 0.1, 0.2))
     done = list(api.predict(teacher, images, out / "masks", **ours))
     assert [outcome.fault for outcome in done] == [""] * 3
-    metrics = api.evaluate_model(teacher, str(tiny.home / "target.yaml"), tiny.root, out, **ours)
+    metrics = api.evaluate_model(
+        teacher, str(tiny.home / "target.yaml"), tiny.root, out / "scores", **ours
+    )
     assert metrics["rows"][0]["supervision"] == ["source_labels"]
     assert 0 <= metrics["rows"][0]["dice"]["mean"] <= 1
 

@@ -194,7 +194,8 @@ def test_a_written_prediction_has_the_affine_of_its_file(tmp_path: Path, patch: 
 def test_a_prediction_lies_where_its_image_lies_by_either_transform(
     tmp_path: Path, version: int, place: dict[str, Any]
 ) -> None:
-    path = tmp_path / "x.nii"
+    path = tmp_path / "in" / "x.nii"
+    path.parent.mkdir()
     path.write_bytes(nifti(scene(), version, ">", xyzt_units=3, qform_code=3, **place))
     cases = [Case("x", path)]
     info = describe(WHOLE)
