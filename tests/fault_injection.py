@@ -36,7 +36,7 @@ FORK.set_forkserver_preload(
         *("torch.utils.tensorboard", "monai.networks.nets.unet", "matplotlib.figure", "pytest"),
     ]
 )
-NOT_PROMISED = ("stage.json", "report.html", ".uda.lock")
+NOT_PROMISED = ("stage.json", "report.html", ".uda.lock", ".uda-files")
 """files that tell the time"""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -162,7 +162,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def hidden(folder: Path) -> list[Path]:
     """What is left of unfinished work."""
-    return list(folder.rglob(".*"))
+    return [path for path in folder.rglob(".*") if path.name != LEDGER]
 
 
 # A world with every stage ---------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_other_errors_of_a_step_stay_what_they_are(
 
     in_step(monkeypatch, 2, broken)
     with pytest.raises(RuntimeError, match="sizes do not match"):
-        run(tiny, tmp_path)
+        run(tiny, tmp_path / "run")
 
 
 def test_weights_that_are_no_number_are_never_saved(
@@ -146,9 +146,9 @@ def test_a_loss_that_is_no_number_ends_the_same_way_when_it_is_tried_again(
     said = []
     for _ in range(2):
         with pytest.raises(NotFiniteError) as caught:
-            run(tiny, tmp_path, *much)
+            run(tiny, tmp_path / "run", *much)
         said.append(str(caught.value))
-        for path in tmp_path.glob(".pretrain.*/resume*.safetensors"):
+        for path in (tmp_path / "run").glob(".pretrain.*/resume*.safetensors"):
             tensors, _ = load_tensors(path)
             assert all(bool(tensor.isfinite().all()) for tensor in tensors.values()), path
     assert said[0] == said[1]

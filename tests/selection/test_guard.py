@@ -42,14 +42,12 @@ def pretrained(once: Once) -> Path:
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path, pretrained: Path) -> Path:
+def runs(tmp_path: Path, pretrained: Path) -> Path:
     """Runs in here find the source model trained."""
-    for run in (
-        tmp_path,
-        *(tmp_path / name for name in ("whole", "killed", "guarded", "last", "run")),
-    ):
+    runs = tmp_path / "runs"
+    for run in (runs, *(runs / name for name in ("whole", "killed", "guarded", "last", "run"))):
         shutil.copytree(pretrained, run, dirs_exist_ok=True)
-    return tmp_path
+    return runs
 
 
 def adapted(tiny: Tiny, out: Path, *overrides: str) -> dict[str, Any]:
@@ -74,59 +72,59 @@ def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_a_collapse_falls_back_to_the_model_before_adaptation_weight_for_weight(
-    tiny: Tiny, tmp_path: Path
+    tiny: Tiny, runs: Path
 ) -> None:
-    record = adapted(tiny, tmp_path, COLLAPSING, "adapt.minent.guard.overlap=0.99")
-    pipeline.run(recipe_of(tiny, COLLAPSING), tmp_path, until="adabn")
+    record = adapted(tiny, runs, COLLAPSING, "adapt.minent.guard.overlap=0.99")
+    pipeline.run(recipe_of(tiny, COLLAPSING), runs, until="adabn")
     selection = record["selection"]
     assert selection["fallback"]
     assert selection["why"].startswith("no checkpoint was safe: ")
     assert selection["ended"].startswith("2 checkpoints in a row were unsafe: ")
     assert [one["safe"] for one in selection["candidates"]] == [True, True, False, False]
-    before = tmp_path / {"source": "pretrain", "adabn": "adabn"}[selection["kept"]]
-    assert weights(tmp_path / ONE) == weights(before)
+    before = runs / {"source": "pretrain", "adabn": "adabn"}[selection["kept"]]
+    assert weights(runs / ONE) == weights(before)
 
 
-def test_a_training_whose_faults_may_pass_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_training_whose_faults_may_pass_goes_on(tiny: Tiny, runs: Path) -> None:
     limits = ["adapt.minent.guard.overlap=0.99", "adapt.minent.guard.unsafe=100"]
-    selection = adapted(tiny, tmp_path, COLLAPSING, *limits)["selection"]
+    selection = adapted(tiny, runs, COLLAPSING, *limits)["selection"]
     assert selection["fallback"]
     assert selection["ended"] == "at its last step"
 
 
 @pytest.mark.parametrize(("name", "stage"), [("source", "pretrain"), ("adabn", "adabn")])
 def test_both_models_before_adaptation_can_be_kept(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
 ) -> None:
     favouring(monkeypatch, name)
-    assert adapted(tiny, tmp_path)["selection"]["kept"] == name
-    pipeline.run(recipe_of(tiny), tmp_path, until=stage)
-    assert weights(tmp_path / ONE) == weights(tmp_path / stage)
+    assert adapted(tiny, runs)["selection"]["kept"] == name
+    pipeline.run(recipe_of(tiny), runs, until=stage)
+    assert weights(runs / ONE) == weights(runs / stage)
 
 
 def test_the_checkpoint_that_the_rule_likes_is_kept_and_not_the_last(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     favouring(monkeypatch, "000003")
     wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
-    record = adapted(tiny, tmp_path, "adapt.minent.lr=1e-5", *wide)["selection"]
+    record = adapted(tiny, runs, "adapt.minent.lr=1e-5", *wide)["selection"]
     assert (record["kept"], record["step"], record["fallback"]) == ("step 3", 3, False)
-    kept = tmp_path / ONE / "snapshots" / "000003"
-    assert weights(tmp_path / ONE) == weights(kept)
-    assert weights(kept) != weights(tmp_path / ONE / "snapshots" / "000006")
+    kept = runs / ONE / "snapshots" / "000003"
+    assert weights(runs / ONE) == weights(kept)
+    assert weights(kept) != weights(runs / ONE / "snapshots" / "000006")
 
 
-def test_snapshots_that_nobody_asked_for_do_not_stay(tiny: Tiny, tmp_path: Path) -> None:
-    record = adapted(tiny, tmp_path, "adapt.minent.snapshot_every=0", "adapt.minent.steps=16")
+def test_snapshots_that_nobody_asked_for_do_not_stay(tiny: Tiny, runs: Path) -> None:
+    record = adapted(tiny, runs, "adapt.minent.snapshot_every=0", "adapt.minent.steps=16")
     steps = [one["step"] for one in record["selection"]["candidates"]]
     assert steps[:4] == [0, 0, 2, 4]
-    assert not (tmp_path / ONE / "snapshots").exists()
+    assert not (runs / ONE / "snapshots").exists()
 
 
-def test_the_last_step_is_judged_even_off_the_beat(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_last_step_is_judged_even_off_the_beat(tiny: Tiny, runs: Path) -> None:
     record = adapted(
         tiny,
-        tmp_path,
+        runs,
         "adapt.minent.lr=1e-6",
         "adapt.minent.steps=5",
         "adapt.minent.guard.patience=9",
@@ -135,7 +133,7 @@ def test_the_last_step_is_judged_even_off_the_beat(tiny: Tiny, tmp_path: Path) -
 
 
 def test_training_ends_when_nothing_gets_better(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scores fall from step to step, and all checkpoints are safe."""
     real = Judge.scores
@@ -149,7 +147,7 @@ def test_training_ends_when_nothing_gets_better(
     monkeypatch.setattr(Judge, "scores", falling)
     record = adapted(
         tiny,
-        tmp_path,
+        runs,
         "adapt.minent.lr=1e-6",
         "adapt.minent.steps=8",
         "adapt.minent.snapshot_every=1",
@@ -160,10 +158,10 @@ def test_training_ends_when_nothing_gets_better(
 
 
 def test_a_killed_stage_judges_and_keeps_what_the_uninterrupted_one_does(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = ("adapt.minent.lr=1e-4", "adapt.minent.steps=8", "adapt.minent.snapshot_every=2")
-    whole = adapted(tiny, tmp_path / "whole", *plan)["selection"]
+    whole = adapted(tiny, runs / "whole", *plan)["selection"]
     seen, calls = Watch._seen, []
 
     def killed(self: Watch, step: int) -> bool:
@@ -174,37 +172,35 @@ def test_a_killed_stage_judges_and_keeps_what_the_uninterrupted_one_does(
 
     monkeypatch.setattr(Watch, "_seen", killed)
     with pytest.raises(KeyboardInterrupt):
-        adapted(tiny, tmp_path / "killed", *plan)
-    again = adapted(tiny, tmp_path / "killed", *plan)["selection"]
+        adapted(tiny, runs / "killed", *plan)
+    again = adapted(tiny, runs / "killed", *plan)["selection"]
     assert calls == [2, 4, 6, 4, 6, 8]  # it resumes from the checkpoint of step 4
     assert again == whole
-    assert weights(tmp_path / "killed" / ONE) == weights(tmp_path / "whole" / ONE)
+    assert weights(runs / "killed" / ONE) == weights(runs / "whole" / ONE)
 
 
 def test_a_loss_that_is_no_number_ends_a_guarded_training_and_fails_another(
-    tiny: Tiny, tmp_path: Path
+    tiny: Tiny, runs: Path
 ) -> None:
     exploding = ("adapt.minent.lr=1e30", "adapt.minent.clip=0", "adapt.minent.snapshot_every=1")
-    record = adapted(tiny, tmp_path / "guarded", *exploding)["selection"]
+    record = adapted(tiny, runs / "guarded", *exploding)["selection"]
     assert record["fallback"]
     with pytest.raises(RunError, match=r"not finite|became nan"):
-        adapted(tiny, tmp_path / "last", *exploding, "adapt.minent.select=last")
-    assert not (tmp_path / "last" / ONE).exists()
+        adapted(tiny, runs / "last", *exploding, "adapt.minent.select=last")
+    assert not (runs / "last" / ONE).exists()
 
 
 def test_without_a_guard_nothing_is_judged(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "Judge", None)
-    record = adapted(tiny, tmp_path, "adapt.minent.select=last")
+    record = adapted(tiny, runs, "adapt.minent.select=last")
     assert "selection" not in record
 
 
-def test_the_guards_settings_make_a_new_stage_only_where_they_act(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_the_guards_settings_make_a_new_stage_only_where_they_act(tiny: Tiny, runs: Path) -> None:
     def runs(*overrides: str) -> bool:
-        return pipeline.run(recipe_of(tiny, *overrides), tmp_path, until=ONE)[-1].ran
+        return pipeline.run(recipe_of(tiny, *overrides), runs, until=ONE)[-1].ran
 
     last, other = "adapt.minent.select=last", "adapt.minent.guard.factor=5"
     assert runs(last)
@@ -214,20 +210,20 @@ def test_the_guards_settings_make_a_new_stage_only_where_they_act(
 
 
 def test_the_oracle_is_a_snapshot_and_says_that_it_used_target_labels(
-    tiny: Tiny, tmp_path: Path
+    tiny: Tiny, runs: Path
 ) -> None:
     recipe = recipe_of(tiny, "adapt.minent.select=oracle", "adapt.minent.snapshot_every=1")
-    pipeline.run(recipe, tmp_path, until="evaluate")
-    rows = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["rows"]
+    pipeline.run(recipe, runs, until="evaluate")
+    rows = json.loads((runs / "evaluate" / "metrics.json").read_text())["rows"]
     row = next(one for one in rows if one["name"] == "minent")
     assert "target_labels" in row["supervision"]
     assert 1 <= row["step"] <= 6
 
 
-def test_the_table_says_what_was_kept(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_table_says_what_was_kept(tiny: Tiny, runs: Path) -> None:
     recipe = recipe_of(tiny, COLLAPSING, "adapt.minent.guard.overlap=0.99")
-    pipeline.run(recipe, tmp_path, until="evaluate")
-    rows = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["rows"]
+    pipeline.run(recipe, runs, until="evaluate")
+    rows = json.loads((runs / "evaluate" / "metrics.json").read_text())["rows"]
     by_name = {row["name"]: row for row in rows}
     kept = by_name["minent"]["selection"]
     assert kept["fallback"]
@@ -238,10 +234,10 @@ def test_the_table_says_what_was_kept(tiny: Tiny, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("extra", "code"), [([], 3), (["--allow-fallback"], 0)])
 def test_the_command_ends_with_3_where_it_fell_back_unless_that_is_allowed(
-    tiny: Tiny, tmp_path: Path, extra: list[str], code: int
+    tiny: Tiny, runs: Path, extra: list[str], code: int
 ) -> None:
     changes = [*tiny.overrides, COLLAPSING, "adapt.minent.guard.overlap=0.99"]
-    call = ["adapt", tiny.recipe, *changes, "--only", "minent", "--out", str(tmp_path), "-q"]
+    call = ["adapt", tiny.recipe, *changes, "--only", "minent", "--out", str(runs), "-q"]
     result = CliRunner().invoke(app, [*call, "--device", "cpu", *extra])
     assert result.exit_code == code, result.output
     assert f"{ONE}: kept " in result.stderr
@@ -249,10 +245,10 @@ def test_the_command_ends_with_3_where_it_fell_back_unless_that_is_allowed(
     assert again.exit_code == code
 
 
-def test_ones_own_model_is_guarded_too(tiny: Tiny, tmp_path: Path) -> None:
-    pipeline.run(recipe_of(tiny), tmp_path / "run", until="pretrain")
+def test_ones_own_model_is_guarded_too(tiny: Tiny, runs: Path) -> None:
+    pipeline.run(recipe_of(tiny), runs / "run", until="pretrain")
     images = tiny.root / "t" / "images"
-    model, out = tmp_path / "run" / "pretrain", tmp_path / "own"
+    model, out = runs / "run" / "pretrain", runs / "own"
     call = ["adapt", "--model", str(model), "--target", str(images), "--out", str(out)]
     sets = ["--set", "steps=4", "--set", "lr=1.0", "--set", "guard.overlap=0.99"]
     result = CliRunner().invoke(app, [*call, "--method", "minent", *sets, "--device", "cpu", "-q"])

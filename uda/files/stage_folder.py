@@ -91,6 +91,14 @@ class StageFolder:
             (self.work / STARTED).touch()
         return self.work
 
+    def abandon(self) -> None:
+        """Remove the folder of failed work if it holds no file yet."""
+        with contextlib.suppress(OSError):
+            _sweep(self.work)
+            files = [path for path in self.work.rglob("*") if not path.is_dir()]
+            if files == [self.work / STARTED]:
+                shutil.rmtree(self.work)
+
     def _started(self) -> list[Path]:
         """The hidden folders of this stage with unfinished work."""
         name = re.compile(re.escape(f".{self.path.name}.") + r"[0-9a-f]{12}")

@@ -16,7 +16,7 @@ from typing import Any
 from uda.config.recipe import Compute
 from uda.devices.device import memory_for
 from uda.devices.distributed import on_first, this_process
-from uda.errors import DataError, RunError
+from uda.errors import DataError, RunError, UdaError
 from uda.files.digests import fingerprint
 from uda.files.stage_folder import StageFolder
 from uda.pipeline.environment import environment
@@ -84,8 +84,13 @@ def run_stage(
     if work is None:
         return Done(stage.name, path, hash_, False, 0.0)
     started = time.monotonic()
-    with memory_for(stage.name):
-        entries = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
+    try:
+        with memory_for(stage.name):
+            entries = stage.body(work) if stage.shared else on_first(lambda: stage.body(work))
+    except UdaError:
+        if here.first:
+            StageFolder(path, hash_).abandon()
+        raise
     seconds = time.monotonic() - started
     processes = {} if here.size == 1 else {"processes": here.size}
     record = {
