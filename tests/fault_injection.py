@@ -162,7 +162,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def hidden(folder: Path) -> list[Path]:
     """What is left of unfinished work."""
-    return [path for path in folder.rglob(".*") if path.name != LEDGER]
+    return [path for path in folder.rglob(".*") if path.name != ".uda-files"]
 
 
 # A world with every stage ---------------------------------------------------------------------------

@@ -199,14 +199,14 @@ def test_without_a_guard_nothing_is_judged(
 
 
 def test_the_guards_settings_make_a_new_stage_only_where_they_act(tiny: Tiny, runs: Path) -> None:
-    def runs(*overrides: str) -> bool:
+    def is_new(*overrides: str) -> bool:
         return pipeline.run(recipe_of(tiny, *overrides), runs, until=ONE)[-1].ran
 
     last, other = "adapt.minent.select=last", "adapt.minent.guard.factor=5"
-    assert runs(last)
-    assert not runs(last, other)
-    assert runs()
-    assert runs(other)
+    assert is_new(last)
+    assert not is_new(last, other)
+    assert is_new()
+    assert is_new(other)
 
 
 def test_the_oracle_is_a_snapshot_and_says_that_it_used_target_labels(
