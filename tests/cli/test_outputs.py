@@ -1,0 +1,298 @@
+"""Every verb that writes: files that uda did not write stay, inputs are never outputs, one process at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, SIZE, Tiny, make_case, make_tiny, write_nifti
+
+from uda.cli.main import main
+from uda.config.card import Prepare
+from uda.config.networks import Network
+from uda.files.output import lock
+from uda.networks.build import build
+from uda.networks.model_file import ModelInfo, save_model
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder with data, cards, a model, a program, a finished run, and a data set of nnU-Net."""
+
+    folder: Path
+
+    @property
+    def tiny(self) -> Tiny:
+        return Tiny(self.folder / "home", self.folder / "data")
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "data" / "t" / "images"
+
+
+class _Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 3, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(image)
+        return logits
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    tiny = make_tiny(folder)
+    network = Network(channels=(4, 8), res_units=0)
+    info = ModelInfo(
+        network, tuple(CLASSES), Prepare(size=(SIZE, SIZE)), ("none",), (0.8, 0.1, 0.1), origin={}
+    )
+    save_model(folder / "model" / "model.safetensors", build(network, len(CLASSES)), info)
+    example = torch.zeros(2, 1, SIZE, SIZE)
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(_Net().eval(), (example,), dynamic_shapes=batch)
+    (folder / "program").mkdir()
+    torch.export.save(program, folder / "program" / "net.pt2")
+    for number in range(2):
+        image, label = make_case(number, False)
+        nnunet = folder / "nnunet"
+        write_nifti(nnunet / "imagesTr" / f"p{number}_0000.nii.gz", image)
+        write_nifti(nnunet / "labelsTr" / f"p{number}.nii.gz", label)
+    labels = {"background": 0, "disk": 1, "ring": 2}
+    listing = {
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
+    (nnunet / "dataset.json").write_text(json.dumps(listing))
+    card = ("--card", tiny.home / "target.yaml", "--root", tiny.root)
+    assert call("evaluate", "--model", folder / "model", *card, "--out", folder / "run") == 0
+    return folder
+
+
+@pytest.fixture
+def world(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    shutil.copytree(prepared, tmp_path / "world")
+    monkeypatch.chdir(tmp_path / "world")
+    return World(tmp_path / "world")
+
+
+Arguments = Callable[[World], list[object]]
+VERBS: dict[str, Arguments] = {
+    "predict": lambda w: ["--model", "model", "--images", w.images],
+    "adapt": lambda w: ["--model", "model", "--target", w.images, "--method", "adabn"],
+    "evaluate": lambda w: ["--model", "model", "--card", "home/target.yaml", "--root", "data"],
+    "report": lambda w: ["run"],
+    "import": lambda w: ["program/net.pt2", "--card", "home/source.yaml"],
+    "prior": lambda w: ["--model", "model"],
+    "tags": lambda w: ["home/target.yaml", "--root", "data"],
+    "convert": lambda w: ["home/source.yaml", "--root", "data"],
+    "check": lambda w: ["home/source.yaml", "--root", "data"],
+}
+WRITTEN = {
+    "predict": ["c0.nii.gz", "prediction.json", "cases/c1.json", "report.html"],
+    "adapt": ["model.safetensors", "notes.txt"],
+    "evaluate": ["evaluate/metrics.json", "evaluate/cases.csv"],
+    "report": ["report.html"],
+    "import": ["model.safetensors"],
+    "prior": ["."],
+    "tags": ["."],
+    "convert": ["training_source/source_train_c0.tfrecords", "source_records.yaml"],
+    "check": ["index.html", "c0.png"],
+}
+"""for each verb names that it writes below --out; ``.``: --out is a file"""
+RUN = ["run", "home/tiny.yaml", "data.root=data", "pretrain.steps=1", "adapt.*.steps=1", "--device", "cpu", "-q"]
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def call(*arguments: object) -> int:
+    before, sys.argv = sys.argv, ["uda", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as exited:
+        return int(exited.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int = 2) -> str:
+    told = capsys.readouterr().err
+    assert code == expected, told
+    assert told.count("error:") == 1
+    return told
+
+
+@pytest.mark.parametrize(("verb", "name"), [(v, name) for v in WRITTEN for name in WRITTEN[v]])
+def test_a_file_that_uda_did_not_write_stays(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, name: str
+) -> None:
+    path = Path("new", "out", name)
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    before = contents(world.folder)
+    told = refused(capsys, call(verb, *VERBS[verb](world), "--out", "new/out"))
+    assert str(path) in told or verb == "adapt"  # which names the folder
+    after = contents(world.folder)
+    after.pop(str(world.folder / "new" / "out" / ".uda-files"), None)
+    assert {k: v for k, v in after.items() if k in before} == before
+    if verb != "check":  # which draws the other pictures before it comes to this one
+        assert after == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_same_command_again_writes_its_own_files_again(world: World, verb: str) -> None:
+    for _ in range(2):
+        assert call(verb, *VERBS[verb](world), "--out", "new/out") == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "out"),
+    [
+        *[("predict", out) for out in ("data/t/images", "data/t/images/x", "data/t", ".", "model")],
+        *[("adapt", out) for out in ("data/t/images", "data/t/images/x", "data", "model", ".")],
+        *[("evaluate", out) for out in ("data/t/labels", "data/t/images/x", "data", "model")],
+        *[("report", out) for out in ("run", "run/x", ".")],
+        *[("import", out) for out in ("program", ".")],
+        *[("prior", out) for out in ("model/model.safetensors",)],
+        *[("convert", out) for out in ("data/s/images", "data/s/labels/x", "data")],
+        *[("check", out) for out in ("data/s/images", "data/s/labels/x", "data")],
+    ],
+)
+def test_an_output_in_on_or_around_an_input_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, out: str
+) -> None:
+    before = contents(world.folder)
+    told = refused(capsys, call(verb, *VERBS[verb](world), "--out", out))
+    assert "of the same command" in told
+    assert contents(world.folder) == before
+
+
+@pytest.mark.parametrize("out", ["data", "data/t/images", "data/s/labels/x", "."])
+def test_a_run_apart_from_its_data(
+    world: World, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    before = contents(world.folder)
+    assert "of the same command" in refused(capsys, call(*RUN, "--out", out))
+    assert contents(world.folder) == before
+
+
+@pytest.mark.parametrize(
+    "verb", ["predict", "adapt", "evaluate", "report", "import", "convert", "check"]
+)
+def test_one_process_at_a_time(world: World, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    folder, name = Path("new/out"), ".uda.lock"
+    if verb == "adapt":
+        folder, name = Path("new"), ".out.lock"
+    elif verb == "evaluate":
+        folder = Path("new/out/evaluate")
+    with lock(folder, name):
+        before = contents(world.folder)
+        told = refused(capsys, call(verb, *VERBS[verb](world), "--out", "new/out"), 1)
+        assert "another run is writing" in told
+        assert contents(world.folder) == before
+
+
+def test_what_a_user_puts_into_an_adapted_model_outlives_it(world: World) -> None:
+    shutil.copytree(world.images, "other")
+    write_nifti(Path("other/c0.nii.gz"), make_case(9, True)[0])
+    adapt = ["adapt", "--model", "model", "--method", "adabn", "--out", "mine", "--target"]
+    assert call(*adapt, world.images) == 0
+    model = Path("mine/model.safetensors").read_bytes()
+    assert call("predict", "--model", "mine", "--images", world.images, "--out", "mine/masks") == 0
+    Path("mine/notes.txt").write_text("mine")
+    before = contents(Path("mine/masks")), Path("mine/notes.txt").read_text()
+    for more in ([], ["--restart"]):
+        assert call(*adapt, "other", *more) == 0
+        assert Path("mine/model.safetensors").read_bytes() != model
+        assert (contents(Path("mine/masks")), Path("mine/notes.txt").read_text()) == before
+
+
+def test_what_a_user_puts_into_a_run_outlives_its_stages(world: World) -> None:
+    assert call(*RUN, "--out", "out") in (0, 3)
+    mine = [Path("out", name) for name in ("notes.txt", "pretrain/notes.txt", "store/notes.txt")]
+    mine += [
+        Path("out", stage, "mine", "a.txt") for stage in ("adapt-minent", "evaluate", "report")
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    for more in (["pretrain.lr=0.01"], ["--restart"]):
+        assert call(*RUN, *more, "--out", "out") in (0, 3)
+        assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+
+
+def test_the_card_of_a_data_set_is_not_written_over(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text("mine")
+    code = call("check", "--from-nnunet", "nnunet", "--out", "mine.yaml")
+    assert "mine.yaml" in refused(capsys, code)
+    assert Path("mine.yaml").read_text() == "mine"
+    for _ in range(2):
+        assert call("check", "--from-nnunet", "nnunet", "--out", "new.yaml") == 0
+
+
+def test_an_edited_image_is_scored_anew(world: World) -> None:
+    evaluate = ["evaluate", *VERBS["evaluate"](world), "--out", "scores"]
+    metrics = Path("scores/evaluate/metrics.json")
+    assert call(*evaluate) == 0
+    first = json.loads(metrics.read_text())["data"]["fingerprint"]
+    for path in world.images.iterdir():
+        write_nifti(path, np.ascontiguousarray(make_case(3, True)[0][::-1]))
+    assert call(*evaluate) == 0
+    assert json.loads(metrics.read_text())["data"]["fingerprint"] != first
+
+
+def test_an_edit_while_a_model_is_scored_is_noticed(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uda import api
+
+    score = api.score
+
+    def edited(rows: object, cases: list[object], *rest: object) -> object:
+        result = score(rows, cases, *rest)  # type: ignore[arg-type]
+        write_nifti(cases[0].label, make_case(8, True)[1])  # type: ignore[attr-defined]
+        return result
+
+    monkeypatch.setattr(api, "score", edited)
+    code = call("evaluate", *VERBS["evaluate"](world), "--out", "scores")
+    assert "changed while it was read" in refused(capsys, code)
+    assert not Path("scores/evaluate/metrics.json").exists()
+
+
+def test_an_edit_while_a_model_is_adapted_is_noticed(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uda.data import writing
+
+    prepare = writing.prepared_stack
+
+    def edited(case: object, card: object) -> object:
+        result = prepare(case, card)  # type: ignore[arg-type]
+        path: Path = case.image  # type: ignore[attr-defined]
+        if path.name.startswith("c1"):
+            write_nifti(path, make_case(8, True)[0])
+        return result
+
+    monkeypatch.setattr(writing, "prepared_stack", edited)
+    told = refused(capsys, call("adapt", *VERBS["adapt"](world), "--out", "new/out"))
+    assert "'c1' changed while it was read" in told
+    assert not Path("new/out").exists()
