@@ -101,6 +101,11 @@ def adapt(
         knows_ratio = prior is not None or parent.info.class_ratio is not None
         method = default_method(card.photos, knows_ratio)
     settings = preset(method, list(overrides)) if isinstance(method, str) else method
+    if settings is None and prior is not None:
+        raise ConfigError(
+            "method 'adabn' uses no prior",
+            fix="leave the prior out (--prior), or choose another method",
+        )
     if settings is not None and settings.prior is not None:
         prior = (prior or _own_prior(parent)).validate(parent.info.classes)
     cases = cases_in(target, card.photos)

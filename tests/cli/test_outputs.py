@@ -296,3 +296,13 @@ def test_an_edit_while_a_model_is_adapted_is_noticed(
     told = refused(capsys, call("adapt", *VERBS["adapt"](world), "--out", "new/out"))
     assert "'c1' changed while it was read" in told
     assert not Path("new/out").exists()
+
+
+def test_a_prior_that_a_method_does_not_use_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("prior", "--model", "model", "--out", "mine.json") == 0
+    capsys.readouterr()
+    code = call("adapt", *VERBS["adapt"](world), "--prior", "mine.json", "--out", "new/out")
+    assert "'adabn' uses no prior" in refused(capsys, code)
+    assert not Path("new").exists()
