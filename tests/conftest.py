@@ -55,7 +55,9 @@ class Tiny:
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([1.5, 1.5, 4.0, 1.0]) if affine is None else affine
-    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
     return path
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import typer
 import yaml
 from conftest import SIZE, SLICES, Tiny, make_case, write_nifti
+from nifti_bytes import STRAIGHT, nifti
 from typer.testing import CliRunner
 
 from uda.check.findings import CaseReport
@@ -288,6 +291,10 @@ def test_label_values_between_whole_numbers_are_called_by_their_cause(tiny: Tiny
     write_nifti(tiny.root / "t/labels/c0.nii.gz", label)
     text = texts(check(tiny)["c0"])
     assert "1 label values are not whole numbers, e.g. 9.5" in text
+    label[0, 0] = 204.9999
+    write_nifti(tiny.root / "t/labels/c0.nii.gz", label)
+    assert "not whole numbers, e.g. 204.9999" in texts(check(tiny)["c0"])
+    assert "204.9999 ?: 4" in check(tiny)["c0"].values
     assert "nearest neighbour" in text
 
 
@@ -336,6 +343,48 @@ def test_a_header_that_does_not_place_the_patient_is_a_note(tiny: Tiny) -> None:
     report = check(tiny)["c0"]
     assert "left and right are unknown" in remarks(report)
     assert "left and right" not in remarks(check(tiny)["c1"])
+
+
+def placed(tiny: Tiny, **fields: Any) -> dict[str, CaseReport]:
+    """The reports where image and label of c0 have these fields in their headers."""
+    for kind in ("images", "labels"):
+        path = tiny.root / f"t/{kind}/c0.nii.gz"
+        array = np.asanyarray(nibabel.load(path).dataobj)
+        path.write_bytes(gzip.compress(nifti(array, **fields)))
+    return check(tiny)
+
+
+def test_transforms_that_disagree_are_a_note_with_both_readings(tiny: Tiny) -> None:
+    reports = placed(tiny, srow=[*STRAIGHT[:3], 60, *STRAIGHT[4:]])
+    text = remarks(reports["c0"])
+    assert not reports["c0"].faults
+    for kind in ("images", "labels"):
+        assert str(tiny.root / f"t/{kind}/c0.nii.gz") in text
+    assert text.count("its sform and its qform place it up to 40 mm apart") == 2
+    assert text.count("first voxel at (60, -30, 40) mm; qform") == 2
+    assert "apart" not in remarks(reports["c1"])
+
+
+def test_an_unknown_unit_is_one_note_for_the_whole_set(tiny: Tiny) -> None:
+    reports = placed(tiny, xyzt_units=0)
+    assert not remarks(reports["c0"])
+    assert "1 of 3 images do not name the unit of their lengths" in remarks(reports["target"])
+
+
+def test_sizes_are_shown_in_millimetres_whatever_the_unit(tiny: Tiny) -> None:
+    micron = {"srow": [1000 * v for v in STRAIGHT], "pixdim": (-1, 1500, 1500, 3000, 0, 0, 0, 0)}
+    report = placed(tiny, xyzt_units=3, qoffset=(2e4, -3e4, 4e4), **micron)["c0"]
+    assert report.spacing == "1.5×1.5×3"
+    assert not report.faults
+    assert not report.notes
+
+
+def test_a_tilted_gantry_is_a_note_with_its_angle(tiny: Tiny) -> None:
+    rows = [*STRAIGHT]
+    rows[6] = 3 * np.tan(np.radians(20))
+    report = placed(tiny, srow=rows, qform_code=0)["c0"]
+    assert "70° between axes 2 and 3" in remarks(report)
+    assert not report.faults
 
 
 def test_oblique_axes_are_described_by_their_angle(tiny: Tiny) -> None:

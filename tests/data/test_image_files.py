@@ -139,7 +139,7 @@ def test_a_flipped_bit_of_a_png_never_changes_a_pixel_silently(tmp_path: Path) -
     [
         (b"", "is empty"),
         (b"hello, world", "neither PNG nor JPEG"),
-        (b"GIF89a" + bytes(20), "neither PNG nor JPEG"),
+        (b"GIF89a" + bytes(20), "is a GIF file, not PNG or JPEG"),
         (b"\xff\xd8\xff\xd9", "without an image"),
         (b"\xff\xd8hello, world", "damaged at byte 2"),
         (png(0, 5, 8, 2, b""), "0×5 pixels"),

@@ -419,6 +419,8 @@ def test_the_order_of_label_values_does_not_matter_and_several_may_share_a_class
 
 def test_values_the_card_does_not_name_are_all_listed_with_their_counts() -> None:
     raw = np.array([[[0, 10, 4, 4, 4, 7]]])
+    with pytest.raises(DataError, match=r"19\.9999 \(2 voxels\)"):
+        map_labels(np.full((1, 1, 2), 19.9999, np.float32), make_card(), HERE)
     with pytest.raises(DataError, match=r"4 \(3 voxels\), 7 \(1 voxels\)") as caught:
         map_labels(raw, make_card(), HERE)
     assert "[0, 10, 20, 99]" in str(caught.value)

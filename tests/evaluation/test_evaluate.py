@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
+from nifti_bytes import PLACE, SHEARED, header_of, nifti
 
 from uda.config.card import DatasetCard, Prepare
 from uda.config.loading import load_card, override
@@ -144,6 +147,23 @@ def test_an_npz_is_scored_as_the_nifti_file_it_came_from(
     assert (found.label == expected.label).all()
     assert (found.case.slices == expected.case.slices).all()
     assert found.spacing == (1.0, 1.0, 1.0)
+
+
+def test_a_sheared_case_is_scored_and_saved_through_its_affine(
+    tiny: Tiny, card: DatasetCard, cases: list[Case], info: ModelInfo, tmp_path: Path
+) -> None:
+    case = cases[0]
+    assert case.label is not None
+    for path in (case.image, case.label):
+        array = np.asanyarray(nibabel.load(path).dataobj)
+        path.write_bytes(gzip.compress(nifti(array, srow=SHEARED)))
+    (reference,) = read_references([case], card, info)
+    np.testing.assert_array_equal(reference.spacing, np.reshape(SHEARED, (3, 4))[:, :3])
+    row = model_of(tmp_path, "source", info.prepare)
+    evaluate([row], [case], card, Evaluate(save_predictions=True), CPU, tmp_path / "out")
+    written = tmp_path / f"out/predictions/{row.name}/{case.name}.nii.gz"
+    for field in PLACE:
+        assert header_of(written)[field] == header_of(case.image)[field], field
 
 
 def test_an_npz_without_label_is_refused(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import write_nifti
 from nibabel import orientations
+from nifti_bytes import PLACE, SHEARED, header_of, nifti, voxels_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -186,6 +187,36 @@ def test_a_written_prediction_has_the_affine_of_its_file(tmp_path: Path, patch: 
         np.testing.assert_allclose(written.affine, image.affine, atol=1e-5)
         bright = np.asanyarray(image.dataobj) > THRESHOLD
         assert dice(np.asanyarray(written.dataobj) == 1, bright) > 0.95
+
+
+@pytest.mark.parametrize("place", [{"srow": SHEARED}, {"sform_code": 0}, {"sform_code": 2}])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_prediction_lies_where_its_image_lies_by_either_transform(
+    tmp_path: Path, version: int, place: dict[str, Any]
+) -> None:
+    path = tmp_path / "x.nii"
+    path.write_bytes(nifti(scene(), version, ">", xyzt_units=3, qform_code=3, **place))
+    cases = [Case("x", path)]
+    info = describe(WHOLE)
+    (outcome,) = predict_cases(Threshold(), info, cases, tmp_path / "out", CPU, entropy=True)
+    for written in (outcome.file, outcome.entropy):
+        assert written is not None
+        for field in PLACE:
+            assert header_of(written)[field] == header_of(path)[field], field
+        np.testing.assert_array_equal(nibabel.load(written).affine, nibabel.load(path).affine)
+    assert outcome.file is not None
+    found = voxels_of(outcome.file).reshape(SHAPE, order="F")
+    assert dice(found == 1, scene() > THRESHOLD) > 0.9999
+
+
+def test_doubts_about_a_place_are_said_where_it_is_predicted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    apart = [*SHEARED[:3], 60, *SHEARED[4:]]
+    (tmp_path / "x.nii").write_bytes(nifti(scene(), srow=apart))
+    for _ in range(2):
+        read_case(Case("x", tmp_path / "x.nii"), WHOLE)
+    assert sum("its sform and its qform place it" in text for text in caplog.messages) == 1
 
 
 # planes

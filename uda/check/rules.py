@@ -9,6 +9,9 @@ fault
 note
     picture                 modality set; whole numbers, minimum ≥ 0, 128 ≤ maximum ≤ 255
     left and right unknown  a NIfTI header with sform and qform code 0
+    transforms              a NIfTI header whose sform, qform or pixel sizes cannot be used or contradict each other
+    not at right angles     two axes of an image, by over 0.1°
+    unit unknown            images whose headers do not name the unit of length, in one note for all
     structure absent        a labelled volume without a structure (files of single slices are exempt)
     cut by the crop         over 1 % of a structure's voxels lie outside the crop
     spacing                 along an axis over 2 times more or less than the median of at least 3 cases
@@ -41,6 +44,7 @@ CT_HIGH = 1000.0
 CORNER_BRIGHT, CORNER_FACTOR = 0.2, 2.5
 EIGHT_BIT = (128, 255)
 CUT = 0.01
+TILTED = 0.1  # degrees
 SPACING_FACTOR, SPACING_CASES = 2.0, 3
 FAR, FLAT, INTENSITY_CASES = 3.0, 0.1, 5
 SHOWN = 5  # values in a message
@@ -85,6 +89,8 @@ class Facts:
     labelled: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     """voxels of each structure in its label"""
+    unit_known: bool = True
+    """whether the image names the unit of its lengths"""
 
 
 def intensities_of(slices: NDArray[Any]) -> Intensities:
@@ -172,9 +178,32 @@ def without_place(path: Path) -> DataError:
     )
 
 
-def not_whole(values: Sequence[float], path: Path) -> DataError:
+def tilted(affine: NDArray[np.float64], path: Path) -> list[DataError]:
+    """A note for an image two of whose axes are not at right angles."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    angles = [
+        (float(np.degrees(np.arccos(axes[:, one] @ axes[:, other]))), f"{one + 1} and {other + 1}")
+        for one, other in ((0, 1), (0, 2), (1, 2))
+    ]
+    odd = [
+        f"{angle:.4g}° between axes {pair}" for angle, pair in angles if abs(angle - 90) > TILTED
+    ]
+    if not odd:
+        return []
+    return [
+        DataError(
+            f"its axes are not at right angles: {', '.join(odd)}",
+            where=path,
+            expected="right angles, unless the gantry was tilted",
+            fix="if it was, nothing is wrong: slices keep the file's axes, and distances, areas and volumes go "
+            "through the affine",
+        )
+    ]
+
+
+def not_whole(values: Sequence[str], path: Path) -> DataError:
     """A fault for a label whose values were interpolated."""
-    listed = ", ".join(f"{value:g}" for value in values[:SHOWN])
+    listed = ", ".join(values[:SHOWN])
     return DataError(
         f"{len(values)} label values are not whole numbers, e.g. {listed}",
         where=path,
@@ -223,7 +252,7 @@ def _cut_share(kept: float) -> str:
 
 def data_set_notes(cases: Sequence[Facts], card: DatasetCard) -> list[DataError]:
     """Notes that compare the cases with one another."""
-    notes = [*_odd_spacings(cases), *_odd_intensities(cases)]
+    notes = [*_without_unit(cases), *_odd_spacings(cases), *_odd_intensities(cases)]
     codes = Counter(case.codes for case in cases)
     if volume_prepare(card).orientation == "stored" and len(codes) > 1:
         listed = ", ".join(f"{code} ({number})" for code, number in codes.most_common())
@@ -253,6 +282,20 @@ def unused_structures(cases: Sequence[Facts], card: DatasetCard, where: Path) ->
         )
         for name in card.classes[1:]
         if labelled and not any(counts.get(name) for counts in labelled)
+    ]
+
+
+def _without_unit(cases: Sequence[Facts]) -> list[DataError]:
+    unitless = [case.path for case in cases if not case.unit_known]
+    if not unitless:
+        return []
+    return [
+        DataError(
+            f"{len(unitless)} of {len(cases)} images do not name the unit of their lengths: read as millimetres",
+            where=unitless[0],
+            expected="a unit in the header (xyzt_units)",
+            fix="if they are millimetres, nothing is wrong; else set the unit",
+        )
     ]
 
 

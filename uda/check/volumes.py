@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,13 +18,14 @@ from uda.check.rules import Facts
 from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
 from uda.data.cases import Case, card_root, image_path, label_path
-from uda.data.geometry import Geometry, Volume
+from uda.data.geometry import Geometry, Volume, sheared, turned_spacing
 from uda.data.images import photo_geometry
 from uda.data.label_maps import in_blocks, label_values
 from uda.data.sources import RECORDS, read_images, read_label
 from uda.data.tags import read_tags
 from uda.data.volumes import (
     check_same_grid,
+    exact,
     map_labels,
     prepare_image,
     prepare_label,
@@ -151,12 +151,16 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     report.axes = f"{codes} {angle:.0f}°" if angle >= OBLIQUE else codes
     seen = rules.intensities_of(grids.turned(volume.array, turn, prepare.slice_axis))
     report.intensity = " / ".join(f"{p:.4g}" for p in seen.percentiles)
-    report.facts = Facts(case.name, path, codes, _turned(sizes, turn, prepare.slice_axis), seen)
+    spacing = turned_spacing(affine, turn, prepare.slice_axis)
+    report.facts = Facts(case.name, path, codes, spacing, seen, unit_known=volume.unit_known)
     report.stored = volume.stored or str(volume.array.dtype)
+    report.notes += volume.remarks
     if not volume.placed:
         report.notes.append(rules.without_place(path))
     if len(label_values(in_blocks(volume.array.ravel(order="K")))) > 1:
         report.notes.append(rules.looks_like_labels(path))
+    if sheared(affine):
+        report.notes += rules.tilted(affine, path)
     unscaled = rules.lacks_offset(seen, card, path)
     window = not isinstance(prepare.normalize, str)
     upside_down = None if path.suffix == RECORDS else rules.inverted(seen, card, path)
@@ -168,15 +172,6 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     return prepare.model_copy(update={"normalize": "zscore"}) if unscaled and window else prepare
 
 
-def _turned(sizes: NDArray[np.float64], turn: Any, slice_axis: int) -> tuple[float, float, float]:
-    """Spacing in mm between slices, rows and columns."""
-    spacing = [0.0, 0.0, 0.0]
-    for size, (to, _) in zip(sizes, turn, strict=True):
-        spacing[int(to)] = float(size)
-    through = spacing.pop(slice_axis)
-    return (through, spacing[0], spacing[1])
-
-
 def _check_label(
     case: Case, geometry: Geometry, card: DatasetCard, report: CaseReport
 ) -> NDArray[np.uint8]:
@@ -184,11 +179,14 @@ def _check_label(
     path = case.label or case.image
     label = read_label(case, card)
     check_same_grid(label, geometry, path)
+    if path != case.image:
+        report.notes += label.remarks
     values, counts = np.unique(label.array, return_counts=True)
+    shown = zip(map(exact, values), map(float, values), counts, strict=True)
     found = dict(zip(map(float, values), map(int, counts), strict=True))
     names = {float(v): name for name, group in card.label_values.items() for v in group}
-    report.values = ", ".join(f"{v:g} {names.get(v, '?')}: {n}" for v, n in found.items())
-    if broken := [value for value in found if value % 1]:
+    report.values = ", ".join(f"{v} {names.get(n, '?')}: {c}" for v, n, c in shown)
+    if broken := [exact(value) for value in values if value % 1]:
         raise rules.not_whole(broken, path)
     mapped = map_labels(label.array, card, path)
     kept = _kept(mapped, geometry, card)

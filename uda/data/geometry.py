@@ -3,6 +3,10 @@
 Reorientation never interpolates. A crop may extend beyond the edge (padding). Resampling is in-plane, and along
 the slice axis where the card sets a slice distance. Pixels and slices are cells: resampling keeps the outer
 borders of the volume, not the centres of its first and last slice.
+
+A file's axes need not stand at right angles (a CT with a tilted gantry). Slices keep the file's own axes and rows and
+columns their own lengths; the distance between slices is perpendicular to them, and distances, areas and volumes go
+through the affine.
 """
 
 from __future__ import annotations
@@ -18,8 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from uda.errors import DataError
+from uda.errors import DataError, UdaError
 from uda.losses.prediction import most_likely
+
+SMALLEST, LARGEST = 1e-4, 100.0
+"""Limits of a pixel's sides in mm: beyond them no scanner or microscope measured, a header is damaged or in another
+unit."""
+FLAT = 0.1
+"""Least volume of a voxel, as a share of a box with its sides; below it axes nearly lie in one plane."""
+RIGHT_ANGLE = 1e-6
+"""Largest cosine between two axes at right angles: what rounding to float32 leaves."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,12 @@ class Volume:
     """type of the stored values, where it is not the array's"""
     placed: bool = True
     """whether the file says where the patient lies"""
+    unit_known: bool = True
+    """whether the file names the unit of its lengths; else they are read as millimetres"""
+    remarks: tuple[UdaError, ...] = ()
+    """where what the file says of its place cannot be used, or contradicts itself"""
+    header: Any = None
+    """nibabel's header as stored, of a NIfTI file; masks take the place of their image from it"""
 
 
 @dataclass(frozen=True)
@@ -72,13 +90,25 @@ class Geometry:
         return (float(sizes[0]), float(sizes[1]), float(sizes[2]))
 
     @property
+    def steps(self) -> tuple[float, float, float] | NDArray[np.float64]:
+        """What distances in mm on the file's grid need: its spacing, or of a sheared file the matrix ``[3, 3]``
+        whose columns are the steps along its axes."""
+        affine = np.asarray(self.affine)
+        return affine[:3, :3] if sheared(affine) else self.spacing
+
+    @property
+    def skew(self) -> float:
+        """Area of a pixel of a slice as a share of the product of its sides: 1 at right angles."""
+        affine = np.asarray(self.affine)
+        if not sheared(affine):
+            return 1.0
+        _, row, column = self.turned_spacing
+        return _area(_turned_axes(affine, self.turn, self.slice_axis)) / (row * column)
+
+    @property
     def turned_spacing(self) -> tuple[float, float, float]:
         """Slice distance, row and column spacing of the file after reorientation, mm."""
-        sizes = [0.0, 0.0, 0.0]
-        for axis, (to, _) in enumerate(self.turn):
-            sizes[to] = self.spacing[axis]
-        through = sizes.pop(self.slice_axis)
-        return (through, sizes[0], sizes[1])
+        return turned_spacing(np.asarray(self.affine), self.turn, self.slice_axis)
 
     @property
     def prepared_spacing(self) -> tuple[float, float, float]:
@@ -114,6 +144,58 @@ class Geometry:
             start=tuple(raw["start"]),
             size=tuple(raw["size"]),
         )
+
+
+@np.errstate(over="ignore")  # what is too large is told, not warned of
+def unusable(affine: NDArray[np.float64]) -> str | None:
+    """Why nothing can be measured by an affine; None for a sound one."""
+    matrix = affine[:3, :3]
+    if not np.isfinite(affine).all():
+        return "its affine holds a number that is not finite"
+    sizes = np.linalg.norm(matrix, axis=0)
+    if sizes.min() == 0:
+        return "its affine is not invertible: an axis has no length"
+    if not (sizes.min() >= SMALLEST and sizes.max() <= LARGEST):
+        listed = "×".join(f"{size:.6g}" for size in sizes)
+        return f"its affine gives pixels of {listed} mm, beyond {SMALLEST:g} to {LARGEST:g} mm"
+    flat = abs(np.linalg.det(matrix)) < FLAT * np.prod(sizes)
+    if flat or not np.isfinite(io_orientation(affine)).all():
+        return "its affine is not invertible: its axes nearly lie in one plane"
+    return None
+
+
+def sheared(affine: NDArray[np.float64]) -> bool:
+    """Whether two axes of a file are not at right angles, beyond :data:`RIGHT_ANGLE`."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.diag((axes**2).sum(0))).max() > RIGHT_ANGLE)
+
+
+def turned_spacing(
+    affine: NDArray[np.float64], turn: Any, slice_axis: int
+) -> tuple[float, float, float]:
+    """Slice distance, row and column spacing of a file after reorientation, mm.
+
+    The distance is perpendicular to the slices, also where a sheared file's slices are shifted against one another.
+    """
+    axes = _turned_axes(affine, turn, slice_axis)
+    through, row, column = (float(size) for size in np.linalg.norm(axes, axis=0))
+    if sheared(affine):
+        through = abs(float(np.linalg.det(axes))) / _area(axes)
+    return (through, row, column)
+
+
+def _turned_axes(affine: NDArray[np.float64], turn: Any, slice_axis: int) -> NDArray[np.float64]:
+    """Steps in mm from slice to slice, row to row and column to column: the columns ``[3, 3]``."""
+    own = [0, 0, 0]
+    for axis, (to, _) in enumerate(turn):
+        own[int(to)] = axis
+    through = own.pop(slice_axis)
+    return affine[:3, [through, *own]]
+
+
+def _area(axes: NDArray[np.float64]) -> float:
+    """Area of a slice's pixel, in mm²; ``axes`` as of :func:`_turned_axes`."""
+    return float(np.linalg.norm(np.cross(axes[:, 1], axes[:, 2])))
 
 
 def turn_to(affine: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:

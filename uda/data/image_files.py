@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.errors import DataError, UnreadableError
+from uda.files.signatures import HEAD, kind_of
 from uda.files.untrusted import INFLATES
 
 MAX_PIXELS = 80_000_000
@@ -170,6 +171,13 @@ def _header(data: bytes, path: Path) -> Header:
     if not data:
         raise _unreadable("is empty", path)
     if not data.startswith((PNG, JPEG)):
+        if kind := kind_of(data[:HEAD]):
+            raise UnreadableError(
+                f"is {kind}, not PNG or JPEG",
+                where=path,
+                expected="a PNG or JPEG file",
+                fix="convert it to PNG, or name the right file",
+            )
         raise _unreadable(f"is neither PNG nor JPEG: it begins with {data[:8]!r}", path)
     try:
         header = _png(data) if data.startswith(PNG) else _jpeg(data)

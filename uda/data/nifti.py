@@ -20,7 +20,9 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from uda.data.geometry import Volume
+from uda.data.transforms import Placement, placement
 from uda.errors import DataError
+from uda.files.signatures import HEAD, kind_of
 from uda.files.untrusted import INFLATES, check_memory
 
 Result = TypeVar("Result")
@@ -28,6 +30,7 @@ Result = TypeVar("Result")
 BLOCK = 1 << 20
 TRAILING = 1 << 20
 """Bytes that an archive may hold behind its image; unpacking more could take for ever."""
+_GZIP = b"\x1f\x8b"
 _KINDS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 """by the size that a header says it has"""
 _ERRORS = 40
@@ -54,13 +57,17 @@ class Header:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     """as stored"""
-    affine: NDArray[np.float64]
+    place: Placement
     offset: int
     """of the first voxel, in bytes"""
     scale: tuple[float, float]
     """slope and intercept of the stored values"""
-    placed: bool
-    """whether it says where the patient lies"""
+    stored: Any
+    """nibabel's header, as in the file"""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        return self.place.affine
 
     @property
     def voxels(self) -> int:
@@ -93,9 +100,12 @@ def read_nifti(path: Path) -> Volume:
         DataError: as :func:`read_array`.
     """
     array, header = read_array(path)
-    if array.ndim == 4:  # of one frame
-        array = array[..., 0]
-    return Volume(array, header.affine, str(header.dtype), header.placed)
+    return Volume(
+        array,
+        stored=str(header.dtype),
+        header=header.stored,
+        **header.place._asdict(),
+    )
 
 
 def read_blocks(path: Path, voxels: int) -> Iterator[NDArray[Any]]:
@@ -128,27 +138,37 @@ def _reading(path: Path, read: Callable[[], Result]) -> Result:
 
 
 def _packed(path: Path) -> bool:
-    return path.suffix == ".gz"
+    """Whether a file is an archive, which its content says and not its name."""
+    with path.open("rb") as file:
+        return file.read(len(_GZIP)) == _GZIP
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
     """The file, to be read from behind its header, and the header."""
-    with gzip.open(path) if _packed(path) else path.open("rb") as opened:
+    packed = _packed(path)
+    with gzip.open(path) if packed else path.open("rb") as opened:
         file = cast("BinaryIO", opened)
-        header = _header(file)
+        header = _header(file, path, packed)
         size = path.stat().st_size
         needed = header.offset + header.voxels * header.dtype.itemsize
-        if needed > size * (INFLATES if _packed(path) else 1):
-            held = f"{size} packed bytes" if _packed(path) else f"{size} bytes"
+        if needed > size * (INFLATES if packed else 1):
+            held = f"{size} packed bytes" if packed else f"{size} bytes"
             raise ValueError(f"its header promises {needed} bytes, which {held} cannot hold")
         yield file, header
 
 
-def _header(file: BinaryIO) -> Header:
+def _header(file: BinaryIO, path: Path, packed: bool) -> Header:
     raw = file.read(max(_KINDS))
     sizes = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")} & set(_KINDS)
     if not sizes:
+        if other := kind_of(raw[:HEAD]):
+            raise DataError(
+                f"is {'a gzip archive of ' if packed else ''}{other}, not NIfTI",
+                where=path,
+                expected="a .nii or .nii.gz file",
+                fix="convert it to NIfTI, or name the right file",
+            )
         raise ValueError(
             f"it does not begin with a header of {' or '.join(map(str, _KINDS))} bytes"
         )
@@ -156,21 +176,34 @@ def _header(file: BinaryIO) -> Header:
     if len(raw) < size:
         raise EOFError(f"it ends within its header, after {len(raw)} bytes")
     kind: Any = _KINDS[size]
-    found = kind(raw[:size], check=False)
+    stored = kind(raw[:size], check=False)
+    if not bytes(stored["magic"]).strip(b"\0 "):
+        raise DataError(
+            "is an Analyze 7.5 file, which does not tell left from right, not NIfTI",
+            where=path,
+            expected="a .nii or .nii.gz file",
+            fix="convert the original scan to NIfTI",
+        )
+    found = stored.copy()
     found.check_fix(logger=_quiet, error_level=_ERRORS)
-    header = Header(
-        shape=tuple(int(n) for n in found.get_data_shape()),
-        dtype=found.get_data_dtype(),
-        affine=np.asarray(found.get_best_affine(), dtype=np.float64),
-        offset=int(found.get_data_offset()),
-        scale=_scale(found),
-        placed=bool(found["sform_code"] or found["qform_code"]),
-    )
-    if not header.shape or min(header.shape) < 1:
-        raise ValueError(f"its header says that it has shape {header.shape}")
-    if header.offset < size:
-        raise ValueError(f"its header says that voxels begin at byte {header.offset}")
-    return header
+    shape = tuple(int(n) for n in found.get_data_shape())
+    if not shape or min(shape) < 1:
+        raise ValueError(f"its header says that it has shape {shape}")
+    offset = int(found.get_data_offset())
+    if offset < size:
+        pair = bytes(stored["magic"]).startswith((b"ni1", b"ni2"))
+        raise DataError(
+            "is the header of a pair (.hdr and .img)"
+            if pair
+            else f"its header says that voxels begin at byte {offset}, within the header",
+            where=path,
+            expected=f"one file of header and voxels, which begin at byte {size + 4} or later",
+            fix="convert it to one .nii.gz file, or correct vox_offset in its header",
+        )
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    dtype, scale = found.get_data_dtype(), _scale(found)
+    return Header(shape, dtype, placement(stored, found, path), offset, scale, stored)
 
 
 def _scale(header: Any) -> tuple[float, float]:
@@ -186,7 +219,7 @@ def _read_header(path: Path) -> Header:
 def _read(path: Path) -> tuple[NDArray[Any], Header]:
     with _opened(path) as (file, header):
         _check(header, path)
-        if _packed(path):
+        if isinstance(file, gzip.GzipFile):
             array = _unpacked(file, header)
         else:
             array = np.memmap(path, header.dtype, "c", header.offset, header.shape, order="F")
@@ -214,7 +247,7 @@ def _blocks(path: Path, voxels: int) -> Iterator[NDArray[Any]]:
 
 def _check(header: Header, path: Path) -> None:
     """Refuse what is no image of numbers with three axes, or too large for the memory."""
-    if len(header.shape) != 3 and (len(header.shape) != 4 or header.shape[3] != 1):
+    if len(header.shape) != 3:
         raise DataError(
             f"has shape {header.shape}",
             where=path,

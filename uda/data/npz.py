@@ -17,6 +17,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from uda.errors import DataError
+from uda.files.signatures import HEAD as START
+from uda.files.signatures import kind_of
 from uda.files.untrusted import INFLATES, check_memory
 
 HEAD = 1 << 16
@@ -24,7 +26,6 @@ HEAD = 1 << 16
 BLOCK = 1 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UNREADABLE = (
-    zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
     tokenize.TokenError,
@@ -59,6 +60,12 @@ def read_arrays(
                 for name, info in members.items()
                 if wanted is None or name in wanted
             }
+    except zipfile.BadZipFile as error:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(START))
+        if kind and kind != "a zip archive":
+            raise DataError(f"is {kind}, not npz", where=path, fix="name the right file") from error
+        _refuse(f"cannot be read as npz: {error}", str(path), "a complete archive of arrays")
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         _refuse(f"cannot be read as npz: {reason}", str(path), "a complete archive of arrays")

@@ -21,7 +21,7 @@ from uda.data.photo_labels import check_same_size, read_classes
 from uda.data.records import read_images as record_images
 from uda.data.records import read_npz, read_records
 from uda.data.traits import Traits, photo_traits, volume_traits
-from uda.data.volumes import prepare_image, prepare_label, read_volume
+from uda.data.volumes import prepare_image, prepare_label, read_volume, say_remarks
 from uda.errors import ConfigError, DataError
 from uda.files.untrusted import check_memory
 
@@ -51,6 +51,7 @@ def prepared_stack(case: Case, card: DatasetCard) -> tuple[NDArray[Any], Geometr
         planes = resize_photo(photo, prepare.size).transpose(2, 0, 1)
         return planes[None], photo_geometry(photo.shape[:2], prepare.size), photo_traits(photo)
     volumes = read_images(case, card)
+    say_remarks(volumes[0])
     prepared = [prepare_image(volume, prepare, case.image) for volume in volumes]
     slices, geometry = prepared[0]
     if len(prepared) > 1:

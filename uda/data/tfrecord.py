@@ -24,6 +24,7 @@ import google_crc32c
 import numpy as np
 
 from uda.errors import DataError
+from uda.files.signatures import HEAD, kind_of
 
 Feature = memoryview | tuple[memoryview, ...] | tuple[float, ...] | tuple[int, ...]
 """One byte string, several, floats, or integers."""
@@ -122,6 +123,8 @@ def _bounds(whole: memoryview, at: int, where: str) -> tuple[int, int]:
             if bytes(whole[at : at + 2]) == b"\x1f\x8b"
             else ""
         )
+        if at == 0 and not packed and (kind := kind_of(bytes(whole[:HEAD]))):
+            raise DataError(f"is {kind}, not a TFRecord", where=where, fix="name the right file")
         refuse(f"the length's checksum does not match: no TFRecord, or damaged{packed}", where)
     left -= _HEAD.size
     if left < length + _CRC.size:

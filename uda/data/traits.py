@@ -38,7 +38,7 @@ def volume_traits(volume: Volume, geometry: Geometry) -> Traits:
     return {
         **_levels("intensity", seen),
         "roughness": _roughness(seen),
-        "pixel_mm": (row * column) ** 0.5,
+        "pixel_mm": (row * column * geometry.skew) ** 0.5,
         "slice_mm": through,
         "slices": float(count),
         "height_mm": height * row,

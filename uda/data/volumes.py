@@ -8,9 +8,11 @@ slices stand in memory.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from torch.nn import functional
 from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
 from uda.data.formats import reader
-from uda.data.geometry import Geometry, Volume
+from uda.data.geometry import Geometry, Volume, unusable
 from uda.data.intensity import check_units, foreground, normalize
+from uda.data.transforms import copy_place, farthest
 from uda.errors import ConfigError, DataError
 from uda.files.atomic import atomic_path
 from uda.files.untrusted import check_memory
@@ -32,13 +35,16 @@ from uda.types import IGNORE
 
 GRID_TOLERANCE = 1e-3
 """Largest difference between two affines, in mm, that still counts as the same grid."""
+FINE, FAR = 0.01, 0.5
+"""In sides of the smallest pixel: the same tolerance where pixels are small, and how far apart two places of one voxel
+may be before another voxel is nearer."""
 
 CHUNK = 16
 """Slices that are turned and resampled at a time."""
 
 LARGEST = float(np.finfo(np.float32).max)
-WIDEST = 1e6
-"""Largest voxel, in mm: beyond it nothing was measured, a header is damaged."""
+
+_log = logging.getLogger(__name__)
 
 
 def volume_prepare(card: DatasetCard) -> Prepare:
@@ -70,9 +76,9 @@ def read_volume(path: Path) -> Volume:
 
 def _check_content(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
     """Refuse voxels that are no finite numbers, or have no place in the world."""
-    if not invertible(affine):
+    if fault := unusable(affine):
         raise DataError(
-            "its affine is not invertible, so orientation and spacing are unknown",
+            fault,
             where=path,
             fix="set a valid sform or qform",
         )
@@ -92,13 +98,17 @@ def _beyond(array: NDArray[Any]) -> int:
     return int((~(np.abs(array) <= LARGEST)).sum())
 
 
-def invertible(affine: NDArray[np.float64]) -> bool:
-    """Whether each axis of the file has a direction and a size of its own."""
-    if not np.isfinite(affine).all() or np.abs(affine[:3, :3]).max() > WIDEST:
-        return False
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        return False
-    return bool(np.isfinite(nibabel.io_orientation(affine)).all())
+def say_remarks(volume: Volume) -> None:
+    """Log where a file's geometry is doubtful: each file once, and once for all files that the unit is unknown."""
+    if not volume.unit_known:
+        _say("the unit of length in the headers is unknown (xyzt_units 0) and read as millimetres")
+    for remark in volume.remarks:
+        _say(f"{remark}")
+
+
+@cache
+def _say(text: str) -> None:
+    _log.warning("note: %s", text)
 
 
 def prepare_image(
@@ -198,12 +208,15 @@ def check_same_grid(volume: Volume, geometry: Geometry, path: Path) -> None:
             expected=f"the image's shape {geometry.shape}",
             fix="resample the label to the image (nearest neighbour)",
         )
-    difference = float(np.abs(volume.affine - np.asarray(geometry.affine)).max())
-    if difference > GRID_TOLERANCE:
+    affine, side = np.asarray(geometry.affine), min(geometry.spacing)
+    difference = float(np.abs(volume.affine - affine).max())
+    apart = farthest(volume.affine, affine, geometry.shape)
+    if difference > (most := min(GRID_TOLERANCE, FINE * side)) or apart > FAR * side:
         raise DataError(
-            f"the label's affine differs from the image's by up to {difference:.4g} mm",
+            f"the label's affine differs from the image's by up to {difference:.4g} mm; voxels lie up to "
+            f"{apart:.4g} mm apart",
             where=path,
-            expected=f"the same affine within {GRID_TOLERANCE} mm",
+            expected=f"the same affine within {most:.3g} mm, and voxels within {FAR * side:.3g} mm",
             fix="resample the label to the image, or copy the image's header if the voxels do match",
         )
 
@@ -222,7 +235,7 @@ def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.u
     }
     unknown = [(v, n) for v, n in zip(values, counts, strict=True) if float(v) not in index]
     if unknown:
-        listed = ", ".join(f"{v:g} ({n} voxels)" for v, n in unknown[:10])
+        listed = ", ".join(f"{exact(v)} ({n} voxels)" for v, n in unknown[:10])
         raise DataError(
             f"label values the card {card.name!r} does not name: {listed}",
             where=path,
@@ -235,13 +248,37 @@ def map_labels(raw: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.u
     return mapped
 
 
-def write_volume(path: Path, array: NDArray[Any], affine: Any, slope: float | None = None) -> None:
+def exact(value: Any) -> str:
+    """A numpy number in its shortest form that still is this number: ``205``, ``204.9999``."""
+    if np.issubdtype(type(value), np.integer):
+        return str(value)
+    short = f"{value:g}"
+    return short if type(value)(short) == value else str(value)
+
+
+def write_volume(
+    path: Path,
+    array: NDArray[Any],
+    affine: Any,
+    slope: float | None = None,
+    header: Any = None,
+) -> None:
     """Write a NIfTI file whole or not at all.
 
     Args:
+        affine: voxel → world in mm; written where there is no ``header``.
         slope: what readers multiply the stored values by.
+        header: of the image on whose grid the array lies, as in :class:`Volume`. Its version of NIfTI, both its
+            transforms, their codes, its pixel sizes and its unit are written as they are, so that every viewer puts
+            the two at one place.
     """
-    image = nibabel.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    if header is None:
+        image = nibabel.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    else:
+        second = isinstance(header, nibabel.Nifti2Header)
+        kind: Any = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+        image = kind(array, None)
+        copy_place(header, image.header)
     if slope is not None:
         image.header.set_slope_inter(slope, 0)
     with atomic_path(path) as temporary:

@@ -14,6 +14,7 @@ A structure that is empty in the reference or in the prediction has a ``State`` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from uda.errors import DataError
-from uda.evaluation.surface_distance import Floats, Mask, bounding_box, surface_distances
+from uda.evaluation.surface_distance import (
+    Floats,
+    Mask,
+    Spacing,
+    bounding_box,
+    places,
+    surface_distances,
+)
 from uda.report.schema import MEASURES, State
 
 NAN = float("nan")
@@ -43,7 +51,7 @@ class CaseScore:
 
 
 def _score(
-    prediction: Mask, reference: Mask, spacing: Sequence[float], diagonal: float, distances: bool
+    prediction: Mask, reference: Mask, spacing: Spacing, diagonal: float, distances: bool
 ) -> tuple[float, float, float, State]:
     """Dice, HD95, ASSD and state of one structure's boolean masks.
 
@@ -71,7 +79,7 @@ def score_case(
     prediction: npt.NDArray[Any],
     reference: npt.NDArray[Any],
     classes: Sequence[str],
-    spacing: Sequence[float],
+    spacing: Spacing,
     row: str,
     case: str,
     distances: bool = True,
@@ -84,7 +92,8 @@ def score_case(
         prediction, reference: integer labels of one shape. Pixels that are ``IGNORE`` in the
             reference belong to no structure in either array.
         classes: names by label; label 0 is background and is skipped.
-        spacing: distance between pixel centres along each axis; distances have its unit.
+        spacing: distance between pixel centres along each axis; or the matrix ``[d, d]`` whose columns are the
+            steps along axes that are not at right angles. Distances have its unit.
         distances: False leaves HD95 and ASSD NaN, and scoring is ten times as fast.
         row, case: names that are copied into the scores.
 
@@ -152,9 +161,13 @@ def summarise(
     return summary
 
 
-def image_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """Diagonal of the image between its outer corners, in the unit of ``spacing``."""
-    return float(np.linalg.norm(np.multiply(shape, spacing)))
+def image_diagonal(shape: Sequence[int], spacing: Spacing) -> float:
+    """Longest diagonal of the image between its outer corners, in the unit of ``spacing``."""
+    if np.ndim(spacing) == 1:
+        return float(np.linalg.norm(np.multiply(shape, spacing)))
+    ways = itertools.product((1, -1), repeat=len(shape))
+    diagonals = places(np.array([np.multiply(shape, way) for way in ways]), spacing)
+    return float(np.linalg.norm(diagonals, axis=1).max())
 
 
 def _summarise_measure(values: Floats, seed: int) -> dict[str, Any]:
@@ -203,7 +216,7 @@ def _mean_sd(values: Floats) -> dict[str, Any]:
 def _check_geometry(
     prediction: npt.NDArray[Any],
     reference: npt.NDArray[Any],
-    spacing: Sequence[float],
+    spacing: Spacing,
     where: str | None = None,
 ) -> None:
     if prediction.shape != reference.shape:
@@ -213,11 +226,14 @@ def _check_geometry(
             expected="one shape for both",
             fix="resample the prediction to the grid of the reference before scoring",
         )
-    if len(spacing) != reference.ndim or not all(0 < step < float("inf") for step in spacing):
+    steps = np.asarray(spacing, dtype=np.float64)
+    sizes = np.linalg.norm(steps, axis=0) if steps.ndim == 2 else steps
+    square = steps.shape in ((reference.ndim,), (reference.ndim, reference.ndim))
+    if not square or not ((sizes > 0) & (sizes < np.inf)).all():
         raise DataError(
-            f"spacing is {tuple(spacing)} for an image with {reference.ndim} axes",
+            f"spacing is {tuple(steps.tolist())} for an image with {reference.ndim} axes",
             where=where,
-            expected="one positive number per axis",
+            expected="one positive number per axis, or a square matrix",
             fix="read the spacing from the image header, or give 1 per axis to measure in voxels",
         )
 

@@ -23,6 +23,7 @@ from uda.evaluation.dice_hd95 import CaseScore, score_case, summarise
 from uda.evaluation.overlays import Gallery
 from uda.evaluation.rows import Row, Task
 from uda.evaluation.sifa import Sifa
+from uda.evaluation.surface_distance import Spacing
 from uda.files.atomic import write_text
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.prediction.volumes import PreparedCase, predict_case, read_case
@@ -45,7 +46,7 @@ class Reference:
 
     case: PreparedCase
     label: NDArray[np.uint8]
-    spacing: tuple[float, float, float]
+    spacing: Spacing
 
 
 def read_references(cases: Sequence[Case], card: DatasetCard, info: ModelInfo) -> list[Reference]:
@@ -80,7 +81,7 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
     volume = read_label(case, card)
     check_same_grid(volume, prepared.geometry, case.label)
     label = map_labels(volume.array, card, case.label)
-    spacing = prepared.geometry.spacing if card.distance_unit == "mm" else (1.0, 1.0, 1.0)
+    spacing = prepared.geometry.steps if card.distance_unit == "mm" else (1.0, 1.0, 1.0)
     return Reference(prepared, label, spacing)
 
 
@@ -127,7 +128,9 @@ class VolumeScorer:
         if self.settings.save_predictions:
             for reference, labels in zip(self.references, predictions, strict=True):
                 path = self.out / "predictions" / row.name / f"{reference.case.name}.nii.gz"
-                write_volume(path, labels, np.asarray(reference.case.geometry.affine))
+                case = reference.case
+                affine = np.asarray(case.geometry.affine)
+                write_volume(path, labels, affine, header=case.header)
         supervision = list(union(info.supervision, extra))
         if self.sifa is not None:
             self.sifa.add(row.name, supervision, predictions)

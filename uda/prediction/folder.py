@@ -220,9 +220,10 @@ def _volume(work: _Work, case: Case, prepare: Prepare, made_from: Mapping[str, s
     structures = len(work.info.classes) - 1
     write_picture(work.places.picture(case.name), volume_picture(prepared, statistics, structures))
     if entropy is not None:
-        write_volume(work.places.entropy(case.name), entropy, affine, slope=1 / 255)
+        path = work.places.entropy(case.name)
+        write_volume(path, entropy, affine, slope=1 / 255, header=prepared.header)
     write_record(work.places, found)
-    write_volume(work.places.labels(case.name), labels, affine)
+    write_volume(work.places.labels(case.name), labels, affine, header=prepared.header)
     return found
 
 

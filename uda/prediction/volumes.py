@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from uda.data.geometry import Geometry, Volume, to_file_grid
 from uda.data.slabs import slab_of
 from uda.data.sources import read_images
 from uda.data.traits import Traits, volume_traits
-from uda.data.volumes import prepare_image, read_volume
+from uda.data.volumes import prepare_image, read_volume, say_remarks
 from uda.errors import DataError
 from uda.networks.inference import BATCH, PIXELS, inference
 from uda.networks.model_file import ModelInfo
@@ -36,6 +37,8 @@ class PreparedCase:
     traits: Traits
     """measures of the image before preparation"""
     card: DatasetCard | None = None
+    header: Any = None
+    """of its file, where that is NIfTI: masks are written with the same place"""
 
     @property
     def name(self) -> str:
@@ -56,8 +59,10 @@ def read_case(case: Case, prepare: Prepare, card: DatasetCard | None = None) -> 
         DataError: the image cannot be read or prepared, or the file holds separate records.
     """
     volume = _read(case, card)
+    say_remarks(volume)
     slices, geometry = prepare_image(volume, prepare, case.image)
-    return PreparedCase(case, slices, geometry, volume_traits(volume, geometry), card)
+    traits = volume_traits(volume, geometry)
+    return PreparedCase(case, slices, geometry, traits, card, volume.header)
 
 
 def _read(case: Case, card: DatasetCard | None) -> Volume:

@@ -122,7 +122,7 @@ def from_sizes_ml(
         PriorError: an unknown or missing structure, a negative size, or sizes larger than the images.
     """
     images_ml = [
-        g.depth * g.size[0] * g.size[1] * float(np.prod(g.prepared_spacing)) / 1000
+        g.depth * g.size[0] * g.size[1] * float(np.prod(g.prepared_spacing)) * g.skew / 1000
         for g in geometries
     ]
     shares = _shares(classes, sizes_ml, images_ml, None, ("sizes_ml", "ml", "mm³"))
@@ -148,7 +148,8 @@ def from_areas_mm2(
         PriorError: an unknown or missing structure, a negative area, or areas larger than the images.
     """
     images_mm2 = [
-        g.size[0] * g.size[1] * g.prepared_spacing[1] * g.prepared_spacing[2] for g in geometries
+        g.size[0] * g.size[1] * g.prepared_spacing[1] * g.prepared_spacing[2] * g.skew
+        for g in geometries
     ]
     slices = [g.depth for g in geometries]
     shares = _shares(classes, areas_mm2, images_mm2, slices, ("areas_mm2", "mm²", "cm² or pixels"))

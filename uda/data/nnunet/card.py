@@ -17,7 +17,6 @@ from uda.config.loading import parse
 from uda.data.geometry import turn_to
 from uda.data.nifti import read_header
 from uda.data.nnunet.listing import Listing
-from uda.data.volumes import invertible
 from uda.errors import DataError, UdaError, raise_all
 from uda.files.atomic import write_text
 from uda.files.new import new_files
@@ -199,14 +198,11 @@ def _pixels(listing: Listing) -> tuple[float, tuple[int, int]]:
 def _read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Shape and affine of a NIfTI file; no voxel is read."""
     header = read_header(path)
-    shape, affine = header.shape, header.affine
-    if len(shape) == 4 and shape[3] == 1:
-        shape = shape[:3]
-    if len(shape) != 3 or not invertible(affine):
+    if len(header.shape) != 3:
         raise DataError(
-            f"has shape {shape} and affine {affine[:3].round(3).tolist()}",
+            f"has shape {header.shape}",
             where=path,
-            expected="three axes and an affine that can be inverted",
-            fix="split channels or time frames; set a valid sform or qform",
+            expected="three axes",
+            fix="split channels or time frames",
         )
-    return shape, affine
+    return header.shape, header.affine
