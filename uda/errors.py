@@ -94,13 +94,18 @@ class NotFiniteError(RunError):
     """A training whose loss or weights became NaN or infinite."""
 
 
-def combine(faults: Sequence[UdaError], subject: str) -> UdaError:
-    """One fault as it is; several as one error of the first one's type that lists up to :data:`MOST`."""
-    if len(faults) == 1:
+def combine(faults: Sequence[UdaError], subject: str, count: int | None = None) -> UdaError:
+    """One fault as it is; several as one error of the first one's type that lists up to :data:`MOST`.
+
+    Args:
+        count: number of all faults, where ``faults`` are the first of them.
+    """
+    count = len(faults) if count is None else count
+    if count == 1:
         return faults[0]
     listed = "\n".join(f"{i}. {fault}" for i, fault in enumerate(faults[:MOST], 1))
-    more = f"\n… and {len(faults) - MOST} more" if len(faults) > MOST else ""
-    return type(faults[0])(f"{len(faults)} faults in {subject}:\n{listed}{more}")
+    more = f"\n… and {count - MOST} more" if count > MOST else ""
+    return type(faults[0])(f"{count} faults in {subject}:\n{listed}{more}")
 
 
 def raise_all(faults: Sequence[UdaError], subject: str) -> None:
@@ -112,7 +117,8 @@ def raise_all(faults: Sequence[UdaError], subject: str) -> None:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """``"did you mean 'x'? valid: …"`` for an unknown name."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name[:LONGEST], names[: 10 * MOST], n=1, cutoff=0.5)
+    short = [n for n in names[: 10 * MOST] if len(n) <= MOST]
+    close = difflib.get_close_matches(name, short, n=1, cutoff=0.5) if len(name) <= MOST else []
     hint = f"did you mean {close[0]!r}? " if close else ""
     more = f", … ({len(names)})" if len(names) > MOST else ""
     return f"{hint}valid: {', '.join(names[:MOST])}{more}"

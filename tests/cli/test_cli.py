@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -430,6 +431,22 @@ def test_label_maps_beside_images_are_refused_by_every_verb(
         pattern = told.err.rpartition("quotes: '")[2].partition("'")[0]
         assert pattern == f"{images}/c?.nii.gz"
     fine(uda("predict", "--model", trained, "--images", pattern, "--out", "new", "--device", "cpu"))
+
+
+def test_predict_ends_its_work_when_nobody_reads_what_it_prints(
+    uda: Uda, tiny: Tiny, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = io.TextIOWrapper(io.FileIO(writer, "w"), line_buffering=True, write_through=True)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+        monkeypatch.setattr(sys, f"__{name}__", stream)
+    images = tiny.root / "t" / "images"
+    arguments = ("predict", "--model", trained, "--images", images, "--out", "labels")
+    assert uda(*arguments, "--device", "cpu").code == 0
+    assert len(list(Path("labels").glob("*.nii.gz"))) == 3
+    assert Path("labels/report.html").is_file()
 
 
 def test_evaluate_a_model_on_a_card(uda: Uda, tiny: Tiny, trained: Path) -> None:

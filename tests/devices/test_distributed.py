@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from uda.config.recipe import Compute
 from uda.devices import distributed, global_batch, sync_batchnorm
 from uda.devices.device import check_processes, make_fabric
 from uda.devices.distributed import ALONE, Process, launched, share
-from uda.errors import ConfigError, ModelError
+from uda.errors import ConfigError, ModelError, RunError
 from uda.pipeline import run as pipeline
 
 HERE = Path(__file__).parent
@@ -135,6 +136,92 @@ def test_torchrun_and_srun_are_understood(monkeypatch: pytest.MonkeyPatch) -> No
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     monkeypatch.setattr(os, "environ", {**os.environ, **torchrun})
     assert launched() == Process(5, 8, 1)
+
+
+FOREIGN = {
+    "an allocation of two tasks": "SLURM_JOB_ID=1 SLURM_NTASKS=2 SLURM_JOB_NAME=train SLURM_PROCID=0",
+    "an allocation by node": "SLURM_JOB_ID=1 SLURM_NTASKS_PER_NODE=4 SLURM_NNODES=2 SLURM_JOB_NAME=x",
+    "a step of one task": "SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=8",
+    "part of a step": "SLURM_STEP_NUM_TASKS=2",
+    "Open MPI": "OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_LOCAL_RANK=1",
+    "MPICH": "PMI_RANK=1 PMI_SIZE=2 MPI_LOCALRANKID=1 PMI_FD=5",
+    "PMIx": "PMIX_RANK=1 PMIX_NAMESPACE=x",
+    "LSF": "LSB_JOBID=1 LSB_DJOB_RANKFILE=/gone JSM_NAMESPACE_SIZE=2 JSM_NAMESPACE_RANK=1 JSM_NAMESPACE_LOCAL_RANK=1",
+    "stale ranks": "RANK=1 WORLD_SIZE=2",
+    "a stale local rank": "LOCAL_RANK=3 NODE_RANK=1 GROUP_RANK=1",
+    "empty ranks": "RANK= WORLD_SIZE= LOCAL_RANK= MASTER_ADDR= MASTER_PORT= SLURM_PROCID=",
+    "torchelastic without ranks": "TORCHELASTIC_RUN_ID=none TORCHELASTIC_RESTART_COUNT=0 GROUP_RANK=0",
+    "torchrun of one": "TORCHELASTIC_RUN_ID=x RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=x",
+    "Kubeflow": "KUBERNETES_PORT=tcp://127.0.0.1:443 MASTER_ADDR=a MASTER_PORT=1 WORLD_SIZE=2 RANK=1",
+    "a service called master": "MASTER_PORT=tcp://10.0.0.1:3306 MASTER_ADDR=x WORLD_SIZE=many",
+    "a TPU": "XRT_TPU_CONFIG=x TPU_WORKER_ID=1 PJRT_DEVICE=CPU COLAB_TPU_ADDR=x",
+    "fabric run": "LT_CLI_USED=1 LT_DEVICES=2 LT_NUM_NODES=2 LT_STRATEGY=ddp LT_ACCELERATOR=cuda LT_PRECISION=64-true",
+}
+
+
+@pytest.mark.parametrize("place", FOREIGN)
+def test_one_process_starts_where_a_launcher_started_something_else(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict(entry.split("=", 1) for entry in FOREIGN[place].split())
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"], **found})
+    assert launched() == ALONE
+    fabric = make_fabric(Compute(device="cpu"))
+    assert (fabric.world_size, fabric.global_rank, fabric.device.type) == (1, 0, "cpu")
+    assert fabric._precision.precision == "32-true"
+
+
+def test_a_person_in_the_terminal_of_srun_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    monkeypatch.setattr(os, "environ", {**slurm, "SLURM_TASK_PID": "1"})
+    monkeypatch.setattr(os, "isatty", lambda number: number == 2)
+    assert launched() == ALONE
+    os.environ["SLURM_TASK_PID"] = str(os.getpid())  # `srun --pty uda …` itself
+    assert launched() == Process(0, 2, 0)
+    os.environ["SLURM_TASK_PID"] = "1"  # `srun wrapper.sh`
+    monkeypatch.setattr(os, "isatty", lambda number: False)
+    assert launched() == Process(0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("RANK=one", "RANK is 'one'"),
+        ("LOCAL_RANK=-1", "LOCAL_RANK is '-1'"),
+        ("SLURM_PROCID=0x1", "SLURM_PROCID is '0x1'"),
+        ("RANK=0 WORLD_SIZE=2.0 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=1", "WORLD_SIZE is '2.0'"),
+        (
+            "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=tcp://x",
+            "MASTER_PORT is 'tcp",
+        ),
+        (
+            "RANK=2 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=1",
+            "RANK is 2, .* WORLD_SIZE is 2",
+        ),
+        ("RANK=0 WORLD_SIZE=0 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=1", "WORLD_SIZE is 0"),
+        (f"RANK={'9' * 5000}", "RANK is '999"),
+    ],
+)
+def test_numbers_of_a_launcher_that_make_no_sense_are_named(
+    given: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(entry.split("=", 1) for entry in given.split()))
+    with pytest.raises(ConfigError, match=message):
+        launched()
+
+
+def test_a_process_whose_others_never_start_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    monkeypatch.setattr(os, "environ", {**os.environ, **stale, "MASTER_PORT": free_port()})
+    monkeypatch.setattr(distributed, "NOTICE", 0.2)
+    monkeypatch.setattr(distributed, "JOIN", timedelta(seconds=1))
+    monkeypatch.setattr(distributed, "_joined", distributed._joined.__wrapped__)
+    with pytest.raises(RunError, match="process 0 of 2 did not meet the others") as error:
+        distributed.this_process()
+    assert "unset RANK, WORLD_SIZE" in str(error.value.fix)
+    assert "process 0 of 2 waits for the others" in capsys.readouterr().err
 
 
 @given(st.integers(0, 40), st.integers(1, 9))

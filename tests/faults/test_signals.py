@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from conftest import Tiny
 from fault_injection import Fault, command, contents, ended, hidden, started
 
 from uda.pipeline import run as pipeline
-from uda.training import loop
+from uda.training import loop, signals
 from uda.training.signals import Stopped, stopping_on_signals
 
 NEITHER_SAVED_NOR_LOGGED = 3
@@ -89,6 +92,68 @@ def test_a_signal_ends_what_is_no_training_at_once(
     ):
         run(tiny, tmp_path / "run")
     assert list((tmp_path / "run" / "store").iterdir()) == []
+
+
+def test_a_signal_before_the_first_step_is_answered_at_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*given: Any) -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+        yield
+
+    monkeypatch.setattr(loop, "_prefetched", asked)
+    with stopping_on_signals(), pytest.raises(Stopped, match="by SIGTERM; the same command"):
+        run(tiny, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain").exists()
+    monkeypatch.undo()
+    run(tiny, tmp_path / "run")
+    assert (tmp_path / "run" / "pretrain").exists()
+
+
+def test_a_signal_that_something_swallows_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python does in callbacks of the garbage collector."""
+    monkeypatch.setattr(signals, "REPEAT", 0.05)
+
+    def swallowing() -> None:
+        with contextlib.suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        time.sleep(30)
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping_on_signals():
+        swallowing()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_terminal_that_vanishes_ends_nothing() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with stopping_on_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+IMPORTING = """
+import os, signal, sys, time
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.{name})
+            time.sleep(30)
+sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from uda.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_the_command_line_is_imported_is_answered(name: str, code: int) -> None:
+    command = [sys.executable, "-c", IMPORTING.replace("{name}", name)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == code
+    assert result.stderr == f"stopped by {name}; the same command goes on from there\n"
 
 
 def test_a_library_that_takes_the_signal_for_its_own_error_does_not_hide_it() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -16,7 +18,7 @@ from conftest import CLASSES, SIZE, Tiny, make_case, write_nifti
 from pydantic import TypeAdapter, ValidationError
 from report_runs import HOSTILE, write_run
 
-from uda.api import predict
+from uda.api import evaluate_model, predict
 from uda.check.page import Album
 from uda.check.volumes import check_card
 from uda.cli import main as cli
@@ -28,11 +30,13 @@ from uda.config.recipe import Recipe
 from uda.data.cases import cases_in, cases_of
 from uda.data.convert import convert_to_records, write_tags
 from uda.data.nnunet import read_listing, write_card
+from uda.data.tags import read_tags
 from uda.errors import DataError, UdaError, visible
 from uda.files.untrusted import parse_json, parse_yaml
 from uda.networks.build import build
 from uda.networks.model_file import ModelInfo, load_model, save_model
 from uda.priors import Prior
+from uda.report.files import read_cases
 from uda.report.page import write_report
 
 PATHS = ["..", ".", "/etc/x", "../x", "a/b", "a/../b", "a\\b", "~/x", "", " ", ".x", "-x"]
@@ -133,6 +137,32 @@ def test_a_card_does_not_say_that_tags_are_written_elsewhere(place: str, tiny: T
     with pytest.raises(UdaError, match="outside its root"):
         write_tags(load_card(str(path)), tiny.root, "adapt", None)
     assert not (tiny.root.parent / "stolen.csv").exists()
+
+
+FORMULAS = ("=cmd()", "+x", "-x", "@x", "'=x", "a;=x")
+
+
+def test_no_table_that_we_write_runs_in_a_spreadsheet(tiny: Tiny, tmp_path: Path) -> None:
+    path = tiny.home / "target.yaml"
+    raw = yaml.safe_load(path.read_text())
+    for name in FORMULAS:
+        for kind in ("images", "labels"):
+            folder = tiny.root / "t" / kind
+            shutil.copy(folder / "c0.nii.gz", folder / f"{name}.nii.gz")
+    path.write_text(yaml.safe_dump({**raw, "splits": {"test": list(FORMULAS)}}))
+    card = load_card(str(path))
+    tags = write_tags(card, tiny.root, "test", tmp_path / "tags.csv")
+    found = evaluate_model(
+        model(tmp_path / "model.safetensors"), str(path), tiny.root, tmp_path / "run"
+    )
+    assert found["data"]["cases"] == len(FORMULAS)
+    for written in (tags, tmp_path / "run" / "evaluate" / "cases.csv"):
+        with written.open(newline="") as file:
+            cells = {cell for row in csv.reader(file) for cell in row}
+        assert not [c for c in cells if c[:1] in tuple("=+-@")]
+        assert "a;'=x" in cells
+    assert {case for case, _ in read_tags(tags, card.classes[1:])} == set(FORMULAS)
+    assert {score.case for score in read_cases(tmp_path / "run")} == set(FORMULAS)
 
 
 def test_a_pattern_of_a_card_is_no_format_of_python(tiny: Tiny) -> None:

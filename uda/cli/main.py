@@ -111,7 +111,7 @@ def run(
 
 def _seeds(text: str) -> list[int]:
     parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
+    if not all(part.strip().isdecimal() and len(part) < 19 for part in parts):
         raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
     return [int(part) for part in parts]
 
@@ -339,7 +339,7 @@ def import_(
         card=card,
         weights=weights,
         one_logit=one_logit,
-        output=int(output) if output.isdecimal() else output or None,
+        output=int(output) if output.isdecimal() and len(output) < 10 else output or None,
         class_ratio=shares,
         spatial_dims=2 if size is None else 3,
         patch=size,
@@ -351,7 +351,9 @@ def import_(
 
 def _patch(text: str) -> tuple[int, ...] | None:
     parts = text.split(",") if text else []
-    if parts and (len(parts) != 3 or not all(part.strip().isdecimal() for part in parts)):
+    if parts and (
+        len(parts) != 3 or not all(part.strip().isdecimal() and len(part) < 19 for part in parts)
+    ):
         raise typer.BadParameter(f"--patch is {text!r}; expected three numbers such as 32,96,96")
     return tuple(int(part) for part in parts) or None
 
@@ -399,10 +401,12 @@ def list_() -> None:
 
 def main() -> None:
     """Run ``uda``: an error becomes one message and an exit code. Of several processes only the first one prints."""
+    from uda.cli.streams import steady_streams
     from uda.devices.distributed import launched, repeated
     from uda.errors import RunError, UdaError
     from uda.training.signals import Stopped, stopping_on_signals
 
+    steady_streams()
     try:
         if not launched().first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

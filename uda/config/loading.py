@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from uda.config.card import DatasetCard
 from uda.config.recipe import Recipe
-from uda.errors import ConfigError, combine, nearest, raise_all
+from uda.errors import MOST, ConfigError, combine, nearest, raise_all
 from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
 
 Kind = Literal["recipe", "card"]
@@ -153,7 +153,9 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
     name, rest = keys[0], keys[1:]
-    if isinstance(node, list) and (name == "*" or (name.isdecimal() and int(name) < len(node))):
+    if isinstance(node, list) and (
+        name == "*" or (name.isdecimal() and len(name) < 10 and int(name) < len(node))
+    ):
         entries: list[Any] = list(range(len(node))) if name == "*" else [int(name)]
     elif isinstance(node, dict) and (name == "*" or name in node):
         entries = list(node) if name == "*" else [name]
@@ -185,11 +187,12 @@ def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Mode
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        found = error.errors()
+        found = error.errors(include_url=False)
         inside = {f["loc"][:depth] for f in found for depth in range(len(f["loc"]))}
         # skip a container's fault if a part of it is faulty: the container's ("too short") only follows
-        faults = [_explain(model, f, where) for f in found if f["loc"] not in inside]
-        raise combine(faults, str(where)) from None
+        outermost = [f for f in found if f["loc"] not in inside]
+        faults = [_explain(model, fault, where) for fault in outermost[:MOST]]
+        raise combine(faults, str(where), len(outermost)) from None
 
 
 def _explain(model: type[BaseModel], fault: Any, where: str | Path) -> ConfigError:

@@ -5,8 +5,6 @@ Both read labels, also of targets. They prepare a benchmark; no stage calls them
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from uda.data.sources import prepared_stack, read_label
 from uda.data.volumes import prepare_label, volume_prepare
 from uda.errors import ConfigError, DataError
 from uda.files.atomic import write_text
+from uda.files.csv_files import csv_text
 from uda.files.new import new_files
 from uda.files.output import output_folder
 from uda.types import IGNORE
@@ -189,9 +188,7 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
                 f"card {card.name!r} names no tags file", fix="give one with --out, or add `tags:`"
             )
         path = _inside(card_root(card, root), card.tags)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "slice", *card.classes[1:]])
+    rows: list[list[Any]] = [["case", "slice", *card.classes[1:]]]
     for case in cases_of(card, root, split, labels=True):
         _, geometry, _ = prepared_stack(case, card)
         labels = prepare_label(read_label(case, card), geometry, card, case.label or case.image)
@@ -200,8 +197,7 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
             found = np.isin(np.arange(1, len(card.classes)), label)
             stored = geometry.stored_slice(number)
             shown[stored] = found | shown.get(stored, False)
-        for stored in sorted(shown):
-            writer.writerow([case.name, stored, *shown[stored].astype(int)])
+        rows += [[case.name, stored, *shown[stored].astype(int)] for stored in sorted(shown)]
     with new_files(path.parent) as folder:
-        write_text(folder / path.name, text.getvalue())
+        write_text(folder / path.name, csv_text(rows))
     return path

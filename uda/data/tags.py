@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uda.errors import DataError
-from uda.files.untrusted import read_rows
+from uda.files.csv_files import read_rows
 
 SLICE = re.compile(r"[0-9]{1,9}")
 SHOWN = 200  # characters of a line in a message

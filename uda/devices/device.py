@@ -37,8 +37,11 @@ def make_fabric(compute: Compute, alone: bool = False) -> Fabric:
     """
     device = _device_of(compute)
     here = ALONE if alone else this_process()
-    if here.size == 1:
-        return Fabric(accelerator=device, devices=1, precision=compute.precision)
+    for name in [name for name in os.environ if name.startswith("LT_")]:
+        del os.environ[name]  # of `fabric run`; they would replace the arguments of Fabric
+    if here.size == 1:  # Fabric must not ask the environment, whose launcher started something else
+        own = _Joined(here)
+        return Fabric(accelerator=device, devices=1, precision=compute.precision, plugins=own)
     if device == "mps":
         raise ConfigError(
             f"{here.size} processes were started, but device 'mps' supports one",

@@ -11,6 +11,9 @@ import atexit
 import contextlib
 import functools
 import os
+import re
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from uda.errors import RunError, UdaError
+from uda.errors import ConfigError, RunError, UdaError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +31,14 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
 """Longest wait for work that the first process does alone."""
+JOIN = timedelta(minutes=10)
+"""Longest wait until all processes have started."""
+NOTICE = 15
+"""Seconds after which a process says that it waits for the others to start."""
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that torchrun sets."""
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Environment variables that lightning-fabric reads as numbers."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +77,32 @@ def _joined() -> tuple[Process, Any]:
         return ALONE, None
     import torch
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
-    if not distributed.is_initialized():
-        cuda = torch.cuda.is_available() and distributed.is_nccl_available()
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        distributed.init_process_group(backend, rank=here.rank, world_size=here.size)
-        atexit.register(_leave)
-    return here, distributed.new_group(backend="gloo", timeout=PATIENCE)
+    waits = f"process {here.rank} of {here.size} waits for the others (RANK, WORLD_SIZE or srun)\n"
+    notice = threading.Timer(NOTICE, sys.stderr.write, [waits])
+    notice.daemon = True
+    notice.start()
+    try:
+        if not distributed.is_initialized():
+            cuda = torch.cuda.is_available() and distributed.is_nccl_available()
+            backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            place = f"env://?rank={here.rank}&world_size={here.size}"
+            store = next(rendezvous(place, timeout=JOIN))[0]
+            distributed.init_process_group(
+                backend, store=store, rank=here.rank, world_size=here.size
+            )
+            atexit.register(_leave)
+        return here, distributed.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:  # torch has several, also for a bad address
+        raise RunError(
+            f"process {here.rank} of {here.size} did not meet the others: {str(error).splitlines()[0]}",
+            where=f"MASTER_ADDR={os.environ.get('MASTER_ADDR')}, MASTER_PORT={os.environ.get('MASTER_PORT')}",
+            expected=f"{here.size} processes within {JOIN.seconds // 60} minutes",
+            fix="start them with torchrun or srun; to work alone, unset " + ", ".join(ENVIRONMENT),
+        ) from error
+    finally:
+        notice.cancel()
 
 
 def _leave() -> None:
@@ -87,16 +115,61 @@ def _leave() -> None:
 def launched() -> Process:
     """Ranks from the environment that torchrun or `srun` set; ``ALONE`` without a launcher.
 
-    An allocation of several tasks without `srun` starts one process and counts as one.
+    The five variables of :data:`ENVIRONMENT` together mean that several processes were started, by torchrun or by
+    hand; some of them do not. Of SLURM only a step counts: an allocation of several tasks without `srun` starts one
+    process, and so does a person in the terminal of `srun --pty`. Other launchers start processes that work alone.
+
+    Raises:
+        ConfigError: a variable is no whole number, or a rank is not below the number of processes.
     """
     env = os.environ
-    if all(name in env for name in ENVIRONMENT):
-        return Process(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
-    size = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
-    if size == 1:
+    for name in _RANKS:
+        if name in env and not env[name].strip():
+            del env[name]  # lightning-fabric reads it when it is imported
+        elif name in env:
+            _number(name)
+    if all(env.get(name) for name in ENVIRONMENT):
+        if _number("WORLD_SIZE") > 1:
+            _number("MASTER_PORT")
+        return _process("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    if not all(env.get(name) for name in names) or _in_terminal():
         return ALONE
-    _set_slurm_address()
-    return Process(int(env["SLURM_PROCID"]), size, int(env["SLURM_LOCALID"]))
+    here = _process(*names)
+    if here.size > 1:
+        _set_slurm_address()
+    return here
+
+
+def _process(rank: str, size: str, local_rank: str) -> Process:
+    here = Process(_number(rank), _number(size), _number(local_rank))
+    if here.size == 1:
+        return ALONE
+    if not here.local_rank <= here.rank < here.size:
+        raise ConfigError(
+            f"{rank} is {here.rank}, {local_rank} is {here.local_rank}, and {size} is {here.size}",
+            where="the environment",
+            expected=f"{local_rank} ≤ {rank} < {size}",
+            fix="start the processes with torchrun or srun, or unset these variables to work alone",
+        )
+    return here
+
+
+def _number(name: str) -> int:
+    text = os.environ[name].strip()
+    if re.fullmatch("[0-9]{1,9}", text) is None:
+        raise ConfigError(
+            f"{name} is {text[:60]!r}",
+            where="the environment",
+            expected="a whole number, as torchrun and srun set it",
+            fix=f"unset {name}, or start the processes with torchrun or srun",
+        )
+    return int(text)
+
+
+def _in_terminal() -> bool:
+    """Whether the process was started in a terminal, not by `srun` itself, whose tasks have pipes."""
+    return os.environ.get("SLURM_TASK_PID") != str(os.getpid()) and any(map(os.isatty, range(3)))
 
 
 def _set_slurm_address() -> None:

@@ -6,8 +6,6 @@ Threads read the images again for each row, ahead of the network, so memory does
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from uda.errors import ModelError, UdaError
 from uda.evaluation.miou import IOU_RULES, Confusion, summarise_iou
 from uda.evaluation.rows import Row, Task
 from uda.files.atomic import atomic_path, write_json, write_text
+from uda.files.csv_files import csv_text
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.prediction.photos import (
     PreparedPhoto,
@@ -141,15 +140,13 @@ class PhotoScorer:
         self._write_overlays(ranked)
 
     def _write_cases(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", "case", "structure", "iou", "state"])
+        rows = [["row", "case", "structure", "iou", "state"]]
         for row, matrices in self.matrices.items():
             for case, matrix in zip(self.cases, matrices, strict=True):
                 for name, value, state in image_scores(matrix, self.card.classes):
                     number = "" if value is None else f"{value:.6f}"
-                    writer.writerow([row, case.name, name, number, state])
-        write_text(self.out / "cases.csv", text.getvalue())
+                    rows.append([row, case.name, name, number, state])
+        write_text(self.out / "cases.csv", csv_text(rows))
 
     def _write_overlays(self, ranked: str) -> None:
         """Write pictures of three photographs; every row's model predicts them again."""

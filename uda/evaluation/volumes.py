@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from uda.evaluation.rows import Row, Task
 from uda.evaluation.sifa import Sifa
 from uda.evaluation.surface_distance import Spacing
 from uda.files.atomic import write_text
+from uda.files.csv_files import csv_text
 from uda.networks.model_file import ModelInfo, check_classes, load_model, union
 from uda.prediction.volumes import PreparedCase, predict_case, read_case
 
@@ -181,10 +180,8 @@ class VolumeScorer:
 
 
 def _write_cases(path: Path, scores: Sequence[CaseScore]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "case", "structure", "dice", "hd95", "assd", "state"])
+    rows = [["row", "case", "structure", "dice", "hd95", "assd", "state"]]
     for s in scores:
         numbers = ["" if math.isnan(v) else f"{v:.6f}" for v in (s.dice, s.hd95, s.assd)]
-        writer.writerow([s.row, s.case, s.structure, *numbers, s.state])
-    write_text(path, text.getvalue())
+        rows.append([s.row, s.case, s.structure, *numbers, s.state])
+    write_text(path, csv_text(rows))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uda.errors import DataError, nearest, raise_all
-from uda.files.untrusted import read_rows
+from uda.files.csv_files import read_rows
 
 ID_COLUMN = "val_ids"
 _ID = re.compile(r"(?P<case>.+)_(?P<slice>[0-9]{1,9})(?:\.[A-Za-z][A-Za-z0-9]*){0,2}")
@@ -16,6 +16,7 @@ _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 _LIST = re.compile(rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER})*\s*\]")
 _SHOWN = 60  # characters of a cell in a message
 _LISTED = 400  # characters of the header in a message
+_FAULTS = 10  # lines in a message
 
 
 def read_sizes(
@@ -54,8 +55,10 @@ def read_sizes(
                 fix=nearest(name, filter(None, header)),
             )
     found: dict[tuple[str, int], tuple[float, ...]] = {}
-    faults = []
+    faults: list[DataError] = []
     for number, row in rows[1:]:
+        if len(faults) == _FAULTS:
+            break
         where = f"{path}, line {number}"
         if len(row) != len(header):
             faults.append(
@@ -79,7 +82,7 @@ def read_sizes(
             found[place] = _counts(row[header.index(column)].strip(), len(classes), pixels, where)
         except DataError as fault:
             faults.append(fault)
-    raise_all(faults[:10], str(path))
+    raise_all(faults, str(path))
     if not found:
         raise DataError("the CSV names no image", where=path, expected="a line for each image")
     return found

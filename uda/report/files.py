@@ -17,7 +17,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from uda.data.npz import read_arrays
 from uda.errors import DataError, UdaError
-from uda.files.untrusted import parse_json, read_rows, read_text
+from uda.files.csv_files import read_rows
+from uda.files.untrusted import parse_json, read_text
 from uda.report.schema import (
     MEASURES,
     METRICS_FILE,

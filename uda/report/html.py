@@ -69,5 +69,7 @@ def write_page(path: Path, template: str, sections: Iterable[Section] = (), **va
     Args:
         values: what the template asks for beside the sections; ``title`` and ``subtitle`` at the least.
     """
-    write_text(path, templates().get_template(template).render(sections=sections, **values))
+    page = templates().get_template(template).render(sections=sections, **values)
+    known = page.encode("utf-8", "surrogateescape")  # names of files in a locale without UTF-8
+    write_text(path, known.decode("utf-8", "replace"))
     return path

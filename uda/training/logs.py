@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import threading
 from collections.abc import Mapping
@@ -25,6 +23,7 @@ from torch import Tensor
 from uda.devices.distributed import this_process
 from uda.errors import RunError
 from uda.files.atomic import disk, write_text
+from uda.files.csv_files import csv_text, rows_of
 from uda.losses.prediction import most_likely
 
 
@@ -45,7 +44,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.csv"
-        self._header, *self._rows = list(csv.reader(io.StringIO(rows))) or [[]]
+        self._header, *self._rows = [row for _, row in rows_of(rows)] or [[]]
         with disk(folder):
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._bar = Progress(
@@ -110,9 +109,7 @@ class RunLog:
 
     def text(self) -> str:
         """All rows so far as CSV; empty before the first row."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self._header, *self._rows])
-        return text.getvalue() if self._rows else ""
+        return csv_text([self._header, *self._rows]) if self._rows else ""
 
     def save(self) -> None:
         """Write all rows to ``metrics.csv``."""

@@ -29,7 +29,7 @@ from uda.devices.sync_batchnorm import check_synchronised, shared
 from uda.errors import NotFiniteError, RunError
 from uda.training.logs import RunLog, open_log
 from uda.training.objective import Objective
-from uda.training.signals import after_step, is_asked, stopped
+from uda.training.signals import after_step, begin_step, is_asked, stopped
 from uda.training.state import TrainingState
 from uda.types import Batch
 
@@ -132,6 +132,7 @@ def fit(
     ):
         ended = _is_due(state.step, settings) and snapshot(state.kept, state.step)
         for batch in () if ended else stream:
+            begin_step()
             state.pending.append(_step(state, settings, batch.to(fabric.device), run))
             log.advance(state.step)
             if _is_due(state.step, settings):

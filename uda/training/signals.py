@@ -1,4 +1,7 @@
-"""Handling of SIGTERM and SIGINT: a training ends after its step and checkpoint, other work at once."""
+"""Handling of SIGTERM and SIGINT: a training ends after its step and checkpoint, other work at once.
+
+SIGHUP is ignored: a terminal that vanishes does not end the work.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from types import FrameType
 from uda.devices.distributed import any_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+REPEAT = 2.0
+"""Seconds after which :class:`Stopped` is raised again where something caught it, such as a library's callback."""
 AGAIN = 1.0
 """Seconds within which a second signal counts as the same request; launchers forward signals to their children."""
 
@@ -48,7 +53,7 @@ _asked = _Asked()
 def stopping_on_signals() -> Iterator[None]:
     """Inside the block the signals raise :class:`Stopped` in the main thread; a second signal kills the process.
 
-    Inside :func:`after_step` the exception waits for the end of the step.
+    Once a training has begun its first step (:func:`begin_step`), the exception waits for the end of the step.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,6 +62,8 @@ def stopping_on_signals() -> Iterator[None]:
         n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN
     ]  # ignored signals stay ignored
     before = {number: signal.signal(number, _note) for number in taken}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _remind)
     try:
         yield
     except Exception as error:
@@ -64,6 +71,7 @@ def stopping_on_signals() -> Iterator[None]:
             raise stopped() from error
         raise
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
         _asked.number, _asked.patient = 0, False
@@ -74,16 +82,28 @@ def _note(number: int, frame: FrameType | None) -> None:
     if not _asked.number:
         _asked.number, _asked.when = number, now
         if not _asked.patient:
+            signal.setitimer(signal.ITIMER_REAL, REPEAT, REPEAT)
             raise Stopped(number)
     elif now - _asked.when > AGAIN:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
 
+def _remind(number: int, frame: FrameType | None) -> None:
+    raise Stopped(_asked.number)
+
+
+def begin_step() -> None:
+    """From here to the end of :func:`after_step` a signal only sets a flag.
+
+    The caller checks :func:`is_asked` and raises :func:`stopped`.
+    """
+    _asked.patient = True
+
+
 @contextlib.contextmanager
 def after_step() -> Iterator[None]:
-    """Inside the block a signal only sets a flag; the caller checks :func:`is_asked` and raises :func:`stopped`."""
-    _asked.patient = True
+    """The block of a training, whose steps begin with :func:`begin_step`."""
     try:
         yield
     finally:

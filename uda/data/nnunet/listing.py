@@ -13,7 +13,7 @@ from typing import Any
 
 from uda.data.nnunet.files import FILE, Pair, Reader, find_files
 from uda.errors import DataError, raise_all
-from uda.files.untrusted import parse_json, read_text
+from uda.files.untrusted import MAX_YAML, parse_json, read_text
 
 ENDINGS = (".nii.gz", ".nii")
 IGNORE_NAME = "ignore"
@@ -79,7 +79,7 @@ def read_listing(folder: Path) -> Listing:
 
 def _mapping(source: Path) -> Mapping[str, Any]:
     try:
-        raw = parse_json(read_text(source))
+        raw = parse_json(read_text(source, MAX_YAML))
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot be read as JSON: {error}",
@@ -117,7 +117,7 @@ def _labels(reader: Reader) -> tuple[dict[int, str], int | None]:
         return {}, None
     labels = dict(sorted(pairs))
     ignored = [number for number, name in labels.items() if name.lower() == IGNORE_NAME]
-    kept = [number for number in labels if number not in ignored]
+    kept = [number for number, name in labels.items() if name.lower() != IGNORE_NAME]
     if len(labels) != len(pairs) or len(set(labels.values())) != len(labels):
         reader.lies(
             f"labels repeat an id or a name: {raw}", "each id and name once", "correct the labels"
