@@ -7,7 +7,7 @@ Each kind of text is written in four sizes, each twice the one before, the last 
 process of its own reads each file with the package's own function, which returns or refuses it. The growth is the
 exponent e of size^e between the smallest and the largest file: 1 is linear, 2 the square, below 1 a limit on the
 number of values that ends the work early. It is judged where the largest file takes more than a tenth of a second,
-and more than 10 MB. Prints Markdown.
+and more than 50 MB. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from uda.priors.size_csv import read_sizes
 from uda.report.files import read_cases, read_curve
 
 SIZES = (1 / 8, 1 / 4, 1 / 2, 1)
-NOTABLE_SECONDS, NOTABLE_BYTES = 0.1, 10**7
+NOTABLE_SECONDS, NOTABLE_BYTES = 0.1, 5 * 10**7
 STEEPEST = 1.3
 """Growth up to which a line counts as linear; collecting garbage and waiting for memory cost some."""
 
@@ -168,18 +168,16 @@ def write(path: Path, pieces: Callable[[], Pieces], size: int) -> None:
             break
         kept.append(piece)
         length += len(piece)
-    text = "".join(kept)
-    if path.suffix == ".json" and kept[0] != kept[1]:
-        text = text.rstrip(",") + "".join(ENDS[sign] for sign in reversed(kept[0]) if sign in "{[")
-        text = text if kept[0] != '["' else text.removesuffix("]") + '"]'
+    text, head = "".join(kept), kept[0]
+    if path.suffix == ".json":
+        signs = head if head == '["' else [sign for sign in head if sign in "{["]
+        text = text.rstrip(",") + "".join(ENDS[sign] for sign in reversed(signs))
     path.write_text(text)
 
 
 def measured(name: str, folder: Path) -> tuple[float, int, str]:
     """Seconds of the processor, bytes at the peak, and the message of a refusal."""
     reader, told = READERS[name], "read"
-    gc.collect()
-    gc.freeze()  # the libraries' own objects take no part
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     start, now = resident_bytes("VmRSS"), time.process_time()
@@ -225,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heads = " | ".join(f"s at {int(size * 100)} %" for size in SIZES)
     print(f"| reader | kind | result | {heads} | growth | MB | growth |")
     print(f"|---|---|---|{'---:|' * (len(SIZES) + 3)}")
+    gc.freeze()  # the libraries' own objects take no part in what is measured
     steepest, count = 0.0, 0
     for name in given.readers:
         for kind, pieces in KINDS[name].items():

@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from uda.config.loading import available
+from uda.data.nnunet.listing import read_listing
 from uda.data.tags import read_tags
+from uda.errors import DataError
 from uda.files import untrusted
 from uda.files.csv_files import csv_text, read_rows
 from uda.files.untrusted import MAX_NODES, parse_json, parse_yaml, read_text
@@ -290,3 +292,10 @@ def test_a_csv_whose_cells_never_end_is_refused(tmp_path: Path, text: str, messa
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_rows(tmp_path / "x.csv")
+
+
+def test_a_data_set_of_nothing_but_faults_ends_at_the_first_hundred(tmp_path: Path) -> None:
+    entries = ",".join(['{"image":"a"}'] * 5000)
+    (tmp_path / "dataset.json").write_text(f'{{"training":[{entries}]}}')
+    with pytest.raises(DataError, match="101 faults in"):
+        read_listing(tmp_path)

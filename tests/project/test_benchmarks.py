@@ -149,3 +149,18 @@ def test_the_default_is_measured_away_from_its_settings(
     usual = uda.estimate_prior(run / "pretrain").ratio
     assert halved[1:] == pytest.approx([share / 2 for share in usual[1:]])
     assert sum(halved) == pytest.approx(1)
+
+
+def test_text_readers_are_measured_up_to_their_limits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = load("texts", monkeypatch)
+    monkeypatch.setattr(texts, "ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
+    monkeypatch.setattr(texts.gc, "freeze", lambda: None)
+    texts.main(["--share", "0.0005"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert [row[0].strip("| ") for row in rows[2:]] == [
+        name for name, kinds in texts.KINDS.items() for _ in kinds
+    ]
+    assert set(texts.KINDS) == set(texts.READERS)
+    assert {row[2] for row in rows[2:]} == {"read", "refused"}

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from uda.data.file_names import is_clutter
-from uda.errors import DataError, UdaError
+from uda.errors import MOST, DataError, UdaError, combine
 
 FILE = "dataset.json"
 CHANNEL = "_0000"
@@ -34,7 +34,14 @@ class Reader:
     faults: list[UdaError] = field(default_factory=list)
 
     def lies(self, what: str, expected: str, fix: str, where: str | Path | None = None) -> None:
+        """Note a fault.
+
+        Raises:
+            DataError: it is one more than a message lists; the others are not looked for.
+        """
         self.faults.append(DataError(what, where=where or self.source, expected=expected, fix=fix))
+        if len(self.faults) > MOST:
+            raise combine(self.faults, str(self.source))
 
 
 def find_files(reader: Reader, ending: str) -> tuple[dict[str, Pair], dict[str, Pair]]:
