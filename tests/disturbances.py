@@ -26,7 +26,6 @@ from typing import Any
 from fault_injection import Fault
 from refusing_kernel import Refusing, possible
 from verbs import (
-    LEDGER,
     VERBS,
     Verb,
     World,
@@ -41,6 +40,8 @@ from verbs import (
     result,
     touched,
 )
+
+from uda.files.ledger import LEDGER
 
 Verdicts = Iterator[tuple[str, str]]
 MESSAGE = 2000

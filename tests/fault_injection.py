@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from conftest import Tiny
 
+from uda.files.ledger import LEDGER
+
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
@@ -176,13 +178,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "tensorboard" and path.name not in NOT_PROMISED
+        if path.is_file()
+        and path.parent.name != "tensorboard"
+        and path.name not in (*NOT_PROMISED, LEDGER)
     }
 
 
 def hidden(folder: Path) -> list[Path]:
-    """What is left of unfinished work."""
-    return list(folder.rglob(".*"))
+    """What is left of unfinished work; a ledger stays."""
+    return [path for path in folder.rglob(".*") if path.name != LEDGER]
 
 
 # A world with every stage ---------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 from conftest import Tiny, make_case, make_tiny, write_nifti
-from fault_injection import NOT_PROMISED, SHORT, Fault, command, ended, started
+from fault_injection import NOT_PROMISED, SHORT, Fault, command, ended, hidden, started
 
-LEDGER = ".uda-files"
+from uda.files.ledger import LEDGER, Ledger
+
 DEVICE = ["--device", "cpu"]
 METHOD = ["--method", "minent", "--set", "steps=2", "--set", "batch=2", "--set", "save_every=1"]
 TRAINING = [*DEVICE, "--quiet", "--allow-fallback"]
@@ -305,9 +306,11 @@ def result(out: Path) -> dict[str, bytes]:
     }
 
 
-def left(world: World) -> list[Path]:
-    """Unfinished work; ledgers stay."""
-    return [path for path in world.disk.rglob(".*") if path.name != LEDGER]
+def unlisted(out: Path) -> list[str]:
+    """Results in folders with a ledger that it does not name, so that uda itself would take them for foreign."""
+    ledgers = [Ledger(path.parent) for path in out.rglob(LEDGER)]
+    files = [(one, one.folder / name) for one in ledgers for name in result(one.folder)]
+    return [path.relative_to(out).as_posix() for one, path in files if not one.owns(path)]
 
 
 def cleared(world: World) -> None:
@@ -373,6 +376,8 @@ def ended_as(
     if found != dict(right):
         names = sorted(n for n in {*found, *right} if found.get(n) != right.get(n))
         return f"other bytes: {', '.join(names[:5])}"
-    if rest := left(world):
+    if rest := hidden(world.disk):
         return f"left {rest[0].relative_to(world.disk)}"
+    if unnamed := unlisted(world.out):
+        return f"not in the ledger: {unnamed[0]}"
     return "exact"
