@@ -12,7 +12,6 @@ import errno
 import os
 import pty
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -251,7 +250,7 @@ class Into:
     """Output goes to this pipe or terminal, opened anew."""
 
     path: str
-    numbers: tuple[int, ...] = (1,)
+    numbers: tuple[int, ...]
 
     def __call__(self) -> None:
         if self.path.startswith("/dev/"):
@@ -272,19 +271,24 @@ def streams(world: World, verb: Verb) -> Verdicts:
         before = held(world.given)
         code = live(world, verb.typed(world), None, Closing(numbers))
         yield "closed stream", guarded(world, went_on(ended_as(world, code, right)), before)
-    for name, reading in (("| head -1", piped), ("terminal vanishes", on_a_terminal)):
+    readers: dict[str, Callable[[], int]] = {
+        "| head -1": lambda: piped(world, verb, 1),
+        "2> >(head -1)": lambda: piped(world, verb, 2),
+        "terminal vanishes": lambda: on_a_terminal(world, verb),
+    }
+    for name, reading in readers.items():
         cleared(world)
         before = held(world.given)
-        code = reading(world, verb)
+        code = reading()
         yield name, guarded(world, went_on(ended_as(world, code, right)), before)
 
 
-def piped(world: World, verb: Verb) -> int:
-    """Standard output is read up to its first line."""
+def piped(world: World, verb: Verb, number: int) -> int:
+    """Standard output or error is read up to its first line."""
     path = world.home / "pipe"
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    child = begin(world, verb.typed(world), world.errors, Into(str(path)))
+    child = begin(world, verb.typed(world), world.errors, Into(str(path), (number,)))
     with path.open("rb") as reader:
         reader.readline()
     return waited(child)
@@ -440,6 +444,33 @@ def _kept(world: World, verb: Verb, right: dict[str, bytes], name: Path) -> str:
     missing = [k for k in right if k != name.as_posix() and found.get(k) != right[k]]
     verdict = f"other bytes: {missing[0]}" if missing else "exact"
     return guarded(world, verdict, before)
+
+
+def places_of_inputs(world: World, verb: Verb, draw: Random) -> Verdicts:
+    """Outputs in, on and above inputs, by name and by links."""
+    link = world.disk / "link"
+    images = world.given / "data" / "t" / "images"
+    for out in (images, images / "sub", world.given, world.given / "run", link, link / "sub"):
+        cleared(world)
+        link.symlink_to(images)
+        before = held(world.given)
+        code = live(world, verb.typed(world, out=out))
+        verdict = guarded(world, refusal(world, code) if code else "exact", before)
+        for path in sorted(set(held(world.given)) - set(before)):  # an output beside foreign files
+            path.unlink()
+        yield "output in or around inputs", _at(verdict, out)
+    for name in draw.sample(sorted(expected(world, verb)), 1):
+        cleared(world)
+        (world.out / name).parent.mkdir(parents=True)
+        (world.out / name).symlink_to(world.given / verb.reads[0])
+        yield (
+            "a result's place is a link to an input",
+            _kept(world, verb, expected_again(world, verb, False), Path(name)),
+        )
+
+
+def _at(verdict: str, out: Path) -> str:
+    return verdict if verdict in ("exact", "refused") else f"{verdict} (--out {out})"
 
 
 def stale_locks(world: World, verb: Verb) -> Verdicts:
@@ -612,6 +643,7 @@ def everything(
         yield from edits(world, verb, draw, every)
         yield from edits_between(world, verb)
         yield from foreign_before(world, verb, draw, few + 1)
+        yield from places_of_inputs(world, verb, draw)
         yield from stale_locks(world, verb)
         yield from edited_outputs(world, verb, draw, few + 1)
         yield from made_again(world, verb)
@@ -629,7 +661,6 @@ def everything(
         yield "two models in one new folder", found
     for _ in range(few if "run" in names else 0):
         yield "run and report at once", run_and_report(world, draw)
-    shutil.rmtree(world.disk)
 
 
 def _cleared(world: World) -> World:

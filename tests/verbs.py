@@ -66,11 +66,11 @@ class Verb:
     lock: str = "out/.uda.lock"
     """its lock file, below the disk; empty: none"""
 
-    def typed(self, world: World, *, other: bool = False) -> list[str]:
+    def typed(self, world: World, *, other: bool = False, out: Path | None = None) -> list[str]:
         given = list(self.arguments)
         if other:
             given[given.index(self.other[0])] = self.other[1]
-        return [one.format(given=world.given, out=world.out) for one in given]
+        return [one.format(given=world.given, out=out or world.out) for one in given]
 
 
 TARGET, SOURCE, ROOT = "{given}/home/target.yaml", "{given}/home/source.yaml", "{given}/data"
@@ -372,7 +372,11 @@ def ended_as(
     """``exact``, ``refused``, or what was lost."""
     if code:
         return refusal(world, code, errors)
-    found = result(world.out)
+    found = {
+        name: content
+        for name, content in result(world.out).items()
+        if name in right or not name.startswith("store/")  # stores of other content may stay
+    }
     if found != dict(right):
         names = sorted(n for n in {*found, *right} if found.get(n) != right.get(n))
         return f"other bytes: {', '.join(names[:5])}"

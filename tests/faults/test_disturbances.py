@@ -83,6 +83,21 @@ def test_two_models_in_one_new_folder_are_never_mixed(world: World, draw: Random
         assert found in ("exact", "refused")
 
 
+def test_no_output_replaces_an_input(world: World, draw: Random) -> None:
+    found = sound(around.places_of_inputs(world, VERBS["prior"], draw), "exact", "refused")
+    assert "refused" in found
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "import"])
+def test_a_share_of_all_disturbances_loses_nothing(
+    world: World, draw: Random, verb: str, tmp_path: Path
+) -> None:
+    """`python benchmarks/faults.py --parts disturbances` takes all."""
+    mounts = around.may_mount(tmp_path / "mount")
+    sound(around.everything(world, draw, 60, 1, [verb], mounts), "exact", "refused")
+
+
 def test_what_is_touched_or_mixed_is_noticed(world: World) -> None:
     """The judges of the campaign."""
     verb = VERBS["check --from-nnunet"]
