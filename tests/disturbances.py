@@ -92,6 +92,11 @@ class Counting:
         self.path.write_text(str(count))
 
 
+def _taken(last: int, every: int, draw: Random) -> range:
+    """Every n-th moment, and one at least."""
+    return range(draw.randint(1, min(every, last)), last + 1, every)
+
+
 # The disk ---------------------------------------------------------------------------------------------
 
 
@@ -179,7 +184,7 @@ def failing(world: World, verb: Verb, draw: Random, every: int) -> Verdicts:
         "read-only in the midst": Refusing("change", errno.EROFS),
     }
     for name, kind in kinds.items():
-        for at in range(draw.randint(1, every), last + 1, every):
+        for at in _taken(last, every, draw):
             cleared(world)
             before = held(world.given)
             fault = Fault(world.disk, at, kind)
@@ -190,7 +195,7 @@ def failing(world: World, verb: Verb, draw: Random, every: int) -> Verdicts:
 def remounted(world: World, verb: Verb, draw: Random, every: int) -> Verdicts:
     right = expected(world, verb)
     last = moments(world, verb)
-    for at in range(draw.randint(1, every), last + 1, every):
+    for at in _taken(last, every, draw):
         with small_disk(world, "size=1g"):
             before = held(world.given)
             fault = Fault(world.disk, at, Remounting(world.disk))
@@ -272,8 +277,8 @@ def streams(world: World, verb: Verb) -> Verdicts:
         code = live(world, verb.typed(world), None, Closing(numbers))
         yield "closed stream", guarded(world, went_on(ended_as(world, code, right)), before)
     readers: dict[str, Callable[[], int]] = {
-        "| head -1": lambda: piped(world, verb, 1),
-        "2> >(head -1)": lambda: piped(world, verb, 2),
+        "standard output is read to its first line": lambda: piped(world, verb, 1),
+        "standard error is read to its first line": lambda: piped(world, verb, 2),
         "terminal vanishes": lambda: on_a_terminal(world, verb),
     }
     for name, reading in readers.items():
@@ -357,7 +362,7 @@ def edits(world: World, verb: Verb, draw: Random, every: int) -> Verdicts:
     for name in verb.reads:
         path, content = world.given / name, other_content(world, name)
         right = after_edit(world, verb, name)
-        for number, at in enumerate(range(draw.randint(1, every), last + 1, every)):
+        for number, at in enumerate(_taken(last, every, draw)):
             with restored(path):
                 cleared(world)
                 before = held(world.given)
