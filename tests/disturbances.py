@@ -560,10 +560,10 @@ def writers(world: World, verb: Verb, draw: Random, *, other: bool, killed: bool
     for number, errors in enumerate(notes):
         children.append(begin(world, verb.typed(world, other=other and number == 1), errors))
         time.sleep(draw.choice((0, 0, 0.02, 0.1)))
-    if killed:
+    for child in children[: draw.choice((1, 2)) if killed else 0]:
         time.sleep(draw.uniform(0, 0.5))
         with contextlib.suppress(ProcessLookupError):
-            os.kill(children[0].pid, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGKILL)
     codes = [waited(child) for child in children]
     verdict = _of_two(world, verb, codes, notes, rights, killed)
     return guarded(world, verdict, before)
@@ -592,7 +592,7 @@ def _of_two(
         if len(done) == 2 and len(rights) == 2 and not verb.stages and verb.name == "predict":
             return "two models in one folder"
     code = live(world, verb.typed(world))
-    verdict = ended_as(world, code, rights[0])
+    verdict = ended_as(world, code, {}) if code else one_above(world, *rights)
     if verdict == "refused" and (len(rights) == 1 or verb.stages):
         return f"then refused: {world.errors.read_text()[:300]}"
     return verdict
@@ -657,10 +657,16 @@ def everything(
                 "two writers, the same command",
                 writers(world, verb, draw, other=False, killed=False),
             )
-            yield "two writers, one killed", writers(world, verb, draw, other=False, killed=True)
+            yield (
+                "two writers, one or both killed",
+                writers(world, verb, draw, other=False, killed=True),
+            )
             if verb.other[0]:
                 yield "two writers", writers(world, verb, draw, other=True, killed=False)
-                yield "two writers, one killed", writers(world, verb, draw, other=True, killed=True)
+                yield (
+                    "two writers, one or both killed",
+                    writers(world, verb, draw, other=True, killed=True),
+                )
     for _ in range(tries if "predict" in names else 0):
         found = writers(world, VERBS["predict"], draw, other=True, killed=False)
         yield "two models in one new folder", found

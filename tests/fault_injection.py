@@ -113,7 +113,7 @@ def command(arguments: list[str], errors: Path, fault: Fault, before: Any = None
     """
     import torch
 
-    from uda.cli.main import main
+    from uda.__main__ import main
 
     torch.set_num_threads(1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
