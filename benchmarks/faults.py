@@ -34,7 +34,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from conftest import Tiny, make_tiny
-from disturbances import everything, may_mount
+from disturbances import everything
+from disturbances.disks import may_mount
 from fault_injection import (
     ORDER,
     Fault,
