@@ -1,12 +1,15 @@
-"""What is lost when a run is killed, starved of disk or handed damaged files: counts, over every stage.
+"""What is lost when work is killed, starved of disk, disturbed or handed damaged files: counts, over every verb.
 
-    python benchmarks/faults.py                       # hours on one busy core, about half an hour on an idle one
-    python benchmarks/faults.py --runs 20 --every 10  # a try: fewer draws, every tenth moment
+    python benchmarks/faults.py                       # hours on one busy core
+    python benchmarks/faults.py --runs 20 --every 30  # a try: fewer draws, every thirtieth moment
+    python benchmarks/faults.py --parts disturbances --only predict
 
 Prints Markdown. In each run something goes wrong once; then the same command is given again. `exact`: it ends with
 the bytes of a run in which nothing happened and leaves nothing else behind; `refused`: exit code and message name
-what to do; anything else is lost, is listed, and makes the exit code 1. Moments are taken in order, all of them
-or every n-th; times, bits and sizes are drawn with `--seed`.
+what to do; anything else is lost, is listed, and makes the exit code 1. A foreign file or an input that is not as it
+was before is lost too. Moments are taken in order, all of them or every n-th; times, bits and sizes are drawn with
+`--seed`. The part `kills` kills and starves every stage; `disturbances` (tests/disturbances.py) does to every verb
+that writes what disks, editors, terminals and other processes do.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from conftest import Tiny, make_tiny
+from disturbances import everything
+from disturbances.disks import may_mount
 from fault_injection import (
     ORDER,
     Fault,
@@ -44,11 +49,13 @@ from fault_injection import (
     stage_works,
     started,
 )
+from verbs import VERBS, make_world
 
 from uda.files.atomic import _checksum, save_tensors
 
 SHARES = {"SIGTERM": 0.2, "full": 0.3, "flips": 0.4, "ranks": 0.05}
 """of the number of kills"""
+PARTS = ("kills", "disturbances")
 
 
 class Table:
@@ -239,40 +246,57 @@ def checksum_line(folder: Path) -> str:
     return f"Checksum of a 200 MB checkpoint: {1e3 * alone:.0f} of {1e3 * whole:.0f} ms."
 
 
+def kills(home: Path, given: argparse.Namespace, draw: random.Random, table: Table) -> None:
+    """Whatever ends a run, or damages what it left."""
+    tiny = make_tiny(home)
+    works = [*stage_works(tiny, home), rendering_work(home)]
+    works += command_works(tiny, home, home / "straight" / "pretrain" / "model.safetensors")
+    chosen = [work for work in works if work.name in given.only or not given.only]
+    several = {name: round(share * given.runs) for name, share in SHARES.items()}
+    clock = home / "clock"
+    for verdict in by_the_clock(chosen, clock, given.runs, draw, signal.SIGKILL):
+        table.add("SIGKILL at a random time", verdict)
+    for verdict in by_the_clock(chosen, clock, several["SIGTERM"], draw, signal.SIGTERM):
+        table.add("SIGTERM at a random time", verdict)
+    if may_mount(home / "mount"):
+        for verdict in full_disks(tiny, home, several["full"], draw):
+            table.add("full disk, then room", verdict)
+    if not given.only:
+        for fault, verdict in flips(works[: len(ORDER)], tiny, home, several["flips"], draw):
+            table.add(fault, verdict)
+        for verdict in launched(tiny, home, several["ranks"], draw):
+            table.add("torchrun, one of two processes killed: no process left", verdict)
+    for work in chosen:
+        for _, verdict in moments(work, home / "moments", given.every):
+            table.add(f"SIGKILL between two file operations: {work.name}", verdict)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=120, help="SIGKILLs by the clock")
+    parser.add_argument(
+        "--runs", type=int, default=120, help="SIGKILLs by the clock, and pairs of writers"
+    )
     parser.add_argument("--every", type=int, default=1, help="take every n-th moment")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=[], help="stages and commands, by name")
+    parser.add_argument("--only", nargs="*", default=[], help="stages, commands and verbs, by name")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     given = parser.parse_args(argv)
     draw, table = random.Random(given.seed), Table()  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="uda-faults-") as folder:
         home = Path(folder)
-        tiny = make_tiny(home)
-        works = [*stage_works(tiny, home), rendering_work(home)]
-        works += command_works(tiny, home, home / "straight" / "pretrain" / "model.safetensors")
-        chosen = [work for work in works if work.name in given.only or not given.only]
-        several = {name: round(share * given.runs) for name, share in SHARES.items()}
-        for verdict in by_the_clock(chosen, home / "clock", given.runs, draw, signal.SIGKILL):
-            table.add("SIGKILL at a random time", verdict)
-        for verdict in by_the_clock(
-            chosen, home / "clock", several["SIGTERM"], draw, signal.SIGTERM
-        ):
-            table.add("SIGTERM at a random time", verdict)
-        if os.geteuid() == 0:
-            for verdict in full_disks(tiny, home, several["full"], draw):
-                table.add("full disk, then room", verdict)
-        if not given.only:
-            for fault, verdict in flips(works[: len(ORDER)], tiny, home, several["flips"], draw):
+        if "kills" in given.parts:
+            kills(home, given, draw, table)
+        if "disturbances" in given.parts:
+            names = [name for name in VERBS if name in given.only or not given.only]
+            mounts = may_mount(home / "mount")
+            if not mounts:
+                print("no right to mount: full and read-only disks were skipped", flush=True)
+            world = make_world(home / "verbs")
+            for fault, verdict in everything(world, draw, given.every, given.runs, names, mounts):
                 table.add(fault, verdict)
-            for verdict in launched(tiny, home, several["ranks"], draw):
-                table.add("torchrun, one of two processes killed: no process left", verdict)
-        for work in chosen:
-            for _, verdict in moments(work, home / "moments", given.every):
-                table.add(f"SIGKILL between two file operations: {work.name}", verdict)
         table.show()
-        print(f"\n{checksum_line(home)}")
+        if "kills" in given.parts:
+            print(f"\n{checksum_line(home)}")
     return 1 if table.lost else 0
 
 

@@ -1,11 +1,15 @@
 """Damaged files at every reader: how many are read, refused by name, or end otherwise.
 
     python benchmarks/fuzz.py --files 50000 --seed 1
+    python benchmarks/fuzz.py --files 1000 --texts 0.01   # a try: texts of a hundredth of their limits
 
 The files are made by ``tests/fuzz`` (sound ones of a few kilobytes, damaged in their bytes or in what they say, and
 odd ones made by hand). Each reader works in a process of its own with 3 GiB of address space beyond its start. A
 file fails when it ends in another error than ours, in an error that does not name it, in a warning or other noise,
-after more than 30 s, with more than 200 MiB more memory, or with the process. Exit code 1 when any did.
+after more than 30 s, with more than 200 MiB more memory, or with the process. Where a NIfTI image lies is held
+against a reading by the standard alone (``tests/fuzz/nifti_standard.py``): a wrong millimetre fails too. Then come
+long texts, up to the limit of every text reader (``benchmarks/texts.py``). Exit code 1 when any file failed, or time
+or memory grew faster than the text.
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="readers whose name holds this")
     parser.add_argument("--keep", type=Path, help="folder for the files that failed")
+    parser.add_argument("--texts", type=float, default=1.0, help="share of the limits; 0: no texts")
     chosen = parser.parse_args()
     from readers import READERS
 
@@ -79,7 +84,13 @@ def main() -> int:
     failures = [failure for result in results for failure in result.failures]
     for failure in failures[:50]:
         print(failure)
-    return 1 if failures else 0
+    steep = 0
+    if chosen.texts and not chosen.only:
+        import texts
+
+        print()
+        steep = texts.main(["--share", str(chosen.texts)])
+    return 1 if failures or steep else 0
 
 
 def line(name: str, results: list[Any]) -> str:

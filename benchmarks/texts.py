@@ -18,6 +18,7 @@ import gc
 import itertools
 import math
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +29,17 @@ from pathlib import Path
 from measure import resident_bytes
 
 from uda.config.loading import load_card, load_recipe
+from uda.data.hashes import Hashes
 from uda.data.nnunet.listing import read_listing
 from uda.data.tags import read_tags
 from uda.errors import UdaError
+from uda.files.ledger import LEDGER, Ledger
+from uda.files.stage_folder import StageFolder
 from uda.files.untrusted import MAX_TEXT, MAX_YAML
+from uda.prediction.outcome import Places, read_record
 from uda.priors import Prior
 from uda.priors.size_csv import read_sizes
-from uda.report.files import read_cases, read_curve
+from uda.report.files import read_cases, read_curve, read_metrics
 
 SIZES = (1 / 8, 1 / 4, 1 / 2, 1)
 NOTABLE_SECONDS, NOTABLE_BYTES = 0.1, 5 * 10**7
@@ -62,6 +67,15 @@ READERS = {
     "sizes": Reader("sizes.csv", MAX_TEXT, lambda path: read_sizes(path, "size", ["a", "b"])),
     "scores": Reader("evaluate/cases.csv", MAX_TEXT, lambda path: read_cases(path.parents[1])),
     "curves": Reader("metrics.csv", MAX_TEXT, read_curve),
+    "metrics": Reader(
+        "evaluate/metrics.json", MAX_TEXT, lambda path: read_metrics(path.parents[1])
+    ),
+    "stage": Reader("stage.json", MAX_TEXT, lambda path: StageFolder(path.parent, "").recorded()),
+    "hashes": Reader("hashes.json", MAX_TEXT, Hashes),
+    "record": Reader(
+        "cases/c.json", MAX_TEXT, lambda path: read_record(Places(path.parents[1], False), "c")
+    ),
+    "ledger": Reader(LEDGER, MAX_TEXT, lambda path: Ledger(path.parent)),
 }
 
 
@@ -137,6 +151,8 @@ CSV = {
     "open quote": repeated("a\n", '"'),
     "apostrophes": repeated("'=,"),
 }
+OWN = {kind: JSON[kind] for kind in ("key twice", "numbers", "backslashes")}
+"""of files that uda writes itself; all go through the same parser"""
 KINDS = {
     "card": YAML,
     "recipe": YAML,
@@ -153,6 +169,16 @@ KINDS = {
     "curves": {
         "rows": numbered("#,0.5\n", "step,loss\n"),
         "columns": numbered("c#,", "step,loss,"),
+    },
+    "metrics": OWN,
+    "stage": {**OWN, "files": numbered('"f#":"0",', '{"files":{')},
+    "hashes": {**OWN, "entries": numbered('"/f#":[1,2,3,4,"0"],', "{")},
+    "record": {**OWN, "measures": numbered('"m#":0.5,', '{"case":"c","measures":{')},
+    "ledger": {
+        "rows": numbered('{"file": "f#", "sha256": "0"}\n'),
+        "one name": repeated('{"file": "f", "sha256": "0"}\n'),
+        "one line": repeated("x", '{"file": "'),
+        "nested": repeated("["),
     },
 }
 ENDS = {"{": "}", "[": "]", '"': '"'}
@@ -185,6 +211,8 @@ def measured(name: str, folder: Path) -> tuple[float, int, str]:
         reader.read(folder / reader.file)
     except UdaError as error:
         told = str(error).splitlines()[0]
+        if str(folder) not in str(error):
+            raise ValueError(f"{name} is refused without its name: {told}") from error
     return time.process_time() - now, resident_bytes("VmHWM") - start, told
 
 
@@ -215,7 +243,7 @@ def line(name: str, kind: str, pieces: Callable[[], Pieces], share: float) -> tu
     return row, max(steep, default=0.0)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the limits")
     parser.add_argument("--readers", nargs="*", default=list(READERS), choices=READERS)
@@ -232,7 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             steepest, count = max(steepest, steep), count + 1
     verdict = "≤" if steepest <= STEEPEST else "over"
     print(f"\n{count} texts; steepest growth {steepest:.2f} ({verdict} {STEEPEST})")
+    return 1 if steepest > STEEPEST else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

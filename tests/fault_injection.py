@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from conftest import Tiny
 
+from uda.files.ledger import LEDGER
+
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
@@ -47,35 +49,51 @@ class Fault:
 
     root: Path
     at: int = 0
-    kind: str = "kill"
-    """``kill``, or the errno with which that operation and all later ones that need room fail"""
+    kind: str | Callable[[], object] = "kill"
+    """``kill``, the errno with which that operation and all later ones that need room fail, or what is done then"""
+    reads: Path | None = None
+    """folder whose files' openings count too"""
 
 
-def strike(fault: Fault) -> None:
-    """Let the fault come, in the process that calls this, until that ends."""
-    count, sync, root = 0, os.fsync, str(fault.root)
+def strike(fault: Fault) -> Callable[[], int]:
+    """Let the fault come, in the process that calls this, until that ends.
+
+    Returns:
+        how many operations there were so far.
+    """
+    count, busy, sync, root = 0, False, os.fsync, str(fault.root)
+    reads = "\0" if fault.reads is None else str(fault.reads)
 
     def hook(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal count
-        if not _changes(event, given, root):
+        nonlocal count, busy
+        opens = event == "open" and str(given[0]).startswith(reads)
+        if busy or not (opens or _changes(event, given, root)):
             return
         count += 1
-        if count < fault.at:
-            return
-        if fault.kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif fault.kind == "EROFS" or event in ("open", "os.mkdir"):
-            code = getattr(errno, fault.kind)
-            raise OSError(code, os.strerror(code), str(given[0]))
+        if isinstance(fault.kind, str):
+            if count >= fault.at:
+                _fail(fault.kind, event, given)
+        elif count == fault.at:
+            busy = True  # what it does to files itself does not count
+            fault.kind()
+            busy = False
 
     def told(descriptor: Any) -> None:
-        if fault.kind == "kill":
+        if fault.kind not in ("EROFS", "ENOSPC"):
             sys.audit("fsync", root)
         sync(descriptor)
 
     if fault.at:
         os.fsync = told
         sys.addaudithook(hook)
+    return lambda: count
+
+
+def _fail(kind: str, event: str, given: tuple[Any, ...]) -> None:
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "EROFS" or event in ("open", "os.mkdir"):
+        raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)), str(given[0]))
 
 
 def _changes(event: str, given: tuple[Any, ...], root: str) -> bool:
@@ -83,7 +101,7 @@ def _changes(event: str, given: tuple[Any, ...], root: str) -> bool:
         return str(given[0]).startswith(root) and bool((given[2] or 0) & WRITES)
     if event in ("os.remove", "os.rmdir") and given[1] != -1:
         return True  # rmtree, relative to an open folder
-    names = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "fsync")
+    names = ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "fsync")
     return event in names and any(str(one).startswith(root) for one in given)
 
 
@@ -95,16 +113,20 @@ def command(arguments: list[str], errors: Path, fault: Fault, before: Any = None
     """
     import torch
 
-    from uda.cli.main import main
+    from uda.__main__ import main
 
     torch.set_num_threads(1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if before is not None:
         before()
-    strike(fault)
+    count = strike(fault)
     sys.argv = ["uda", *arguments]
-    main()
+    try:
+        main()
+    finally:
+        if counted := getattr(fault.kind, "counted", None):
+            counted(count())
 
 
 def stages(
@@ -156,13 +178,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "tensorboard" and path.name not in NOT_PROMISED
+        if path.is_file()
+        and path.parent.name != "tensorboard"
+        and path.name not in (*NOT_PROMISED, LEDGER)
     }
 
 
 def hidden(folder: Path) -> list[Path]:
-    """What is left of unfinished work."""
-    return [path for path in folder.rglob(".*") if path.name != ".uda-files"]
+    """What is left of unfinished work; a ledger stays."""
+    return [path for path in folder.rglob(".*") if path.name != LEDGER]
 
 
 # A world with every stage ---------------------------------------------------------------------------

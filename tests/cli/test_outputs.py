@@ -110,7 +110,16 @@ WRITTEN = {
     "check": ["index.html", "c0.png"],
 }
 """for each verb names that it writes below --out; ``.``: --out is a file"""
-RUN = ["run", "home/tiny.yaml", "data.root=data", "pretrain.steps=1", "adapt.*.steps=1", "--device", "cpu", "-q"]
+RUN = [
+    "run",
+    "home/tiny.yaml",
+    "data.root=data",
+    "pretrain.steps=1",
+    "adapt.*.steps=1",
+    "--device",
+    "cpu",
+    "-q",
+]
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -171,6 +180,7 @@ def test_the_same_command_again_writes_its_own_files_again(world: World, verb: s
         *[("report", out) for out in ("run", "run/x", ".")],
         *[("import", out) for out in ("program", ".")],
         *[("prior", out) for out in ("model/model.safetensors",)],
+        *[("tags", out) for out in ("data/t/images/t.csv", "data/t/labels/x/t.csv")],
         *[("convert", out) for out in ("data/s/images", "data/s/labels/x", "data")],
         *[("check", out) for out in ("data/s/images", "data/s/labels/x", "data")],
     ],
@@ -245,6 +255,8 @@ def test_the_card_of_a_data_set_is_not_written_over(
     code = call("check", "--from-nnunet", "nnunet", "--out", "mine.yaml")
     assert "mine.yaml" in refused(capsys, code)
     assert Path("mine.yaml").read_text() == "mine"
+    code = call("check", "--from-nnunet", "nnunet", "--out", "nnunet/new.yaml")
+    assert "of the same command" in refused(capsys, code)
     for _ in range(2):
         assert call("check", "--from-nnunet", "nnunet", "--out", "new.yaml") == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nifti_places
 import picture_files
 import text_files
 import volume_files
@@ -10,6 +11,7 @@ from feeding import Reader
 
 READERS: list[Reader] = [
     *volume_files.READERS,
+    *nifti_places.READERS,
     *picture_files.READERS,
     *text_files.READERS,
     *weight_files.READERS,

@@ -14,12 +14,13 @@ import yaml
 from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard, Prepare
-from uda.data.cases import Case, card_root, cases_of, folders_of
+from uda.data.cases import Case, card_root, cases_of, folders_of, folders_of_card
 from uda.data.records import write_npz, write_records
 from uda.data.slabs import slab_of
 from uda.data.sources import prepared_stack, read_label
 from uda.data.volumes import prepare_label, volume_prepare
 from uda.errors import ConfigError, DataError
+from uda.files.apart import check_apart
 from uda.files.atomic import write_text
 from uda.files.csv_files import csv_text
 from uda.files.new import new_files
@@ -179,7 +180,8 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
     Raises:
         ConfigError: the card names no tags and no path is given, the tags are outside the card's root, or the
             images are photographs.
-        DataError: a case cannot be read, or has no label.
+        DataError: a case cannot be read, or has no label, another file has the path, or it lies in a folder of
+            images or labels.
     """
     volume_prepare(card)
     if path is None:
@@ -188,8 +190,13 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
                 f"card {card.name!r} names no tags file", fix="give one with --out, or add `tags:`"
             )
         path = _inside(card_root(card, root), card.tags)
+        inputs = list[Path]()  # its place is the card's word
+    else:
+        inputs = folders_of_card(card, root)
+    cases = cases_of(card, root, split, labels=True)
+    check_apart(path, inputs)
     rows: list[list[Any]] = [["case", "slice", *card.classes[1:]]]
-    for case in cases_of(card, root, split, labels=True):
+    for case in cases:
         _, geometry, _ = prepared_stack(case, card)
         labels = prepare_label(read_label(case, card), geometry, card, case.label or case.image)
         shown: dict[int, NDArray[np.bool_]] = {}

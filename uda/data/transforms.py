@@ -87,6 +87,8 @@ def placement(stored: Any, found: Any, path: Path) -> Placement:
     asked = [name for name, code in codes.items() if code > 0] or ["pixdim"]
     for name in asked:
         affine, fault = _reading(name, found, sizes, scale)
+        if name == "qform" and -1 != stored["pixdim"][0] < 0:  # readers take it for 1 or for -1
+            fault = f"pixdim[0] is {stored['pixdim'][0]:g}, not 1 or -1"
         if fault is None:
             readings[name] = affine
         else:

@@ -19,6 +19,7 @@ from uda.files.untrusted import read_text
 
 LEDGER = ".uda-files"
 """name of the ledger in its folder"""
+_BEGIN = '{"file": "'
 
 
 class Ledger:
@@ -116,6 +117,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         return
     try:
         lines = read_text(path).split("\n")
+        if not _BEGIN.startswith(lines[0][: len(_BEGIN)]):
+            raise ValueError("uda did not write it")
     except (OSError, ValueError) as error:
         raise DataError(
             f"the list of the files that uda wrote cannot be read: {error}",

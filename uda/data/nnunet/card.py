@@ -18,6 +18,7 @@ from uda.data.geometry import turn_to
 from uda.data.nifti import read_header
 from uda.data.nnunet.listing import Listing
 from uda.errors import DataError, UdaError, raise_all
+from uda.files.apart import check_apart
 from uda.files.atomic import write_text
 from uda.files.new import new_files
 
@@ -44,10 +45,12 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
         path: path of the card; default: the data set's folder name with ``.yaml``, in the current folder.
 
     Raises:
-        DataError: an image's header cannot be used, the files follow no pattern, or another file has this path.
+        DataError: an image's header cannot be used, the files follow no pattern, another file has this path,
+            or it lies in the data set.
     """
     name = _file_name(listing.folder.resolve().name, "dataset")
     path = path or Path(f"{name}.yaml")
+    check_apart(path, [listing.folder])
     spacing, size = _pixels(listing)
     names = _class_names(listing.labels)
     raw = _raw(listing, _file_name(path.stem, name), names, spacing, size)
