@@ -16,6 +16,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scans = tmp_path / "data" / "scans"
     scans.mkdir(parents=True)
     (scans / "a.nii.gz").touch()
+    (tmp_path / "data" / "x").mkdir()
+    (tmp_path / "data" / "masks").mkdir()
     (tmp_path / "link").symlink_to(scans)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "data"
@@ -36,6 +38,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/scans/a.nii.gz", "data/scans/a.nii.gz"),
         ("data/scans", "data/scans/a.nii.gz"),
         ("data", "data/scans/a.nii.gz"),
+        ("data/x", "data/x/../x/y"),
     ],
 )
 def test_an_output_in_on_or_around_an_input_is_refused(data: Path, out: str, given: str) -> None:
@@ -52,7 +55,19 @@ def test_an_output_in_on_or_around_an_input_is_refused(data: Path, out: str, giv
         ("masks", "data/scans"),
         ("data/scans/masks", "data/scans/a.nii.gz"),
         ("data/scans/b.json", "data/scans/a.nii.gz"),
+        ("data/masks", "data/masks/../scans"),
+        ("data/masks", "data/masks/../scans/a.nii.gz"),
     ],
 )
 def test_an_output_beside_an_input_is_fine(data: Path, out: str, given: str) -> None:
     check_apart(Path(out), [Path(given)])
+
+
+def test_a_path_that_leads_up_from_the_output_is_beside_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data / "masks")
+    for out in (".", "./", "../masks", "new"):
+        check_apart(Path(out), [Path("../scans"), Path("../scans/a.nii.gz"), Path("../../link")])
+    with pytest.raises(DataError, match="holds an input"):
+        check_apart(Path(".."), [Path("../scans")])

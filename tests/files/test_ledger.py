@@ -34,7 +34,7 @@ def test_everything_else_is_refused_and_stays(tmp_path: Path, make: str) -> None
     else:
         path.symlink_to(mine if make == "link" else tmp_path / "nowhere")
     before = os.lstat(path)
-    told = "was changed after uda wrote" if make == "edited" else "that uda did not write"
+    told = "changed after uda wrote it" if make == "edited" else "not written by uda"
     with output_folder(tmp_path / "out"), pytest.raises(DataError, match=told) as refused:
         write_text(path, "masks")
     assert str(path) in str(refused.value)
@@ -48,7 +48,7 @@ def test_a_link_to_what_uda_wrote_is_foreign(tmp_path: Path) -> None:
         write_text(out / "a", "masks")
     (out / "a").rename(out / "b")
     (out / "a").symlink_to("b")
-    with output_folder(out), pytest.raises(DataError, match="uda wrote"):
+    with output_folder(out), pytest.raises(DataError, match="changed after uda wrote it"):
         write_text(out / "a", "masks")
 
 

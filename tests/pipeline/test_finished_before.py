@@ -76,6 +76,8 @@ def test_an_old_model_predicts_and_scores_as_before(finished: Path) -> None:
 def test_predictions_of_an_unknown_image_are_kept_and_not_taken_for_its_own(finished: Path) -> None:
     """Version 0.1 recorded neither what it predicted from nor what it wrote."""
     before = files(finished / "masks")
-    with pytest.raises(DataError, match=r"c0\.nii\.gz(.|\n)*version 0\.1 kept no list"):
+    with pytest.raises(
+        DataError, match=r"c0\.nii\.gz(.|\n)*the list \.uda-files of this folder is missing"
+    ):
         list(uda.predict(finished / "mine", finished / "data/t/images", finished / "masks"))
     assert files(finished / "masks") == before

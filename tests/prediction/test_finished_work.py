@@ -154,6 +154,14 @@ def test_a_corrected_mask_is_kept_and_told(model: Path, images: Path, tmp_path: 
         (True, True),
         (True, False),
     ]
+    with_entropy = call(model, images, out, entropy=True)
+    assert with_entropy["c0"].edited
+    assert not with_entropy["c0"].skipped
+    call(model, images, tmp_path / "fresh", entropy=True)
+    for name in ("c0_entropy.nii.gz", "c1_entropy.nii.gz"):
+        assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+    assert all(one.skipped for one in call(model, images, out, entropy=True).values())
+    assert (out / "c0.nii.gz").read_bytes() == before
     write_nifti(images / "c0.nii.gz", make_case(7, True)[0])
     assert "changed after uda wrote" in call(model, images, out)["c0"].fault
     assert (out / "c0.nii.gz").read_bytes() == before
@@ -176,7 +184,7 @@ def test_a_file_that_uda_did_not_write_is_named_before_anything_is_written(
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(DataError, match="would be replaced that uda did not write") as refused:
+    with pytest.raises(DataError, match="not written by uda, and would be replaced") as refused:
         call(model, images, tmp_path / "out")
     assert str(path) in str(refused.value)
     assert contents(tmp_path / "out") == {str(path): b"mine"}

@@ -162,7 +162,7 @@ def test_files_that_are_links_are_neither_replaced_nor_written_through(
     out = tmp_path / "out"
     out.mkdir()
     (out / name).symlink_to(precious / "deep" / name)  # a dangling link
-    with pytest.raises(DataError, match="would be replaced that uda did not write"):
+    with pytest.raises(DataError, match="not written by uda"):
         list(predict(ready, ready / "images", out))
     assert [path.name for path in out.iterdir()] == [name]
 

@@ -171,12 +171,15 @@ def adapt(
     if target is None:
         raise typer.BadParameter("--model needs --target, your images")
     from uda import api
+    from uda.files.stage_folder import recorded_hash
     from uda.priors import Prior
 
+    folder = out or Path("checkpoints") / f"{target.resolve().name.strip('*._')}-{method}"
+    earlier = recorded_hash(folder)
     path = api.adapt(
         model,
         target,
-        out or Path("checkpoints") / f"{target.resolve().name.strip('*._')}-{method}",
+        folder,
         method=method,
         overrides=setting or [],
         prior=None if prior is None else Prior.load(prior),
@@ -187,6 +190,8 @@ def adapt(
         trust_code=trust_code,
     )
     typer.echo(f"adapted model: {path}")
+    if earlier not in (None, recorded_hash(folder)):
+        typer.echo("replaced the earlier result, which had other images or settings", err=True)
     print_page(path.parent)
     exit_on_fallback([path.parent], allow_fallback)
 
@@ -250,7 +255,7 @@ def predict(
         else:
             already = " (already there)" if outcome.skipped else ""
             if outcome.edited:
-                already = " (already there, and changed since uda wrote it)"
+                already = " (changed since uda wrote it, and kept)"
             typer.echo(f"{outcome.case}: {outcome.file}{already}")
     _print_doubtful(outcomes, out)
 

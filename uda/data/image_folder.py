@@ -56,7 +56,7 @@ def _split(images: Path) -> tuple[Path, tuple[str, ...]]:
     root, parts = Path(*images.parts[:first]), images.parts[first:]
     if not isdir(root) or not parts:
         raise DataError(
-            "there is no such folder of images",
+            "there is no such file or folder of images",
             where=root,
             fix="correct the path; give a folder, a file, or a pattern in quotes such as 'scans/*_image.nii.gz'",
         )
@@ -151,6 +151,8 @@ def _nothing(images: Path, root: Path, parts: Sequence[str], suffixes: Sequence[
         fix = f"this model was trained on {kind}: give {kind}, or another model"
     elif any("[" in part for part in parts):
         fix = "correct the pattern: only * and ? stand for anything, brackets are plain"
+    elif inside and not searched:
+        fix = "convert them, DICOM for example with dcm2niix, or give the folder in which the images lie"
     else:
         fix = "give the folder in which the images lie, or a pattern in quotes: 'scans/*_image.nii.gz'"
     return DataError(

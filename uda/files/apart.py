@@ -20,7 +20,8 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
     """
     written = out.resolve()
     for given in inputs:
-        for path in dict.fromkeys((given.absolute(), given.resolve())):
+        places = (given.parent.resolve() / given.name, given.resolve())
+        for path in dict.fromkeys(places):
             if written == path:
                 how = "is an input of the same command"
             elif path.is_relative_to(written):
@@ -32,6 +33,6 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
             raise DataError(
                 f"the output {how}",
                 where=out,
-                expected="an output apart from all inputs",
-                fix="choose another --out",
+                expected="an output apart from all inputs, so that neither is taken for the other later",
+                fix="choose another --out, such as a new folder beside that of the input",
             )

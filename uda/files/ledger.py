@@ -69,14 +69,16 @@ class Ledger:
         changed = all(self.wrote(path) for path in foreign)
         names = "".join(f"\n    {path}" for path in foreign[:MOST])
         more = f"\n    … and {len(foreign) - MOST} more" if len(foreign) > MOST else ""
-        is_are = "was" if len(foreign) == 1 else "were"
         raise DataError(
-            f"{len(foreign)} file(s) would be replaced that "
-            + (f"{is_are} changed after uda wrote them" if changed else "uda did not write")
-            + f":{names}{more}",
+            ("changed after uda wrote it" if changed else "not written by uda")
+            + f", and would be replaced ({len(foreign)}):{names}{more}",
             where=self.folder,
-            fix="choose another --out, or move them away"
-            + ("" if changed else "; version 0.1 kept no list of the files it wrote"),
+            fix="choose another --out, or move these files away"
+            + (
+                ""
+                if changed
+                else f"; if uda wrote them, the list {LEDGER} of this folder is missing"
+            ),
         )
 
     def add(self, path: Path, content: Path) -> None:

@@ -6,11 +6,11 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from uda.errors import DataError, ModelError
+from uda.errors import DataError, ModelError, raise_all
 from uda.files.atomic import disk, read_json, scratch, sync, unfinished, write_json
 from uda.files.digests import sha256_of
 from uda.files.ledger import LEDGER, Ledger
@@ -80,8 +80,7 @@ class StageFolder:
             ModelError: a folder that no stage wrote has the place of the stage or of its unfinished work.
             RunError: writing fails.
         """
-        _refuse_foreign(self.path)
-        _refuse_foreign(self._old)
+        check_places([self.path, self._old])
         with disk(self.work), scratch(self.path.parent) as trash:
             for stale in self._started():
                 if restart or stale != self.work:
@@ -131,7 +130,7 @@ class StageFolder:
         """
         finished = (self.work / STAGE_FILE).is_file()
         if finished:
-            _refuse_foreign(self.path)
+            check_places([self.path])
             (self.work / STARTED).unlink(missing_ok=True)
             _sweep(self.work)
             if not (self.path / STAGE_FILE).is_file():
@@ -170,16 +169,34 @@ class StageFolder:
                 )
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse to put a stage into the place of anything but a stage or an empty folder."""
-    if (folder / STAGE_FILE).is_file() or not os.path.lexists(folder):
-        return
-    if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
-        raise ModelError(
+def check_places(folders: Iterable[Path]) -> None:
+    """Refuse to put stages into the place of anything but a stage or an empty folder.
+
+    Raises:
+        ModelError: lists every other file and folder of these names.
+    """
+    faults = [
+        ModelError(
             "exists, but uda did not write it, and the run would replace it",
             where=folder,
             fix="choose another --out, or move it away",
         )
+        for folder in folders
+        if os.path.lexists(folder) and not (folder / STAGE_FILE).is_file() and not _is_empty(folder)
+    ]
+    raise_all(faults, "the output folder")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def recorded_hash(folder: Path) -> str | None:
+    """Hash of a complete stage; None in any other folder."""
+    if not (folder / STAGE_FILE).is_file():
+        return None
+    record = read_json(folder / STAGE_FILE)
+    return str(record["hash"]) if isinstance(record, dict) and "hash" in record else None
 
 
 def recorded_files(folder: Path) -> list[tuple[str, str]]:

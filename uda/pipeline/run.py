@@ -18,6 +18,7 @@ from uda.errors import ConfigError, nearest
 from uda.files.apart import check_apart
 from uda.files.links import check_links
 from uda.files.output import lock
+from uda.files.stage_folder import check_places
 from uda.pipeline.domains import Domains
 from uda.pipeline.plan import plan
 from uda.pipeline.stage_protocol import Done, Stage, run_stage
@@ -65,6 +66,7 @@ def run(
         on_first(lambda: check_apart(out, Domains(recipe, out).folders()))
         on_first(lambda: check_links(out, ["store", *parts]))
         on_first(lambda: held.enter_context(lock(out)))
+        on_first(lambda: check_places(out / stage.name for stage in stages if stage.name in wanted))
         for stage in stages:
             if stage.name in wanted:
                 one = run_stage(

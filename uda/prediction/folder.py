@@ -158,17 +158,20 @@ def _outcome(work: _Work, case: Case) -> Outcome:
         made_from = {"image": work.hashes.of(case.image), **work.made_from}
         recorded = _recorded(work, case)
         same = recorded is not None and recorded.made_from == made_from
+        edited = same and not work.ledger.owns(places.labels(case.name))
         if recorded and same and not (work.entropy and recorded.entropy is None):
-            edited = not work.ledger.owns(places.labels(case.name))
             return replace(recorded, skipped=True, edited=edited)
-        work.ledger.check(places.maps(case.name, work.entropy))
+        maps = places.maps(case.name, work.entropy)
+        work.ledger.check(maps[1:] if edited else maps)
         if not same:
             _remove_stale(work, case)
         _remove_record(work, case)
         with memory_for(f"case {case.name!r}"):
             if isinstance(prepare, PhotoPrepare):
-                return _photo(work, case, prepare, made_from)
-            return _volume(work, case, prepare, made_from)
+                found = _photo(work, case, prepare, made_from, edited)
+            else:
+                found = _volume(work, case, prepare, made_from, edited)
+        return replace(found, edited=edited)
     except RunError:
         raise
     except UdaError as error:
@@ -209,8 +212,14 @@ def _check_unchanged(work: _Work, case: Case, made_from: Mapping[str, str]) -> N
         )
 
 
-def _volume(work: _Work, case: Case, prepare: Prepare, made_from: Mapping[str, str]) -> Outcome:
-    """Predict one volume. The label map is written last, so a case with one is complete."""
+def _volume(
+    work: _Work, case: Case, prepare: Prepare, made_from: Mapping[str, str], edited: bool
+) -> Outcome:
+    """Predict one volume. The label map is written last, so a case with one is complete.
+
+    Args:
+        edited: the label map is there and the user's own; it stays.
+    """
     prepared = read_case(case, prepare)
     _check_unchanged(work, case, made_from)
     statistics, affine = CaseStatistics(prepared.geometry), np.asarray(prepared.geometry.affine)
@@ -223,12 +232,15 @@ def _volume(work: _Work, case: Case, prepare: Prepare, made_from: Mapping[str, s
         path = work.places.entropy(case.name)
         write_volume(path, entropy, affine, slope=1 / 255, header=prepared.header)
     write_record(work.places, found)
-    write_volume(work.places.labels(case.name), labels, affine, header=prepared.header)
+    if not edited:
+        write_volume(work.places.labels(case.name), labels, affine, header=prepared.header)
     return found
 
 
-def _photo(work: _Work, case: Case, prepare: PhotoPrepare, made_from: Mapping[str, str]) -> Outcome:
-    """Predict one photograph. The label map is written last, so a case with one is complete."""
+def _photo(
+    work: _Work, case: Case, prepare: PhotoPrepare, made_from: Mapping[str, str], edited: bool
+) -> Outcome:
+    """Predict one photograph, as :func:`_volume` does a volume."""
     photo, classes = read_prepared(case, prepare), len(work.info.classes)
     _check_unchanged(work, case, made_from)
     statistics = CaseStatistics(photo.geometry)
@@ -239,8 +251,9 @@ def _photo(work: _Work, case: Case, prepare: PhotoPrepare, made_from: Mapping[st
     if work.entropy:
         write_grey(work.places.entropy(case.name), entropy_on(logits, photo.size).cpu().numpy())
     write_record(work.places, found)
-    labels = classes_of(logits, photo.size).cpu().numpy()
-    write_classes(work.places.labels(case.name), labels, distinct_colors(classes))
+    if not edited:
+        labels = classes_of(logits, photo.size).cpu().numpy()
+        write_classes(work.places.labels(case.name), labels, distinct_colors(classes))
     return found
 
 
