@@ -376,7 +376,8 @@ def test_sizes_are_shown_in_millimetres_whatever_the_unit(tiny: Tiny) -> None:
     report = placed(tiny, xyzt_units=3, qoffset=(2e4, -3e4, 4e4), **micron)["c0"]
     assert report.spacing == "1.5×1.5×3"
     assert not report.faults
-    assert not report.notes
+    (note,) = report.notes
+    assert "lengths in micrometres" in str(note)
 
 
 def test_a_tilted_gantry_is_a_note_with_its_angle(tiny: Tiny) -> None:

@@ -64,6 +64,11 @@ def test_a_pattern_that_names_the_case_twice_wants_it_twice(tmp_path: Path) -> N
     assert names_of(twice, tmp_path, "train") == ["p1"]
 
 
+def test_a_pattern_that_would_take_for_ever_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more than 2 \\* in one name"):
+        names_of(card(images="*a*b*/{case}.nii"), tmp_path, "train")
+
+
 def test_wildcards_that_match_nothing_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="matches its split 'train'") as error:
         names_of(card(), tmp_path, "train")

@@ -149,6 +149,8 @@ def test_protobuf_reads_what_we_encode(features: dict[str, Any]) -> None:
 @given(FEATURES, st.lists(st.floats(width=32, allow_nan=False), max_size=3))
 def test_we_read_what_protobuf_encodes(features: dict[str, Any], numbers: list[float]) -> None:
     message = EXAMPLE()
+    others = ("several", "numbers", "nothing")
+    features = {key: value for key, value in features.items() if key not in others}
     for key, value in features.items():
         if isinstance(value, bytes):
             message.features.feature[key].bytes_list.value.append(value)

@@ -284,7 +284,7 @@ def dataset_seeds() -> list[Seed]:
 
 
 def read_dataset(path: Path) -> None:
-    written = write_card(read_listing(path.parent), path.parent / "card.yaml")
+    written = write_card(read_listing(path.parent), path.parent.parent / f"{path.parent.name}.yaml")
     assert load_card(str(written.path)) == written.card
 
 

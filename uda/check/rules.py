@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard
+from uda.data.transforms import MILLIMETRES, UNIT
 from uda.data.volumes import volume_prepare
 from uda.errors import DataError
 
@@ -166,6 +167,21 @@ def eight_bit(seen: Intensities, card: DatasetCard, path: Path) -> DataError | N
         fix="convert the scanner's files (DICOM) again without a display window; if you have only the "
         "picture, keep `normalize: zscore` or `minmax`",
     )
+
+
+def other_unit(header: Any, path: Path) -> list[DataError]:
+    """A note for a NIfTI header whose unit of length is not the millimetre."""
+    scale = 1.0 if header is None else MILLIMETRES[int(header["xyzt_units"]) & UNIT]
+    if scale == 1:
+        return []
+    return [
+        DataError(
+            f"its header gives lengths in {'metres' if scale > 1 else 'micrometres'}; they are read as such",
+            where=path,
+            expected="millimetres, as most scanners write",
+            fix="if the sizes below are wrong, set xyzt_units to 2 (millimetre) in the header",
+        )
+    ]
 
 
 def without_place(path: Path) -> DataError:

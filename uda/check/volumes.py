@@ -154,7 +154,7 @@ def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport)
     spacing = turned_spacing(affine, turn, prepare.slice_axis)
     report.facts = Facts(case.name, path, codes, spacing, seen, unit_known=volume.unit_known)
     report.stored = volume.stored or str(volume.array.dtype)
-    report.notes += volume.remarks
+    report.notes += [*volume.remarks, *rules.other_unit(volume.header, path)]
     if not volume.placed:
         report.notes.append(rules.without_place(path))
     if len(label_values(in_blocks(volume.array.ravel(order="K")))) > 1:

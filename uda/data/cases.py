@@ -18,6 +18,8 @@ from uda.data.image_folder import entries, images_at
 from uda.data.label_maps import refuse_label_maps
 from uda.errors import ConfigError, DataError, UdaError, nearest, raise_all
 
+STARS = 2
+"""Most ``*`` in one name of a card's patterns: each more multiplies the time to search long names."""
 LONGEST = 200
 """Bytes of a case's name: files of results are called by it, with an ending."""
 
@@ -169,6 +171,12 @@ def _matches(card: DatasetCard, folder: Path, entry: str) -> list[str]:
     fits, found = wildcard(wanted), set()
     for pattern in card.images:
         begun = pattern.replace("{folder}", inside)
+        if max(part.count("*") for part in begun.split("/")) > STARS:
+            raise ConfigError(
+                f"the pattern {pattern!r} has more than {STARS} * in one name",
+                where=f"card {card.name!r}, images",
+                fix="name more of the files' letters",
+            )
         head, *tails = (re.escape(part).replace(r"\*", "[^/]+") for part in begun.split("{case}"))
         reads = re.compile(head + "(?P<case>[^/]+)" + "(?P=case)".join(tails))
         for path in _globbed(folder, begun.replace("{case}", wanted)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 
 from uda.data.formats import READERS
@@ -18,8 +19,7 @@ def stem(name: str) -> str:
 
 def wildcard(pattern: str) -> re.Pattern[str]:
     """What a name must be: ``*`` stands for anything and ``?`` for one character; all else is plain, brackets too."""
-    text = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.compile(text, re.DOTALL)
+    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
 
 
 def is_clutter(name: str) -> bool:
