@@ -318,3 +318,67 @@ def test_a_prior_that_a_method_does_not_use_is_refused(
     code = call("adapt", *VERBS["adapt"](world), "--prior", "mine.json", "--out", "new/out")
     assert "'adabn' uses no prior" in refused(capsys, code)
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "edited"])
+def test_a_finished_result_that_is_damaged_is_not_told_as_finished(
+    world: World, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    adapt = ["adapt", *VERBS["adapt"](world), "--out", "mine"]
+    assert call(*adapt) == 0
+    model = Path("mine/model.safetensors")
+    if damage == "missing":
+        model.unlink()
+    else:
+        content = model.read_bytes()
+        model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    capsys.readouterr()
+    told = refused(capsys, call(*adapt))
+    assert "stage 'mine' wrote it" in told
+    assert str(model) in told
+    assert call(*adapt, "--restart") == 0
+    assert call(*adapt) == 0
+
+
+def test_edited_scores_of_a_run_are_not_printed(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*RUN, "--out", "out") in (0, 3)
+    assert call("report", "out") == 0
+    assert call(*RUN, "--out", "out") in (0, 3)  # the page that `uda report` wrote is known
+    metrics = Path("out/evaluate/metrics.json")
+    metrics.write_text(metrics.read_text().replace('"mean": 0.', '"mean": 0.9'))
+    capsys.readouterr()
+    for verb in (["report", "out"], [*RUN, "--out", "out"]):
+        assert "has changed since stage 'evaluate' wrote it" in refused(capsys, call(*verb))
+
+
+@pytest.mark.parametrize("verb", ["prior", "tags"])
+@pytest.mark.parametrize("out", [".", "./", "new/.."])
+def test_a_folder_in_the_place_of_a_file_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, out: str
+) -> None:
+    Path("new").mkdir()
+    arguments = VERBS[verb](world)
+    told = refused(capsys, call(verb, *arguments, "--out", out))
+    assert "is a folder" in told or "of the same command" in told
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "report"])
+def test_a_home_folder_that_the_shell_left_alone_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    told = refused(capsys, call(verb, *VERBS[verb](world), "--out", "~/new"))
+    assert "begins with ~" in told
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "import", "convert", "check"])
+@pytest.mark.parametrize("name", ["new/out", "new"])
+def test_a_file_in_the_place_of_a_folder_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, name: str
+) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("mine")
+    assert "is no folder" in refused(capsys, call(verb, *VERBS[verb](world), "--out", "new/out"))
+    assert Path(name).read_text() == "mine"

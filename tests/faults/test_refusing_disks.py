@@ -102,6 +102,6 @@ def test_a_file_where_the_folder_should_be_is_one_message(
     tiny, run = tiny_run
     errors, out = tmp_path / "errors.txt", tmp_path / "file" / "out"
     out.parent.write_text("not a folder")
-    assert ended(command, arguments(tiny, run, verb, out), errors, Fault(out)) == 1
-    refused(errors)
+    assert ended(command, arguments(tiny, run, verb, out), errors, Fault(out)) == 2
+    assert "is no folder" in errors.read_text()
     assert out.parent.read_text() == "not a folder"

@@ -35,7 +35,9 @@ def artefacts(run: Path) -> dict[str, Any]:
         found[name] = path.read_bytes()
         if path.name in ("stage.json", "metrics.json"):
             content = json.loads(found[name])
-            found[name] = {k: v for k, v in content.items() if k not in ("seconds", "environment")}
+            found[name] = {
+                k: v for k, v in content.items() if k not in ("seconds", "environment", "unread")
+            }
     return found
 
 

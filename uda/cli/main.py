@@ -295,13 +295,14 @@ def report(
         return
     from uda.files.apart import check_apart
     from uda.files.output import output_folder
-    from uda.files.stage_folder import recorded_files
+    from uda.files.stage_folder import check_files, recorded_files
     from uda.report.page import write_report
 
     own = runs[0] / "report"
     folder = out or own
     if folder.resolve() != own.resolve():
         check_apart(folder, [runs[0]])
+    check_files(runs[0] / "evaluate")
     with output_folder(folder, also=recorded_files(folder)):
         write_report(runs[0], folder)
     print_table(runs[0], out)

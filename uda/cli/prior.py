@@ -91,11 +91,13 @@ def prior(
     spec = _spec(kind or USUAL, setting or ())
     _refuse_unused(spec, flags)
     from uda.files.apart import check_apart
+    from uda.files.new import check_file
     from uda.networks.model_file import model_path
     from uda.priors import PRIOR_FILE
     from uda.priors.from_files import prior_of
 
     path = out or Path(PRIOR_FILE)
+    check_file(path)
     check_apart(path, [given for given in (model_path(model), tags, target) if given is not None])
     made = prior_of(
         model,

@@ -23,7 +23,7 @@ from uda.errors import ConfigError, DataError
 from uda.files.apart import check_apart
 from uda.files.atomic import write_text
 from uda.files.csv_files import csv_text
-from uda.files.new import new_files
+from uda.files.new import check_file, new_files
 from uda.files.output import output_folder
 from uda.types import IGNORE
 
@@ -195,6 +195,7 @@ def write_tags(card: DatasetCard, root: str | Path | None, split: str, path: Pat
         inputs = folders_of_card(card, root)
     cases = cases_of(card, root, split, labels=True)
     check_apart(path, inputs)
+    check_file(path)
     rows: list[list[Any]] = [["case", "slice", *card.classes[1:]]]
     for case in cases:
         _, geometry, _ = prepared_stack(case, card)

@@ -51,6 +51,8 @@ MISSES = 8
 """PNG files in order of bytes per pixel: after so many images the others count as images."""
 MOST_PHOTOS = 1000
 """Most PNG label maps that are looked for."""
+DEPTH = 3
+"""Folders above a file whose names count: ``gtFine/train/aachen``."""
 NAMED = 3
 """Names of each kind, and values of a file, in a message."""
 PREDICTED = "predictions of uda"
@@ -60,7 +62,7 @@ CHANNEL = "_0000"
 LAST = re.compile(
     r"d?segs?|a?seg|segm|probseg|segmentations?|parcellation|labels?|lbl|labelmaps?|masks?|msk|gt|"
     r"(ground)?truth|manual|annot|annotations?|preds?|predictions?|rois?|contours?|"
-    r"(label|instance)(train)?ids|trainids"
+    r"(label|instance)(train)?ids|trainids|gt(fine|coarse)"
 )
 """Words with which the name of a label map ends."""
 FIRST = re.compile(r"seg|segmentation|labels?|labelmap|masks?|gt|groundtruth")
@@ -92,7 +94,8 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
         kinds |= dict.fromkeys(valued, "few whole values")
     else:
         kinds |= {path: kind for path, kind in named.items() if path in valued}
-        inside = [path for path in files if _is_label(path.parent.name)]
+        kinds |= {path: "coloured label maps" for path in files if _is_coloured(path)}
+        inside = [path for path in files if any(_is_label(p.name) for p in path.parents[:DEPTH])]
         kinds |= dict.fromkeys(inside, "few whole values, in a folder of label maps")
     kinds |= {p: kind for p, kind in named.items() if kind == PREDICTED or (rest and not chosen)}
     if not kinds:
@@ -150,7 +153,7 @@ def _named(files: Sequence[Path]) -> dict[Path, str]:
             found[path] = "entropy maps"
         elif _is_label(name) and (partner or not jpeg):
             found[path] = "names of label maps"
-        elif photo and partner and re.search(r"colou?r$", name.lower()):
+        elif partner and _is_coloured(path):
             found[path] = "coloured label maps"
         elif name + CHANNEL in others:
             found[path] = f"labels of the images that end in {CHANNEL}"
@@ -194,6 +197,12 @@ def _is_label(name: str) -> bool:
     return any(LAST.fullmatch("".join(words[-n:])) for n in (1, 2, 3)) or any(
         FIRST.fullmatch("".join(words[:n])) for n in (1, 2)
     )
+
+
+def _is_coloured(path: Path) -> bool:
+    """Whether a photograph is named like a coloured label map: ``aachen_000_gtFine_color.png``."""
+    name = path.name.lower()
+    return name.endswith(PHOTO_SUFFIXES) and bool(re.search(r"_colou?r$", stem(name)))
 
 
 def _further_channel(name: str, others: set[str]) -> bool:

@@ -16,8 +16,14 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
         inputs: files, and folders of which every file counts as input.
 
     Raises:
-        DataError: names the first such input.
+        DataError: names the first such input; or the path begins with ``~``.
     """
+    if str(out).startswith("~"):
+        raise DataError(
+            "begins with ~, which the shell did not replace by your home folder",
+            where=out,
+            fix="write --out ~/… with a space, or the whole path",
+        )
     written = out.resolve()
     for given in inputs:
         places = (given.parent.resolve() / given.name, given.resolve())

@@ -41,6 +41,21 @@ def new_files(folder: Path) -> Iterator[Path]:
             placed.pop_all()
 
 
+def check_file(path: Path) -> None:
+    """Refuse a folder in the place of a file.
+
+    Raises:
+        DataError: it is a folder.
+    """
+    if path.is_dir():
+        raise DataError(
+            "is a folder, but one file is written",
+            where=path,
+            expected="the name of a file",
+            fix="give --out the name of the file in it",
+        )
+
+
 def _differs(path: Path, there: Path) -> bool:
     if not os.path.lexists(there):
         return False

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from uda.errors import RunError
+from uda.errors import DataError, RunError
 from uda.files.apart import check_apart
 from uda.files.atomic import disk
 from uda.files.ledger import Ledger, enter_files
@@ -41,7 +41,9 @@ def output_folder(
         RunError: another process works in the folder, or writing fails.
     """
     check_apart(folder, inputs)
+    names = list(names)
     check_links(folder, [*names, ".uda*"])
+    check_folders(folder / name for name in names)
     with lock(folder):
         ledger = Ledger(folder, also)
         with enter_files(ledger):
@@ -55,10 +57,12 @@ def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
     Folders that the lock made are removed afterwards if they are empty.
 
     Raises:
+        DataError: the folder, or one above it, is a file.
         RunError: another process holds the lock, the file system has no locks, or writing fails.
     """
     path = folder / name
     made = [place for place in (folder, *folder.parents) if not place.exists()]
+    check_folders([folder])
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
@@ -77,6 +81,22 @@ def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
                     path.unlink(missing_ok=True)
                 for place in made:
                     place.rmdir()  # fails, as intended, if the folder is not empty
+
+
+def check_folders(folders: Iterable[Path]) -> None:
+    """Refuse a file in the place of a folder, or of one above it.
+
+    Raises:
+        DataError: names the file.
+    """
+    for folder in folders:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise DataError(
+                "is no folder, but results are written into a folder of this name",
+                where=there,
+                fix="choose another --out, or move the file away",
+            )
 
 
 def _refused(folder: Path, error: OSError) -> RunError:

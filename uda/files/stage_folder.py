@@ -16,13 +16,18 @@ from uda.files.digests import sha256_of
 from uda.files.ledger import LEDGER, Ledger
 
 STAGE_FILE = "stage.json"
+PAGE = "report.html"
+"""page of a stage, which nothing reads: it may be edited or removed"""
 STARTED = ".uda-started"
 """file that marks a hidden folder as unfinished work of a stage"""
 UNREAD = ("tensorboard", "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
-_LOGS = "tensorboard/**/events.out.tfevents.*"
-"""logs of training, whose names hold a time"""
-_UNNAMED = ("snapshots/*/model.safetensors", "predictions/*/*.nii.gz", "predictions/*/*.png")
+_UNNAMED = (
+    "tensorboard/**/events.out.tfevents.*",
+    "snapshots/*/model.safetensors",
+    "predictions/*/*.nii.gz",
+    "predictions/*/*.png",
+)
 """files that records of version 0.1 do not name"""
 
 
@@ -50,7 +55,14 @@ class StageFolder:
             self._recover()
         if not (self.path / STAGE_FILE).is_file():
             return None
-        recorded = read_json(self.path / STAGE_FILE)
+        try:
+            recorded = read_json(self.path / STAGE_FILE)
+        except ModelError as error:
+            raise ModelError(
+                error.what,
+                where=error.where,
+                fix=f"move your own files out of {self.path}, delete it, and run the same command again",
+            ) from error
         return recorded if isinstance(recorded, dict) else None
 
     def check(self) -> None:
@@ -59,19 +71,8 @@ class StageFolder:
         Raises:
             ModelError: a file is missing or differs; the message names the first one.
         """
-        listed = (self.recorded() or {}).get("files", {})
-        for name, digest in listed.items() if isinstance(listed, dict) else ():
-            path = self.path / name
-            if path.is_file() and sha256_of(path) == digest:
-                continue
-            raise ModelError(
-                f"{'has changed since' if path.is_file() else 'is missing, although'} stage "
-                f"{self.path.name!r} wrote it",
-                where=path,
-                expected=f"the SHA-256 in {STAGE_FILE}: {digest}",
-                fix=f"run stage {self.path.name!r} again: with --restart, or after deleting the folder "
-                f"{self.path}; the other stages stay",
-            )
+        if self.recorded() is not None:
+            check_files(self.path)
 
     def begin(self, restart: bool) -> Path:
         """Return the folder to work in; it holds the unfinished work of a killed run unless ``restart``.
@@ -208,6 +209,29 @@ def recorded_files(folder: Path) -> list[tuple[str, str]]:
     return [(str(name), str(digest)) for name, digest in dict(files or {}).items()]
 
 
+def check_files(folder: Path) -> None:
+    """Compare a complete stage's files with the SHA-256 in its record, or in its ledger.
+
+    Raises:
+        ModelError: a file is missing or differs; the message names the first one.
+    """
+    ledger = Ledger(folder)
+    for name, digest in recorded_files(folder):
+        path = folder / name
+        if path.name == PAGE or (
+            path.is_file() and (sha256_of(path) == digest or ledger.owns(path))
+        ):
+            continue
+        raise ModelError(
+            f"{'has changed since' if path.is_file() else 'is missing, although'} stage "
+            f"{folder.name!r} wrote it",
+            where=path,
+            expected=f"the SHA-256 in {STAGE_FILE}: {digest}",
+            fix=f"run stage {folder.name!r} again: with --restart, or after deleting the folder "
+            f"{folder}; the other stages stay",
+        )
+
+
 def own_files(folder: Path) -> set[str]:
     """Names of the files that uda wrote into a complete stage's folder, relative to it."""
     record = read_json(folder / STAGE_FILE)
@@ -216,7 +240,7 @@ def own_files(folder: Path) -> set[str]:
         if isinstance(record, dict) and isinstance(record.get(key), dict | list):
             names.update(map(str, record[key]))
     older = isinstance(record, dict) and "unread" not in record
-    for pattern in (_LOGS, *(_UNNAMED if older else ())):
+    for pattern in _UNNAMED if older else ():
         names.update(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
     return names | set(Ledger(folder).names())
 
@@ -265,16 +289,11 @@ def _listed(folder: Path) -> dict[str, Any]:
         for path, name in names.items()
         if path.is_file() and str(name) not in (STAGE_FILE, STARTED)
     }
-    logs = set(folder.glob(_LOGS))
     return {
         "files": {
             name.as_posix(): sha256_of(path)
             for path, name in files.items()
             if name.parts[0] not in UNREAD
         },
-        "unread": [
-            name.as_posix()
-            for path, name in files.items()
-            if name.parts[0] in UNREAD and path not in logs
-        ],
+        "unread": [name.as_posix() for name in files.values() if name.parts[0] in UNREAD],
     }

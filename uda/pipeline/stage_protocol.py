@@ -128,6 +128,7 @@ def _begin(
     folder = StageFolder(path, hash_)
     recorded = folder.recorded()
     if recorded is not None and recorded.get("hash") == hash_ and not restart:
+        folder.check()
         return data, None
     for parent in read:
         StageFolder(parent, "").check()

@@ -14,7 +14,7 @@ from torch import Tensor
 from uda.errors import PriorError, raise_all
 from uda.files.atomic import read_json, write_json
 from uda.files.digests import fingerprint
-from uda.files.new import new_files
+from uda.files.new import check_file, new_files
 from uda.networks.size_distribution import SizeDistribution
 from uda.priors.landmarks import Landmarks, load_landmarks, save_landmarks
 from uda.priors.maps import load_maps, maps_digest, maps_fault, save_maps
@@ -158,6 +158,7 @@ class Prior:
         }
         if self.sizes is not None:
             raw["sizes"] = self.sizes.as_json()
+        check_file(path)
         with new_files(path.parent) as folder:
             new = folder / path.name
             if self.maps is not None:

@@ -20,7 +20,7 @@ from uda.data.nnunet.listing import Listing
 from uda.errors import DataError, UdaError, raise_all
 from uda.files.apart import check_apart
 from uda.files.atomic import write_text
-from uda.files.new import new_files
+from uda.files.new import check_file, new_files
 
 ORIENTATION, SLICE_AXIS = "RAS", 2
 VALIDATE_EVERY = 5
@@ -51,6 +51,7 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
     name = _file_name(listing.folder.resolve().name, "dataset")
     path = path or Path(f"{name}.yaml")
     check_apart(path, [listing.folder])
+    check_file(path)
     spacing, size = _pixels(listing)
     names = _class_names(listing.labels)
     raw = _raw(listing, _file_name(path.stem, name), names, spacing, size)
