@@ -196,6 +196,16 @@ def test_list_names_shipped_recipes_and_cards(uda: Uda) -> None:
     assert "\ncards\n" in listed
 
 
+def test_list_goes_on_after_a_bad_file_and_shows_names_as_codes(uda: Uda) -> None:
+    Path("pipelines").mkdir()
+    Path("pipelines/bad.yaml").write_text("[1")
+    Path("pipelines/turned.yaml").write_text("title: a\u202eb\n", encoding="utf-8")
+    listed = fine(uda("list")).out
+    assert re.search(r"^  bad +cannot be read as YAML", listed, re.MULTILINE)
+    assert re.search(r"^  turned +a\\u202eb$", listed, re.MULTILINE)
+    assert "\ncards\n" in listed
+
+
 def test_check_passes_a_sound_card_and_lists_every_fault_of_another(uda: Uda, tiny: Tiny) -> None:
     card = tiny.home / "target.yaml"
     sound = fine(uda("check", card, "--root", tiny.root))

@@ -412,11 +412,16 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 def list_() -> None:
     """List the recipes and cards that have a name."""
     from uda.config.loading import available, read_yaml
+    from uda.errors import UdaError, visible
 
     for kind in ("recipe", "card"):
         typer.echo(f"{kind}s")
         for name, path in available(kind).items():
-            typer.echo(f"  {name:<24} {read_yaml(path).get('title', '')}")
+            try:
+                title = str(read_yaml(path).get("title", ""))
+            except UdaError as error:
+                title = error.what.partition("\n")[0]
+            typer.echo(visible(f"  {name:<24} {title}"))
 
 
 def main() -> None:
