@@ -74,7 +74,7 @@ class ForeignModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForeignModel:
         # A scripted network copies its weights by a recorded operation, and may run code for it.
-        with torch.no_grad(), unheard() if self._is_script else nullcontext():
+        with torch.no_grad(), unheard() if self.program is not None else nullcontext():
             network = copy.deepcopy(self.network, memo)
         copied = ForeignModel(network, self.settings, self.classes, self.program, self.shape)
         pairs = zip(copied.parameters(), self.parameters(), strict=True)
@@ -157,8 +157,9 @@ def build_foreign(
     if settings.kind == "torchscript":
         return ForeignModel(loaded, settings, classes, program)
     try:
-        shape = shape_of(loaded, settings.name)
-        network = trainable(loaded, settings.name)
+        with unheard():
+            shape = shape_of(loaded, settings.name)
+            network = trainable(loaded, settings.name)
     except ModelError:
         raise
     except Exception as error:  # torch makes a module of it, and raises many types

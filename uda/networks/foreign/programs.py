@@ -90,16 +90,20 @@ def digest(program: bytes) -> str:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-    """Drop what a TorchScript program prints and warns of: its text could hold commands to the terminal."""
+    """Drop what a program, or torch on its behalf, prints, logs and warns of: it could command the terminal."""
     with (
         open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
         contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
     ):
         shown, warnings.showwarning = warnings.showwarning, lambda *args, **more: None
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
             warnings.showwarning = shown
+            logging.disable(level)
 
 
 def unreadable(error: Exception, name: str) -> ModelError:
@@ -165,7 +169,7 @@ def _exported(parts: Mapping[str, bytes], name: str) -> Any:
         known[_DESCRIPTION] = checked_description(description, name)
     known[_EXAMPLE] = b""  # a pickle that is not needed
     try:
-        with _only_tensors(), _silent("torch.export"):
+        with _only_tensors(), unheard():
             return torch.export.load(packed(known))
     except Exception as error:  # schema, decoder and operators raise many types
         raise unreadable(error, name) from error
@@ -184,14 +188,3 @@ def _only_tensors() -> Iterator[None]:
             del os.environ[key]
         else:
             os.environ[key] = before
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Silence a logger inside the block; the errors that it logs are raised anyway."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
