@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -80,12 +81,10 @@ def test_no_word_of_a_program_reaches_the_terminal(
 
 
 def test_torch_is_silent_while_a_program_is_at_work(capfd: pytest.CaptureFixture[str]) -> None:
-    import sys
-
     with unheard():
         for name in ("torch.export", "torch._export.x", "torch.fx.experimental.symbolic_shapes"):
             logging.getLogger(name).error("\x1b]0;owned\x07")
         warnings.warn("\x1b]0;owned\x07", stacklevel=1)
-        print("\x1b]0;owned\x07", file=sys.stderr)
+        sys.stderr.write("\x1b]0;owned\x07\n")
     assert capfd.readouterr() == ("", "")
     assert logging.root.manager.disable == logging.NOTSET

@@ -114,8 +114,9 @@ def union(*ledgers: Iterable[str]) -> tuple[str, ...]:
 
 def _class_names(raw: Any) -> tuple[str, ...]:
     names = _names(raw)
-    if len(names) < 2 or not all(FILE_NAME.fullmatch(name) for name in names):
-        raise ValueError(f"{str(raw)[:80]!r} where classes are expected")
+    distinct = len(set(names)) == len(names)
+    if len(names) < 2 or not distinct or not all(FILE_NAME.fullmatch(name) for name in names):
+        raise ValueError(f"{str(raw)[:80]!r} where distinct classes are expected")
     return names
 
 
