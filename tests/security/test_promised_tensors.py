@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from conftest import write_nifti
 from foreign_networks import Plain, exported, repacked
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from uda.config.card import Prepare
 from uda.config.networks import ForeignNetwork
+from uda.data.cases import Case
 from uda.errors import ModelError
 from uda.networks.foreign.adapter import ForeignModel, build_foreign
 from uda.networks.foreign.operators import is_listed
+from uda.networks.model_file import ModelInfo
+from uda.prediction.folder import predict_cases
 
 SETTINGS = ForeignNetwork(kind="exported", name="x")
 WEIGHTS, DESCRIPTION = "model_weights_config.json", "models/model.json"
@@ -159,3 +167,20 @@ def test_a_program_that_fails_late_gives_one_error_on_one_line() -> None:
         model(torch.full((2, 1, 16, 16), 200.0))
     assert r"RuntimeError: boo \x1b[31m\nerror: forged" in refused.value.what
     assert "\n" not in refused.value.what
+
+
+def test_other_cases_are_predicted_where_a_program_fails_on_one(tmp_path: Path) -> None:
+    prepare = Prepare(size=(16, 16), normalize="none", clip=(0, 100))
+    info = ModelInfo(SETTINGS, ("background", "disk", "ring"), prepare, ("source_labels",))
+    model = build_foreign(SETTINGS, 3, exported(Late().eval()))
+    for name, value in (("bright", 200.0), ("dark", 1.0)):
+        array = np.full((16, 16, 2), value, np.float32)
+        array[0] = 0
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", array)
+    cases = [Case(name, tmp_path / "in" / f"{name}.nii.gz") for name in ("bright", "dark")]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    bright, dark = predict_cases(model, info, cases, tmp_path / "out", fabric)
+    assert dark.file is not None and not dark.fault
+    assert bright.file is None
+    assert r"boo \x1b[31m\nerror: forged" in bright.fault
+    assert not any(line.startswith("error: forged") for line in bright.fault.splitlines())

@@ -196,6 +196,7 @@ def load_model(
             shell = build(info.network, len(info.classes), info.prepare.channels)
         check_fit(shell, tensors, path)
         check_finite(tensors, path)
+        _check_size(shell, info, path)
     try:
         trusted = trust_code or (
             program is not None and isinstance(known, ForeignModel) and known.program == program
@@ -205,6 +206,26 @@ def load_model(
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
     return model, info
+
+
+@torch.no_grad()
+def _check_size(shell: nn.Module, info: ModelInfo, path: Path) -> None:
+    """Refuse a size of images that the network cannot take; its shell runs without memory.
+
+    Raises:
+        ModelError: the network halves the images more often than they can be halved.
+    """
+    size = info.network.patch or info.prepare.size
+    channels = 1 if info.network.patch else info.prepare.channels
+    try:
+        shell.eval()(torch.empty(1, channels, *size, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"its network cannot take the images of its description: {list(size)} pixels",
+            where=path,
+            expected="a size that the network can halve at each of its levels",
+            fix="use a model.safetensors that a stage of uda wrote",
+        ) from error
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

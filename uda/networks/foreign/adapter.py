@@ -58,7 +58,9 @@ class ForeignModel(nn.Module):
         except (UdaError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a program may raise anything
-            text = visible(f"{error}".strip().replace("\n", "\\n"))[:300]
+            lines = str(error).strip().split("\n")
+            # TorchScript writes its own trace above the message.
+            text = visible("\\n".join(lines[-1:] if script else lines))[:300]
             if isinstance(error, RuntimeError) and "allocate memory" in text:
                 raise
             if self.shape is not None and text.startswith("Guard failed"):
