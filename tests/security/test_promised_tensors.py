@@ -180,7 +180,8 @@ def test_other_cases_are_predicted_where_a_program_fails_on_one(tmp_path: Path) 
     cases = [Case(name, tmp_path / "in" / f"{name}.nii.gz") for name in ("bright", "dark")]
     fabric = Fabric(accelerator="cpu", devices=1)
     bright, dark = predict_cases(model, info, cases, tmp_path / "out", fabric)
-    assert dark.file is not None and not dark.fault
+    assert dark.file is not None
+    assert not dark.fault
     assert bright.file is None
     assert r"boo \x1b[31m\nerror: forged" in bright.fault
     assert not any(line.startswith("error: forged") for line in bright.fault.splitlines())

@@ -217,15 +217,19 @@ def _check_size(shell: nn.Module, info: ModelInfo, path: Path) -> None:
     """
     size = info.network.patch or info.prepare.size
     channels = 1 if info.network.patch else info.prepare.channels
+    cause: Exception | None = None
     try:
-        shell.eval()(torch.empty(1, channels, *size, device="meta"))
+        answer = shell.eval()(torch.empty(1, channels, *size, device="meta"))
+        if tuple(answer.shape[2:]) == tuple(size):
+            return
     except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"its network cannot take the images of its description: {list(size)} pixels",
-            where=path,
-            expected="a size that the network can halve at each of its levels",
-            fix="use a model.safetensors that a stage of uda wrote",
-        ) from error
+        cause = error
+    raise ModelError(
+        f"its network cannot take the images of its description: {list(size)} pixels",
+        where=path,
+        expected="a size that the network can halve at each of its levels",
+        fix="use a model.safetensors that a stage of uda wrote",
+    ) from cause
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
