@@ -20,7 +20,7 @@ from nibabel import orientations
 from uda.config.card import DatasetCard, Prepare
 from uda.data.geometry import Geometry, along, nearest, to_file_grid
 from uda.data.volumes import Volume, prepare_image, prepare_label
-from uda.errors import DataError
+from uda.errors import ConfigError, DataError
 
 HERE = Path("case.nii.gz")
 SHAPE = (6, 5, 12)
@@ -262,3 +262,10 @@ def test_preparing_holds_little_more_than_what_it_returns(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < limit * slices.nbytes
+
+
+@pytest.mark.parametrize("key", ["spacing", "slice_spacing"])
+@pytest.mark.parametrize("wanted", [1e-300, 5e-324])
+def test_a_spacing_that_makes_countless_pixels_is_refused(key: str, wanted: float) -> None:
+    with pytest.raises(ConfigError, match=r"a spacing of .* mm makes .* pixels"):
+        prepare_image(volume(ramp()), prepare(**{key: wanted}), HERE)

@@ -512,3 +512,19 @@ def test_a_python_network_without_such_a_layer_has_no_known_head() -> None:
     register_network("other", lambda: Answers(lambda z: z, classes=5))
     with pytest.raises(ModelError, match="the last layer of a Answers is not known"):
         head(build(ForeignNetwork(kind="registered", name="other"), 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ("a", "a", "a")}, "distinct classes"),
+        ({"prepare": Prepare(size=(1, 1))}, "cannot take the images of its description"),
+        ({"prepare": Prepare(size=(7, 9))}, "cannot take the images of its description"),
+    ],
+)
+def test_a_description_that_its_network_cannot_serve_is_refused(
+    changes: dict[str, Any], words: str, tmp_path: Path, model: nn.Module
+) -> None:
+    save_model(tmp_path / "model.safetensors", model, describe(**changes))
+    with pytest.raises(ModelError, match=words):
+        load_model(tmp_path)

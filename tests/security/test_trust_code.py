@@ -382,7 +382,7 @@ def test_what_a_trusted_program_raises_is_shown_as_text(
     said = command(
         *("adapt", "--model", model, *words, "--trust-code", "--device", "cpu", "--quiet"),
         capfd=capfd,
-        code=1,
+        code=2,
     )
     assert "\\x1b[31mhello" in said
 

@@ -170,7 +170,20 @@ def _check_room(geometry: Geometry, path: Path) -> None:
 
 
 def _cells(length: float, spacing: float) -> int:
-    return max(1, round(length / spacing))
+    """How many pixels of a spacing a length has.
+
+    Raises:
+        ConfigError: 2³¹ pixels or more.
+    """
+    cells = float(length) / spacing
+    if not cells < 2.0**31:
+        raise ConfigError(
+            f"a spacing of {spacing:g} mm makes {cells:.3g} pixels of {length:g} mm",
+            where="prepare.spacing, prepare.slice_spacing",
+            expected="a spacing in mm that is near that of the images",
+            fix="correct the spacing of the card or model, or of the image",
+        )
+    return max(1, round(cells))
 
 
 def _planes(volume: Volume, geometry: Geometry, offset: float) -> Iterator[NDArray[np.float32]]:

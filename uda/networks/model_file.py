@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from uda.config.card import AnyPrepare, DatasetCard, PhotoPrepare, Prepare
 from uda.config.fields import FILE_NAME
 from uda.config.loading import parse
-from uda.config.networks import NETWORKS, AnyNetwork, ForeignNetwork
+from uda.config.networks import NETWORKS, AnyNetwork, ForeignNetwork, Network
 from uda.errors import ModelError, UdaError, nearest
 from uda.files.atomic import load_tensors, save_tensors
 from uda.files.untrusted import parse_json
@@ -114,8 +114,9 @@ def union(*ledgers: Iterable[str]) -> tuple[str, ...]:
 
 def _class_names(raw: Any) -> tuple[str, ...]:
     names = _names(raw)
-    if len(names) < 2 or not all(FILE_NAME.fullmatch(name) for name in names):
-        raise ValueError(f"{str(raw)[:80]!r} where classes are expected")
+    distinct = len(set(names)) == len(names)
+    if len(names) < 2 or not distinct or not all(FILE_NAME.fullmatch(name) for name in names):
+        raise ValueError(f"{str(raw)[:80]!r} where distinct classes are expected")
     return names
 
 
@@ -195,6 +196,8 @@ def load_model(
             shell = build(info.network, len(info.classes), info.prepare.channels)
         check_fit(shell, tensors, path)
         check_finite(tensors, path)
+        if isinstance(info.network, Network):  # the others enlarge their logits to any size
+            _check_size(shell, info, path)
     try:
         trusted = trust_code or (
             program is not None and isinstance(known, ForeignModel) and known.program == program
@@ -204,6 +207,30 @@ def load_model(
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
     return model, info
+
+
+@torch.no_grad()
+def _check_size(shell: nn.Module, info: ModelInfo, path: Path) -> None:
+    """Refuse a size of images that the network cannot take; its shell runs without memory.
+
+    Raises:
+        ModelError: the network halves the images more often than they can be halved.
+    """
+    size = info.network.patch or info.prepare.size
+    channels = 1 if info.network.patch else info.prepare.channels
+    cause: Exception | None = None
+    try:
+        answer = shell.eval()(torch.empty(1, channels, *size, device="meta"))
+        if tuple(answer.shape[2:]) == tuple(size):
+            return
+    except (RuntimeError, ValueError) as error:
+        cause = error
+    raise ModelError(
+        f"its network cannot take the images of its description: {list(size)} pixels",
+        where=path,
+        expected="a size that the network can halve at each of its levels",
+        fix="use a model.safetensors that a stage of uda wrote",
+    ) from cause
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

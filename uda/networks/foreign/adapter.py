@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from uda.config.networks import ForeignNetwork
-from uda.errors import ModelError
+from uda.errors import ModelError, UdaError, visible
 from uda.networks.foreign.exported import trainable
 from uda.networks.foreign.programs import load_program, unheard, unreadable
 from uda.networks.foreign.registry import registered
@@ -42,39 +42,48 @@ class ForeignModel(nn.Module):
         """Logits ``[b, k, *s]`` of images ``[b, c, *s]``."""
         if self.shape is not None:
             self.shape.check(image)
-        answer = self._scripted(image) if self._is_script else self._run(image)
+        answer = self.network(image) if self.program is None else self._run(image)
         logits = select(answer, self.settings.output)
         if self.settings.one_logit:
             return two_logits(logits)
         return logits
 
-    @property
-    def _is_script(self) -> bool:
-        return self.settings.kind == "torchscript"
-
-    def _scripted(self, image: Tensor) -> Any:
+    def _run(self, image: Tensor) -> Any:
         """TorchScript optimises a program after a few calls, which changes the last bits; it must not here."""
         jit: Any = torch.jit
-        with jit.optimized_execution(False), unheard():
-            return self.network(image)
-
-    def _run(self, image: Tensor) -> Any:
+        script = self.settings.kind == "torchscript"
         try:
-            return self.network(image)
-        except AssertionError as error:
-            if self.shape is None or not str(error).startswith("Guard failed"):
+            with jit.optimized_execution(False) if script else nullcontext(), unheard():
+                return self.network(image)
+        except (UdaError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a program may raise anything
+            lines = str(error).strip().split("\n")
+            # TorchScript writes its own trace above the message.
+            text = visible("\\n".join(lines[-1:] if script else lines))[:300]
+            if isinstance(error, RuntimeError) and "allocate memory" in text:
                 raise
+            if self.shape is not None and text.startswith("Guard failed"):
+                raise self._other_images(text, image) from error
             raise ModelError(
-                f"the program was exported for other images: {error}",
+                f"cannot be run on images {list(image.shape)}: {type(error).__name__}: {text}",
                 where=self.settings.name,
-                expected=f"a program for images {list(image.shape)}",
-                fix="export it with an example of this size and dynamic_shapes="
-                '({0: torch.export.Dim("batch")},)',
+                expected=f"a network of float32 images with {image.shape[1]} channels",
+                fix="use the card (size, slab) of its training; if other images can be predicted, leave this one out",
             ) from error
+
+    def _other_images(self, text: str, image: Tensor) -> ModelError:
+        return ModelError(
+            f"the program was exported for other images: {text}",
+            where=self.settings.name,
+            expected=f"a program for images {list(image.shape)}",
+            fix="export it with an example of this size and dynamic_shapes="
+            '({0: torch.export.Dim("batch")},)',
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForeignModel:
         # A scripted network copies its weights by a recorded operation, and may run code for it.
-        with torch.no_grad(), unheard() if self._is_script else nullcontext():
+        with torch.no_grad(), unheard() if self.program is not None else nullcontext():
             network = copy.deepcopy(self.network, memo)
         copied = ForeignModel(network, self.settings, self.classes, self.program, self.shape)
         pairs = zip(copied.parameters(), self.parameters(), strict=True)
@@ -157,8 +166,9 @@ def build_foreign(
     if settings.kind == "torchscript":
         return ForeignModel(loaded, settings, classes, program)
     try:
-        shape = shape_of(loaded, settings.name)
-        network = trainable(loaded, settings.name)
+        with unheard():
+            shape = shape_of(loaded, settings.name)
+            network = trainable(loaded, settings.name)
     except ModelError:
         raise
     except Exception as error:  # torch makes a module of it, and raises many types

@@ -69,6 +69,15 @@ def check_payload(content: bytes, parts: Mapping[str, bytes], folder: str, name:
             raise _refused(f"{key!r} lies in {str(entry.get('path_name'))[:80]!r}", name)
         if _count(entry.get("tensor_meta")) > _SHARED * len(part):
             raise _refused(f"{key!r} declares more values than it has", name)
+        meta = entry.get("tensor_meta")
+        device = meta.get("device") if isinstance(meta, dict) else None
+        if device != {"type": "cpu", "index": None}:
+            raise ModelError(
+                f"its tensor {key!r} lies on the device {str(device)[:80]}; this is not opened",
+                where=name,
+                expected="tensors on the CPU",
+                fix="export the network again: torch.export.export(model.cpu().eval(), …)",
+            )
 
 
 def _count(meta: Any) -> int:
@@ -87,7 +96,7 @@ def _checked_tree(content: bytes, name: str) -> Any:
         raise _refused("it is nested too deeply", name) from None
 
 
-def _parsed(content: bytes, name: str) -> Any:
+def _parsed(content: bytes | str, name: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -112,6 +121,8 @@ def _checked(node: Any, key: str, name: str) -> Any:
 
 
 def _check_text(text: str, key: str, name: str) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise _refused(f"it holds {text[:80]!r}, which is no text", name)
     if key in _FREE:
         return
     if key in ("expr_str", "guards_code"):
@@ -123,7 +134,7 @@ def _check_text(text: str, key: str, name: str) -> None:
                 name,
             )
     elif key in _TREES:
-        _check_tree(_parsed(text.encode(), name), name)
+        _check_tree(_parsed(text, name), name)
     elif key == "verifiers" and text not in _DIALECTS:
         raise _refused(f"it is of the dialect {text[:80]!r}", name)
     elif not (_NAME if key in _NAMES else _PLAIN).fullmatch(text):
@@ -137,15 +148,19 @@ def _check_tree(raw: Any, name: str) -> None:
     pending = [raw[1]]
     while pending:
         node = pending.pop()
-        if not isinstance(node, dict) or node.get("type") not in _TREE_TYPES:
+        if not isinstance(node, dict) or not _is_tree_type(node.get("type")):
             kind = node.get("type") if isinstance(node, dict) else node
             raise _refused(f"its inputs or outputs hold a {str(kind)[:80]!r}", name)
         context = node.get("context")
-        keys = None if context is None else _parsed(str(context).encode(), name)
+        keys = None if context is None else _parsed(str(context), name)
         if keys is not None and not _are_keys(keys):
             raise _refused(f"its inputs or outputs are called {str(context)[:80]!r}", name)
         children = node.get("children_spec")
         pending += children if isinstance(children, list) else []
+
+
+def _is_tree_type(kind: Any) -> bool:
+    return (kind is None or isinstance(kind, str)) and kind in _TREE_TYPES
 
 
 def _are_keys(keys: Any) -> bool:

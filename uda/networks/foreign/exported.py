@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from uda.errors import ModelError
+from uda.networks.foreign.recurrent import check_recurrent
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _COUNTER = "num_batches_tracked"
@@ -39,6 +40,7 @@ def trainable(program: Any, name: str) -> fx.GraphModule:
     _dropouts_again(module)
     _portable(graph)
     _refuse_remains(module, name)
+    check_recurrent(module, name)
     graph.lint()
     result = fx.GraphModule(module, graph)
     _own_constants(result, program.constants)

@@ -41,6 +41,13 @@ _LONGEST = 4096
 _GROWING = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
 _POWERS, _EXPONENT = 3, 64
 """the most powers and shifts in one expression, and their largest exponent"""
+_NUMBERS = frozenset({"Integer", "Rational", "Float"})
+_LARGEST = 2.0**64
+"""the largest number in an expression, in absolute value; the smallest real one is its inverse"""
+_LAST_SYMBOL = 10_000
+"""the largest number in the name of a symbol, since torch counts up to it"""
+_HIDDEN = re.compile(r"[^ -~]|#|[0-9.]_|[0-9.][eE][+-]?[0-9]{4}")
+"""what Python's parser drops or rounds before it can be checked: comments, line breaks, digits in groups, 1e-9999"""
 
 
 def check_expression(text: str, name: str) -> None:
@@ -58,7 +65,7 @@ def check_expression(text: str, name: str) -> None:
 
 
 def _is_arithmetic(text: str) -> bool:
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST or _HIDDEN.search(text):
         return False
     try:
         parsed = ast.parse(text, mode="eval")
@@ -81,35 +88,68 @@ def _is_power(node: ast.AST) -> bool:
 
 
 def _is_small(power: ast.AST) -> bool:
-    """Whether the exponent has only names and small numbers, and no product, power or shift."""
+    """Whether the exponent is a small number and the base has no power or shift."""
     if isinstance(power, ast.BinOp):
-        exponents: list[ast.expr] = [power.right]
+        base, exponent = power.left, power.right
+    elif isinstance(power, ast.Call) and len(power.args) == 2:
+        base, exponent = power.args
     else:
-        exponents = power.args[1:] if isinstance(power, ast.Call) else []
-    for part in (inner for exponent in exponents for inner in ast.walk(exponent)):
-        if isinstance(part, ast.Mult | ast.Pow | ast.LShift):
-            return False
-        if isinstance(part, ast.Constant) and not (
-            isinstance(part.value, int | float) and abs(part.value) <= _EXPONENT
-        ):
-            return False
-    return True
+        return False
+    if any(_is_power(inner) for inner in ast.walk(base)):
+        return False
+    return all(
+        isinstance(part, ast.UnaryOp | ast.USub | ast.Load)
+        or (isinstance(part, ast.Name) and part.id in _NUMBERS)
+        or (isinstance(part, ast.Call) and ast.unparse(part.func) in _NUMBERS)
+        or (
+            isinstance(part, ast.Constant)
+            and isinstance(part.value, int | float)
+            and abs(part.value) <= _EXPONENT
+        )
+        for part in ast.walk(exponent)
+    )
 
 
 def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
-        return "__" not in node.id
-    if isinstance(node, ast.Constant):  # sympy parses a string as an expression: names only
-        text = node.value
-        return not isinstance(text, str | bytes) or (
-            isinstance(text, str)
-            and re.fullmatch(r"[A-Za-z]\w*", text) is not None
-            and "__" not in text
-        )
+        return _is_name(node.id)
+    if isinstance(node, ast.Constant):
+        return _is_harmless_constant(node.value)
     if isinstance(node, ast.Attribute):
         return node.attr in {"size", "stride", "storage_offset"}
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Attribute) or (
-            isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
-        )
-    return isinstance(node, _PARTS)
+        return _is_harmless_call(node)
+    return isinstance(node, _PARTS) and not isinstance(node, ast.BitXor)  # a power in sympy
+
+
+def _is_name(text: str) -> bool:
+    number = re.search(r"[0-9]*$", text)
+    digits = number.group().lstrip("0") if number else ""
+    return (
+        re.fullmatch(r"[A-Za-z_]\w*", text) is not None
+        and "__" not in text
+        and (len(digits) <= len(str(_LAST_SYMBOL)) and int(digits or 0) <= _LAST_SYMBOL)
+    )
+
+
+def _is_harmless_constant(value: object) -> bool:
+    """Whether a constant is a number of ordinary size, or a name: sympy parses a string as an expression."""
+    if isinstance(value, str):
+        return value[:1] != "_" and _is_name(value)
+    if isinstance(value, float):
+        return value == 0 or 1 / _LARGEST <= abs(value) <= _LARGEST  # NaN compares false
+    return value is None or (isinstance(value, int) and abs(value) <= _LARGEST)
+
+
+def _is_harmless_call(call: ast.Call) -> bool:
+    if isinstance(call.func, ast.Attribute):
+        return not call.keywords
+    if not isinstance(call.func, ast.Name) or call.func.id not in _FUNCTIONS:
+        return False
+    if call.func.id == "Float" and len(call.args) != 1:
+        return False  # a precision
+    assumed = call.func.id == "Symbol"  # Symbol('s0', positive=True)
+    return all(
+        assumed and isinstance(one.value, ast.Constant) and isinstance(one.value.value, bool)
+        for one in call.keywords
+    )

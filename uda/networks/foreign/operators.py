@@ -104,6 +104,9 @@ _PRIMS = _names(
 _TORCHVISION = _names("deform_conv2d nms ps_roi_align ps_roi_pool roi_align roi_pool")
 _SPACES = {"aten": _ATEN | _IN_PLACE, "prims": _PRIMS, "torchvision": _TORCHVISION}
 
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""listed for padded sequences alone, whose arguments :mod:`.recurrent` checks"""
+
 _OTHER = (
     _names(
         "associative_scan cond map_impl scan while_loop wrap_with_autocast wrap_with_set_grad_enabled",
@@ -143,5 +146,7 @@ def is_listed(target: str) -> bool:
         return False
     if space == "torchvision":
         import torchvision  # noqa: F401  registers its operators
+    if name in _RECURRENT and overload != "input":
+        return False
     packet = getattr(getattr(torch.ops, space), name, None)
     return packet is not None and overload in packet.overloads()

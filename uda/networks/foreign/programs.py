@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from uda.errors import ModelError
 from uda.networks.foreign.archives import known_parts, packed, read_parts
@@ -90,21 +90,27 @@ def digest(program: bytes) -> str:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-    """Drop what a TorchScript program prints and warns of: its text could hold commands to the terminal."""
+    """Drop what a program, or torch on its behalf, prints, logs and warns of: it could command the terminal."""
     with (
         open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
         contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
     ):
         shown, warnings.showwarning = warnings.showwarning, lambda *args, **more: None
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
             warnings.showwarning = shown
+            logging.disable(level)
 
 
 def unreadable(error: Exception, name: str) -> ModelError:
     """The error for a program that torch refuses."""
     reason = str(error).strip().splitlines()
+    if any("warnings above" in line for line in reason):  # there are none: torch is not heard
+        reason = ["torch finds no network in its parts"]
     return ModelError(
         f"cannot be loaded: {reason[0][:200] if reason else type(error).__name__}",
         where=name,
@@ -165,10 +171,58 @@ def _exported(parts: Mapping[str, bytes], name: str) -> Any:
         known[_DESCRIPTION] = checked_description(description, name)
     known[_EXAMPLE] = b""  # a pickle that is not needed
     try:
-        with _only_tensors(), _silent("torch.export"):
-            return torch.export.load(packed(known))
+        with _only_tensors(), unheard():
+            program = torch.export.load(packed(known))
+            _check_tensors(program, name)
+            return program
+    except ModelError:
+        raise
     except Exception as error:  # schema, decoder and operators raise many types
         raise unreadable(error, name) from error
+
+
+def _check_tensors(program: Any, name: str) -> None:
+    """Refuse tensors other than those that the description promises to the operators."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    stored = {**program.constants, **program.state_dict}
+    promised = {
+        spec.target: nodes[spec.arg.name].meta.get("val")
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None and getattr(spec.arg, "name", None) in nodes
+    }
+    for key, tensor in stored.items():
+        if not isinstance(tensor, Tensor) or tensor.device.type != "cpu":
+            raise _differs(key, "is no tensor of the CPU", name)
+        if key in promised and (told := _difference(tensor, promised[key])):
+            raise _differs(key, told, name)
+
+
+def _difference(tensor: Tensor, promised: Any) -> str:
+    """How a tensor differs from the promised one; empty if it does not."""
+    if not isinstance(promised, Tensor) or not all(type(n) is int for n in promised.shape):
+        return "has no size in the description"
+    if tensor.shape != promised.shape:
+        return f"has the size {list(tensor.shape)} for {list(promised.shape)}"
+    # The step along an axis of length 1 has no meaning.
+    steps = [
+        tuple(step for step, length in zip(one.stride(), one.shape, strict=True) if length != 1)
+        for one in (tensor, promised)
+        if one.numel()
+    ]
+    if len(set(steps)) > 1:
+        return f"has the strides {tensor.stride()} for {promised.stride()}"
+    if (tensor.dtype, tensor.layout) != (promised.dtype, promised.layout):
+        return f"has the type {tensor.dtype} for {promised.dtype}"
+    return ""
+
+
+def _differs(key: str, how: str, name: str) -> ModelError:
+    return ModelError(
+        f"its tensor {key!r} {how}; this is not opened",
+        where=name,
+        expected="the tensors of its description, on the CPU",
+        fix="export the network again: torch.export.export(model.cpu().eval(), …)",
+    )
 
 
 @contextlib.contextmanager
@@ -184,14 +238,3 @@ def _only_tensors() -> Iterator[None]:
             del os.environ[key]
         else:
             os.environ[key] = before
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Silence a logger inside the block; the errors that it logs are raised anyway."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
