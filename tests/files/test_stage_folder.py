@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from uda.errors import DataError, ModelError
-from uda.files.stage_folder import STAGE_FILE, StageFolder, own_files
+from uda.files.stage_folder import STAGE_FILE, StageFolder, own_files, recorded_files
 
 
 def run(place: Path, name: str, restart: bool = False, **files: str) -> StageFolder:
@@ -173,3 +173,9 @@ def test_a_folder_that_appears_during_the_work_is_not_replaced(tmp_path: Path) -
     with pytest.raises(ModelError, match="uda did not write it"):
         commit(folder)
     assert contents(tmp_path / "stage") == {"notes.txt": "mine"}
+
+
+@pytest.mark.parametrize("files", [[], ["model"], "model", 1, None])
+def test_a_record_whose_files_are_no_mapping_names_none(tmp_path: Path, files: object) -> None:
+    (tmp_path / STAGE_FILE).write_text(json.dumps({"hash": "a", "files": files}))
+    assert recorded_files(tmp_path) == []

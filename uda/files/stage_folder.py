@@ -206,7 +206,8 @@ def recorded_files(folder: Path) -> list[tuple[str, str]]:
         return []
     record = read_json(folder / STAGE_FILE)
     files = record.get("files") if isinstance(record, dict) else None
-    return [(str(name), str(digest)) for name, digest in dict(files or {}).items()]
+    listed = files.items() if isinstance(files, dict) else ()
+    return [(str(name), str(digest)) for name, digest in listed]
 
 
 def check_files(folder: Path) -> None:
