@@ -223,6 +223,26 @@ def test_check_passes_a_sound_card_and_lists_every_fault_of_another(uda: Uda, ti
     assert "Traceback" not in faulty.err
 
 
+def test_check_shows_the_first_of_many_faulty_cases(uda: Uda, tiny: Tiny, tmp_path: Path) -> None:
+    card = yaml.safe_load((tiny.home / "target.yaml").read_text())
+    card["splits"] = {"adapt": [f"gone{number}" for number in range(60)]}
+    del card["tags"]
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    faulty = uda("check", tmp_path / "card.yaml", "--root", tiny.root)
+    assert faulty.code == 2
+    assert "the first 50 of 60 faulty cases" in faulty.out
+    assert "gone49 " in faulty.out
+    assert "gone50 " not in faulty.out
+    assert "60 fault(s)" in faulty.out
+
+
+def test_a_deleted_current_folder_is_told(uda: Uda) -> None:
+    Path.cwd().rmdir()
+    ended = uda("check", "phantom_ct")
+    assert ended.code == 2
+    assert "the current folder does not exist any more" in ended.err
+
+
 # Recipes -------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,9 @@ def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
             table.add_row(*row)
         print_wide(table)
         cases = [report for report in cases if report.faults]
+    if len(cases) > ROWS:
+        typer.echo(f"the first {ROWS} of {len(cases)} faulty cases:")
+        cases = cases[:ROWS]
     if cases:
         table = Table(*COLUMNS.values(), title=f"card {name}")
         for report in cases:

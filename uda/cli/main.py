@@ -424,6 +424,18 @@ def list_() -> None:
             typer.echo(visible(f"  {name:<24} {title}"))
 
 
+def _check_current_folder() -> None:
+    """Libraries end the process without a message of ours where the current folder has been deleted."""
+    from uda.errors import ConfigError
+
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the current folder does not exist any more", fix="`cd` to another folder"
+        ) from None
+
+
 def main() -> None:
     """Run ``uda``: an error becomes one message and an exit code. Of several processes only the first one prints."""
     from uda.cli.streams import steady_streams
@@ -435,6 +447,7 @@ def main() -> None:
     try:
         if not launched().first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        _check_current_folder()
         with stopping_on_signals():
             app()
     except Stopped as stop:
