@@ -1,13 +1,17 @@
-"""The logged pictures of a run show one slice of each image, also of volumes and slabs."""
+"""The log of a run: one slice of each image, also of volumes and slabs; one error of a disk that refuses."""
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer, record_writer
 from torch import Tensor
 
+from uda.errors import RunError
 from uda.training.logs import RunLog
 
 
@@ -36,3 +40,28 @@ def test_of_a_slab_the_slice_itself_is_shown(
     image, logits = (torch.randn(2, 3, 8, 8, generator=draw) for _ in range(2))
     alone = grid_of(tmp_path / "a", monkeypatch, image[:, 1:2], logits)
     assert torch.equal(grid_of(tmp_path / "b", monkeypatch, image, logits), alone)
+
+
+def test_a_disk_that_refuses_the_first_event_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def end_late(thread: threading.Thread) -> None:
+        try:
+            run(thread)
+        finally:
+            time.sleep(0.1)
+
+    told: list[threading.ExceptHookArgs] = []
+    run = event_file_writer._AsyncWriterThread.run
+    monkeypatch.setattr(event_file_writer._AsyncWriterThread, "run", end_late)
+    monkeypatch.setattr(record_writer.RecordWriter, "write", refuse)
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    before = set(threading.enumerate())
+    with pytest.raises(RunError, match="Input/output error"), RunLog(tmp_path, "stage", 1, 0, True):
+        pass
+    assert set(threading.enumerate()) == before
+    assert told == []
+    assert threading.excepthook == told.append

@@ -35,18 +35,15 @@ class RunLog:
         rows: :meth:`text` of the interrupted run at ``first_step``.
 
     Raises:
-        RunError: writing fails.
+        RunError: writing fails, from entering the log on.
     """
 
     def __init__(
         self, folder: Path, title: str, steps: int, first_step: int, quiet: bool, rows: str = ""
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path = folder / "metrics.csv"
         self._header, *self._rows = [row for _, row in rows_of(rows)] or [[]]
-        with disk(folder):
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._first_step = first_step
         self._bar = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -61,12 +58,25 @@ class RunLog:
         self._task = self._bar.add_task(title, total=steps, completed=first_step, loss="", rate="")
 
     def __enter__(self) -> RunLog:
+        from torch.utils.tensorboard import SummaryWriter
+
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        before = threading.enumerate()
+        try:
+            with disk(self.path.parent):
+                self._board = SummaryWriter(
+                    str(self.path.parent / "tensorboard"), purge_step=self._first_step
+                )
+        except BaseException:
+            for thread in set(threading.enumerate()).difference(before):
+                thread.join(timeout=1)  # it ends with the same error, which the hook must see
+            threading.excepthook = self._hook
+            raise
         self._bar.start()
         return self
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        """Skip write errors of TensorBoard's thread; :meth:`__exit__` reports them once."""
+        """Skip write errors of TensorBoard's thread; the process's own thread reports them once."""
         ours = type(args.thread).__module__.startswith("tensorboard")
         if not (ours and isinstance(args.exc_value, OSError)):
             self._hook(args)
