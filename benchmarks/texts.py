@@ -3,12 +3,12 @@
     python benchmarks/texts.py                  # up to the limits: minutes on a CPU
     python benchmarks/texts.py --share 0.01     # files of a hundredth: a try
 
-Each kind of text is written in four sizes, each twice the one before, the last as large as the reader's limit. A
+Each kind of text is written in five sizes, each twice the one before, the last as large as the reader's limit. A
 process of its own reads each file with the package's own function, which returns or refuses it. The growth is the
 exponent e of size^e: 1 is linear, 2 the square, below 1 a limit on the number of values that ends the work early. That
-of time is between the smallest and the largest file; that of memory is between the last two doublings of the size, so
-that memory which the process had already does not count. It is judged where the largest file takes more than a tenth
-of a second, and more than 50 MB. Prints Markdown.
+of time is between the smallest and the largest file. That of memory compares what the last two doublings of the size
+add with what the two before add, so that memory which the process had already does not count. It is judged where the
+largest file takes more than a tenth of a second, and more than 50 MB. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from uda.priors import Prior
 from uda.priors.size_csv import read_sizes
 from uda.report.files import read_cases, read_curve, read_metrics
 
-SIZES = (1 / 8, 1 / 4, 1 / 2, 1)
+SIZES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 NOTABLE_SECONDS, NOTABLE_BYTES = 0.1, 5 * 10**7
 STEEPEST = 1.3
 """Growth up to which a line counts as linear; collecting garbage and waiting for memory cost some."""
@@ -222,9 +222,9 @@ def growth(values: Sequence[float]) -> float:
 
 
 def growth_of_steps(values: Sequence[float]) -> float:
-    """The exponent from what the last two doublings add: it does not change with a constant below all values."""
-    before, last = values[-2] - values[-3], values[-1] - values[-2]
-    return math.log2(last / before) if last > 0 and before > 0 else 0.0
+    """The exponent from what each two doublings add: it does not change with a constant in all values."""
+    first, middle, last = values[::2]
+    return math.log((last - middle) / (middle - first), 4) if last > middle > first else 0.0
 
 
 def line(name: str, kind: str, pieces: Callable[[], Pieces], share: float) -> tuple[str, float]:

@@ -92,6 +92,8 @@ def adapt(
         UdaError: the model, an image, the prior or a setting is invalid; no partial result stays in ``out``.
     """
     _check_alone()
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}", expected="0 or more, below 2**63")
     target, out = Path(target), Path(out)
     hashes, given = Hashes(), model_path(Path(model))
     of_model = hashes.of(given) if given.is_file() else ""
@@ -152,7 +154,7 @@ def _check_alone() -> None:
     if this_process().size > 1:
         raise ConfigError(
             f"{this_process().size} processes were started, but work on a single model runs in one",
-            fix="start it without torchrun; recipes run on several processes",
+            fix="start one process: without torchrun, and with `srun -n 1`; recipes run on several processes",
         )
 
 

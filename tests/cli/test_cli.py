@@ -243,6 +243,23 @@ def test_a_deleted_current_folder_is_told(uda: Uda) -> None:
     assert "the current folder does not exist any more" in ended.err
 
 
+@pytest.mark.parametrize("empty", [("--out", ""), ("--out=",)])
+def test_an_empty_path_is_not_the_current_folder(uda: Uda, tiny: Tiny, empty: tuple[str]) -> None:
+    ended = uda("check", tiny.home / "target.yaml", "--root", tiny.root, *empty)
+    assert ended.code == 2
+    assert "--out is empty" in ended.err
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_seed_that_no_record_can_hold_is_refused_before_the_training(
+    uda: Uda, tmp_path: Path
+) -> None:
+    ended = uda("adapt", "--model", "m", "--target", "t", "--seed", 2**63, "--out", "o")
+    assert ended.code == 2
+    assert f"seed is {2**63}" in ended.err
+    assert uda("show", "cardiac_phantom", f"seed={2**63}").code == 2
+
+
 # Recipes -------------------------------------------------------------------------------------------
 
 

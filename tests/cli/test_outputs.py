@@ -234,6 +234,26 @@ def test_what_a_user_puts_into_an_adapted_model_outlives_it(world: World) -> Non
         assert (contents(Path("mine/masks")), Path("mine/notes.txt").read_text()) == before
 
 
+def test_what_other_verbs_wrote_into_an_adapted_model_outlives_it(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world.images, "other")
+    write_nifti(Path("other/c0.nii.gz"), make_case(9, True)[0])
+    adapt = ["adapt", "--model", "model", "--method", "adabn", "--out", "mine", "--target"]
+    assert call(*adapt, world.images) == 0
+    Path("mine/report.html").unlink()
+    assert call("predict", "--model", "model", "--images", world.images, "--out", "mine") == 0
+    Path("mine/c0.nii.gz").write_bytes(b"corrected")
+    kept = [Path("mine/prediction.json"), *Path("mine").rglob("*.nii.gz")]
+    before = {path: path.read_bytes() for path in kept}
+    assert call(*adapt, "other") == 0
+    assert {path: path.read_bytes() for path in kept} == before
+    Path("mine/report.html").write_text("mine")
+    told = refused(capsys, call(*adapt, world.images))
+    assert "report.html" in told
+    assert Path("mine/report.html").read_text() == "mine"
+
+
 def test_what_a_user_puts_into_a_run_outlives_its_stages(world: World) -> None:
     assert call(*RUN, "--out", "out") in (0, 3)
     mine = [Path("out", name) for name in ("notes.txt", "pretrain/notes.txt", "store/notes.txt")]
@@ -336,6 +356,11 @@ def test_a_finished_result_that_is_damaged_is_not_told_as_finished(
     told = refused(capsys, call(*adapt))
     assert "stage 'mine' wrote it" in told
     assert str(model) in told
+    if damage == "edited":
+        assert "delete it" in told
+        assert "would be replaced: model.safetensors" in refused(capsys, call(*adapt, "--restart"))
+        assert model.read_bytes()[:-1] == content[:-1]
+        model.unlink()
     assert call(*adapt, "--restart") == 0
     assert call(*adapt) == 0
 

@@ -14,6 +14,7 @@ import pytest
 from test_cli import VERBS
 
 from uda.cli import streams
+from uda.errors import RunError
 
 CLOSED = {"PATH": os.environ["PATH"], "HOME": "/"}
 EVERY_HELP = """
@@ -57,13 +58,18 @@ def test_what_nobody_reads_any_more_is_dropped(kind: str, ends: list[int]) -> No
     os.write(writer, b"a library's own line")  # as C code does
 
 
-def test_a_full_disk_is_still_told(ends: list[int]) -> None:
+def test_what_a_full_disk_does_not_take_ends_no_work_and_is_told_at_the_end(
+    ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_refused", [])
     ends.append(os.open("/dev/full", os.O_WRONLY))
     stream = streams._lasting(text_on(ends[0]))
-    with pytest.raises(OSError, match="No space left"):
-        stream.write("x\n")
-    with pytest.raises(OSError, match="No space left"):
-        stream.close()
+    streams.check_printed()
+    for _ in range(3):
+        stream.write("x" * 10**5 + "\n")
+    with pytest.raises(RunError, match="No space left"):
+        streams.check_printed()
+    stream.close()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from uda.errors import DataError, ModelError
+from uda.files.ledger import LEDGER, Ledger
 from uda.files.stage_folder import STAGE_FILE, StageFolder, own_files, recorded_files
 
 
@@ -70,6 +71,73 @@ def test_foreign_files_outlive_the_stage_and_nothing_else_does(place: Path, rest
     assert [path.name for path in place.parent.iterdir()] == ["stage"]
     commit(run(place, "c", model="newest"))
     assert contents(place) == {"model": "newest", **MINE}
+
+
+@pytest.mark.parametrize("name", ["snapshots/1/model", "snapshots/2/model"])
+def test_a_changed_file_that_no_stage_reads_outlives_the_stage(place: Path, name: str) -> None:
+    (place / "snapshots/1/model").write_text("edited")
+    folder = run(place, "b", model="new", **{name.replace("/", "__"): "new"})
+    if name == "snapshots/1/model":
+        with pytest.raises(DataError, match="uda did not write the one that is there"):
+            commit(folder)
+    else:
+        commit(folder)
+    assert (place / "snapshots/1/model").read_text() == "edited"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", ["model", "gone"])
+def test_a_changed_file_is_not_replaced_and_named_before_the_work(
+    place: Path, name: str, restart: bool
+) -> None:
+    (place / name).write_text("edited")
+    before = contents(place)
+    with pytest.raises(DataError, match=f"changed after uda wrote it.*: {name}") as refused:
+        StageFolder(place, "b" * 12).begin(restart)
+    assert str(place) in str(refused.value)
+    assert contents(place) == before
+    (place / name).unlink()
+    commit(run(place, "b", restart, model="new"))
+    assert contents(place) == {"model": "new", **MINE}
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, None, 7])
+@pytest.mark.parametrize("record", ["files", "unread", "list", "older", "ledger"])
+def test_a_record_that_somebody_else_made_deletes_nothing(
+    place: Path, record: str, digest: object
+) -> None:
+    names = ["notes.txt", "masks/deep/a.nii.gz", "link", "../outside", "x" * 5000]
+    (place.parent / "outside").write_text("mine")
+    (place / "predictions" / "1").mkdir(parents=True)
+    (place / "predictions" / "1" / "c.nii.gz").write_text("mine")
+    recorded = json.loads((place / STAGE_FILE).read_text())
+    recorded["files"] = {}
+    if record == "ledger":
+        line = json.dumps({"file": "notes.txt", "sha256": digest})
+        (place / LEDGER).write_text(line + "\n")
+    elif record == "list":
+        recorded["unread"] = names
+    elif record == "older":
+        del recorded["unread"]
+    else:
+        recorded[record] = dict.fromkeys(names, digest)
+    (place / STAGE_FILE).write_text(json.dumps(recorded))
+    mine = {name: text for name, text in contents(place).items() if text == "mine"}
+    with contextlib.suppress(DataError):
+        commit(run(place, "b", other="new"))
+    assert contents(place).items() >= mine.items()
+    assert "predictions/1/c.nii.gz" in mine
+    assert (place.parent / "outside").read_text() == "mine"
+
+
+def test_what_another_verb_wrote_there_outlives_the_stage(place: Path) -> None:
+    ledger = Ledger(place)
+    (place.parent / "finished").write_text("theirs")
+    ledger.add(place / "mask.nii.gz", place.parent / "finished")
+    (place.parent / "finished").rename(place / "mask.nii.gz")
+    commit(run(place, "b", model="new"))
+    assert (place / "mask.nii.gz").read_text() == "theirs"
+    assert Ledger(place).owns(place / "mask.nii.gz")
 
 
 def test_foreign_files_never_enter_the_record(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
 from uda.errors import DataError, RunError
+from uda.files.ledger import LEDGER
 from uda.networks.build import build
 from uda.networks.model_file import ModelInfo, save_model
 from uda.prediction.outcome import Outcome
@@ -188,6 +190,40 @@ def test_a_file_that_uda_did_not_write_is_named_before_anything_is_written(
         call(model, images, tmp_path / "out")
     assert str(path) in str(refused.value)
     assert contents(tmp_path / "out") == {str(path): b"mine"}
+
+
+@pytest.mark.parametrize("name", ["cases/c0.json", "cases/c0.jpg"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_changed_record_or_picture_is_not_replaced(
+    model: Path, images: Path, tmp_path: Path, name: str, listed: bool
+) -> None:
+    out = tmp_path / "out"
+    if listed:  # by a ledger that somebody else made, with another content
+        (out / "cases").mkdir(parents=True)
+        line = json.dumps({"file": name, "sha256": "0" * 64})
+        (out / LEDGER).write_text(line + "\n")
+    else:
+        call(model, images, out)
+        write_nifti(images / "c0.nii.gz", make_case(7, True)[0])
+    (out / name).write_text("mine")
+    if name.endswith(".json"):
+        with pytest.raises(DataError, match="changed after uda wrote it"):
+            call(model, images, out)
+    else:
+        assert "changed after uda wrote it" in call(model, images, out)["c0"].fault
+    assert (out / name).read_text() == "mine"
+
+
+def test_a_backup_of_hard_links_does_not_change(model: Path, images: Path, tmp_path: Path) -> None:
+    out, backup = tmp_path / "out", tmp_path / "backup"
+    call(model, images, out)
+    shutil.copytree(out, backup, copy_function=os.link)
+    before = contents(backup)
+    write_nifti(images / "c0.nii.gz", make_case(7, True)[0])
+    call(model, images, out)
+    assert contents(backup) == before
+    assert not call(model, images, out)["c0"].edited
+    assert [path.name for path in out.glob(".*")] == [LEDGER]
 
 
 def test_other_files_in_the_folder_stay(model: Path, images: Path, tmp_path: Path) -> None:

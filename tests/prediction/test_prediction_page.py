@@ -242,6 +242,10 @@ def test_a_label_map_without_its_record_is_predicted_again(
     before = np.asarray(nibabel.load(out / "usual.nii.gz").dataobj)
     (out / "cases/usual.json").unlink()
     (out / "cases/other.json").write_text("{half")
+    with pytest.raises(DataError, match="changed after uda wrote it") as refused:
+        predict(knows, images, out)
+    assert str(out / "cases/other.json") in str(refused.value)
+    (out / "cases/other.json").unlink()
     again = {one.case: one for one in predict(knows, images, out)}
     assert not again["usual"].skipped
     assert not again["other"].skipped

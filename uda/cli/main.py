@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -424,16 +426,37 @@ def list_() -> None:
             typer.echo(visible(f"  {name:<24} {title}"))
 
 
-def _check_current_folder() -> None:
-    """Libraries end the process without a message of ours where the current folder has been deleted."""
+def _check_call() -> None:
+    """Refuse empty arguments, and a deleted current folder, where libraries end the process without a message of ours.
+
+    An empty path would mean the current folder.
+    """
     from uda.errors import ConfigError
 
+    for before, argument in itertools.pairwise(sys.argv):
+        if argument == "" or re.fullmatch("--[a-z-]+=", argument):
+            name = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise ConfigError(
+                f"{name} is empty",
+                fix="give a value, or leave it out; a shell variable may be unset",
+            )
     try:
         Path.cwd()
     except FileNotFoundError:
         raise ConfigError(
             "the current folder does not exist any more", fix="`cd` to another folder"
         ) from None
+
+
+def _work() -> None:
+    from uda.cli.streams import check_printed
+
+    try:
+        app()
+    except SystemExit as ended:
+        if not ended.code:
+            check_printed()
+        raise
 
 
 def main() -> None:
@@ -447,9 +470,9 @@ def main() -> None:
     try:
         if not launched().first:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        _check_current_folder()
+        _check_call()
         with stopping_on_signals():
-            app()
+            _work()
     except Stopped as stop:
         if launched().first:
             typer.echo(stop, err=True)

@@ -9,20 +9,26 @@ import re
 import sys
 from typing import Any, TextIO
 
+from uda.errors import RunError
+
 _GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN}
 """errors of writing to a pipe without a reader, to a terminal that has vanished, to a closed connection"""
 _WIDTHS = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
 
 
+_refused: list[OSError] = []
+"""errors of a disk, or the like, that did not take what was printed"""
+
+
 class _Lasting(io.FileIO):
-    """A file of whose content the rest is dropped once nobody can read it any more."""
+    """A file of whose content the rest is dropped once it can no longer be written."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
             if error.errno not in _GONE:
-                raise
+                _refused.append(error)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(
             null, self.fileno()
@@ -35,7 +41,8 @@ def steady_streams() -> None:
     """Let the work go on whatever happens to the terminal.
 
     A closed stream becomes ``/dev/null``, so that no file of ours gets its number. What nobody reads any more is
-    dropped. Characters that the encoding lacks are replaced. Widths that no terminal has are ignored.
+    dropped, and so is what a full disk does not take (:func:`check_printed`). Characters that the encoding lacks are
+    replaced. Widths that no terminal has are ignored.
     """
     for name in _WIDTHS:
         if name in os.environ and re.fullmatch("[1-9][0-9]{1,3}", os.environ[name]) is None:
@@ -54,6 +61,21 @@ def steady_streams() -> None:
             and isinstance(stream, io.TextIOWrapper)
         ):
             setattr(sys, name, _lasting(stream))
+
+
+def check_printed() -> None:
+    """Say so where a disk did not take all that was printed.
+
+    Raises:
+        RunError: it did not, although all other work is done.
+    """
+    sys.stdout.flush()
+    if _refused:
+        raise RunError(
+            f"not all of the output could be written: {_refused[0]}",
+            where="standard output",
+            fix="make room for the file that it goes to; the work is done, and the same command prints it again",
+        )
 
 
 def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:

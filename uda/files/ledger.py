@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -95,6 +97,7 @@ class Ledger:
         name, digest = self._name(path), sha256_of(content)
         if digest in self._digests.get(name, ()):
             return
+        self._part_from_links()
         with self.path.open("a+b") as file:
             file.seek(0, os.SEEK_END)
             if file.tell() and not _ends_line(file.fileno(), file.tell()):
@@ -104,6 +107,13 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         self._digests.setdefault(name, set()).add(digest)
+
+    def _part_from_links(self) -> None:
+        """Give the ledger a file of its own where a backup made of hard links shares it."""
+        if self.path.is_file() and self.path.stat().st_nlink > 1:
+            own = self.path.with_name(f"{LEDGER}.{secrets.token_hex(8)}")
+            shutil.copy2(self.path, own)
+            os.replace(own, self.path)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

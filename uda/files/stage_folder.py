@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from uda.errors import DataError, ModelError, raise_all
+from uda.errors import MOST, DataError, ModelError, raise_all
 from uda.files.atomic import disk, read_json, scratch, sync, unfinished, write_json
 from uda.files.digests import sha256_of
-from uda.files.ledger import LEDGER, Ledger
+from uda.files.ledger import Ledger
 
 STAGE_FILE = "stage.json"
 PAGE = "report.html"
@@ -22,20 +22,14 @@ STARTED = ".uda-started"
 """file that marks a hidden folder as unfinished work of a stage"""
 UNREAD = ("tensorboard", "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
-_UNNAMED = (
-    "tensorboard/**/events.out.tfevents.*",
-    "snapshots/*/model.safetensors",
-    "predictions/*/*.nii.gz",
-    "predictions/*/*.png",
-)
-"""files that records of version 0.1 do not name"""
 
 
 class StageFolder:
     """A folder that is complete (it holds ``stage.json``) or absent; work happens in a hidden folder beside it.
 
     The name of the hidden folder holds the hash, so unfinished work of another configuration is never resumed.
-    ``stage.json`` names every file of the stage. Files that it does not name are foreign and outlive the stage.
+    ``stage.json`` holds the SHA-256 of every file of the stage. Files that it does not name, or that changed since,
+    are foreign and outlive the stage.
     """
 
     def __init__(self, path: Path, hash_: str) -> None:
@@ -79,9 +73,12 @@ class StageFolder:
 
         Raises:
             ModelError: a folder that no stage wrote has the place of the stage or of its unfinished work.
+            DataError: a file of the complete stage changed after it was written.
             RunError: writing fails.
         """
         check_places([self.path, self._old])
+        if (self.path / STAGE_FILE).is_file():
+            self._check_changed()
         with disk(self.work), scratch(self.path.parent) as trash:
             for stale in self._started():
                 if restart or stale != self.work:
@@ -154,6 +151,17 @@ class StageFolder:
         else:
             os.replace(self._old, self.path)
 
+    def _check_changed(self) -> None:
+        """Refuse to do a stage again whose files somebody has changed: the new ones would have their names."""
+        own = own_files(self.path)
+        changed = [name for name, _ in recorded_files(self.path) if name not in own]
+        if there := [name for name in changed if os.path.lexists(self.path / name)]:
+            raise DataError(
+                f"changed after uda wrote it, and would be replaced: {', '.join(there[:MOST])}",
+                where=self.path,
+                fix="move it away, or delete it, then run the same command again",
+            )
+
     def _check_foreign(self) -> None:
         """Refuse to commit files whose names foreign files of the older folder have."""
         own = own_files(self.path)
@@ -200,12 +208,16 @@ def recorded_hash(folder: Path) -> str | None:
     return str(record["hash"]) if isinstance(record, dict) and "hash" in record else None
 
 
-def recorded_files(folder: Path) -> list[tuple[str, str]]:
-    """Names and SHA-256 of a complete stage's files; [] in any other folder."""
+def recorded_files(folder: Path, key: str = "files") -> list[tuple[str, str]]:
+    """Names and SHA-256 of a complete stage's files; [] in any other folder.
+
+    Args:
+        key: ``"files"``, or ``"unread"`` for those that no later stage reads.
+    """
     if not (folder / STAGE_FILE).is_file():
         return []
     record = read_json(folder / STAGE_FILE)
-    files = record.get("files") if isinstance(record, dict) else None
+    files = record.get(key) if isinstance(record, dict) else None
     listed = files.items() if isinstance(files, dict) else ()
     return [(str(name), str(digest)) for name, digest in listed]
 
@@ -228,22 +240,25 @@ def check_files(folder: Path) -> None:
             f"{folder.name!r} wrote it",
             where=path,
             expected=f"the SHA-256 in {STAGE_FILE}: {digest}",
-            fix=f"run stage {folder.name!r} again: with --restart, or after deleting the folder "
+            fix=("move it away, or delete it; then " if path.is_file() else "")
+            + f"run stage {folder.name!r} again: with --restart, or after deleting the folder "
             f"{folder}; the other stages stay",
         )
 
 
 def own_files(folder: Path) -> set[str]:
-    """Names of the files that uda wrote into a complete stage's folder, relative to it."""
-    record = read_json(folder / STAGE_FILE)
-    names = {STAGE_FILE, LEDGER}
-    for key in ("files", "unread"):
-        if isinstance(record, dict) and isinstance(record.get(key), dict | list):
-            names.update(map(str, record[key]))
-    older = isinstance(record, dict) and "unread" not in record
-    for pattern in _UNNAMED if older else ():
-        names.update(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
-    return names | set(Ledger(folder).names())
+    """Names of the files of a complete stage that are as the stage, or a later verb with a ledger, wrote them."""
+    named = _named(folder)
+    ledger = Ledger(folder, named)
+    names = {name for name, _ in named}
+    listed = [path for path in _entries(folder) if path.relative_to(folder).as_posix() in names]
+    own = (path.relative_to(folder).as_posix() for path in listed if ledger.owns(path))
+    return {STAGE_FILE, *own}
+
+
+def _named(folder: Path) -> list[tuple[str, str]]:
+    """Names and SHA-256 of every file in a stage's record."""
+    return [*recorded_files(folder), *recorded_files(folder, "unread")]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -258,7 +273,7 @@ def _entries(folder: Path) -> list[Path]:
 def _move_foreign(old: Path, new: Path) -> None:
     """Move the foreign files and folders of a replaced stage's folder into the new one, and delete its own."""
     own = own_files(old)
-    parents = {str(parent) for name in own for parent in Path(name).parents}
+    parents = {str(parent) for name, _ in _named(old) for parent in Path(name).parents}
     for path in _entries(old):
         name = path.relative_to(old).as_posix()
         if path.is_dir() and not path.is_symlink():
@@ -283,18 +298,16 @@ def _sweep(folder: Path) -> None:
 
 
 def _listed(folder: Path) -> dict[str, Any]:
-    """The stage's files: those that later stages may read with their SHA-256, and the names of the others."""
+    """SHA-256 of the stage's files: of those that later stages may read, and of the others."""
     names = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
     files = {
         path: name
         for path, name in names.items()
         if path.is_file() and str(name) not in (STAGE_FILE, STARTED)
     }
+    digests = {name.as_posix(): sha256_of(path) for path, name in files.items()}
+    unread = {name.as_posix() for name in files.values() if name.parts[0] in UNREAD}
     return {
-        "files": {
-            name.as_posix(): sha256_of(path)
-            for path, name in files.items()
-            if name.parts[0] not in UNREAD
-        },
-        "unread": [name.as_posix() for name in files.values() if name.parts[0] in UNREAD],
+        "files": {name: digest for name, digest in digests.items() if name not in unread},
+        "unread": {name: digest for name, digest in digests.items() if name in unread},
     }

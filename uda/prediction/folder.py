@@ -109,10 +109,10 @@ def _digest(model: nn.Module, info: ModelInfo) -> str:
 def _check_foreign(ledger: Ledger, places: Places, cases: Sequence[Case], entropy: bool) -> None:
     """Refuse a folder with foreign files that a prediction would replace, before the first case."""
     names = [case.name for case in cases]
-    maps = [path for name in names for path in places.maps(name, entropy)]
-    records = [path for name in names for path in (places.record(name), places.picture(name))]
-    found = [path for path in (*maps, *records) if not ledger.wrote(path)]
-    ledger.check([*found, *(places.out / name for name in (SIGNATURE, TABLE, PAGE))])
+    kept = [path for name in names for path in (*places.maps(name, entropy), places.picture(name))]
+    records = [places.record(name) for name in names]
+    found = [path for path in kept if not ledger.wrote(path)]
+    ledger.check([*found, *records, *(places.out / name for name in (SIGNATURE, TABLE, PAGE))])
 
 
 def _sign(ledger: Ledger, path: Path, signature: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ def _outcome(work: _Work, case: Case) -> Outcome:
         edited = same and not work.ledger.owns(places.labels(case.name))
         if recorded and same and not (work.entropy and recorded.entropy is None):
             return replace(recorded, skipped=True, edited=edited)
-        maps = places.maps(case.name, work.entropy)
+        maps = [*places.maps(case.name, work.entropy), places.picture(case.name)]
         work.ledger.check(maps[1:] if edited else maps)
         if not same:
             _remove_stale(work, case)
@@ -197,10 +197,10 @@ def _remove_stale(work: _Work, case: Case) -> None:
 
 
 def _remove_record(work: _Work, case: Case) -> None:
-    """Remove the record and the picture of an earlier prediction, even if they were changed."""
+    """Remove the record and the picture of an earlier prediction."""
     for path in (work.places.record(case.name), work.places.picture(case.name)):
-        if work.ledger.wrote(path):
-            path.unlink(missing_ok=True)
+        if work.ledger.owns(path):
+            path.unlink()
 
 
 def _check_unchanged(work: _Work, case: Case, made_from: Mapping[str, str]) -> None:
