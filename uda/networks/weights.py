@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from uda.config.networks import AnyNetwork, DeepLab
-from uda.errors import ConfigError, ModelError, one_line
+from uda.errors import ConfigError, ModelError
 from uda.networks.foreign import match_state, read_state
 
 _CLASSIFIER = "fc."
@@ -124,8 +124,7 @@ def _download(url: str, file: Path, backbone: str) -> None:
         torch.hub.download_url_to_file(url, str(file), _digest(file.name), progress=False)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"the ImageNet weights of {backbone} are not in torch hub's cache and cannot be downloaded: "
-            f"{one_line(str(error))}",
+            f"the ImageNet weights of {backbone} are not in torch hub's cache and cannot be downloaded: {error}",
             where=file,
             expected=f"the file {file.name} of {url}",
             fix=f"put it into {file.parent} (TORCH_HOME moves that folder), or name it where it lies: "
