@@ -20,6 +20,8 @@ class UdaError(Exception):
         where: file, key or setting that holds the fault.
         expected: what would be valid.
         fix: what the user can do.
+
+    Each of the last three is one line of the message: a name with a line break forges no line of its own.
     """
 
     exit_code = 2
@@ -41,7 +43,7 @@ class UdaError(Exception):
         lines = [self.what]
         for name, value in (("where", where), ("expected", expected), ("fix", fix)):
             if value is not None:
-                lines.append(f"  {name + ':':<10}{_clipped(visible(str(value)))}")
+                lines.append(f"  {name + ':':<10}{_clipped(one_line(str(value)))}")
         super().__init__("\n".join(lines))
 
 
@@ -50,6 +52,11 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same with newlines as codes, too: for names of files and for what other libraries say."""
+    return visible(text).replace("\n", "\\n")
 
 
 def _clipped(text: str) -> str:

@@ -722,12 +722,12 @@ def test_a_fault_of_ours_exits_with_1_and_a_message(
     uda: Uda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(kind: str) -> dict[str, Path]:
-        raise ZeroDivisionError("of our own")
+        raise ZeroDivisionError("of our own\nerror: fake")
 
     monkeypatch.setattr("uda.config.loading.available", broken)
     ended = uda("list")
     assert ended.code == 1
-    assert "unexpected ZeroDivisionError: of our own" in ended.err
+    assert "unexpected ZeroDivisionError: of our own\\nerror: fake\n" in ended.err
     assert "UDA_DEBUG=1" in ended.err
     assert "Traceback" not in ended.err
     monkeypatch.setenv("UDA_DEBUG", "1")

@@ -155,7 +155,7 @@ def _agreements() -> list[int]:
 def failures(folder: Path) -> None:
     """Faults of the first process alone, as every process sees them."""
     results = []
-    for fault in (DataError("gone", where="a/file", fix="bring it back"), OSError("odd")):
+    for fault in (DataError("gone", where="a/file", fix="bring it back"), OSError("odd\nfault")):
 
         def fail(fault: Exception = fault) -> None:
             raise fault

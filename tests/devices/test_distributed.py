@@ -387,10 +387,10 @@ def test_a_fault_of_the_first_process_is_everybodys(pair: Pair) -> None:
     message = "gone\n  where:    a/file\n  fix:      bring it back"
     assert first == [
         ["DataError", message, "bring it back", False],
-        ["OSError", "odd", None, False],
+        ["OSError", "odd\nfault", None, False],
     ]
     assert second[0] == ["DataError", message, "bring it back", True]
-    assert second[1][:2] == ["RunError", "the first process failed with OSError: odd"]
+    assert second[1][:2] == ["RunError", "the first process failed with OSError: odd\\nfault"]
 
 
 # The loop

@@ -6,6 +6,8 @@ import copy
 import io
 import json
 import os
+import tarfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError
+from uda.files.atomic import load_tensors
 from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
 from uda.networks.ema import ema_update, frozen_copy
 from uda.networks.foreign import (
@@ -688,6 +691,95 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         match_state(Plain(), state).require("x")
 
 
+def test_weights_beyond_the_network_s_type_are_refused() -> None:
+    state = dict(OWN, **{"last.bias": torch.full((3,), 1e300, dtype=torch.float64)})
+    with pytest.raises(ModelError, match=r"NaN or infinity: last\.bias"):
+        match_state(Plain(), state).require("x")
+
+
+ODD: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "meta": (lambda t: t.to("meta"), "is on the device 'meta'"),
+    "sparse": (Tensor.to_sparse, "is sparse (torch.sparse_coo)"),
+    "rows": (lambda t: t.to_sparse_csr(), "is sparse (torch.sparse_csr)"),
+    "mkldnn": (lambda t: t.to_mkldnn(), "is sparse (torch._mkldnn)"),
+    "complex": (lambda t: t.to(torch.complex64), "is complex (torch.complex64)"),
+    "quantized": (
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        "is quantized (torch.qint8)",
+    ),
+    "nested": (lambda t: torch.nested.nested_tensor([t[0], t[1]]), "is nested"),
+    "jagged": (
+        lambda t: torch.nested.nested_tensor([t[0], t[1]], layout=torch.jagged),
+        "is a NestedTensor",
+    ),
+    "lazy": (lambda _: nn.UninitializedParameter(), "is a UninitializedParameter"),
+    "float8": (lambda t: t.to(torch.float8_e4m3fn), "is torch.float8_e4m3fn for torch.float32"),
+    "bits": (lambda t: t.to(torch.uint8).view(torch.bits8), "is torch.bits8 for torch.float32"),
+    "codes": (lambda t: t.to(torch.int8), "is torch.int8 for torch.float32"),
+    "bool": (Tensor.bool, "is torch.bool for torch.float32"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_a_tensor_that_is_not_plain_is_named(kind: str) -> None:
+    change, told = ODD[kind]
+    network = nn.Sequential(nn.Linear(4, 3))
+    state = network.state_dict()
+    for key in ((), ("model",), ("a", "b")):
+        wrapped: Any = {
+            "module.0.bias": state["0.bias"],
+            "module.0.weight": change(state["0.weight"]),
+        }
+        for part in key:
+            wrapped = {part: wrapped}
+        with pytest.raises(ModelError, match="not plain") as caught:
+            match_state(network, wrapped).require("w.pt")
+        assert caught.value.what.endswith(
+            f"not plain: 0.weight {told}" + ", without values" * (kind == "meta")
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(dtype: torch.dtype) -> None:
+    found = match_state(Plain(), {name: tensor.to(dtype) for name, tensor in OWN.items()})
+    assert found.report() == "matched 14 of 14 tensors"  # counters are averaged, too
+    assert found.matched["last.weight"].dtype == torch.float32
+    found.require("x")
+
+
+def test_whole_numbers_that_were_averaged_are_taken_if_whole() -> None:
+    network = nn.Module()
+    network.register_buffer("index", torch.arange(5))
+    assert match_state(network, {"index": torch.arange(5).float()}).share == 1
+    with pytest.raises(ModelError, match=r"index is torch\.float32 for torch.int64"):
+        match_state(network, {"index": torch.arange(5) + 0.5}).require("x")
+
+
+def test_of_several_state_dicts_the_taken_one_is_named() -> None:
+    twice = {name: tensor * 2 for name, tensor in OWN.items()}
+    sparse = {name: tensor.to_sparse() for name, tensor in OWN.items()}
+    for state, report in (
+        ({"ema": twice, "model": OWN}, "taken from model, although others fit, too: ema"),
+        ({"ema": OWN, "model": sparse}, "taken from ema, although others fit, too: model"),
+        (dict(OWN, a={"b": twice}), "taken from its top level, although others fit, too: a.b"),
+        ({0: OWN, 1: twice}, "taken from 0, although others fit, too: 1"),
+        ({"state_dict": OWN, "ema": {"step": torch.ones(1)}}, ""),
+        ({"state_dict": OWN, "model": OWN}, ""),
+    ):
+        found = match_state(Plain(), state)
+        assert found.report() == "; ".join(filter(None, ["matched 14 of 14 tensors", report]))
+        assert torch.equal(found.matched["last.weight"], OWN["last.weight"])
+
+
+def test_a_checkpoint_that_holds_itself_or_is_very_deep_is_searched_once() -> None:
+    state: Any = {"model": OWN}
+    state["self"] = state
+    for _ in range(3000):
+        state = {"inner": state}
+    assert match_state(Plain(), state).report() == "matched 14 of 14 tensors"
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".safetensors"])
 def test_state_dicts_are_read_from_both_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -696,6 +788,41 @@ def test_state_dicts_are_read_from_both_formats(tmp_path: Path, suffix: str) -> 
     else:
         torch.save({"state_dict": OWN, "epoch": 3}, path)
     assert match_state(Plain(), read_state(path)).share == 1
+
+
+@pytest.mark.parametrize("kind", ["object", "module", "namespace", "old archive", "damaged"])
+def test_no_message_repeats_torch_s_advice_to_open_objects(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights.pt"
+    if kind == "damaged":
+        path.write_bytes(b"\x80\x02junk")
+    elif kind == "old archive":
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo("storages"))
+    else:
+        made = {"object": Payload(tmp_path), "module": Plain(), "namespace": Namespace(lr=1)}
+        torch.save({"state_dict": OWN, "extra": made[kind]}, path)
+    with pytest.raises(ModelError, match="cannot be read as tensors alone") as caught:
+        read_state(path)
+    for advice in ("weights_only", "torch.load", "options", "trust", "x1b", "PyTorch"):
+        assert advice not in str(caught.value)
+    if kind == "namespace":
+        assert "it needs argparse.Namespace" in caught.value.what
+
+
+@pytest.mark.parametrize("kind", ["exported", "scripted"])
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_program_in_the_place_of_weights_or_a_model_is_called_so(
+    kind: str, ending: str, programs: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / f"file{ending}"
+    path.write_bytes(programs[kind])
+    told = {"exported": "is a program of torch.export", "scripted": "is a TorchScript program"}
+    with pytest.raises(ModelError, match=told[kind]):
+        read_state(path)
+    with pytest.raises(ModelError, match=told[kind]) as caught:
+        load_tensors(path)
+    assert "uda import" in str(caught.value)
+    assert "torch.load" not in str(caught.value)
 
 
 def test_a_hostile_state_dict_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -368,6 +368,69 @@ def test_a_file_that_is_no_program_is_named(content: bytes | None, tiny: Tiny) -
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\n", "\u202e", "\udcff", "\x9b"], ids=ascii)
+def test_a_file_of_any_name_is_imported_with_the_name_in_a_harmless_form(
+    sign: str, program: Path, network: nn.Module, tiny: Tiny
+) -> None:
+    path = tiny.home / f"e{sign}.pt2"
+    path.write_bytes(program.read_bytes())
+    weights = network.state_dict() | {f"x{sign}": torch.zeros(1)}
+    out = import_model(path, tiny.home / "a", card=str(tiny.home / "source.yaml"), weights=weights)
+    _, info = load_model(out)
+    code = ascii(sign)[1:-1]
+    assert info.origin["network"] == f"e{code}.pt2"
+    assert info.origin["weights"] == f"matched 14 of 14 tensors; unexpected: x{code}"
+
+
+def test_long_names_are_shortened(program: Path, tiny: Tiny) -> None:
+    path = tiny.home / f"{'n' * 200}.pt2"
+    path.write_bytes(program.read_bytes())
+    weights = Plain().state_dict() | {"x" * 10_000: torch.zeros(1)}
+    out = import_model(path, tiny.home / "a", card=str(tiny.home / "source.yaml"), weights=weights)
+    _, info = load_model(out)
+    assert info.network.name == "n" * 100
+    assert len(info.origin["weights"]) == 2000
+
+
+UNREADABLE: list[dict[str, Any]] = [
+    {"classes": ("a b", "c", "d")},
+    {"classes": ("a", "a", "b")},
+    {"output": "\x1b[31m"},
+]
+
+
+@pytest.mark.parametrize("changes", UNREADABLE, ids=["space", "twice", "output"])
+def test_what_a_reader_of_the_model_would_refuse_is_not_written(
+    changes: dict[str, Any], tiny: Tiny
+) -> None:
+    settings = {"classes": CLASSES, "prepare": Prepare(size=(32, 32)), **changes}
+    key = changes.get("output", "out")
+    with pytest.raises(ModelError, match="cannot describe this network") as caught:
+        import_model(Answers(lambda z: {key: z}), tiny.home / "no", **settings)
+    assert caught.value.where == "Answers"
+    assert not (tiny.home / "no").exists()
+
+
+class WithExtraState(Answers):
+    def get_extra_state(self) -> Any:
+        return {"scale": 1}
+
+
+@pytest.mark.parametrize("kind", ["meta", "complex", "extra"])
+def test_a_network_whose_state_no_model_file_holds_is_refused(kind: str, tiny: Tiny) -> None:
+    network: nn.Module = Answers(lambda z: z)
+    if kind == "meta":
+        network = network.to("meta")
+    elif kind == "complex":
+        network.register_buffer("phase", torch.zeros(2, dtype=torch.complex64))
+    else:
+        network = WithExtraState(lambda z: z)
+    name = {"meta": "last.weight", "complex": "phase", "extra": "_extra_state"}[kind]
+    with pytest.raises(ModelError, match=f"the network's own tensor '{name}' is"):
+        import_model(network, tiny.home / "no", card=str(tiny.home / "source.yaml"))
+    assert not (tiny.home / "no").exists()
+
+
 def test_a_program_of_one_image_at_a_time_is_refused_with_the_line_that_helps(tiny: Tiny) -> None:
     path = tiny.home / "net.pt2"
     path.write_bytes(exported(Plain().eval(), SIZE, dynamic={}))

@@ -231,6 +231,29 @@ def test_an_error_shows_what_it_quotes_and_orders_nothing() -> None:
     assert visible("plain – text") == "plain – text"
 
 
+@pytest.mark.parametrize("part", ["where", "expected", "fix"])
+def test_a_name_with_a_line_break_forges_no_line_of_a_message(part: str) -> None:
+    error = UdaError("cannot be read", **{part: "nl\nerror: fake"})
+    assert str(error).splitlines() == ["cannot be read", f"  {part + ':':<10}nl\\nerror: fake"]
+
+
+def test_a_file_with_a_line_break_in_its_name_forges_no_line(
+    uda: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "nl\nerror: fake"
+    path.write_bytes(b"\x80\x04K\x01.")
+    (tmp_path / "here" / "pipelines").mkdir()
+    (tmp_path / "here" / "pipelines" / "a.yaml").write_text('title: "one\\nerror: fake"')
+    for words in (
+        ("import", path, "--card", "phantom_ct", "--out", "out"),
+        ("predict", "--model", path, "--images", tmp_path, "--out", "out"),
+        ("list",),
+    ):
+        _, printed = uda(*words)
+        assert "\\nerror: fake" in printed
+        assert [line for line in printed.splitlines()[1:] if line.startswith("error")] == []
+
+
 @pytest.fixture
 def uda(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

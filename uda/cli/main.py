@@ -414,7 +414,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 def list_() -> None:
     """List the recipes and cards that have a name."""
     from uda.config.loading import available, read_yaml
-    from uda.errors import UdaError, visible
+    from uda.errors import UdaError, one_line
 
     for kind in ("recipe", "card"):
         typer.echo(f"{kind}s")
@@ -423,7 +423,7 @@ def list_() -> None:
                 title = str(read_yaml(path).get("title", ""))
             except UdaError as error:
                 title = error.what.partition("\n")[0]
-            typer.echo(visible(f"  {name:<24} {title}"))
+            typer.echo(one_line(f"  {name:<24} {title.strip()}"))
 
 
 def _check_call() -> None:
@@ -463,7 +463,7 @@ def main() -> None:
     """Run ``uda``: an error becomes one message and an exit code. Of several processes only the first one prints."""
     from uda.cli.streams import steady_streams
     from uda.devices.distributed import launched, repeated
-    from uda.errors import RunError, UdaError, visible
+    from uda.errors import LONGEST, RunError, UdaError, one_line
     from uda.training.signals import Stopped, stopping_on_signals
 
     steady_streams()
@@ -494,6 +494,8 @@ def main() -> None:
             )
             typer.echo(f"error: {refused}", err=True)
         else:
-            typer.echo(f"unexpected {type(error).__name__}: {visible(str(error))}", err=True)
+            typer.echo(
+                f"unexpected {type(error).__name__}: {one_line(str(error))[:LONGEST]}", err=True
+            )
             typer.echo("this is a bug in uda; UDA_DEBUG=1 shows where", err=True)
         sys.exit(1)

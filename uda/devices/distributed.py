@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from uda.errors import ConfigError, RunError, UdaError
+from uda.errors import ConfigError, RunError, UdaError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,7 +255,7 @@ def _by_itself() -> Iterator[None]:
 
 
 def _failed(error: Exception) -> RunError:
-    return RunError(f"the first process failed with {type(error).__name__}: {error}")
+    return RunError(f"the first process failed with {type(error).__name__}: {one_line(str(error))}")
 
 
 def _repeat(error: UdaError) -> NoReturn:

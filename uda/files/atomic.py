@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from uda.errors import ModelError, RunError
+from uda.errors import ModelError, RunError, one_line
 from uda.files.digests import fingerprint
 from uda.files.ledger import ledger_of
-from uda.files.untrusted import parse_json, read_text
+from uda.files.untrusted import head_of, parse_json, read_text
 
 PICKLES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 """how files of torch.save begin; a safetensors file may too: eight bytes of length, then its header in braces"""
@@ -225,23 +226,27 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ModelError: the file is missing, damaged or in another format; a pickle is named as such, never opened.
     """
-    if not path.is_file():
-        beside = sorted(str(found) for found in path.parent.glob(f"*/{path.name}"))
-        raise ModelError(
-            "there is no such file",
-            where=path,
-            expected=f"one of {', '.join(beside[:LISTED])}" if beside else None,
-            fix="give the path of a model.safetensors",
-        )
-    with path.open("rb") as file:
-        head = file.read(9)
+    beside: list[str] = []
+    if not os.path.exists(path):
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            beside = sorted(map(str, path.parent.glob(f"*/{path.name}")))
+    head = head_of(
+        path,
+        "give the path of a model.safetensors",
+        f"one of {', '.join(beside[:LISTED])}" if beside else None,
+    )
     if head.startswith(PICKLES) and head[8:] != b"{":
+        program = program_in(path)
         raise ModelError(
-            "is a pickle (torch.save), which can run code when it is opened",
+            f"is {program}, and no model yet"
+            if program
+            else "is a pickle (torch.save), which can run code when it is opened",
             where=path,
             expected="a safetensors file",
-            fix="if you trust it, convert it: safetensors.torch.save_file("
-            "torch.load(path, weights_only=True), 'model.safetensors')",
+            fix="make a model of it: uda import NETWORK --card CARD --out FOLDER"
+            if program
+            else "if it is a state dict, give it to `uda import NETWORK --weights FILE` under the ending .pt: "
+            "it is read with weights_only=True, which runs no code",
         )
     try:
         with safe_open(path, framework="pt") as tensors:
@@ -249,7 +254,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(tensors.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"cannot be read as safetensors: {error}",
+            f"cannot be read as safetensors: {one_line(str(error))[:300]}",
             where=path,
             fix="copy the file again, or run the stage that wrote it again",
         ) from error
@@ -261,6 +266,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             fix="copy the file again, or run the stage that wrote it again",
         )
     return found, metadata if recorded is None else {**metadata, CHECKSUM: recorded}
+
+
+def program_in(path: Path) -> str:
+    """The kind of program in a torch file, by the names of its parts, which are not opened; empty for others."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name.partition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return ""
+    if any(part.startswith("models/") for part in parts):
+        return "a program of torch.export"
+    return "a TorchScript program" if "constants.pkl" in parts else ""
 
 
 def prefixed(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import resource
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from uda.errors import DataError
+from uda.errors import DataError, ModelError
 
 INFLATES = 1032
 """Most bytes that one byte of a deflate stream (gzip, zip, PNG) can expand to: 258 from 2 bits."""
@@ -87,6 +88,33 @@ def check_memory(needed: int, what: str, where: str | Path) -> None:
             fix="correct the sizes and spacings in its header and its card; if they are right, use a machine with "
             "more memory",
         )
+
+
+def head_of(path: Path, fix: str, expected: str | None = None, copies: int = 1) -> bytes:
+    """The first 9 bytes of a regular file that fits into memory; a pipe or a device may have no end.
+
+    Args:
+        copies: how many times the file's content will lie in memory.
+
+    Raises:
+        ModelError: anything else has this name; with the given expectation and remedy.
+    """
+    try:
+        state = path.stat()
+        if stat.S_ISREG(state.st_mode):
+            if state.st_size * copies <= memory():
+                with path.open("rb") as file:
+                    return file.read(9)
+            reason = f"its {state.st_size / 2**30:.4g} GiB do not fit into memory"
+        elif stat.S_ISDIR(state.st_mode):
+            reason = "it is a folder"
+        else:
+            reason = "it is no regular file, but a pipe, a socket or a device"
+    except FileNotFoundError:
+        reason = "there is no such file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = str(getattr(error, "strerror", None) or error)
+    raise ModelError(f"cannot be read: {reason}", where=path, expected=expected, fix=fix)
 
 
 def read_text(path: Path, most: int = MAX_TEXT) -> str:

@@ -17,12 +17,17 @@ from torch import Tensor, nn
 from uda.config.card import AnyPrepare, DatasetCard
 from uda.config.loading import load_card, parse
 from uda.config.networks import ForeignNetwork
-from uda.errors import ConfigError, ModelError, PriorError
+from uda.errors import LONGEST, ConfigError, ModelError, PriorError, one_line
 from uda.files.output import output_folder
+from uda.files.untrusted import head_of
 from uda.networks.build import build
 from uda.networks.foreign import ForeignModel, kind_of, match_state, read_state, register_network
 from uda.networks.foreign.adapter import program_bytes
+from uda.networks.foreign.matching import oddity
 from uda.networks.model_file import MODEL_FILE, ModelInfo, own_network, save_model
+
+_COPIES = 3
+"""of a program in memory while it is read: the file, its parts, and the archive that torch gets"""
 
 Foreign = str | Path | nn.Module | Callable[[], nn.Module]
 
@@ -94,10 +99,15 @@ def import_model(
         prepare=prepared,
         supervision=("source_labels",),
         class_ratio=_ratio(class_ratio, names),
-        origin={"network": given.where, "weights": report, "card": trained_on},
+        origin={
+            "network": one_line(given.where)[:LONGEST],
+            "weights": one_line(report)[:LONGEST],
+            "card": trained_on,
+        },
     )
     with _named(given):
         dry_run(model, info)
+    _check_description(info, given)
     inputs = [Path(one) for one in (network, weights) if isinstance(one, str | Path)]
     with output_folder(Path(out), inputs) as ledger:
         path = ledger.folder / MODEL_FILE
@@ -120,14 +130,12 @@ class _Given:
 def _given(network: Foreign, name: str) -> _Given:
     if isinstance(network, str | Path):
         path = Path(network)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(
-                f"cannot be read: {error.strerror or error}",
-                where=path,
-                fix="give the file of a program, saved by torch.export.save or torch.jit.save",
-            ) from error
+        head = head_of(
+            path,
+            "give the file of a program, saved by torch.export.save or torch.jit.save",
+            copies=_COPIES,
+        )
+        data = path.read_bytes() if head.startswith(b"PK") else head
         return _Given(
             kind_of(data, str(path)), name or _file_name(path.stem), path.name, data, file=path
         )
@@ -158,7 +166,7 @@ def _named(given: _Given) -> Iterator[None]:
 
 def _file_name(text: str) -> str:
     """A valid program name from any text."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-") or "network"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-")[:100] or "network"
 
 
 def _domain(
@@ -218,16 +226,44 @@ def _ratio(
 
 def _fill(model: nn.Module, given: _Given, weights: str | Path | Mapping[str, Any] | None) -> str:
     """Load the weights into the model; returns the report."""
+    network = own_network(model)
+    _check_own(network, given)
     state = given.state if weights is None else weights
     if state is None:
         return "of the program" if given.program else "of the factory"
     where = str(state) if isinstance(state, str | Path) else "the given state dict"
     tensors = read_state(Path(state)) if isinstance(state, str | Path) else state
-    network = own_network(model)
     found = match_state(network, tensors)
     found.require(where)
     network.load_state_dict(found.matched, strict=False)
     return found.report()
+
+
+def _check_own(network: nn.Module, given: _Given) -> None:
+    """Refuse a network with a state that a model file cannot hold, or that has no values."""
+    for name, tensor in network.state_dict().items():
+        plain = isinstance(tensor, Tensor)
+        if told := oddity(name, tensor, tensor) if plain else f"is a {type(tensor).__name__}":
+            raise ModelError(
+                f"the network's own tensor {name!r} {told}",
+                where=given.file or given.where,
+                expected="dense tensors of real or whole numbers, with values",
+                fix="convert the network before it is saved or given, for example by .to_empty(device='cpu') "
+                "and its weights, or leave the quantization out",
+            )
+
+
+def _check_description(info: ModelInfo, given: _Given) -> None:
+    """Refuse, before anything is written, what a reader of the model file would refuse."""
+    try:
+        ModelInfo.from_json(info.to_json(), Path(MODEL_FILE))
+    except ModelError as error:
+        raise ModelError(
+            f"a model file cannot describe this network: {error.what}",
+            where=given.file or given.where,
+            expected="classes of letters, digits, '_', '.' and '-'; names without control characters",
+            fix="give other names",
+        ) from error
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
 
 def model_path(path: Path) -> Path:
     """A model file; of a folder the one in it."""
-    return path / MODEL_FILE if path.is_dir() else path
+    return path / MODEL_FILE if os.path.isdir(path) else path
 
 
 def load_model(

@@ -109,6 +109,8 @@ def unheard() -> Iterator[None]:
 def unreadable(error: Exception, name: str) -> ModelError:
     """The error for a program that torch refuses."""
     reason = str(error).strip().splitlines()
+    if "weights_only" in str(error):  # torch advises to open the objects
+        reason = ["it holds objects beside tensors, which are not opened"]
     if any("warnings above" in line for line in reason):  # there are none: torch is not heard
         reason = ["torch finds no network in its parts"]
     return ModelError(
