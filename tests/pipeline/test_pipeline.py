@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Tiny
+from conftest import Tiny, make_case, write_nifti
 
 from uda.errors import ConfigError, DataError, RunError
+from uda.files.stage_folder import StageFolder
 from uda.pipeline import run as pipeline
 from uda.types import TargetBatch
 
@@ -93,6 +94,29 @@ def test_target_labels_shuffled_changes_nothing_but_evaluate(
     assert "adapt-minent/snapshots/000003/model.safetensors" in outside(true, "evaluate")
     assert outside(false, "evaluate") == outside(true, "evaluate")
     assert false["evaluate/cases.csv"] != true["evaluate/cases.csv"]
+
+
+def test_an_edit_between_two_stages_of_a_run_is_noticed(
+    finished: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = StageFolder.commit
+
+    def edited(folder: StageFolder, record: dict[str, Any]) -> None:
+        commit(folder, record)
+        if folder.path.name == "adabn":
+            write_nifti(tiny.root / "t" / "images" / "c0.nii.gz", make_case(9, True)[0])
+
+    changed = tiny.load("seed=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(StageFolder, "commit", edited)
+        with pytest.raises(RunError, match="changed during the run"):
+            pipeline.run(changed, finished)
+    assert "adabn" in ran(pipeline.run(changed, finished))
+    keys = {
+        str(json.loads((finished / stage / "stage.json").read_text())["data"])
+        for stage in ("adabn", "adapt-minent")
+    }
+    assert len(keys) == 1
 
 
 def test_source_files_removed_adapt_still_runs(finished: Path, tiny: Tiny) -> None:

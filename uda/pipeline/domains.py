@@ -11,7 +11,7 @@ from uda.data.cases import Case, cases_of, folders_of_card
 from uda.data.hashes import Hashes
 from uda.data.store import Store, content_key, open_store
 from uda.devices.distributed import first_then_all, on_first
-from uda.errors import ConfigError, DataError
+from uda.errors import ConfigError, DataError, RunError
 
 
 class Domains:
@@ -45,6 +45,7 @@ class Domains:
                     expected="equal values",
                 )
         self._hashes = Hashes(out / "store" / "hashes.json")
+        self._keys: dict[tuple[str, str, bool], str] = {}
 
     @property
     def root(self) -> Path:
@@ -70,11 +71,23 @@ class Domains:
         return cases_of(card, self.root, split, labels=labels)
 
     def key(self, card: DatasetCard, split: str, labels: bool) -> str:
+        """The content hash of a split.
+
+        Raises:
+            RunError: a file changed since the run first asked.
+        """
         return on_first(lambda: self._key(card, split, labels))
 
     def _key(self, card: DatasetCard, split: str, labels: bool) -> str:
         key = content_key(card, self.cases(card, split, labels), self._hashes)
         self._hashes.save()
+        if key != self._keys.setdefault((card.name, split, labels), key):
+            raise RunError(
+                f"an image or label of {card.name}/{split} changed during the run",
+                where=self.root,
+                expected="data that nobody edits: all rows of a table come from the same files",
+                fix="run the same command again",
+            )
         return key
 
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:

@@ -31,7 +31,7 @@ class Stage:
     parents: tuple[str, ...]
     """names of the stages that it reads; all come before it in a plan"""
     data: Callable[[], dict[str, str]]
-    """returns content hashes of the files it reads; raises DataError if they are missing"""
+    """returns content hashes of the files it reads; raises DataError if they are missing, RunError if they changed"""
     body: Callable[[Path], dict[str, Any]]
     """writes the results into a folder and returns entries for ``stage.json``"""
     shared: bool = False
@@ -139,7 +139,7 @@ def _check_inputs(stage: Stage, data: dict[str, str], read: Sequence[Path]) -> N
     """Refuse to record a stage whose input files changed while it ran.
 
     Raises:
-        DataError, ModelError: names the file of another stage, or the kind of data.
+        ModelError, RunError: names the file of another stage, or the data.
     """
     for parent in read:
         StageFolder(parent, "").check()
