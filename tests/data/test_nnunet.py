@@ -376,6 +376,13 @@ def test_names_become_names_a_card_may_use(v2: Path, names: list[str], expected:
     assert list(made(v2).classes[1:]) == expected
 
 
+def test_a_line_break_in_the_name_of_the_folder_adds_no_line_to_the_card(v2: Path) -> None:
+    folder = write(v2.parent / "set\nroot: elsewhere\u202e", V2)
+    text = write_card(read_listing(folder), Path("c.yaml")).path.read_text()
+    assert text.startswith("# Made from ")
+    assert "set\\nroot: elsewhere\\u202e" in text.splitlines()[0]
+
+
 def test_labels_of_test_images_are_never_named(v2: Path) -> None:
     """imagesTs is for adaptation; where labelsTs exists nothing of it gets into the card."""
     folder = write(v2.parent / "with_tests", V2, tests=2)
