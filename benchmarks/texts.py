@@ -19,6 +19,7 @@ import gc
 import itertools
 import math
 import multiprocessing
+import re
 import sys
 import tempfile
 import time
@@ -27,11 +28,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
+import numpy as np
 from measure import resident_bytes
 
 from uda.config.loading import load_card, load_recipe
 from uda.data.hashes import Hashes
-from uda.data.nnunet.listing import read_listing
+from uda.data.nnunet import read_listing, write_card
 from uda.data.tags import read_tags
 from uda.errors import UdaError
 from uda.files.ledger import LEDGER, Ledger
@@ -59,10 +62,19 @@ class Reader:
     read: Callable[[Path], object]
 
 
+def card_from(path: Path) -> object:
+    """The card of a ``dataset.json`` with one image and its label."""
+    for name in ("imagesTr", "labelsTr"):
+        (path.parent / name).mkdir(exist_ok=True)
+        nifti = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+        nibabel.save(nifti, path.parent / name / "c.nii")
+    return write_card(read_listing(path.parent), path.parents[1] / "card.yaml")
+
+
 READERS = {
     "card": Reader("card.yaml", MAX_YAML, lambda path: load_card(str(path))),
     "recipe": Reader("recipe.yaml", MAX_YAML, lambda path: load_recipe(str(path))),
-    "dataset.json": Reader("dataset.json", MAX_YAML, lambda path: read_listing(path.parent)),
+    "dataset.json": Reader("set/dataset.json", MAX_YAML, card_from),
     "prior.json": Reader("prior.json", MAX_TEXT, Prior.load),
     "tags": Reader("tags.csv", MAX_TEXT, lambda path: read_tags(path, ["lv", "rv"])),
     "sizes": Reader("sizes.csv", MAX_TEXT, lambda path: read_sizes(path, "size", ["a", "b"])),
@@ -84,9 +96,11 @@ def repeated(text: str, head: str = "") -> Callable[[], Pieces]:
     return lambda: itertools.chain([head], itertools.repeat(text * 100))
 
 
-def numbered(text: str, head: str = "") -> Callable[[], Pieces]:
+def numbered(text: str, head: str = "", start: int = 0) -> Callable[[], Pieces]:
     """``#`` in the text counts."""
-    return lambda: itertools.chain([head], (text.replace("#", str(n)) for n in itertools.count()))
+    return lambda: itertools.chain(
+        [head], (text.replace("#", str(n)) for n in itertools.count(start))
+    )
 
 
 def merged() -> Pieces:
@@ -129,6 +143,7 @@ YAML = {
     "cases": numbered("case#, ", "splits: {train: ["),
     "wrong cases": repeated("[], ", "splits: {train: ["),
 }
+CHANNEL = '"file_ending":".nii","channel_names":{"0":"CT"},'
 JSON = {
     "key twice": numbered('"k#":0,', '{"k0":0,'),
     "nested": repeated("["),
@@ -139,6 +154,7 @@ JSON = {
     "escapes": repeated("\\u00e9", '["'),
     "surrogates": repeated("\\ud83d\\ude00", '["'),
     "ignored labels": numbered('"#":"ignore",', '{"labels":{'),
+    "labels": numbered('"label #":#,', f'{{{CHANNEL}"labels":{{"background":0,', start=1),
     "cases": numbered('"c#":{"0":[0.5,0.5]},', '{"format":"uda-prior-1","images":{'),
     "entries": repeated('{"image":"a"},', '{"training":['),
 }
@@ -197,7 +213,8 @@ def write(path: Path, pieces: Callable[[], Pieces], size: int) -> None:
         length += len(piece)
     text, head = "".join(kept), kept[0]
     if path.suffix == ".json":
-        signs = head if head == '["' else [sign for sign in head if sign in "{["]
+        open_ = re.sub(r"\{[^{}]*\}", "", head)
+        signs = open_ if open_ == '["' else [sign for sign in open_ if sign in "{["]
         text = text.rstrip(",") + "".join(ENDS[sign] for sign in reversed(signs))
     path.write_text(text)
 

@@ -20,9 +20,13 @@ from conftest import CLASSES, SIZE, SLICES, Tiny, make_case, write_nifti
 
 from uda import __version__
 from uda.cli import main as cli
+from uda.cli.main import _print_doubtful
+from uda.cli.options import exit_on_fallback
 from uda.config.loading import load_recipe
 from uda.config.priors import KINDS
 from uda.pipeline import run as pipeline
+from uda.prediction.outcome import Outcome
+from uda.prediction.trust import Flag
 from uda.priors import Prior
 
 LAST = "adapt.*.select=last"
@@ -742,3 +746,16 @@ def test_an_interrupt_exits_with_130(uda: Uda, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("uda.config.loading.available", interrupted)
     ended = uda("list")
     assert ended.code == 130
+
+
+def test_words_of_a_stage_and_of_a_record_are_printed_without_invisible_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"fallback": True, "kept": "source", "why": "x\u202egpj"}
+    (tmp_path / "stage.json").write_text(json.dumps({"selection": kept}))
+    exit_on_fallback([tmp_path], allowed=True)
+    flag = Flag("intensity", "intensity_p5", 9.0, 1.0, 2.0, "1 to 2", "in training\u202e", "look")
+    _print_doubtful([Outcome("case", tmp_path / "case.nii.gz", flags=(flag,))], tmp_path)
+    printed = capsys.readouterr().err
+    assert printed.count("\\u202e") == 2
+    assert "\u202e" not in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -107,7 +108,7 @@ WRITTEN = {
     "prior": ["."],
     "tags": ["."],
     "convert": ["training_source/source_train_c0.tfrecords", "source_records.yaml"],
-    "check": ["index.html", "c0.png"],
+    "check": ["index.html", "c0.png", "c1.png"],
 }
 """for each verb names that it writes below --out; ``.``: --out is a file"""
 RUN = [
@@ -160,9 +161,65 @@ def test_a_file_that_uda_did_not_write_stays(
     assert str(path) in told or verb == "adapt"  # which names the folder
     after = contents(world.folder)
     after.pop(str(world.folder / "new" / "out" / ".uda-files"), None)
-    assert {k: v for k, v in after.items() if k in before} == before
-    if verb != "check":  # which draws the other pictures before it comes to this one
-        assert after == before
+    assert after == before
+
+
+@pytest.mark.parametrize("above", ["file", "dangling"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_output_below_what_is_no_folder_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, above: str
+) -> None:
+    Path("file").write_text("mine")
+    Path("dangling").symlink_to("nowhere")
+    before = contents(world.folder)
+    told = refused(capsys, call(verb, *VERBS[verb](world), "--out", f"{above}/out"))
+    assert f"where:    {above}\n" in told
+    assert ("leads nowhere" if above == "dangling" else "is no folder") in told
+    assert contents(world.folder) == before
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+@pytest.mark.parametrize("name", [".uda-files", ".uda.lock"])
+@pytest.mark.parametrize("verb", ["predict", "report", "import", "convert", "check"])
+def test_what_has_the_place_of_a_file_of_uda_is_named_and_stays(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, name: str, kind: str
+) -> None:
+    place = Path("new/out", name)
+    place.parent.mkdir(parents=True)
+    Path("new/out/mine.txt").write_text("mine")
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("mine.txt")
+    before = contents(world.folder)
+    told = refused(capsys, call(verb, *VERBS[verb](world), "--out", "new/out"))
+    assert f"where:    {place}\n" in told
+    assert "no regular file" in told
+    assert os.path.lexists(place)
+    assert contents(world.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [("predict", "cases"), ("convert", "training_source"), ("evaluate", "evaluate")],
+)
+@pytest.mark.parametrize("kind", ["file", "dangling"])
+def test_what_has_the_place_of_a_folder_of_results_is_named(
+    world: World, capsys: pytest.CaptureFixture[str], verb: str, name: str, kind: str
+) -> None:
+    place = Path("new/out", name)
+    place.parent.mkdir(parents=True)
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to("nowhere")
+    before = contents(world.folder)
+    told = refused(capsys, call(verb, *VERBS[verb](world), "--out", "new/out"))
+    assert f"where:    {place}\n" in told
+    assert contents(world.folder) == before
 
 
 @pytest.mark.parametrize("verb", VERBS)

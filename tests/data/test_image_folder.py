@@ -132,6 +132,14 @@ def test_images_one_folder_deeper_are_pointed_out(tmp_path: Path) -> None:
     assert names(Path(pattern)) == ["p1_ct", "p2_ct"]
 
 
+def test_folders_of_label_maps_are_never_proposed(tmp_path: Path) -> None:
+    images(tmp_path, "imagesTr/la_1.nii.gz", "imagesTs/la_2.nii.gz")
+    labels(tmp_path, "labelsTr/la_1.nii.gz")
+    told = refused(tmp_path)
+    assert f"give a folder of images: '{tmp_path}/imagesTr' or '{tmp_path}/imagesTs'" in told
+    assert names(tmp_path / "imagesTr") == ["la_1"]
+
+
 def test_images_of_the_other_kind_are_pointed_out(tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     assert "1 .png" in (told := refused(tmp_path))

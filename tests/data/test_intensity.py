@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from uda.config.card import Prepare
-from uda.data.intensity import foreground
+from uda.data.intensity import foreground, normalize
 from uda.data.volumes import Volume, prepare_image
 from uda.errors import DataError
 
@@ -107,3 +107,11 @@ def test_foreground_is_the_box_of_what_is_brighter_than_the_mean_of_all_parts() 
     planes[3, 0, 0] = 0.01  # brighter than its own part's mean, darker than the volume's
     assert foreground(iter([planes[:2], planes[2:4], planes[4:]])) == ((2, 1), (7, 7))
     assert foreground(iter([np.full((2, 3, 3), 7, np.float32)])) is None
+
+
+def test_what_to_do_about_a_constant_image_is_true_with_a_card_and_with_a_trained_model() -> None:
+    whole = (slice(0, 8), slice(0, 8))
+    with pytest.raises(DataError) as caught:
+        normalize(np.full((2, 8, 8), 7, np.float32), whole, Prepare(size=(8, 8)), Path("x.nii.gz"))
+    assert "constant (7)" in str(caught.value)
+    assert "in the card, for a trained model in the card of its training" in str(caught.value)

@@ -88,6 +88,33 @@ def test_the_partner_of_channel_0000_is_its_label(tmp_path: Path) -> None:
     assert names(Path(fix(told))) == ["a_0000", "b_0000"]
 
 
+def test_the_channels_of_one_case_with_its_label_are_told_apart(tmp_path: Path) -> None:
+    images(tmp_path, "c_0000.nii.gz", "c_0001.nii.gz")
+    labels(tmp_path, "c.nii.gz")
+    assert "2 of 3" in (told := refused(tmp_path))
+    assert "further channels" in told
+    assert names(Path(fix(told))) == ["c_0000"]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "found"),
+    [
+        ("imagesTr/la_{}.nii.gz", "labelsTr/la_{}.nii.gz", "imagesTr/*.nii.gz"),
+        ("x/images/p{}/a.nii.gz", "x/truth/p{}/a.nii.gz", "x/images/*/a.nii.gz"),
+        ("p{}/ct/a.nii.gz", "p{}/lv/a.nii.gz", "*/ct/a.nii.gz"),
+    ],
+)
+def test_files_of_one_name_are_told_apart_by_their_folders(
+    tmp_path: Path, image: str, label: str, found: str
+) -> None:
+    images(tmp_path, *(image.format(n) for n in "12"))
+    labels(tmp_path, *(label.format(n) for n in "12"))
+    wild = "*/*" if image.count("/") == 1 else "*/*/*" if image[0] == "p" else "x/*/*/*"
+    told = refused(tmp_path / wild)
+    assert fix(told) == f"{tmp_path}/{found}"
+    assert len(names(Path(fix(told)))) == 2
+
+
 def test_a_numbered_series_is_no_set_of_channels(tmp_path: Path) -> None:
     images(tmp_path, *(f"scan_{n:04}.nii.gz" for n in range(3)))
     assert len(names(tmp_path)) == 3

@@ -252,6 +252,10 @@ LIES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "gap": (change(labels={"background": 0, "a": 1, "b": 3}), ["[0, 1, 3]", "without a gap"]),
     "no-background": (change(labels={"lv": 0, "rv": 1}), ["id 0 is 'lv'", "background at 0"]),
     "background-last": (change(labels={"lv": 1, "background": 2}), ["label ids are [1, 2]"]),
+    "255-classes": (
+        change(labels={"background": 0} | {f"l{i}": i for i in range(1, 255)}),
+        ["names 255 labels", "at most 254"],
+    ),
     "no-labels": (change(labels={}), ["labels are {}"]),
     "one-id-twice": (change(labels={"background": 0, "a": 1, "b": 1}), ["repeat an id"]),
     "words-as-ids": (change(labels={"background": "none", "a": "b"}), ["whole numbers as ids"]),
@@ -284,6 +288,49 @@ def test_a_dataset_json_that_lies_is_refused_and_nothing_is_written(
     for text in (*messages, str(v2), "fix:"):
         assert text in output
     assert "Traceback" not in output
+    assert list(Path().iterdir()) == []
+
+
+def with_training(image: str, label: str) -> Callable[[Path], object]:
+    def rewrite(folder: Path) -> None:
+        raw = listed(folder, test=[], numTraining=7)
+        raw["training"].append({"image": image, "label": label})
+        (folder / "dataset.json").write_text(json.dumps(raw))
+
+    return rewrite
+
+
+OUTSIDE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "image": (with_training("../x.nii.gz", "labelsTr/a1.nii.gz"), "../x.nii.gz"),
+    "label": (with_training("imagesTr/a1_0000.nii.gz", "imagesTr/../../x.nii.gz"), "../../x"),
+    "test": (
+        lambda f: (f / "dataset.json").write_text(json.dumps(listed(f, test=["../x.nii.gz"]))),
+        "../x.nii.gz",
+    ),
+    "absolute": (
+        lambda f: with_training(str(f.parent / "x.nii.gz"), "labelsTr/a1.nii.gz")(f),
+        "x.nii.gz",
+    ),
+    "mapping": (
+        change(
+            numTraining=1,
+            dataset={"x": {"images": ["../x.nii.gz"], "label": "labelsTr/a1.nii.gz"}},
+        ),
+        "../x.nii.gz",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "path"), OUTSIDE.values(), ids=list(OUTSIDE))
+def test_a_path_out_of_the_data_set_is_refused_though_a_file_is_there(
+    v2: Path, spoil: Callable[[Path], object], path: str
+) -> None:
+    write_nifti(v2.parent / "x.nii.gz", make_case(0, inverted=False)[0])
+    spoil(v2)
+    code, output = run("--from-nnunet", v2)
+    assert code == 2
+    for text in (path, "leads out of the folder of dataset.json", "link it there"):
+        assert text in output
     assert list(Path().iterdir()) == []
 
 
@@ -321,11 +368,19 @@ def test_a_class_that_no_label_shows_ends_with_2_and_names_the_json(v2: Path) ->
         (["a b", "a_b"], ["a_b", "a_b_2"]),
         (["(1) Kopf/Hals", "心臓"], ["1_Kopf_Hals", "class_2"]),
         (["background ", "._x"], ["background_1", "x"]),
+        (["a_3", "a", "a "], ["a_3", "a", "a_3_3"]),
     ],
 )
 def test_names_become_names_a_card_may_use(v2: Path, names: list[str], expected: list[str]) -> None:
     change(labels={"background": 0} | {name: i for i, name in enumerate(names, 1)})(v2)
     assert list(made(v2).classes[1:]) == expected
+
+
+def test_a_line_break_in_the_name_of_the_folder_adds_no_line_to_the_card(v2: Path) -> None:
+    folder = write(v2.parent / "set\nroot: elsewhere\u202e", V2)
+    text = write_card(read_listing(folder), Path("c.yaml")).path.read_text()
+    assert text.startswith("# Made from ")
+    assert "set\\nroot: elsewhere\\u202e" in text.splitlines()[0]
 
 
 def test_labels_of_test_images_are_never_named(v2: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from uda.data.npz import read_arrays
 from uda.data.records import fingerprint_images, read_npz, write_npz
 from uda.errors import DataError
 
@@ -147,3 +148,15 @@ def test_the_fingerprint_of_an_npz_is_that_of_its_image(tmp_path: Path) -> None:
     assert marks[0] == hashlib.sha256(b"(2, 2, 3)" + CUBE.tobytes()).hexdigest()
     assert set(marks[:4]) == {marks[0]}
     assert marks[4] != marks[0]
+
+
+def test_the_arrays_together_are_held_to_a_limit_before_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, a=np.zeros(1000, np.uint8), b=np.zeros(1000, np.uint8))
+    assert len(read_arrays(path, most=2256)[1]) == 2
+    assert len(read_arrays(path, ["a"], most=1128)[1]) == 1
+    monkeypatch.delattr("uda.data.npz._array")
+    fault = refused(lambda: read_arrays(path, most=2255))
+    assert fault.what == "holds arrays of 2256 bytes"

@@ -6,10 +6,12 @@ import copy
 import json
 import math
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_runs import (
     EXTRA,
@@ -24,6 +26,7 @@ from report_runs import (
     write_run,
 )
 
+from uda.cli.printing import print_table
 from uda.errors import DataError, RunError
 from uda.evaluation.dice_hd95 import summarise
 from uda.evaluation.sifa import SIFA_RULES
@@ -88,6 +91,25 @@ def test_names_are_text_and_never_markup(run: Path, tmp_path: Path) -> None:
     assert STRUCTURES[1] in page.text
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_invisible_characters_of_every_file_stand_as_codes_on_page_and_terminal(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in [path for path in run.rglob("*") if path.suffix in (".json", ".csv")]:
+        text = path.read_text(encoding="utf-8")
+        for name in ("minent", "myo", "mm", "p02", "source_labels"):
+            text = text.replace(name, f"{name}\u202egpj\u200b")
+        path.write_text(
+            text.replace('"distance_unit": "mm\u202egpj\u200b"', '"distance_unit": "mm"')
+        )
+    (run / "adapt-minent").rename(run / "adapt-minent\u202egpj\u200b")
+    page = write_report(run, tmp_path).read_text(encoding="utf-8")
+    print_table(run)
+    for shown in (page, capsys.readouterr().out):
+        assert "\\u202e" in shown
+        assert all(sign.isprintable() or sign in "\n\u00a0" for sign in shown)
+
+
 def test_same_run_gives_the_same_page(run: Path, tmp_path: Path) -> None:
     first, second = (write_report(run, tmp_path / name).read_bytes() for name in "ab")
     assert first == second
@@ -138,6 +160,49 @@ def test_a_missing_piece_is_explained(run: Path, tmp_path: Path, lost: str, sent
     text = Reader(write_report(run, tmp_path).read_text(encoding="utf-8")).text
     assert f"Left out: {sentence}" in text
     assert "minent" in text
+
+
+def grow(run: Path) -> None:
+    image = np.zeros((4096, 4096), np.uint8)
+    names = ("image_0", "reference_0", "source_only__0", "minent__0")
+    np.savez_compressed(run / "evaluate/overlays.npz", **dict.fromkeys(names, image))  # type: ignore[arg-type]
+
+
+def repeat(run: Path) -> None:
+    path = run / "evaluate/overlays.json"
+    path.write_text(json.dumps(4 * json.loads(path.read_text())))
+
+
+def add_zeros(run: Path) -> None:
+    """An array more that says to hold 4 GB."""
+    with zipfile.ZipFile(run / "evaluate/overlays.npz", "a") as archive:
+        archive.writestr("zeros.npy", b"")
+        archive.infolist()[-1].file_size = 1 << 32
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (grow, "the pictures of case .* are too large"),
+        (repeat, "evaluate/overlays.json is not usable: it has 4 entries"),
+        (add_zeros, "overlays.npz is not usable: holds arrays of 4294"),
+    ],
+)
+@pytest.mark.usefixtures("no_figures")
+def test_pictures_made_to_cost_are_left_out(
+    run: Path, tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    spoil(run)
+    assert re.search(sentence, Reader(write_report(run, tmp_path).read_text()).text)
+
+
+def test_more_classes_than_a_card_can_have_are_refused(run: Path) -> None:
+    path = run / "evaluate/metrics.json"
+    content = json.loads(path.read_text())
+    content["classes"] = [f"c{number}" for number in range(255)]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has 255 classes"):
+        read_metrics(run)
 
 
 @pytest.mark.parametrize(

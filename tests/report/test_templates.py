@@ -32,5 +32,21 @@ def test_what_a_macro_is_given_is_text_and_what_it_lacks_is_an_error() -> None:
         shown.render()
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x\u202egpj", "x\\u202egpj"),
+        ("a\u200bb\ufeff", "a\\u200bb\\ufeff"),
+        ("\x1b[31m\t", "\\x1b[31m\\t"),
+        ("one\ntwo", "one\ntwo"),
+        ("95\u00a0% 心臓", "95\u00a0% 心臓"),
+        ("h\udcc3\udca4lt", "hält"),
+        ("\udcff", "\ufffd"),
+    ],
+)
+def test_what_no_reader_would_see_stands_as_its_code(name: str, shown: str) -> None:
+    assert templates().from_string("{{ name }}|").render(name=name) == f"{shown}|"
+
+
 def test_the_templates_lie_in_the_package() -> None:
     assert {"page.html", "macros.html", "style.css", "report.html", "check.html"} <= set(NAMES)

@@ -20,7 +20,7 @@ from uda.config.card import Prepare
 from uda.config.loading import find, load_card, load_recipe
 from uda.config.networks import Network
 from uda.data.convert import convert_to_records
-from uda.errors import DataError, RunError, UdaError
+from uda.errors import DataError, UdaError
 from uda.files.atomic import save_tensors, write_json
 from uda.files.links import check_links, check_output
 from uda.files.output import lock
@@ -182,7 +182,7 @@ def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".uda.lock").symlink_to(precious / "metrics.json")
-    with pytest.raises(RunError), lock(tmp_path / "out"):
+    with pytest.raises(DataError, match="no regular file"), lock(tmp_path / "out"):
         pass
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +54,32 @@ class Album:
         self.files: dict[int, tuple[str, tuple[int, ...]]] = {}
         """number of a report → its picture's file and slices"""
         self._drawn: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        """case → its picture's file"""
+        self._taken = set[str]()
+
+    def paths(self, cases: Iterable[str]) -> list[Path]:
+        """Every file that an album of these cases may write: the page, and a picture of each."""
+        return [self.folder / PAGE, *(self.folder / self._name(case) for case in cases)]
+
+    def _name(self, case: str) -> str:
+        """The file of a case's picture, the same each time it is asked for; no two cases share one."""
+        if case not in self._names:
+            name = re.sub(r"[^A-Za-z0-9_.-]", "_", case)
+            while f"{name}.png" in self._taken:
+                name = f"{name}_{len(self._names)}"
+            self._names[case] = f"{name}.png"
+            self._taken.add(f"{name}.png")
+        return self._names[case]
 
     def add(self, report: CaseReport) -> None:
         """Remember a report; draw it while its slices are there."""
-        number = len(self.reports)
+        number, file = len(self.reports), self._name(report.case)
         self.reports.append(report)
         drawn = self._drawn.get(report.split, 0)
         if report.picture is None or (drawn >= DRAWN and not _unusual(report)):
             return
         self._drawn[report.split] = drawn + 1
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", report.case)
-        taken = {file for file, _ in self.files.values()}
-        file = f"{name}.png" if f"{name}.png" not in taken else f"{name}_{number}.png"
         picture, slices = report.picture, tuple[int, ...]()
         if isinstance(picture, PhotoPicture):
             pixels = _pair(picture, self.card)

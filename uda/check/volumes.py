@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def check_card(
     *,
     pictures: bool = False,
     promised_by: Path | None = None,
+    begin: Callable[[Iterable[str]], object] = lambda cases: None,
 ) -> Iterator[CaseReport]:
     """Read every case of every split as training does.
 
@@ -56,6 +57,7 @@ def check_card(
     Args:
         pictures: whether reports hold slices for display; each is dropped when the next report is drawn.
         promised_by: the dataset.json that names the classes; a class that no label shows is a fault of this file.
+        begin: called with the names of all cases before the first is read.
 
     Raises:
         DataError: the root folder is missing, or the card names no case.
@@ -68,6 +70,7 @@ def check_card(
             fix="list the cases of each split under `splits:`",
         )
     layout = layout_of(card, folder)
+    begin(layout.cases)
     if card.photos:
         yield from _check_photos(card, folder, layout, pictures)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,19 +81,21 @@ def _report(
     """Check, draw and print; exit with 2 if there is a fault."""
     from uda.check.volumes import check_card
 
-    found = check_card(card, root, pictures=out is not None, promised_by=promised_by)
     page = None
     if out is None:
-        reports = list(found)
+        reports = list(check_card(card, root, promised_by=promised_by))
     else:
-        from uda.check.page import PAGE, Album
+        from uda.check.page import Album
         from uda.data.cases import folders_of_card
         from uda.files.output import output_folder
 
         with output_folder(out, folders_of_card(card, root)) as ledger:
-            ledger.check([out / PAGE])
             album = Album(out, card)
-            for report in found:
+
+            def begin(cases: Iterable[str]) -> None:
+                ledger.check(album.paths(cases))
+
+            for report in check_card(card, root, pictures=True, begin=begin):
                 album.add(report)
             reports, page = album.reports, album.write()
     summary = next((report.summary for report in reports if report.summary), None)

@@ -264,13 +264,15 @@ def predict(
 
 def _print_doubtful(outcomes: Sequence[Outcome], out: Path) -> None:
     """Print on stderr the cases not to trust, with the reason; stdout keeps to one line for each label map."""
+    from uda.errors import visible
     from uda.prediction.outcome import ordered
     from uda.prediction.page import PAGE
 
     doubtful = [one for one in ordered(outcomes) if one.flags]
     for one in doubtful:
         more = f"; {len(one.flags) - 1} more" if len(one.flags) > 1 else ""
-        typer.echo(f"not to be trusted: {one.case}: {one.flags[0].what}{more}", err=True)
+        said = visible(f"not to be trusted: {one.case}: {one.flags[0].what}{more}")
+        typer.echo(said, err=True)
     failed = sum(bool(one.fault) for one in outcomes)
     predicted, kind = len(outcomes) - failed, "predicted case(s)" if failed else "case(s)"
     count = f"{len(doubtful)} of {predicted} {kind} not to be trusted as they are"
@@ -349,6 +351,7 @@ def import_(
     adapt, predict, evaluate and prior take it.
     """
     size, shares = _patch(patch), _shares(ratio)
+    from uda.errors import visible
     from uda.networks.importing import import_model
     from uda.networks.model_file import TRUSTED, load_model
 
@@ -366,7 +369,7 @@ def import_(
     )
     _, info = load_model(path, trust_code=trust_code)
     typer.echo(f"{path}: {len(info.classes)} classes ({', '.join(info.classes)})")
-    typer.echo(f"weights: {info.origin['weights']}")
+    typer.echo(visible(f"weights: {info.origin['weights']}"))
     if TRUSTED in info.origin:
         typer.echo(f"trusted code: SHA-256 {info.origin[TRUSTED]}")
 

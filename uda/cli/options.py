@@ -104,6 +104,7 @@ def exit_on_fallback(stages: Sequence[Path], allowed: bool) -> None:
     Args:
         allowed: go on all the same.
     """
+    from uda.errors import visible
     from uda.files.stage_folder import StageFolder
 
     found = False
@@ -112,7 +113,7 @@ def exit_on_fallback(stages: Sequence[Path], allowed: bool) -> None:
         if selection.get("fallback"):
             found = True
             model = UNADAPTED[selection["kept"]]
-            typer.echo(f"{folder.name}: kept {model}: {selection['why']}", err=True)
+            typer.echo(visible(f"{folder.name}: kept {model}: {selection['why']}"), err=True)
     if found:
         typer.echo("  fix:      use it as it is, or try another --method or a prior", err=True)
     if found and not allowed:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from uda.errors import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -32,13 +34,19 @@ def print_page(folder: Path) -> None:
 
 
 def print_wide(table: Table) -> None:
-    """Print a table as wide as its cells: a wrapped line stays readable, a folded number does not."""
+    """Print a table as wide as its cells: a wrapped line stays readable, a folded number does not.
+
+    Control and invisible characters in it are printed as their codes.
+    """
     from rich.console import Console
     from rich.measure import Measurement
+    from rich.segment import Segments
 
     endless = Console(width=10_000)
     needed = Measurement.get(endless, endless.options, table).maximum
-    Console(width=max(needed, Console().width)).print(table)
+    console = Console(width=max(needed, Console().width))
+    seen = [part._replace(text=visible(part.text)) for part in console.render(table)]
+    console.print(Segments(seen), crop=False, end="")
 
 
 def print_seeds(folders: Sequence[Path], path: Path | None) -> None:

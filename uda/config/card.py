@@ -9,6 +9,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from uda.config.fields import FileName, Frozen, Orientation, Rate, Side
 
+MOST_CLASSES = 254
+"""Most classes of a card: a label map has a byte for each voxel, and two values mean no class."""
+
 
 class Prepare(Frozen):
     """Preprocessing of a volume into slices. It is saved with the model, so that new images are prepared alike."""
@@ -117,7 +120,7 @@ class DatasetCard(Frozen):
     """Axis code of arrays (rows, columns, slices) in formats that store none."""
     tags: str | None = None
     """CSV ``case,slice,<class>,…`` of 0/1: the structures that an image shows. Reading it is supervision."""
-    classes: Annotated[tuple[FileName, ...], Field(min_length=2, max_length=254)]
+    classes: Annotated[tuple[FileName, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     """Names in order of their index; class 0 is background except in photo cards."""
     label_values: dict[str, tuple[int, ...]]
     """Raw values of each class in label files; the name ``ignore`` lists values that are ignored."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uda.data.file_names import PHOTO_SUFFIXES, is_clutter, stem, wildcard
 from uda.data.formats import READERS
-from uda.data.label_maps import refuse_label_maps
+from uda.data.label_maps import is_label, refuse_label_maps
 from uda.errors import DataError, raise_all
 
 LOOKED_INTO = 100
@@ -143,9 +143,14 @@ def _nothing(images: Path, root: Path, parts: Sequence[str], suffixes: Sequence[
         else "the folder holds no image"
     )
     deeper = _deeper([path for path in inside if isdir(path)], suffixes)
+    apart = [path.parent for path in deeper if not is_label(path.parent.name)]
     other = PHOTO_SUFFIXES if ".nii" in suffixes else tuple(READERS)
-    if deeper:
-        fix = f"images lie one folder deeper, such as {deeper}; give '{root}/*/*{_ending(deeper)}'"
+    if deeper and len(apart) < len(deeper):
+        fix = "label maps and images lie one folder deeper; give a folder of images"
+        fix += ": " * bool(apart) + " or ".join(f"'{path}'" for path in apart[:SHOWN])
+    elif deeper:
+        first = deeper[0]
+        fix = f"images lie one folder deeper, such as {first}; give '{root}/*/*{_ending(first)}'"
     elif any(path.name.lower().endswith(other) for path in inside):
         kind = "volumes" if ".nii" in suffixes else "photographs"
         fix = f"this model was trained on {kind}: give {kind}, or another model"
@@ -187,9 +192,10 @@ def _held(inside: Sequence[Path]) -> str:
     return ", ".join(shown) + (", …" if len(kinds) > SHOWN else "") or "nothing"
 
 
-def _deeper(folders: Sequence[Path], suffixes: Sequence[str]) -> Path | None:
+def _deeper(folders: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    """The first image of each folder that holds one."""
+    found = []
     for folder in folders[:LOOKED_INTO]:
-        for path in entries(folder):
-            if path.name.lower().endswith(tuple(suffixes)) and isfile(path):
-                return path
-    return None
+        files = (p for p in entries(folder) if p.name.lower().endswith(tuple(suffixes)))
+        found += [path for path in files if isfile(path)][:1]
+    return found

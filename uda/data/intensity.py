@@ -79,7 +79,8 @@ def normalize(
             f"the region of interest is constant ({low:g})",
             where=path,
             expected="an image with contrast",
-            fix="look at the file; widen prepare.clip or prepare.size in the card",
+            fix="look at the file; if it is sound, the preparation keeps too little of it: widen prepare.clip or "
+            "prepare.size in the card, for a trained model in the card of its training",
         )
     np.clip(image, low, high, out=image)
     _scale(image, low, high, prepare)

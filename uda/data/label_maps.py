@@ -95,15 +95,18 @@ def refuse_label_maps(files: Sequence[Path], place: str, chosen: bool, fix: str)
     else:
         kinds |= {path: kind for path, kind in named.items() if path in valued}
         kinds |= {path: "coloured label maps" for path in files if _is_coloured(path)}
-        inside = [path for path in files if any(_is_label(p.name) for p in path.parents[:DEPTH])]
+        inside = [path for path in files if any(is_label(p.name) for p in path.parents[:DEPTH])]
         kinds |= dict.fromkeys(inside, "few whole values, in a folder of label maps")
     kinds |= {p: kind for p, kind in named.items() if kind == PREDICTED or (rest and not chosen)}
     if not kinds:
         return
     images = [path.name for path in files if path not in kinds]
     pattern = _pattern(images, [path.name for path in kinds])
+    whole = _folder_pattern([path for path in files if path not in kinds], list(kinds))
     if pattern:
         fix = fix.replace("{pattern}", pattern)
+    elif whole and f"{place}/{{pattern}}" in fix:
+        fix = fix.replace(f"{place}/{{pattern}}", whole)
     elif images:
         fix = "move the images into a folder of their own, and give that"
     else:
@@ -151,7 +154,7 @@ def _named(files: Sequence[Path]) -> dict[Path, str]:
             found[path] = PREDICTED
         elif name.removesuffix("_entropy") in others - {name} and _is_scaled(path):
             found[path] = "entropy maps"
-        elif _is_label(name) and (partner or not jpeg):
+        elif is_label(name) and (partner or not jpeg):
             found[path] = "names of label maps"
         elif partner and _is_coloured(path):
             found[path] = "coloured label maps"
@@ -189,7 +192,7 @@ def _predicted(records: Path, name: str) -> bool:
     return not isdir(records) or any(isfile(records / f"{case}.json") for case in cases)
 
 
-def _is_label(name: str) -> bool:
+def is_label(name: str) -> bool:
     """Whether a name begins or ends with a word for label maps: ``p1_seg``, ``heartMask2``, ``label0001``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[^a-z0-9]+", spaced)]
@@ -206,11 +209,12 @@ def _is_coloured(path: Path) -> bool:
 
 
 def _further_channel(name: str, others: set[str]) -> bool:
-    """Whether it is ``case_0001`` beside ``case_0000``, and other cases have such files too: else it is a series."""
+    """Whether it is ``case_0001`` beside ``case_0000``, and their label ``case`` lies there or other cases have such
+    files too: else it is a series of images."""
     case, _, number = name.rpartition("_")
     if not re.fullmatch(r"\d{4}", number) or number == "0000" or case + CHANNEL not in others:
         return False
-    return sum(other.endswith(CHANNEL) for other in others) > 1
+    return case in others or sum(other.endswith(CHANNEL) for other in others) > 1
 
 
 def _few_valued(files: Sequence[Path]) -> dict[Path, str]:
@@ -342,6 +346,26 @@ def _pattern(images: Sequence[str], others: Sequence[str]) -> str:
         fits = wildcard(candidate)
         if all(map(fits.fullmatch, images)) and not any(map(fits.fullmatch, others)):
             return candidate
+    return ""
+
+
+def _folder_pattern(images: Sequence[Path], others: Sequence[Path]) -> str:
+    """A pattern of folders that hold all images and nothing else (``set/imagesTr/*.nii.gz``); empty where no level of
+    folders tells them apart."""
+    depths = {len(path.parts) for path in images}
+    if len(depths) != 1:
+        return ""
+    depth = depths.pop()
+    levels = [sorted(set(level)) for level in zip(*(path.parts for path in images), strict=True)]
+    end = re.sub(r"^[^.]*", "", _common([name[::-1] for name in levels[-1]])[::-1])
+    for at in reversed(range(depth - 1)):
+        theirs = [path.parts[at] for path in others if len(path.parts) == depth]
+        own = _pattern(levels[at], theirs) if len(levels[at]) > 1 else levels[at][0]
+        if own and not set(levels[at]) & set(theirs):
+            parts = [level[0] if len(level) == 1 else "*" for level in levels]
+            parts[at] = own
+            parts[-1] = levels[-1][0] if len(levels[-1]) == 1 else f"*{end}"
+            return str(Path(*parts))
     return ""
 
 

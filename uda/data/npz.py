@@ -43,23 +43,26 @@ _UNREADABLE = (
 
 
 def read_arrays(
-    path: Path, wanted: Container[str] | None = None
+    path: Path, wanted: Container[str] | None = None, most: int | None = None
 ) -> tuple[list[str], dict[str, NDArray[Any]]]:
     """The names of all arrays in an npz file, and those that are wanted (None: all), each checked to its last byte.
 
+    Args:
+        most: bytes of the wanted arrays together; what they promise is added up before one is read.
+
     Raises:
-        DataError: no such archive, cut short, damaged, with Python objects, or larger than the memory.
+        DataError: no such archive, cut short, damaged, with Python objects, or larger than the memory or ``most``.
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for its writer
             raise DataError("is not a regular file", where=path, fix="give the path of a file")
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            found = {
-                name: _array(archive, info, f"{path}, {name}")
-                for name, info in members.items()
-                if wanted is None or name in wanted
-            }
+            chosen = {n: info for n, info in members.items() if wanted is None or n in wanted}
+            promised = sum(info.file_size for info in chosen.values())
+            if most is not None and promised > most:
+                _refuse(f"holds arrays of {promised} bytes", str(path), f"at most {most}")
+            found = {n: _array(archive, info, f"{path}, {n}") for n, info in chosen.items()}
     except zipfile.BadZipFile as error:
         with path.open("rb") as file:
             kind = kind_of(file.read(START))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from uda.errors import DataError
 from uda.files.atomic import disk, scratch, sync
+from uda.files.output import check_folders
 
 
 @contextlib.contextmanager
@@ -42,11 +43,12 @@ def new_files(folder: Path) -> Iterator[Path]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a folder in the place of a file.
+    """Refuse a folder in the place of a file, and a file in the place of a folder above it.
 
     Raises:
-        DataError: it is a folder.
+        DataError: there is one.
     """
+    check_folders([path.parent])
     if path.is_dir():
         raise DataError(
             "is a folder, but one file is written",

@@ -12,7 +12,7 @@ from pathlib import Path
 from uda.errors import DataError, RunError
 from uda.files.apart import check_apart
 from uda.files.atomic import disk
-from uda.files.ledger import Ledger, enter_files
+from uda.files.ledger import LEDGER, Ledger, enter_files
 from uda.files.links import check_links
 
 LOCK = ".uda.lock"
@@ -37,13 +37,15 @@ def output_folder(
         also: files of uda's there that another record names (:class:`uda.files.ledger.Ledger`).
 
     Raises:
-        DataError: the folder is a link, holds one that leads out of it, or is not apart from the inputs.
+        DataError: the folder is a link, holds one that leads out of it, or is not apart from the inputs; or something
+            else has the place of a folder, of the ledger or of the lock file.
         RunError: another process works in the folder, or writing fails.
     """
     check_apart(folder, inputs)
     names = list(names)
     check_links(folder, [*names, ".uda*"])
     check_folders(folder / name for name in names)
+    _check_regular(folder / LEDGER)
     with lock(folder):
         ledger = Ledger(folder, also)
         with enter_files(ledger):
@@ -57,12 +59,13 @@ def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
     Folders that the lock made are removed afterwards if they are empty.
 
     Raises:
-        DataError: the folder, or one above it, is a file.
+        DataError: the folder, or one above it, is a file; or the lock file is none.
         RunError: another process holds the lock, the file system has no locks, or writing fails.
     """
     path = folder / name
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     check_folders([folder])
+    _check_regular(path)
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
@@ -84,19 +87,32 @@ def lock(folder: Path, name: str = LOCK) -> Iterator[None]:
 
 
 def check_folders(folders: Iterable[Path]) -> None:
-    """Refuse a file in the place of a folder, or of one above it.
+    """Refuse a file, or a link that leads nowhere, in the place of a folder, or of one above it.
 
     Raises:
-        DataError: names the file.
+        DataError: names it.
     """
     for folder in folders:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        above = (folder, *folder.parents)
+        there = next(place for place in above if os.path.lexists(place))
         if not there.is_dir():
+            lost = there.is_symlink() and not there.exists()
             raise DataError(
-                "is no folder, but results are written into a folder of this name",
+                f"is {'a link that leads nowhere' if lost else 'no folder'}, but results are written into a folder "
+                "of this name",
                 where=there,
-                fix="choose another --out, or move the file away",
+                fix=f"choose another --out, or {'remove the link' if lost else 'move the file away'}",
             )
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is no regular file in the place of a file of uda's own."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise DataError(
+            "is no regular file, but uda keeps a file of this name here",
+            where=path,
+            fix="choose another --out, or move it away",
+        )
 
 
 def _refused(folder: Path, error: OSError) -> RunError:

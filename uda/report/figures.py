@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from uda.errors import visible
 from uda.report.schema import Scored
 from uda.report.wording import Role
 
@@ -224,6 +225,7 @@ def _means(values: Floats) -> Floats:
 
 def shorten(name: str, longest: int = LONGEST) -> str:
     """Both ends of a name that is too long; variants tend to differ at the end."""
+    name = visible(name)
     if len(name) <= longest:
         return name
     return f"{name[: longest // 2 - 1]}…{name[-(longest - longest // 2) :]}"

@@ -7,6 +7,7 @@ showing where the run lies on the reader's disk.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import NotRequired, TypedDict
 
+from uda.config.card import MOST_CLASSES
 from uda.data.npz import read_arrays
 from uda.errors import DataError, UdaError
 from uda.files.csv_files import read_rows
@@ -34,6 +36,12 @@ Bytes = npt.NDArray[np.uint8]
 
 REMEDY = "give the folder of a run, or score the run with `uda evaluate RECIPE --out FOLDER`"
 ORDER = ("phantom", "pretrain", "adabn", "prior", "adapt", "target_supervised", "evaluate")
+MOST_GALLERIES = 3
+"""Images with pictures: the worst, the median and the best."""
+MOST_BYTES = 1 << 28
+"""Most bytes of their pictures together: three times eighty of a megapixel."""
+MOST_PIXELS = 1 << 23
+"""Most pixels of one of them: 2896 × 2896."""
 
 
 class Gallery(NamedTuple):
@@ -76,6 +84,8 @@ def read_metrics(run: Path) -> dict[str, Any]:
     photos = _of_photos(_json(path))
     content = cast("dict[str, Any]", _checked(path, PhotoMetrics if photos else Metrics))
     ours, papers = (("iou",), ("iou",)) if photos else (MEASURES, ("dice", "assd"))
+    if len(content["classes"]) > MOST_CLASSES:
+        raise _unusable(path, f"it has {len(content['classes'])} classes")
     holes = _holes(content["rows"], content["classes"], ours)
     for convention in content.get("conventions", {}).values():
         holes += _holes(convention["rows"], content["classes"], papers)
@@ -186,8 +196,10 @@ def read_overlays(run: Path) -> list[Gallery]:
     folder = run / "evaluate"
     entries = cast("list[Overlay]", _checked(folder / "overlays.json", list[Overlay]))
     path = folder / "overlays.npz"
+    if len(entries) > MOST_GALLERIES:
+        raise _unusable(folder / "overlays.json", f"it has {len(entries)} entries")
     try:
-        _, arrays = read_arrays(path)
+        _, arrays = read_arrays(path, most=MOST_BYTES)
         found = [_gallery(entry, arrays) for entry in entries]
     except DataError as error:
         raise (_unusable(path, error.what) if path.exists() else _missing(path)) from None
@@ -198,6 +210,8 @@ def read_overlays(run: Path) -> list[Gallery]:
         kinds = {(a.dtype, a.ndim in (2, 3)) for part in one[1:] for a in part.values()}
         if len(shapes) > 1 or kinds != {(np.dtype(np.uint8), True)} or one.entry["aspect"] <= 0:
             raise _unusable(path, f"the arrays of case {one.entry['case']} do not fit each other")
+        if math.prod(shapes.pop()) > MOST_PIXELS:
+            raise _unusable(path, f"the pictures of case {one.entry['case']} are too large")
     return found
 
 

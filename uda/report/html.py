@@ -1,7 +1,8 @@
 """How pages are made: templates hold all markup and style, Python hands them plain data.
 
-A page is one file: no script, nothing from outside, images only as ``data:`` URIs. Every value is escaped. A name that
-a template asks for and does not get is an error.
+A page is one file: no script, nothing from outside, images only as ``data:`` URIs. Every value is escaped, and what
+would be invisible in it, or turn the direction of the text, stands there as its code. A name that a template asks for
+and does not get is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from uda.errors import DataError
+from uda.errors import DataError, visible
 from uda.files.atomic import write_text
 from uda.report import wording
 
@@ -51,6 +52,7 @@ def templates() -> Environment:
         loader=PackageLoader("uda.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -63,6 +65,18 @@ def templates() -> Environment:
     return found
 
 
+NO_BREAK = "\u00a0"
+"""the one invisible character that our own words use"""
+
+
+def _seen(value: Any) -> Any:
+    """A value as the page shows it; what a macro returned is finished already."""
+    if hasattr(value, "__html__"):
+        return value
+    known = str(value).encode("utf-8", "surrogateescape")  # file names in a locale without UTF-8
+    return NO_BREAK.join(map(visible, known.decode("utf-8", "replace").split(NO_BREAK)))
+
+
 def write_page(path: Path, template: str, sections: Iterable[Section] = (), **values: Any) -> Path:
     """Write a page whole or not at all; returns its path.
 
@@ -70,6 +84,5 @@ def write_page(path: Path, template: str, sections: Iterable[Section] = (), **va
         values: what the template asks for beside the sections; ``title`` and ``subtitle`` at the least.
     """
     page = templates().get_template(template).render(sections=sections, **values)
-    known = page.encode("utf-8", "surrogateescape")  # names of files in a locale without UTF-8
-    write_text(path, known.decode("utf-8", "replace"))
+    write_text(path, page)
     return path

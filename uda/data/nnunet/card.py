@@ -16,8 +16,8 @@ from uda.config.card import DatasetCard
 from uda.config.loading import parse
 from uda.data.geometry import turn_to
 from uda.data.nifti import read_header
-from uda.data.nnunet.listing import Listing
-from uda.errors import DataError, UdaError, raise_all
+from uda.data.nnunet.listing import IGNORE_NAME, Listing
+from uda.errors import DataError, UdaError, raise_all, visible
 from uda.files.apart import check_apart
 from uda.files.atomic import write_text
 from uda.files.new import check_file, new_files
@@ -57,7 +57,11 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
     raw = _raw(listing, _file_name(path.stem, name), names, spacing, size)
     remarks = _remarks(listing, names, raw["splits"], spacing)
     card = parse(DatasetCard, raw, path)
-    head = "".join(f"# {line}\n" for line in (f"Made from {listing.source.resolve()}.", *remarks))
+    lines = (
+        visible(line).replace("\n", "\\n")
+        for line in (f"Made from {listing.source.resolve()}.", *remarks)
+    )
+    head = "".join(f"# {line}\n" for line in lines)
     body = yaml.safe_dump(
         raw, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
@@ -76,11 +80,12 @@ def _raw(
     """The card's content for YAML."""
     labelled, unlabelled = list(listing.training), list(listing.unlabelled)
     validate = labelled[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
+    held = set(validate)
     values = {label: [number] for number, label in names.items()}
     if listing.ignore is not None:
         values["ignore"] = [listing.ignore]
     pairs = [*listing.training.items(), *listing.unlabelled.items()]
-    splits = {"train": [case for case in labelled if case not in validate]}
+    splits = {"train": [case for case in labelled if case not in held]}
     if validate:
         splits["validate"] = validate
     splits["adapt"] = unlabelled or labelled
@@ -141,10 +146,13 @@ def _remarks(
 def _class_names(labels: Mapping[int, str]) -> dict[int, str]:
     """Id → name, valid in a card and unique."""
     names: dict[int, str] = {}
+    taken = {IGNORE_NAME}
     for number, label in labels.items():
         name = "background" if number == 0 else _file_name(label, f"class_{number}")
-        taken = {*names.values(), "ignore"}
-        names[number] = f"{name}_{number}" if name in taken else name
+        while name in taken:
+            name = f"{name}_{number}"
+        names[number] = name
+        taken.add(name)
     return names
 
 

@@ -135,6 +135,15 @@ def _is_clutter(entry: Any) -> bool:
 
 
 def _there(reader: Reader, name: str, pair: Pair) -> bool:
+    """Whether the files of a pair lie in the data set's folder; no path that leads out of it is opened."""
+    listed = [PurePosixPath(path) for path in (pair.image, pair.label) if path]
+    if out := [path for path in listed if path.is_absolute() or ".." in path.parts]:
+        reader.lies(
+            f"lists {out[0]} for case {name!r}, which leads out of the folder of {FILE}",
+            "paths below this folder, without ..",
+            "copy the file into the folder, or link it there, and list that",
+        )
+        return False
     absent = [p for p in (pair.image, pair.label) if p and not isfile(reader.source.parent / p)]
     for path in absent:
         reader.lies(

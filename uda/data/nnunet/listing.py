@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uda.config.card import MOST_CLASSES
 from uda.data.nnunet.files import FILE, Pair, Reader, find_files
 from uda.errors import DataError, raise_all
 from uda.files.untrusted import MAX_YAML, parse_json, read_text
@@ -127,6 +128,12 @@ def _labels(reader: Reader) -> tuple[dict[int, str], int | None]:
             f"label ids are {kept}",
             "0 for the background, then 1, 2, … without a gap",
             "name every id that the label files hold, or renumber the label files",
+        )
+    elif len(kept) > MOST_CLASSES:
+        reader.lies(
+            f"names {len(kept)} labels",
+            f"at most {MOST_CLASSES} with the background",
+            "write a copy with fewer labels, and give the label files the same ids",
         )
     elif labels[0].lower() not in BACKGROUND:
         reader.lies(
