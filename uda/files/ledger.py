@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from uda.errors import MOST, DataError
+from uda.errors import MOST, DataError, one_line
 from uda.files.digests import sha256_of
 from uda.files.untrusted import read_text
 
@@ -69,7 +69,7 @@ class Ledger:
         if not foreign:
             return
         changed = all(self.wrote(path) for path in foreign)
-        names = "".join(f"\n    {path}" for path in foreign[:MOST])
+        names = "".join(f"\n    {one_line(str(path))}" for path in foreign[:MOST])
         more = f"\n    … and {len(foreign) - MOST} more" if len(foreign) > MOST else ""
         raise DataError(
             ("changed after uda wrote it" if changed else "not written by uda")
