@@ -63,6 +63,8 @@ class Verb:
     """an argument and another value of it: what makes another result in the same place"""
     stages: bool = False
     """whether it writes stages, which it may make again"""
+    sealed: bool = False
+    """whether a record lists the SHA-256 of its inputs, so that an edited one is refused"""
     lock: str = "out/.uda.lock"
     """its lock file, below the disk; empty: none"""
 
@@ -131,7 +133,12 @@ VERBS = {
             (MODEL, OTHER),
             lock="out/evaluate/.uda.lock",
         ),
-        Verb("report", ["report", "{given}/run", "--out", "{out}"], ("run/evaluate/metrics.json",)),
+        Verb(
+            "report",
+            ["report", "{given}/run", "--out", "{out}"],
+            ("run/evaluate/metrics.json",),
+            sealed=True,
+        ),
         Verb(
             "import",
             ["import", "{given}/program.pt2", "--card", SOURCE, "--out", "{out}"],

@@ -50,7 +50,9 @@ def restored(path: Path) -> Iterator[None]:
 
 
 def after_edit(world: World, verb: Verb, name: str) -> dict[str, bytes]:
-    """The result of an input's other content."""
+    """The result of an input's other content; nothing where it is refused."""
+    if verb.sealed:
+        return {}
     path = world.given / name
     with restored(path):
         path.write_bytes(other_content(world, name))
