@@ -17,7 +17,7 @@ from uda.config.loading import parse
 from uda.data.geometry import turn_to
 from uda.data.nifti import read_header
 from uda.data.nnunet.listing import IGNORE_NAME, Listing
-from uda.errors import DataError, UdaError, raise_all, visible
+from uda.errors import DataError, UdaError, one_line, raise_all
 from uda.files.apart import check_apart
 from uda.files.atomic import write_text
 from uda.files.new import check_file, new_files
@@ -57,11 +57,8 @@ def write_card(listing: Listing, path: Path | None = None) -> Written:
     raw = _raw(listing, _file_name(path.stem, name), names, spacing, size)
     remarks = _remarks(listing, names, raw["splits"], spacing)
     card = parse(DatasetCard, raw, path)
-    lines = (
-        visible(line).replace("\n", "\\n")
-        for line in (f"Made from {listing.source.resolve()}.", *remarks)
-    )
-    head = "".join(f"# {line}\n" for line in lines)
+    lines = (f"Made from {listing.source.resolve()}.", *remarks)
+    head = "".join(f"# {one_line(line)}\n" for line in lines)
     body = yaml.safe_dump(
         raw, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
