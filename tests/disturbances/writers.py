@@ -65,7 +65,8 @@ def _of_two(
         return f"both were refused: {notes[0].read_text()[:200]} {notes[1].read_text()[:200]}"
     if done:
         verdicts = [one_above(world, *rights), one_above(world, *rights[::-1])]
-        if "exact" not in verdicts:
+        # The next command sweeps what a killed process left unfinished.
+        if not any(v == "exact" or (killed and v.startswith("left ")) for v in verdicts):
             return f"a mixture: {verdicts}"
         if len(done) == 2 and len(rights) == 2 and not verb.stages and verb.name == "predict":
             return "two models in one folder"
