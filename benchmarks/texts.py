@@ -5,16 +5,16 @@
 
 Each kind of text is written in five sizes, each twice the one before, the last as large as the reader's limit. A
 process of its own reads each file with the package's own function, which returns or refuses it. The growth is the
-exponent e of size^e: 1 is linear, 2 the square, below 1 a limit on the number of values that ends the work early. That
-of time is between the smallest and the largest file. That of memory compares what the last two doublings of the size
-add with what the two before add, so that memory which the process had already does not count. It is judged where the
-largest file takes more than a tenth of a second, and more than 50 MB. Prints Markdown.
+exponent e of size^e between the smallest and the largest file: 1 is linear, 2 the square, below 1 a limit on the
+number of values that ends the work early. It is judged where the largest file takes more than a tenth of a second,
+and more than 50 MB. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import itertools
 import math
@@ -222,6 +222,7 @@ def write(path: Path, pieces: Callable[[], Pieces], size: int) -> None:
 def measured(name: str, folder: Path) -> tuple[float, int, str]:
     """Seconds of the processor, bytes at the peak, and the message of a refusal."""
     reader, told = READERS[name], "read"
+    ctypes.CDLL(None).malloc_trim(0)  # free memory of the process would hide what a small file takes
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     start, now = resident_bytes("VmRSS"), time.process_time()
@@ -238,12 +239,6 @@ def growth(values: Sequence[float]) -> float:
     return math.log(max(values[-1], 1e-9) / max(values[0], 1e-9)) / math.log(SIZES[-1] / SIZES[0])
 
 
-def growth_of_steps(values: Sequence[float]) -> float:
-    """The exponent from what each two doublings add: it does not change with a constant in all values."""
-    first, middle, last = values[::2]
-    return math.log((last - middle) / (middle - first), 4) if last > middle > first else 0.0
-
-
 def line(name: str, kind: str, pieces: Callable[[], Pieces], share: float) -> tuple[str, float]:
     """A row of the table, and its steepest growth that is judged."""
     context = multiprocessing.get_context("fork")
@@ -257,8 +252,8 @@ def line(name: str, kind: str, pieces: Callable[[], Pieces], share: float) -> tu
                 found.append(pool.submit(measured, name, Path(folder)).result())
     times, peaks, told = [f[0] for f in found], [float(f[1]) for f in found], found[-1][2]
     steep = [growth(times)] if times[-1] > NOTABLE_SECONDS else []
-    steep += [growth_of_steps(peaks)] if peaks[-1] > NOTABLE_BYTES else []
-    cells = [f"{growth(times):.2f}", f"{growth_of_steps(peaks):.2f}"]
+    steep += [growth(peaks)] if peaks[-1] > NOTABLE_BYTES else []
+    cells = [f"{growth(values):.2f}" for values in (times, peaks)]
     cells[0] = cells[0] if times[-1] > NOTABLE_SECONDS else "–"
     cells[1] = cells[1] if peaks[-1] > NOTABLE_BYTES else "–"
     seconds = " | ".join(f"{value:.3f}" for value in times)
