@@ -222,7 +222,9 @@ def write(path: Path, pieces: Callable[[], Pieces], size: int) -> None:
 def measured(name: str, folder: Path) -> tuple[float, int, str]:
     """Seconds of the processor, bytes at the peak, and the message of a refusal."""
     reader, told = READERS[name], "read"
-    ctypes.CDLL(None).malloc_trim(0)  # free memory of the process would hide what a small file takes
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # free memory of the process would hide what a small file takes
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     start, now = resident_bytes("VmRSS"), time.process_time()

@@ -255,6 +255,13 @@ def test_an_empty_path_is_not_the_current_folder(uda: Uda, tiny: Tiny, empty: tu
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_a_seed_given_twice_is_refused_before_the_run(uda: Uda) -> None:
+    ended = uda("run", "cardiac_phantom", "--seeds", "0,1,0")
+    assert ended.code == 2
+    assert "names a seed twice" in ended.err
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_a_seed_that_no_record_can_hold_is_refused_before_the_training(
     uda: Uda, tmp_path: Path
 ) -> None:

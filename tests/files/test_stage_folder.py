@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from uda.errors import DataError, ModelError
 from uda.files.ledger import LEDGER, Ledger
-from uda.files.stage_folder import STAGE_FILE, StageFolder, own_files, recorded_files
+from uda.files.stage_folder import REPLACED, STAGE_FILE, StageFolder, own_files, recorded_files
 
 
 def run(place: Path, name: str, restart: bool = False, **files: str) -> StageFolder:
@@ -168,7 +169,7 @@ def test_a_name_that_is_taken_is_refused_and_committed_once_it_is_free(
     assert not folder.work.exists()
 
 
-@pytest.mark.parametrize("call", range(14))
+@pytest.mark.parametrize("call", range(20))
 def test_a_commit_killed_anywhere_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
@@ -196,11 +197,49 @@ def test_a_commit_killed_anywhere_goes_on(
     assert [path.name for path in place.parent.iterdir()] == ["stage"]
 
 
+@pytest.mark.parametrize("name", [".stage.old", f".stage.{'b' * 12}", ".stage.0123456789ab"])
+@pytest.mark.parametrize("hash_", ["a", "b"])
+def test_a_copy_that_somebody_keeps_beside_the_stage_stays(
+    place: Path, name: str, hash_: str
+) -> None:
+    copy = place.parent / name
+    shutil.copytree(place, copy, symlinks=True)
+    (copy / "notes.txt").write_text("older")
+    before, older = contents(place), contents(copy)
+    assert StageFolder(place, hash_ * 12).recorded() is not None
+    if name == ".stage.0123456789ab":
+        commit(run(place, "b", model="new"))
+        assert contents(place)["notes.txt"] == "mine"
+    else:
+        with pytest.raises(ModelError, match="uda did not write it"):
+            StageFolder(place, "b" * 12).begin(False)
+        assert contents(place) == before
+    assert contents(copy) == older
+
+
+def test_killed_between_the_renames_a_file_of_the_user_is_not_replaced(place: Path) -> None:
+    folder = run(place, "b", model="new")
+    (place / REPLACED).touch()
+    place.rename(place.parent / ".stage.old")
+    write = folder.work / STAGE_FILE
+    write.write_text(json.dumps({"hash": folder.hash, "files": {}, "unread": {}}))
+    folder.work.rename(place)
+    (place / "notes.txt").write_text("newer")
+    with pytest.raises(DataError, match="would replace"):
+        StageFolder(place, folder.hash).recorded()
+    assert (place / "notes.txt").read_text() == "newer"
+    (place / "notes.txt").rename(place.parent / "newer.txt")
+    assert StageFolder(place, folder.hash).recorded() is not None
+    assert contents(place) == {"model": "new", **MINE}
+    assert not (place.parent / ".stage.old").exists()
+
+
 def test_killed_between_the_renames_another_configuration_finds_the_older_stage(
     place: Path,
 ) -> None:
     before = contents(place)
     folder = run(place, "b", model="new")
+    (place / REPLACED).touch()
     place.rename(place.parent / ".stage.old")  # as far as the first rename
     recorded = StageFolder(place, "c" * 12).recorded()
     assert recorded is not None

@@ -17,6 +17,7 @@ from conftest import Tiny, make_case, write_nifti
 from uda.errors import ConfigError, DataError, RunError
 from uda.files.stage_folder import StageFolder
 from uda.pipeline import run as pipeline
+from uda.pipeline.domains import Domains
 from uda.types import TargetBatch
 
 ENTROPY_AND_SOURCE = "adapt.minent.objective=[{term: entropy}, {term: cross_entropy}]"
@@ -117,6 +118,17 @@ def test_an_edit_between_two_stages_of_a_run_is_noticed(
         for stage in ("adabn", "adapt-minent")
     }
     assert len(keys) == 1
+
+
+def test_an_edit_of_a_file_of_both_domains_is_noticed(tiny: Tiny, tmp_path: Path) -> None:
+    domains = Domains(tiny.load(), tmp_path)
+    shared = tiny.root / "t" / "images" / "c0.nii.gz"
+    card = domains.source.model_copy(update={"images": domains.target.images})
+    domains.key(card, "train", False)
+    write_nifti(shared, make_case(9, True)[0])
+    with pytest.raises(RunError, match="changed during the run") as error:
+        domains.key(domains.target, "adapt", False)
+    assert str(shared) in str(error.value)
 
 
 def test_source_files_removed_adapt_still_runs(finished: Path, tiny: Tiny) -> None:

@@ -214,6 +214,18 @@ def test_a_changed_record_or_picture_is_not_replaced(
     assert (out / name).read_text() == "mine"
 
 
+def test_a_changed_entropy_map_does_not_stay_beside_the_mask_of_another_image(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    call(model, images, out, entropy=True)
+    write_nifti(out / "c0_entropy.nii.gz", np.ones((SIZE, SIZE, 4), np.uint8))
+    before = (out / "c0_entropy.nii.gz").read_bytes(), (out / "c0.nii.gz").read_bytes()
+    write_nifti(images / "c0.nii.gz", make_case(7, True)[0])
+    assert "c0_entropy.nii.gz" in call(model, images, out)["c0"].fault
+    assert ((out / "c0_entropy.nii.gz").read_bytes(), (out / "c0.nii.gz").read_bytes()) == before
+
+
 def test_a_backup_of_hard_links_does_not_change(model: Path, images: Path, tmp_path: Path) -> None:
     out, backup = tmp_path / "out", tmp_path / "backup"
     call(model, images, out)

@@ -116,7 +116,10 @@ def _seeds(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and len(part) < 19 for part in parts):
         raise typer.BadParameter(f"--seeds is {text!r}; expected numbers such as 0,1,2")
-    return [int(part) for part in parts]
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise typer.BadParameter(f"--seeds is {text!r}, which names a seed twice")
+    return seeds
 
 
 @app.command()

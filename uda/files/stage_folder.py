@@ -19,7 +19,9 @@ STAGE_FILE = "stage.json"
 PAGE = "report.html"
 """page of a stage, which nothing reads: it may be edited or removed"""
 STARTED = ".uda-started"
-"""file that marks a hidden folder as unfinished work of a stage"""
+"""file that marks a hidden folder as work of a stage that has not got its place yet"""
+REPLACED = ".uda-replaced"
+"""file that marks the folder of a stage that another one is replacing"""
 UNREAD = ("tensorboard", "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
 
@@ -76,7 +78,9 @@ class StageFolder:
             DataError: a file of the complete stage changed after it was written.
             RunError: writing fails.
         """
-        check_places([self.path, self._old])
+        check_places([self.path])
+        check_places([self.work], STARTED)
+        check_places([self._old], REPLACED)
         if (self.path / STAGE_FILE).is_file():
             self._check_changed()
         with disk(self.work), scratch(self.path.parent) as trash:
@@ -102,8 +106,7 @@ class StageFolder:
         return [
             path
             for path in self.path.parent.glob(f".{self.path.name}.*")
-            if name.fullmatch(path.name)
-            and (path == self.work or any((path / one).is_file() for one in (STARTED, STAGE_FILE)))
+            if name.fullmatch(path.name) and (path / STARTED).is_file()
         ]
 
     def commit(self, record: Mapping[str, Any]) -> None:
@@ -126,10 +129,10 @@ class StageFolder:
         Its steps: ``stage.json`` is in the work folder; the older folder has moved away; the work folder has its place;
         the older folder's foreign files have moved over, and its own are deleted.
         """
-        finished = (self.work / STAGE_FILE).is_file()
+        self._unmark()
+        finished = all((self.work / one).is_file() for one in (STAGE_FILE, STARTED))
         if finished:
             check_places([self.path])
-            (self.work / STARTED).unlink(missing_ok=True)
             _sweep(self.work)
             if not (self.path / STAGE_FILE).is_file():
                 os.replace(self.work, self.path)
@@ -137,6 +140,8 @@ class StageFolder:
         self._settle()
         if finished:
             self._check_foreign()
+            check_places([self._old], REPLACED)
+            (self.path / REPLACED).touch()
             os.replace(self.path, self._old)
             os.replace(self.work, self.path)
             sync(self.path.parent)
@@ -144,12 +149,18 @@ class StageFolder:
 
     def _settle(self) -> None:
         """Empty the folder of the replaced stage, if there is one; put it back where nothing has replaced it."""
-        if not (self._old / STAGE_FILE).is_file():
-            return
-        if self.path.exists():
-            _move_foreign(self._old, self.path)
-        else:
-            os.replace(self._old, self.path)
+        if (self._old / REPLACED).is_file():
+            if self.path.exists():
+                _move_foreign(self._old, self.path)
+            else:
+                os.replace(self._old, self.path)
+        self._unmark()
+
+    def _unmark(self) -> None:
+        """Remove the marks of a folder that has its place."""
+        for mark in (STARTED, REPLACED):
+            if (self.path / STAGE_FILE).is_file() and (self.path / mark).is_file():
+                (self.path / mark).unlink()
 
     def _check_changed(self) -> None:
         """Refuse to do a stage again whose files somebody has changed: the new ones would have their names."""
@@ -178,8 +189,11 @@ class StageFolder:
                 )
 
 
-def check_places(folders: Iterable[Path]) -> None:
+def check_places(folders: Iterable[Path], mark: str = STAGE_FILE) -> None:
     """Refuse to put stages into the place of anything but a stage or an empty folder.
+
+    Args:
+        mark: file that tells a folder of ours.
 
     Raises:
         ModelError: lists every other file and folder of these names.
@@ -191,7 +205,7 @@ def check_places(folders: Iterable[Path]) -> None:
             fix="choose another --out, or move it away",
         )
         for folder in folders
-        if os.path.lexists(folder) and not (folder / STAGE_FILE).is_file() and not _is_empty(folder)
+        if os.path.lexists(folder) and not (folder / mark).is_file() and not _is_empty(folder)
     ]
     raise_all(faults, "the output folder")
 
@@ -271,8 +285,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _move_foreign(old: Path, new: Path) -> None:
-    """Move the foreign files and folders of a replaced stage's folder into the new one, and delete its own."""
-    own = own_files(old)
+    """Move the foreign files and folders of a replaced stage's folder into the new one, and delete its own.
+
+    Raises:
+        DataError: somebody has put a file of the same name into the new one since.
+    """
+    own = own_files(old) | {REPLACED}
     parents = {str(parent) for name, _ in _named(old) for parent in Path(name).parents}
     for path in _entries(old):
         name = path.relative_to(old).as_posix()
@@ -282,11 +300,18 @@ def _move_foreign(old: Path, new: Path) -> None:
                 if name not in parents:
                     (new / name).mkdir(parents=True, exist_ok=True)
         elif name not in own:
+            if os.path.lexists(new / name):
+                raise DataError(
+                    f"would replace {new / name}; uda wrote neither of them",
+                    where=path,
+                    fix="move one of the two away, then run the same command again",
+                )
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, new / name)
-        elif name != STAGE_FILE:
+        elif name not in (STAGE_FILE, REPLACED):
             path.unlink()
-    (old / STAGE_FILE).unlink()  # last: without it the folder would be foreign
+    (old / STAGE_FILE).unlink(missing_ok=True)
+    (old / REPLACED).unlink()  # last: without it the folder would be foreign
     old.rmdir()
 
 

@@ -9,6 +9,7 @@ from uda.config.loading import load_card
 from uda.config.recipe import Data, Recipe
 from uda.data.cases import Case, cases_of, folders_of_card
 from uda.data.hashes import Hashes
+from uda.data.sources import holds_both
 from uda.data.store import Store, content_key, open_store
 from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, DataError, RunError
@@ -46,6 +47,8 @@ class Domains:
                 )
         self._hashes = Hashes(out / "store" / "hashes.json")
         self._keys: dict[tuple[str, str, bool], str] = {}
+        self._read: dict[Path, str] = {}
+        """SHA-256 of the files that this run has read, except files that hold images and labels"""
 
     @property
     def root(self) -> Path:
@@ -79,15 +82,20 @@ class Domains:
         return on_first(lambda: self._key(card, split, labels))
 
     def _key(self, card: DatasetCard, split: str, labels: bool) -> str:
-        key = content_key(card, self.cases(card, split, labels), self._hashes)
+        cases = self.cases(card, split, labels)
+        key = content_key(card, cases, self._hashes)
         self._hashes.save()
-        if key != self._keys.setdefault((card.name, split, labels), key):
+        paths = [path for one in cases for path in (one.image, one.label) if path]
+        digests = {path: self._hashes.of(path) for path in paths if not holds_both(path)}
+        changed = [path for path in digests if self._read.get(path, digests[path]) != digests[path]]
+        if changed or key != self._keys.setdefault((card.name, split, labels), key):
             raise RunError(
-                f"an image or label of {card.name}/{split} changed during the run",
-                where=self.root,
+                f"the data of {card.name}/{split} changed during the run",
+                where=changed[0] if changed else self.root,
                 expected="data that nobody edits: all rows of a table come from the same files",
                 fix="run the same command again",
             )
+        self._read |= digests
         return key
 
     def store(self, card: DatasetCard, split: str, labels: bool) -> Store:

@@ -162,6 +162,8 @@ def _outcome(work: _Work, case: Case) -> Outcome:
         if recorded and same and not (work.entropy and recorded.entropy is None):
             return replace(recorded, skipped=True, edited=edited)
         maps = [*places.maps(case.name, work.entropy), places.picture(case.name)]
+        if not same and work.ledger.wrote(places.entropy(case.name)):
+            maps.append(places.entropy(case.name))  # of another image, it would mislead
         work.ledger.check(maps[1:] if edited else maps)
         if not same:
             _remove_stale(work, case)
