@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from uda.data import sources
 from uda.data.cases import Case, cases_of
 from uda.data.items import Slices
 from uda.data.sampling import source_batch, target_batch
-from uda.data.store import Store, content_key, open_store
+from uda.data.store import INDEX, Store, content_key, open_store
 from uda.data.volumes import prepare_image, prepare_label, read_volume
 from uda.errors import DataError, RunError
 
@@ -194,8 +196,11 @@ def test_an_index_of_another_content_is_not_taken(
 ) -> None:
     folder = open_store(card, cases, tmp_path / "store").folder
     index = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({**index, "key": "0" * 64}))
-    assert open_store(card, cases, tmp_path / "store").key == content_key(card, cases)
+    other = json.dumps({**index, "key": "0" * 64})
+    (folder / "index.json").write_text(other)
+    with pytest.raises(DataError, match="not of the store that this run makes"):
+        open_store(card, cases, tmp_path / "store")
+    assert (folder / "index.json").read_text() == other
 
 
 def test_faulty_cases_are_all_listed_and_nothing_is_left_behind(
@@ -224,6 +229,48 @@ def test_a_fault_does_not_cost_the_store_that_was_there(
     assert [path.name for path in (tmp_path / "store").iterdir()] == [store.folder.name]
     cases[0].image.write_bytes(content)
     assert open_store(card, cases, tmp_path / "store").folder == store.folder
+
+
+@pytest.mark.parametrize("name", [INDEX, "images.npy", "labels.npy"])
+def test_a_file_of_no_store_is_not_replaced(
+    tmp_path: Path, card: DatasetCard, cases: list[Case], name: str
+) -> None:
+    there = tmp_path / "store" / content_key(card, cases)[:16] / name
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    with pytest.raises(DataError, match="not of the store") as refused:
+        open_store(card, cases, tmp_path / "store")
+    assert str(there) in str(refused.value)
+    assert there.read_text() == "mine"
+    there.rename(there.with_name("notes.txt"))
+    assert open_store(card, cases, tmp_path / "store")
+    assert there.with_name("notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_a_store_killed_while_its_files_move_is_made_again(
+    tmp_path: Path,
+    card: DatasetCard,
+    cases: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+) -> None:
+    folder = tmp_path / "store" / content_key(card, cases)[:16]
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    calls, replace = iter(range(call)), os.replace
+
+    def killed(*paths: Path) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        open_store(card, cases, tmp_path / "store")
+    again = open_store(card, cases, tmp_path / "store")
+    straight = open_store(card, cases, tmp_path / "straight")
+    np.testing.assert_array_equal(again.images, straight.images)
 
 
 def test_a_store_of_unlabelled_cases_has_no_labels_at_all(

@@ -255,15 +255,16 @@ def test_no_flipped_bit_of_an_index_goes_unnoticed(tiny: Tiny, tmp_path: Path) -
             assert json.loads(held) == meaning
 
 
-def test_a_store_under_the_name_of_another_is_made_again(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_store_under_the_name_of_another_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     folder = made(tiny, tmp_path / "a")
-    expected = contents(tmp_path / "a")
     card = load_card(str(tiny.home / "source.yaml"))
     cases = cases_of(card, tiny.root, "validate", labels=True)
     other = open_store(card, cases, tmp_path / "b").folder
     shutil.rmtree(folder)
     shutil.copytree(other, folder)
-    made(tiny, tmp_path / "a")
+    expected = contents(tmp_path / "a")
+    with pytest.raises(UdaError, match="not of the store that this run makes"):
+        made(tiny, tmp_path / "a")
     assert contents(tmp_path / "a") == expected
 
 

@@ -5,6 +5,7 @@ Images and labels are separate arrays; a store of unlabelled cases has no label 
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Sequence
@@ -180,7 +181,7 @@ def open_store(
 
     Raises:
         DataError: lists every case that cannot be prepared, or a file changed after it was hashed; no store is left
-            then.
+            then. Or a file of no store has the place of one of its files.
         RunError: the disk refuses.
     """
     hashes = hashes or Hashes()
@@ -193,6 +194,8 @@ def open_store(
     return Store(folder)
 
 
+HEAD = 1000
+"""bytes at the beginning of an index that hold its key"""
 _intact_once: dict[Path, list[tuple[int, int]]] = {}
 """Sizes and times of arrays that this process has verified; large arrays are not read again for each stage."""
 
@@ -228,7 +231,7 @@ def _build(
             if _key(card, cases, before) != key:
                 raise _changed("an image or label", folder)
             write_json(work / INDEX, {**index, "sha256": fingerprint(index)})
-            _put(work, folder)
+            _put(work, folder, key)
             sync(folder.parent)
     except OSError as error:
         raise RunError(
@@ -257,11 +260,38 @@ def _changed(what: str, where: Path) -> DataError:
     )
 
 
-def _put(work: Path, folder: Path) -> None:
-    """Move a finished store's files to their place; a damaged store's files are replaced, other files stay."""
+def _put(work: Path, folder: Path, key: str) -> None:
+    """Move a finished store's files to their place; a damaged store's files are replaced, other files stay.
+
+    Raises:
+        DataError: a file that is not of this store has the name of one of its files.
+    """
     if not folder.exists():
         os.replace(work, folder)
         return
-    (folder / INDEX).unlink(missing_ok=True)  # without it the arrays are no store
-    for path in sorted(work.iterdir(), key=lambda path: path.name == INDEX):
+    for path in () if _is_store(folder, key) else sorted(work.iterdir()):
+        if not _is_same(path, folder / path.name):
+            raise DataError(
+                "is not of the store that this run makes, and would be replaced",
+                where=folder / path.name,
+                fix="move it away, or choose another --out",
+            )
+    for path in sorted(work.iterdir(), key=lambda path: path.name != INDEX):  # first the mark
         os.replace(path, folder / path.name)
+
+
+def _is_store(folder: Path, key: str) -> bool:
+    """Whether the folder's index, even a damaged one, holds the key."""
+    try:
+        with (folder / INDEX).open("rb") as file:
+            return key.encode() in file.read(HEAD)
+    except OSError:
+        return False
+
+
+def _is_same(path: Path, there: Path) -> bool:
+    """Whether nothing is lost if a file is replaced: it is missing, empty or the same."""
+    if not os.path.lexists(there):
+        return True
+    empty = there.is_file() and there.stat().st_size == 0
+    return empty or (there.is_file() and filecmp.cmp(path, there, shallow=False))
