@@ -203,7 +203,7 @@ def test_killed_before_the_renames_of_commit_goes_on_with_them(tmp_path: Path) -
 def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
     from uda.config.loading import load_recipe
     from uda.files.atomic import read_json
-    from uda.files.stage_folder import StageFolder
+    from uda.files.stage_folder import STARTED, StageFolder
     from uda.pipeline import run as pipeline
 
     recipe, run = (
@@ -213,6 +213,7 @@ def test_a_stage_found_between_the_renames_is_not_run_again(tiny: Tiny, tmp_path
     pipeline.run(recipe, run, until="pretrain")
     expected = contents(run)
     stage = run / "pretrain"
+    (stage / STARTED).touch()
     stage.rename(StageFolder(stage, read_json(stage / "stage.json")["hash"]).work)
     (done,) = pipeline.run(recipe, run, until="pretrain")
     assert not done.ran
