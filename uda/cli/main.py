@@ -455,6 +455,7 @@ def _check_call() -> None:
 
 
 def _work() -> None:
+    """Run the command; where all went well, say if a disk did not take what it printed."""
     from uda.cli.streams import check_printed
 
     try:
