@@ -126,8 +126,8 @@ class StageFolder:
     def _recover(self) -> None:
         """Go on with a :meth:`commit` from wherever it is.
 
-        Its steps: ``stage.json`` is in the work folder; the older folder is marked and has moved away; the work folder has
-        its place; the older folder's foreign files have moved over, and its own are deleted; no mark is left.
+        Its steps: ``stage.json`` is in the work folder; the older folder is marked and has moved away; the work folder
+        has its place; the older folder's foreign files have moved over, and its own are deleted; no mark is left.
         """
         self._unmark()
         finished = all((self.work / one).is_file() for one in (STAGE_FILE, STARTED))
