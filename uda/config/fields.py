@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Side = Annotated[int, Field(gt=0, le=65_536)]
@@ -32,3 +38,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after a release. A dump leaves them out while they have their default, so that the hashes of
+    stages made before stay what they were."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        default = {name for name in self.LATER if getattr(self, name) == fields[name].get_default()}
+        return {name: value for name, value in dumped.items() if name not in default}
