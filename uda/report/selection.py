@@ -133,8 +133,10 @@ def _figure(name: str, selection: Selection) -> str:
     return rank_plot(name, selection, safe_ranks(selection), titles)
 
 
-def _words(score: str) -> Words:
-    return SCORES.get(score, Words(score, ""))
+def _words(score: str, selection: Selection | None = None) -> Words:
+    """Words of a score; of one that this version does not know, ``stage.json`` says which values are better."""
+    better = selection.get("better", {}) if selection else {}
+    return SCORES.get(score, Words(score, "", "less" if better.get(score) == "smaller" else "more"))
 
 
 def _soft(selection: Selection) -> list[str]:
@@ -158,7 +160,7 @@ def _variant(name: str, one: Selection) -> dict[str, Any]:
         "judged": len(checkpoints),
         "why": one["why"],
         "ended": one["ended"],
-        "heads": [f"{w.title}{arrows[w.better]}" for w in map(_words, (*rule, *soft))],
+        "heads": [f"{w.title}{arrows[w.better]}" for w in (_words(s, one) for s in (*rule, *soft))],
         "candidates": [_candidate(c, chosen, rule, soft, best) for c in one["candidates"]],
     }
 
@@ -191,7 +193,7 @@ def _candidate(
 def _best(selection: Selection, score: str) -> float | None:
     known = (one["scores"].get(score) for one in selection["candidates"] if one["safe"])
     values = [value for value in known if value is not None]
-    return (min if _words(score).better == "less" else max)(values, default=None)
+    return (min if _words(score, selection).better == "less" else max)(values, default=None)
 
 
 def _value(value: float | None) -> str:

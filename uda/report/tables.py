@@ -33,6 +33,7 @@ from uda.report.wording import (
     score,
     subset_names,
     tops,
+    upper_bound,
 )
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def frame(
 
     roles = {role(row) for row in metrics["rows"]}
     parts = [DAGGER] if roles & {"oracle", "supervised"} else []
-    parts += filter(None, [fell_back(metrics["rows"])])
+    parts += filter(None, [upper_bound(metrics["rows"]), fell_back(metrics["rows"])])
     if not metrics.get("same_data", True):
         parts.insert(0, "the runs were scored on DIFFERENT target data")
     parts += _sources(metrics.get("published", ()))
