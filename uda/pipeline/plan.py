@@ -121,6 +121,7 @@ class _Planner:
 
     def _target_supervised(self) -> Stage:
         domains, recipe = self.domains, self.recipe
+        training = recipe.pretrain.model_copy(update={"select": "last"})
 
         def data() -> dict[str, str]:
             keys = {"target/adapt": domains.key(domains.target, "adapt", True)}
@@ -132,11 +133,11 @@ class _Planner:
                 recipe.network,
                 domains.target,
                 domains.store(domains.target, "adapt", True),
-                recipe.pretrain,
+                training,
                 "target_labels",
             )
 
-        settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
+        settings = {**self.common, "train": training.model_dump(mode="json")}
         return Stage("target_supervised", settings, self.data_parents, data, body, shared=True)
 
     def _prior(self, name: str) -> Stage:
