@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from uda.config.augment import Augment
-from uda.data import augment as module
-from uda.data.augment import augment
+from uda.data.augment import augment, geometry, intensity
 
 EVERYTHING = Augment(
     rotate=30, scale=0.2, shift=0.1, flip=True, gamma=0.3, contrast=0.2, brightness=0.2, noise=0.1
@@ -33,9 +32,10 @@ def draw(height: int = 24, width: int = 24, images: int = 6) -> tuple[torch.Tens
 @pytest.fixture
 def extreme(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every uniform draw is its upper bound."""
-    monkeypatch.setattr(
-        module, "_uniform", lambda image, bound, _: torch.full((image.shape[0],), float(bound))
-    )
+    for module in (geometry, intensity):
+        monkeypatch.setattr(
+            module, "uniform", lambda image, bound, _: torch.full((image.shape[0],), float(bound))
+        )
 
 
 def test_same_seed_same_bits_and_another_seed_others() -> None:

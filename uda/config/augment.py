@@ -2,15 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from uda.config.fields import Amount, Frozen, Positive, Probability, Rate, Share
 
 
+class _Change(Frozen):
+    """A change that some images of a batch get."""
+
+    p: Probability = 0.5
+    """share of the images"""
+
+
+class Elastic(_Change):
+    """Elastic deformation in the plane."""
+
+    displacement: Rate = 6.0
+    """largest displacement of a control point, in pixels"""
+    spacing: Annotated[float, Field(ge=4)] = 48.0
+    """pixels between two control points"""
+
+
+class Bezier(_Change):
+    """A random Bézier curve of intensity."""
+
+    inverted: Probability = 0.0
+    """probability that the curve decreases"""
+
+
+class ClassBezier(_Change):
+    """A curve, a scale and a shift for each class of a labelled image; images without labels stay as they are."""
+
+    inverted: Probability = 0.5
+    scale: Share = 0.1
+    """sd and largest deviation of the factor from 1"""
+    shift: Amount = 0.5
+    """sd of the shift, as a share of the image's range"""
+
+
+class LocationScale(_Change):
+    """A random factor and a random shift of intensity."""
+
+    scale: Share = 0.1
+    """sd and largest deviation of the factor from 1"""
+    shift: Amount = 0.5
+    """sd of the shift, as a share of the image's range"""
+
+
+class Convolve(_Change):
+    """Random shallow convolutional networks."""
+
+    blend: bool = True
+    """two networks, blended by a smooth field (IPA); else one (GIN)"""
+    spacing: Annotated[float, Field(ge=4)] = 48.0
+    """pixels between two control points of that field"""
+    mix_channels: bool = False
+    """whether a network sees all channels together: colours, but not neighbouring slices"""
+
+
+class Bias(_Change):
+    """A smooth multiplicative field."""
+
+    strength: Rate = 0.4
+    """largest logarithm of the field at a control point"""
+    spacing: Annotated[float, Field(ge=4)] = 64.0
+    """pixels between two control points"""
+
+
+class LowResolution(_Change):
+    """Larger pixels along each axis, interpolated."""
+
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    """largest ratio of the pixel sizes"""
+
+
+class Mask(_Change):
+    """Hidden blocks, for consistency with a teacher that sees them (MIC)."""
+
+    p: Probability = 1.0
+    block: Annotated[int, Field(ge=2)] = 32
+    """side of a block in pixels"""
+    ratio: Share = 0.7
+    """share of the blocks"""
+
+
 class Augment(Frozen):
-    """Augmentation of a batch on the device; each bound is the half-width of a uniform draw."""
+    """Augmentation of a batch on the device.
+
+    Each number is the half-width of a uniform draw for every image; a change with settings of its own happens to a
+    share of the images.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {
+            "generalize",
+            "views",
+            "shear",
+            "elastic",
+            "class_bezier",
+            "bezier",
+            "location_scale",
+            "convolve",
+            "bias",
+            "low_resolution",
+            "mask",
+        }
+    )
+    generalize: Literal["light", "strong", "photo_light", "photo_strong"] | None = None
+    """A named set of changes for a source model that has to travel (:data:`GENERALIZE`); settings beside it replace
+    those of the set."""
+    views: Literal[1, 2] = 1
+    """2: every labelled image twice in a batch, under one geometry and two appearances."""
 
     rotate: Amount = 0.0
     """degrees"""
@@ -33,10 +137,72 @@ class Augment(Frozen):
     """multiply each channel by its own factor in 1 ± color"""
     blur: Amount = 0.0
     """largest Gaussian sd, in pixels"""
+    shear: Annotated[float, Field(ge=0, le=45)] = 0.0
+    """degrees, in the plane"""
+    elastic: Elastic | None = None
+    class_bezier: ClassBezier | None = None
+    bezier: Bezier | None = None
+    """An image that ``class_bezier`` has changed stays as it is."""
+    location_scale: LocationScale | None = None
+    convolve: Convolve | None = None
+    bias: Bias | None = None
+    low_resolution: LowResolution | None = None
+    mask: Mask | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_set(cls, raw: Any) -> Any:
+        known = GENERALIZE.get(raw.get("generalize", "")) if isinstance(raw, dict) else None
+        return raw if known is None else {**known, **raw}
 
     def moves(self) -> bool:
         """Whether pixels change place."""
-        return bool(self.rotate or self.scale or self.shift or self.flip or self.mirror)
+        affine = self.rotate or self.scale or self.shift or self.flip or self.mirror or self.shear
+        return bool(affine or self.elastic)
+
+
+_GEOMETRY = {"rotate": 30, "scale": 0.2, "shift": 0.1}
+_PHOTO = {"mirror": True, "scale": 0.2, "shift": 0.1, "color": 0.25, "gamma": 0.3, "blur": 1.5}
+GENERALIZE: dict[str, dict[str, Any]] = {
+    "light": {
+        **_GEOMETRY,
+        "noise": 0.1,
+        "bezier": {"p": 0.5},
+        "location_scale": {"p": 0.5, "shift": 0.1},
+        "bias": {"p": 0.3, "strength": 0.3},
+        "low_resolution": {"p": 0.3, "factor": 2.0},
+    },
+    # a quarter each, but for the rest: one curve; a curve a class; a curve and convolutions; a curve a class and
+    # convolutions (SLAug's global and local maps, GIN under IPA)
+    "strong": {
+        **_GEOMETRY,
+        "shear": 10,
+        "elastic": {"p": 0.3},
+        "noise": 0.1,
+        "class_bezier": {"p": 0.5},
+        "bezier": {"p": 1.0},
+        "location_scale": {"p": 0.5, "shift": 0.1},
+        "convolve": {"p": 0.5},
+        "bias": {"p": 0.3},
+        "low_resolution": {"p": 0.3},
+    },
+    "photo_light": {
+        **_PHOTO,
+        "noise": 0.1,
+        "bezier": {"p": 0.5},
+        "bias": {"p": 0.3, "strength": 0.3},
+    },
+    "photo_strong": {
+        **_PHOTO,
+        "noise": 0.2,
+        "bezier": {"p": 0.5},
+        "location_scale": {"p": 0.5, "shift": 0.1},
+        "convolve": {"p": 0.5, "mix_channels": True},
+        "bias": {"p": 0.5, "strength": 0.6},
+        "low_resolution": {"p": 0.3},
+    },
+}
+"""Named sets of :attr:`Augment.generalize`. Labels move with the image; nothing here needs an image of the target."""
 
 
 class PhotoAugment(Frozen):

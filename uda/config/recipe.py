@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -153,6 +153,12 @@ class Training(Frozen):
 
 class Pretrain(Training):
     """Training with labels."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"select"})
+    select: Literal["last", "perturbed"] = "last"
+    """Which checkpoint to keep. ``last``: the last one; ``perturbed``: of the snapshots (about ten, with
+    ``snapshot_every: 0``) the one with the best Dice or IoU on the source's validation images under strong random
+    changes of appearance, which stand for other scanners."""
 
     @model_validator(mode="after")
     def _labelled(self) -> Pretrain:

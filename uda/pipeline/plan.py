@@ -122,6 +122,7 @@ class _Planner:
     def _target_supervised(self) -> Stage:
         domains, recipe = self.domains, self.recipe
         target, split = domains.target, domains.supervised
+        training = recipe.pretrain.model_copy(update={"select": "last"})
 
         def data() -> dict[str, str]:
             keys = {f"target/{split}": domains.key(target, split, True)}
@@ -134,13 +135,13 @@ class _Planner:
                 recipe.network,
                 target,
                 store,
-                recipe.pretrain,
+                training,
                 "target_labels",
             )
             cases = [case.name for case in store.cases]
             return {**record, "trained_on": {"split": f"target/{split}", "cases": cases}}
 
-        settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
+        settings = {**self.common, "train": training.model_dump(mode="json")}
         return Stage("target_supervised", settings, self.data_parents, data, body, shared=True)
 
     def _prior(self, name: str) -> Stage:

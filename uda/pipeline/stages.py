@@ -20,7 +20,7 @@ from torch import nn
 from uda.config.card import DatasetCard, PhotoPrepare
 from uda.config.networks import AnyNetwork
 from uda.config.priors import PriorSpec
-from uda.config.recipe import Adapt, Training
+from uda.config.recipe import Adapt, Pretrain, Training
 from uda.data.items import Items, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
@@ -35,10 +35,11 @@ from uda.networks.model_file import (
     ModelInfo,
     Trained,
     check_classes,
+    load_model,
     save_model,
 )
 from uda.networks.weights import load_backbone_weights
-from uda.pipeline.validation import validation_scores
+from uda.pipeline.validation import BestStep, validation_scores
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
 from uda.priors.estimate import Evidence, make_prior
@@ -48,9 +49,12 @@ from uda.training.batches import all_images, source_batches, target_batches
 from uda.training.loop import Batches, fit
 from uda.training.objective import Objective
 from uda.training.parts import PriorTensors
+from uda.training.parts.part import present
 from uda.training.run import StageRun
 from uda.training.state import forget_checkpoints
 
+VALIDATIONS = 10
+"""About how many snapshots ``select: perturbed`` chooses from in a training whose ``snapshot_every`` is 0."""
 SOURCE_AGAIN = ("source_images",)
 """Ledger entry of a stage that is not source-free."""
 
@@ -60,7 +64,7 @@ def train_supervised(
     network: AnyNetwork,
     card: DatasetCard,
     store: Store,
-    settings: Training,
+    settings: Pretrain,
     ledger: str,
     validation: Store | None = None,
 ) -> dict[str, Any]:
@@ -68,8 +72,19 @@ def train_supervised(
 
     Returns:
         entries of ``stage.json``: the ledger, skipped cases and, with ``validation``, its
-        :func:`~uda.pipeline.validation.validation_scores`.
+        :func:`~uda.pipeline.validation.validation_scores`; with ``select: perturbed`` also those of perturbed images,
+        and their mean at every snapshot.
+
+    Raises:
+        ConfigError: ``select: perturbed`` without ``validation``.
     """
+    if settings.select == "perturbed" and validation is None:
+        raise ConfigError(
+            f"select: perturbed needs labelled validation images, but {ledger.removesuffix('_labels')} images of "
+            f"card {card.name!r} have none here",
+            expected="a split `validate` of the source",
+            fix="add one to the source's card, or set pretrain.select=last",
+        )
     labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
     ratio, presence = mean_ratios(labelled)
     info = ModelInfo(
@@ -88,14 +103,34 @@ def train_supervised(
         first_then_all(lambda: load_backbone_weights(model, network))
     with deterministic():
         fabric = make_fabric(run.compute)
+
+        def scores(trained: nn.Module, perturbed: int | None = None) -> dict[str, float | None]:
+            return validation_scores(trained, info, card, present(validation), fabric, perturbed)
+
         batches = source_batches(store, network, settings, run, fabric)
         objective = Objective(settings.objective)
         use_auxiliary(model, any(term.aux for term in settings.objective))
-        kept = _fit(run, fabric, model, info, objective, settings, batches, set_mode_train)
+        train = partial(_fit, run, fabric, model, info, objective)
+        step, steps = settings.steps, dict[str, Any]()
+        if settings.select == "perturbed":
+            every = settings.snapshot_every or max(1, step // VALIDATIONS)
+            watched = settings.model_copy(update={"snapshot_every": every})
+            best = BestStep(
+                lambda trained: scores(trained, run.seed), run.folder, every, fabric.device
+            )
+            train(watched, batches, set_mode_train, lambda at: on_first(lambda: best.seen(at)))
+            step, steps["validation_steps"] = on_first(best.choice)
+            kept, _ = load_model(snapshot_file(run.folder, step))
+            kept.to(fabric.device)
+            steps["validation_perturbed"] = on_first(lambda: scores(kept, run.seed))
+        else:
+            kept = train(settings, batches, set_mode_train)
         record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
         if validation is not None:
-            record |= on_first(lambda: validation_scores(kept, info, card, validation, fabric))
-        _finish(run, kept, info, settings, store, fabric)
+            name = "validation_iou" if card.photos else "validation_dice"
+            record |= {name: on_first(lambda: scores(kept)), **steps}
+        _finish(run, kept, replace(info, step=step), store, fabric)
+        on_first(lambda: _clear(run, settings.snapshot_every > 0))
     return record
 
 
@@ -189,7 +224,7 @@ def adapt(
         else:
             oracle = settings.select == "oracle"
             kept = train(watched if oracle else settings, batches, mode)
-            _finish(run, kept, info, settings, store, fabric)
+            _finish(run, kept, replace(info, step=settings.steps), store, fabric)
     supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
     return {**supervision, **selection, **_left_out(store)}
 
@@ -301,17 +336,9 @@ def _fit(
     )
 
 
-def _finish(
-    run: StageRun,
-    kept: nn.Module,
-    info: ModelInfo,
-    settings: Training,
-    store: Store,
-    fabric: Fabric,
-) -> None:
-    """Write the model of the last step and remove the training's checkpoints."""
-    final = replace(info, step=settings.steps)
-    on_first(lambda: save_model(run.folder / MODEL_FILE, kept, final))
+def _finish(run: StageRun, kept: nn.Module, info: ModelInfo, store: Store, fabric: Fabric) -> None:
+    """Write the model to keep and remove the training's checkpoints."""
+    on_first(lambda: save_model(run.folder / MODEL_FILE, kept, info))
     on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric, kept))
     on_first(lambda: forget_checkpoints(run.folder))
 
