@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from uda.config.augment import GENERALIZE, Augment
 from uda.config.card import DatasetCard
 from uda.config.fields import COMPLETE
 from uda.config.recipe import Recipe
@@ -203,7 +204,20 @@ def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
             else:
                 _set(node[entry], rest, value, text)
         else:
+            if entry == "generalize":
+                _follow_set(node, value)
             node[entry] = copy.deepcopy(value)
+
+
+def _follow_set(node: dict[str, Any], name: Any) -> None:
+    """Give the settings of an augmentation that its named set chose the values of the set ``name``."""
+    before, after = (
+        Augment(generalize=one if one in GENERALIZE else None).model_dump(
+            mode="json", context=COMPLETE
+        )
+        for one in (node["generalize"], name)
+    )
+    node.update({key: after[key] for key, value in before.items() if node[key] == value})
 
 
 def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Model:

@@ -89,7 +89,7 @@ class Splits(Frozen):
 class Data(Frozen):
     """The two domains and where their files are."""
 
-    LATER = frozenset({"splits"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"splits"})
 
     root: str | None = None
     """Folder that the cards' roots are relative to. Not needed with ``phantom`` and ``streets``."""

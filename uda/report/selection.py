@@ -193,7 +193,7 @@ def _candidate(
 def _best(selection: Selection, score: str) -> float | None:
     known = (one["scores"].get(score) for one in selection["candidates"] if one["safe"])
     values = [value for value in known if value is not None]
-    return (min if _words(score, selection).better == "less" else max)(values, default=None)
+    return (min if _words(score).better == "less" else max)(values, default=None)
 
 
 def _value(value: float | None) -> str:
