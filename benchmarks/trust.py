@@ -75,10 +75,9 @@ def source_limits(run: Path, card: str, root: Path, fabric: Fabric) -> Limits:
 def models(run: Path) -> dict[str, Path]:
     """Model files by row, in the order of the table."""
     stages = sorted(path.parent.name for path in run.glob(f"*/{MODEL_FILE}"))
-    rows = {"pretrain": "source_only"}
-    named = {rows.get(stage, stage.removeprefix("adapt-")): run / stage for stage in stages}
-    first = ("source_only", "adabn")
-    return {row: named[row] for row in sorted(named, key=lambda row: (row not in first, row))}
+    stages.sort(key=lambda stage: (stage != "pretrain", stage != "adabn"))
+    source = {"pretrain": "source_only"}
+    return {source.get(stage, stage.removeprefix("adapt-")): run / stage for stage in stages}
 
 
 def predicted(

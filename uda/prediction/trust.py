@@ -27,7 +27,7 @@ from uda.prediction.confidence import (
     structures_of,
 )
 
-Kind = Literal["intensity", "field of view", "class ratio", "shape", "confidence"]
+Kind = Literal["intensity", "field of view", "class ratio", "confidence", "shape"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SPAN = 0.25
@@ -47,7 +47,7 @@ NOTHING = "none of the structures is found"
 OWN = "in the model's own images"
 LABELS = "on average in the labels it was trained with"
 FIXED = "expected of any model"
-CALIBRATED = "where validation images have a Dice of {dice:.0f} or more"
+CALIBRATED = "where source images have a Dice of {dice:.0f} or more"
 
 WORDS: dict[str, tuple[str, str]] = {
     "intensity_p5": ("intensity, 5th percentile", ""),
