@@ -22,6 +22,7 @@ WIDTH = 100
 SECTIONS = ("Formula", "Range", "Minimum", "Collapse", "Source")
 ORDER = (
     "supervised",
+    "agreement",
     "entropy",
     "class_ratio",
     "dual",

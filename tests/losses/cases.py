@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from uda.losses.adversarial import Discriminator, adversarial_loss
+from uda.losses.agreement import agreement
 from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
 from uda.losses.constraints import log_barrier, size_bounds
 from uda.losses.dual import dual_class_ratio
@@ -69,6 +70,11 @@ def labels(shape: Shape) -> tuple[Tensor, ...]:
     space = (shape[0], *shape[2:])
     drawn = torch.randint(shape[1], space, generator=generator)
     return (drawn.masked_fill(torch.rand(space, generator=generator) < 0.2, IGNORE),)
+
+
+def other_logits(shape: Shape) -> tuple[Tensor, ...]:
+    """Logits of a second prediction."""
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(13)),)
 
 
 def mask(shape: Shape) -> tuple[Tensor, ...]:
@@ -133,6 +139,7 @@ CASES: dict[str, Case] = {
     "dice": Case(dice, labels, mean_of_images=False),
     "partial_cross_entropy": Case(partial_cross_entropy, weighted_labels, mean_of_images=False),
     "soft_cross_entropy": Case(soft_cross_entropy, weighted_soft_labels, mean_of_images=False),
+    "agreement": Case(agreement, other_logits),
     # entropy
     "entropy": Case(entropy),
     "entropy weighted": Case(lambda z: entropy(z, ratio(z), normalized=False)),

@@ -16,7 +16,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from uda.config.augment import Augment
 from uda.config.card import DatasetCard
+from uda.config.fields import WHOLE
+from uda.config.networks import SIZES
 from uda.config.recipe import Recipe
 from uda.errors import MOST, ConfigError, combine, nearest, raise_all
 from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
@@ -115,7 +118,7 @@ def override(model: Model, overrides: Sequence[str]) -> Model:
     Raises:
         ConfigError: overrides are not ``key=value``, name no setting, or give an invalid value; lists all.
     """
-    raw = model.model_dump(mode="json")
+    raw = model.model_dump(mode="json", context=WHOLE)
     raise_all([f for text in overrides if (f := _fault(raw, text))], "the overrides")
     return parse(type(model), raw, "the overrides " + " ".join(overrides))
 
@@ -176,6 +179,18 @@ def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
                 _set(node[entry], rest, value, text)
         else:
             node[entry] = copy.deepcopy(value)
+            if isinstance(node, dict):
+                node.update(_stands_for(name, value, node, text))
+
+
+def _stands_for(name: str, value: Any, node: dict[str, Any], text: str) -> dict[str, Any]:
+    """The settings of ``node`` that an override by a name stands for."""
+    if name == "generalize" and "low_resolution" in node:
+        named = parse(Augment, {name: value}, f"override {text!r}")
+        return named.model_dump(mode="json", context=WHOLE)
+    if name == "size" and "channels" in node:
+        return {"channels": SIZES.get(value, node["channels"])}
+    return {}
 
 
 def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Model:

@@ -21,6 +21,7 @@ from uda.config.terms import (
     SourceTerm,
     SpatialPriorTerm,
     Term,
+    ViewAgreementTerm,
 )
 from uda.errors import nearest
 
@@ -98,6 +99,13 @@ class Training(Frozen):
     guarded one judges about eight, and keeps none of them."""
     log_every: Positive = 20
     """Steps between rows of ``metrics.csv``."""
+
+    @model_validator(mode="after")
+    def _two_views(self) -> Training:
+        agreeing = any(isinstance(term, ViewAgreementTerm) for term in self.objective)
+        if agreeing and self.augment.views != 2:
+            raise ValueError("term view_agreement compares two views; set augment.views: 2")
+        return self
 
     @model_validator(mode="after")
     def _reaches(self) -> Training:

@@ -50,6 +50,12 @@ class DiceTerm(_Term):
     term: Literal["dice"] = "dice"
 
 
+class ViewAgreementTerm(_Term):
+    """Divergence of the predictions of an image's two appearances (``augment.views: 2``) from their mean (IPA)."""
+
+    term: Literal["view_agreement"] = "view_agreement"
+
+
 class EntropyTerm(_Term):
     """Entropy of the target prediction."""
 
@@ -246,7 +252,7 @@ class AdversarialTerm(_Term):
     """channels of the discriminator's first layer"""
 
 
-SourceTerm = CrossEntropyTerm | PartialCrossEntropyTerm | DiceTerm
+SourceTerm = CrossEntropyTerm | PartialCrossEntropyTerm | DiceTerm | ViewAgreementTerm
 Term = Annotated[
     SourceTerm
     | EntropyTerm

@@ -7,6 +7,7 @@ from uda.losses.adversarial import Discriminator as Discriminator
 from uda.losses.adversarial import adversarial_loss as adversarial_loss
 from uda.losses.adversarial import discriminator_loss as discriminator_loss
 from uda.losses.adversarial import self_information as self_information
+from uda.losses.agreement import agreement as agreement
 from uda.losses.centroids import assign_centroids as assign_centroids
 from uda.losses.centroids import balanced_pixels as balanced_pixels
 from uda.losses.centroids import centroid_pseudo_labels as centroid_pseudo_labels

@@ -9,10 +9,11 @@ from uda.training.parts.centroids import CentroidLabels
 from uda.training.parts.dual import DualClassRatio
 from uda.training.parts.landmarks import Landmarks
 from uda.training.parts.part import Part, PriorTensors, check_prior
-from uda.training.parts.pointwise import Bounded, Entropy, Pointwise
+from uda.training.parts.pointwise import Bounded, Entropy, Pointwise, ViewAgreement
 from uda.training.parts.teacher import PseudoLabels
 
 PARTS: dict[type[Frozen], type[Part]] = {
+    terms.ViewAgreementTerm: ViewAgreement,
     terms.EntropyTerm: Entropy,
     terms.SizeBoundsTerm: Bounded,
     terms.LogBarrierTerm: Bounded,
