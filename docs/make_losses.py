@@ -32,6 +32,7 @@ ORDER = (
     "sorted_area",
     "thresholds",
     "self_training",
+    "consistency",
     "centroids",
     "adversarial",
     "potts",

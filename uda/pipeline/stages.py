@@ -37,6 +37,7 @@ from uda.networks.model_file import (
     check_classes,
     save_model,
 )
+from uda.networks.normalization import normalization_only
 from uda.networks.weights import load_backbone_weights
 from uda.pipeline.validation import validation_scores
 from uda.prediction.image_ranges import describe_images, with_ranges
@@ -139,7 +140,7 @@ def adapt(
 
     Raises:
         ConfigError: a term needs to know where classes lie, and the network is 3-D.
-        ModelError: the parent's classes differ from the card's.
+        ModelError: the parent's classes differ from the card's, or the network lacks the layers to train.
         PriorError: the prior does not fit the classes or the images.
     """
     used = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
@@ -161,6 +162,8 @@ def adapt(
     if settings.freeze_head:
         head(model).requires_grad_(False)
     use_auxiliary(model, any(term.aux for term in settings.objective))
+    if settings.train == "batchnorm":
+        normalization_only(model)
     with deterministic():
         fabric = make_fabric(run.compute)
         if settings.batchnorm in ("target", "warmed"):

@@ -186,6 +186,7 @@ def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> Non
         "adversarial",
         "dual_class_ratio",
         "landmarks",
+        "view_consistency",
     }
     assert {name for name, _, _ in CASES} | elsewhere == set(NAMES)
 
