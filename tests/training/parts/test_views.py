@@ -246,6 +246,27 @@ def test_a_threshold_keeps_the_sure_pixels_and_both_losses_count_them_alone() ->
     assert float(values["pseudo_labels"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_portions_leave_more_unlabelled_outside_a_small_structure_and_one_threshold_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = torch.arange(SIZE) - 16.0
+    distance = (at[:, None] ** 2 + at**2).sqrt() - 6  # from a border at 6 pixels, in logits
+    logits = torch.stack([distance, -distance])
+
+    def farthest(**settings: Any) -> tuple[float, float]:
+        """How far inside and outside the border a pixel has no label."""
+        objective, part = teacher_of(**settings)
+        monkeypatch.setattr(part, "_predict", lambda image: logits.expand(len(image), -1, -1, -1))
+        unlabelled = distance[notes_of(objective, part)[0, 1] == IGNORE]
+        return -float(unlabelled.min()), float(unlabelled.max())
+
+    inside, outside = farthest(portion=0.6, portion_limit=0.6)
+    assert outside > 2 * inside > 0
+    inside, outside = farthest(threshold=0.99, portion=1.0, portion_limit=1.0)
+    assert outside == pytest.approx(inside, abs=0.5)  # the grid's distances are half a pixel apart
+    assert inside > 1
+
+
 @pytest.mark.parametrize("soft", [0.0, 0.5])
 @pytest.mark.parametrize("prune", [0.3, "median"])
 def test_a_structure_whose_size_varies_loses_every_pixel_that_a_view_takes_for_it(
