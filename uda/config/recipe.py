@@ -22,6 +22,7 @@ from uda.config.terms import (
     SpatialPriorTerm,
     Term,
     ViewAgreementTerm,
+    ViewConsistencyTerm,
 )
 from uda.errors import nearest
 
@@ -144,6 +145,9 @@ class Adapt(Training):
     model; ``target``: estimated on the target first, then frozen; ``warmed``: estimated first, then as ``train``."""
     freeze_head: bool = False
     """Train everything but the last layer (SHOT)."""
+    train: Literal["all", "batchnorm"] = "all"
+    """Which weights to train. ``batchnorm``: only scales and shifts of the normalisation layers, whatever their kind
+    (TENT); with ``freeze_head`` not those of the last layer."""
     source_free: bool = True
     """True: the stage opens no source file, only the pretrained model."""
     select: Literal["guarded", "last", "oracle"] = "guarded"
@@ -152,6 +156,7 @@ class Adapt(Training):
     with the best score on the test labels, which is not a method."""
     guard: Guard = Guard()
     """settings of ``select: guarded``"""
+    LATER: ClassVar[frozenset[str]] = frozenset({"train"})
 
     @model_validator(mode="before")
     @classmethod
@@ -199,7 +204,8 @@ class Adapt(Training):
         pasting = [t for t in labels if t.classmix != "none"]
         if not pasting:
             return
-        noted = [t.term for t in self.objective if isinstance(t, CentroidTerm | LandmarksTerm)]
+        kinds = CentroidTerm | LandmarksTerm | ViewConsistencyTerm
+        noted = [t.term for t in self.objective if isinstance(t, kinds)]
         if noted or len(labels) > 1:
             other = noted[0] if noted else "another pseudo_labels"
             raise ValueError(f"classmix pastes images together, which {other} does not support")
