@@ -67,6 +67,15 @@ class Postprocess(Frozen):
         """The steps, ready for JSON, without those that are off."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    @property
+    def rule(self) -> str:
+        """What a row with these steps is, for readers of the table."""
+        return (
+            f"Rows{POST}: the same network with post-processing ({self}). Views and smoothing average its "
+            "probabilities before the largest one is taken; components are kept and holes filled afterwards, in 3-D on "
+            "the file's grid."
+        )
+
     def __str__(self) -> str:
         """``views: 5, smooth: 0.8, largest: true``."""
         return ", ".join(f"{name}: {json.dumps(value)}" for name, value in self.record().items())
