@@ -47,7 +47,7 @@ Steps = Annotated[
     typer.Option(
         "--postprocess",
         metavar="STEP=VALUE",
-        help="Post-processing: views=5, smooth=0.8, largest=true or [a, b], holes=…; or: recommended.",
+        help="Post-processing: recommended, or views=5, smooth=0.8, largest=true, holes=true.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
