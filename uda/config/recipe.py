@@ -11,6 +11,7 @@ from uda.config.fields import Amount, Count, FileName, Frozen, Positive, Rate, R
 from uda.config.guard import Guard
 from uda.config.methods import METHODS
 from uda.config.networks import AnyNetwork, Network
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.config.priors import PriorSpec
 from uda.config.terms import (
     AdversarialTerm,
@@ -218,6 +219,8 @@ class Adapt(Training):
 class Evaluate(Frozen):
     """Contents of the table."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"postprocess"})
+
     distances: bool = True
     """HD95 and ASSD beside Dice."""
     convention: Literal["ours", "sifa", "multi_scale"] = "ours"
@@ -233,6 +236,9 @@ class Evaluate(Frozen):
     """Add a row per variant for the snapshot with the best score on the test labels. It is not a method."""
     save_predictions: bool = False
     """Write the predicted label maps."""
+    postprocess: Postprocess = NO_STEPS
+    """Adds a second row for every row: the same model with these steps, or with those of a named set
+    (``recommended``)."""
 
 
 class Published(Frozen):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uda.config.networks import DeepLab
+from uda.config.postprocess import POST
 from uda.config.priors import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
@@ -231,6 +232,7 @@ class _Planner:
     def _evaluate(self) -> Stage:
         domains, recipe = self.domains, self.recipe
         target, rows = domains.target, self._rows()
+        recipe.evaluate.postprocess.check(target.structures, target.photos)
 
         def data() -> dict[str, str]:
             return {"target/test": domains.key(target, "test", True)}
@@ -257,7 +259,7 @@ class _Planner:
     def _selected(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row of the table with its stage's record of the selected checkpoint."""
         record = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
-        if record is None or row["name"] not in self.recipe.adapt:
+        if record is None or row["name"].removesuffix(POST) not in self.recipe.adapt:
             return row
         return {**row, "selection": {key: record[key] for key in KEPT}}
 

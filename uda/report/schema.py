@@ -80,6 +80,7 @@ class MetricsRow(TypedDict):
     hd95: Summary
     assd: Summary
     selection: NotRequired[RowSelection]
+    postprocess: NotRequired[dict[str, Any]]
 
 
 class ConventionClass(TypedDict):
@@ -141,6 +142,7 @@ class PhotoRow(TypedDict):
     accuracy: float | None
     subsets: dict[str, float | None]
     selection: NotRequired[RowSelection]
+    postprocess: NotRequired[dict[str, Any]]
 
 
 class PhotoConvention(TypedDict):

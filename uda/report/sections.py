@@ -20,6 +20,7 @@ from uda.report.wording import (
     ordered,
     points,
     role,
+    steps_said,
     subset_names,
 )
 
@@ -50,6 +51,7 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
         "unit": metrics.get("distance_unit"),
         "subsets": [f"mIoU, {name}" for name in subset_names(metrics)] if kind is PHOTOS else [],
         "fell": fell_back(rows),
+        "steps": steps_said(rows),
         "ledger": {w: text for w, text in SUPERVISION.items() if w in used} if ledger else None,
     }
 

@@ -31,6 +31,7 @@ from uda.report.wording import (
     published_score,
     role,
     score,
+    steps_said,
     subset_names,
     tops,
 )
@@ -172,7 +173,7 @@ def frame(
 
     roles = {role(row) for row in metrics["rows"]}
     parts = [DAGGER] if roles & {"oracle", "supervised"} else []
-    parts += filter(None, [fell_back(metrics["rows"])])
+    parts += filter(None, [fell_back(metrics["rows"]), steps_said(metrics["rows"])])
     if not metrics.get("same_data", True):
         parts.insert(0, "the runs were scored on DIFFERENT target data")
     parts += _sources(metrics.get("published", ()))
