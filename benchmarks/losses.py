@@ -124,6 +124,9 @@ ROWS = {
     "class_ratio_kl max_normalized": Row(
         lambda s, z: losses.class_ratio_kl(z, s.prior, kind="max_normalized", power=5.0)
     ),
+    "class_ratio_kl with a tolerance": Row(
+        lambda s, z: losses.class_ratio_kl(z, s.prior, tolerance=0.2)
+    ),
     "class_ratio_hinge": Row(lambda s, z: losses.class_ratio_hinge(z, s.prior)),
     "size_cross_entropy": Row(lambda s, z: losses.size_cross_entropy(z, s.prior)),
     "dual_class_ratio": Row(lambda s, z: losses.dual_class_ratio(z, s.prior, s.log_dual)),
@@ -131,6 +134,7 @@ ROWS = {
     "size_bounds": Row(lambda s, z: losses.size_bounds(z, 0.9 * s.prior, s.prior)),
     "log_barrier": Row(lambda s, z: losses.log_barrier(z, 0.9 * s.prior, s.prior, 5.0)),
     "sorted_area": Row(lambda s, z: losses.sorted_area(z, s.prior)),
+    "dice_consistency": Row(lambda s, z: losses.dice_consistency(z, s.soft, s.mask)),
     "mrkld": Row(lambda s, z: losses.mrkld(z)),
     "mrkld masked": Row(lambda s, z: losses.mrkld(z, s.mask)),
     "spatial_prior_kl": Row(lambda s, z: losses.spatial_prior_kl(z, s.maps)),

@@ -22,6 +22,7 @@ WIDTH = 100
 SECTIONS = ("Formula", "Range", "Minimum", "Collapse", "Source")
 ORDER = (
     "supervised",
+    "agreement",
     "entropy",
     "class_ratio",
     "dual",
@@ -32,6 +33,7 @@ ORDER = (
     "sorted_area",
     "thresholds",
     "self_training",
+    "consistency",
     "centroids",
     "adversarial",
     "potts",
@@ -257,7 +259,10 @@ def _introduction(path: Path) -> str:
 def _block(entry: Entry) -> str:
     call = entry.call
     if len(call) > WIDTH:  # as ruff would, which formats Python in Markdown too
-        call = call.replace("(", "(\n    ", 1).removesuffix(")") + "\n)"
+        name, _, inside = call.removesuffix(")").partition("(")
+        if len(inside) + 4 > WIDTH:  # one argument a line
+            inside = inside.replace(", ", ",\n    ") + ","
+        call = f"{name}(\n    {inside}\n)"
     lines = [f"### {entry.name}", "", entry.summary, "", "```python", call, "```"]
     sections = entry.sections
     if "Formula" in sections:

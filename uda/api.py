@@ -10,6 +10,7 @@ from typing import Any
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
+from uda.config.postprocess import NO_STEPS, Postprocess, steps_named
 from uda.config.priors import KINDS, SourceRatioPrior
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate, Recipe
 from uda.data.cases import card_root, cases_in, cases_of, folders_of
@@ -169,6 +170,7 @@ def predict(
     out: PathLike,
     *,
     entropy: bool = False,
+    postprocess: Postprocess | str | Mapping[str, Any] = NO_STEPS,
     compute: Compute = DEFAULT_COMPUTE,
     trust_code: bool = False,
 ) -> Iterator[Outcome]:
@@ -181,16 +183,28 @@ def predict(
         model: ``model.safetensors``, or the folder that holds it.
         images: folder of images, or a pattern.
         entropy: also write an entropy map ``<case>_entropy`` beside each label map.
+        postprocess: steps such as ``{"views": 5, "largest": True}``, or ``"recommended"``
+            (:class:`uda.config.postprocess.Postprocess`).
         trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
 
     Raises:
+        ConfigError: there is no such step, or it does not fit the model.
         ModelError, DataError, RunError: there is no valid model, there are no images, or writing fails.
     """
     _check_alone()
+    steps = _steps(postprocess)
     network, info = load_model(Path(model), trust_code=trust_code)
     cases = cases_in(Path(images), card_of(info).photos)
     fabric, inputs = make_fabric(compute), [model_path(Path(model))]
-    return predict_cases(network, info, cases, Path(out), fabric, entropy=entropy, inputs=inputs)
+    return predict_cases(
+        network, info, cases, Path(out), fabric, entropy=entropy, inputs=inputs, steps=steps
+    )
+
+
+def _steps(given: Postprocess | str | Mapping[str, Any]) -> Postprocess:
+    if isinstance(given, str):
+        return steps_named(given)
+    return given if isinstance(given, Postprocess) else parse(Postprocess, given, "postprocess")
 
 
 def evaluate_model(
@@ -200,16 +214,19 @@ def evaluate_model(
     out: Path,
     *,
     split: str = "test",
+    steps: Postprocess = NO_STEPS,
     compute: Compute = DEFAULT_COMPUTE,
     trust_code: bool = False,
 ) -> dict[str, Any]:
     """Score one model on a labelled split of a card; writes ``out/evaluate`` and returns its metrics.
 
     Args:
+        steps: adds a row of the same model with this post-processing.
         trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
     """
     _check_alone()
     domain = load_card(card)
+    steps.check(domain.structures, domain.photos)
     cases = cases_of(domain, root, split, labels=True)
     given, hashes = model_path(model), Hashes()
     inputs = [given, *folders_of(cases)]
@@ -221,7 +238,8 @@ def evaluate_model(
         key = content_key(domain, cases, hashes)
         with memory_for("evaluate"):
             rows = [Row("model", "given", given)]
-            result = score(rows, cases, domain, Evaluate(), compute, ledger.folder, trust_code)
+            settings = Evaluate(postprocess=steps)
+            result = score(rows, cases, domain, settings, compute, ledger.folder, trust_code)
         if content_key(domain, cases, hashes) != key:
             raise DataError(
                 f"an image or label of {domain.name}/{split} changed while it was read",

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import CLASSES, SIZE
+from torch import nn
 
 from uda import api
 from uda.config.card import Prepare
@@ -17,7 +18,7 @@ from uda.config.loading import load_recipe, parse, show
 from uda.config.methods import METHODS, SOURCE_FREE
 from uda.config.networks import Network
 from uda.config.recipe import Adapt
-from uda.errors import ConfigError
+from uda.errors import ConfigError, ModelError
 from uda.files.atomic import read_json
 from uda.networks.build import build
 from uda.networks.heads import head
@@ -77,6 +78,15 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
         ({"objective": [{"term": "sorted_area"}]}, "need a prior"),
         ({"preset": "cbst_sp"}, "need a prior"),
         ({"preset": "advent", "source_free": True}, "need source labels"),
+        (
+            {
+                "objective": [
+                    {"term": "pseudo_labels", "classmix": "target"},
+                    {"term": "view_consistency"},
+                ]
+            },
+            "pastes images together, which view_consistency does not support",
+        ),
         (
             {
                 "objective": [{"term": "spatial_prior_kl"}],
@@ -185,6 +195,75 @@ def test_a_frozen_head_keeps_its_weights_and_the_rest_moves(tiny: Tiny, tmp_path
         after = weights(tmp_path / "run" / f"adapt-{variant}")
         moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
         assert moved == ({"body"} if variant == "frozen" else {"body", "head"})
+
+
+def test_with_batchnorm_alone_scales_and_shifts_move_but_not_those_of_a_frozen_head(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    adapt = {
+        "tent": {**PLAIN, "preset": "tent"},
+        "both": {**PLAIN, "preset": "tent", "freeze_head": True},
+    }
+    recipe = load_recipe(with_methods(tiny, adapt), [*tiny.overrides, "compute.device=cpu"])
+    pipeline.run(recipe, tmp_path / "run", until="adapt")
+    before, _ = load_model(tmp_path / "run" / "pretrain")
+    top = {
+        name
+        for name, weight in before.named_parameters()
+        if weight in set(head(before).parameters())
+    }
+    norms = {
+        f"{name}.{key}"
+        for name, layer in before.named_modules()
+        if isinstance(layer, nn.BatchNorm2d)
+        for key in ("weight", "bias")
+    }
+    old = dict(before.named_parameters())
+    for variant in adapt:
+        after, _ = load_model(tmp_path / "run" / f"adapt-{variant}")
+        moved = {n for n, weight in after.named_parameters() if not torch.equal(weight, old[n])}
+        assert moved == (norms - top if variant == "both" else norms)
+    stage = read_json(tmp_path / "run" / "adapt-tent" / "stage.json")
+    assert stage["settings"]["adapt"]["train"] == "batchnorm"
+
+
+def test_a_network_without_normalisation_cannot_train_it_alone(tiny: Tiny, tmp_path: Path) -> None:
+    adapt = {"tent": {**PLAIN, "preset": "tent"}}
+    changes = [*tiny.overrides, "compute.device=cpu", "network.norm=instance"]
+    recipe = load_recipe(with_methods(tiny, adapt), changes)
+    with pytest.raises(ModelError, match="no normalisation layer"):
+        pipeline.run(recipe, tmp_path / "run", until="adapt")
+    assert not (tmp_path / "run" / "adapt-tent").exists()
+
+
+LATER = {
+    "train",
+    "tolerance",
+    *("views", "view", "prune", "threshold", "largest", "cross_entropy"),
+}
+
+
+def test_settings_that_came_later_leave_no_trace_while_they_are_off() -> None:
+    off = settings(preset="ratio_teacher", prior="ratio").model_dump(mode="json")
+    assert LATER.isdisjoint({*off, *(key for term in off["objective"] for key in term)})
+    changes = {
+        "views": 3,
+        "view": {"rotate": 5},
+        "prune": 0.1,
+        "threshold": 0.5,
+        "largest": "ignore",
+    }
+    on = settings(
+        prior="ratio",
+        train="batchnorm",
+        objective=[
+            {"term": "pseudo_labels", **changes, "cross_entropy": 0.5},
+            {"term": "class_ratio_kl", "direction": "prior_to_prediction", "tolerance": 0.1},
+        ],
+    )
+    dumped = on.model_dump(mode="json")
+    assert {*dumped, *(key for term in dumped["objective"] for key in term)} >= LATER
+    assert Adapt.model_validate(dumped) == on
 
 
 def test_warmed_statistics_start_as_the_targets_and_then_follow_the_batches(

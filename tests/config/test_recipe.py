@@ -420,7 +420,7 @@ def test_defaults_of_a_variant_are_those_of_the_schema() -> None:
     assert (minent.source_free, minent.batchnorm, minent.ema) == (True, "train", 0.0)
 
 
-# settings that came later, and named sets
+# settings that came later
 
 
 def test_a_setting_that_came_later_can_be_changed_and_is_shown(tiny: Tiny) -> None:
@@ -431,25 +431,6 @@ def test_a_setting_that_came_later_can_be_changed_and_is_shown(tiny: Tiny) -> No
     shown = yaml.safe_load(show(tiny.load()))
     assert shown["data"]["splits"]["source"] == {"train": None, "validate": None}
     assert parse(Recipe, shown, "shown") == tiny.load()
-
-
-def test_an_override_of_a_named_set_changes_what_the_set_chose_and_nothing_else(tiny: Tiny) -> None:
-    key = "pretrain.augment.generalize"
-    strong = tiny.load(f"{key}=strong").pretrain.augment
-    assert strong.convolve is not None
-    assert strong.shear == 10
-    assert strong.rotate == 20  # the recipe's own
-    light = override(tiny.load(f"{key}=strong", "pretrain.augment.bias=null"), [f"{key}=light"])
-    assert light.pretrain.augment.convolve is None
-    assert light.pretrain.augment.shear == 0
-    assert light.pretrain.augment.bias is None
-    assert override(light, [f"{key}=null"]).pretrain.augment.low_resolution is None
-    assert "generalize" in fault_of(
-        {
-            **raw_recipe(),
-            "pretrain": {**raw_recipe()["pretrain"], "augment": {"generalize": "storng"}},
-        }
-    )
 
 
 # data.splits

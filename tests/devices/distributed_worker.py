@@ -27,6 +27,7 @@ from uda.config.terms import (
     MutualInformationTerm,
     PseudoLabelTerm,
     Term,
+    ViewConsistencyTerm,
 )
 from uda.data.sampling import batch_indices
 from uda.data.seeds import mix
@@ -219,6 +220,8 @@ OBJECTIVES: dict[str, tuple[Term, ...]] = {
         AdversarialTerm(width=4),
         DualClassRatioTerm(),
         PseudoLabelTerm(round_steps=2, teacher="ema", decay=0.9),
+        PseudoLabelTerm(views=3, prune="median", portion=1.0, portion_limit=1.0, dice=1.0),
+        ViewConsistencyTerm(views=2),
     ),
 }
 

@@ -184,7 +184,7 @@ def test_every_row_sees_the_images_as_the_adapted_models_do(
     rows = [model_of(tmp_path, "source_only", source), model_of(tmp_path, "adabn", card.prepare)]
     seen: list[np.ndarray] = []
 
-    def remember(_model: Any, _info: Any, case: Any, _fabric: Any) -> np.ndarray:
+    def remember(_model: Any, _info: Any, case: Any, *_: Any) -> np.ndarray:
         seen.append(case.slices)
         return np.zeros(case.geometry.shape, np.uint8)
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from uda.losses.adversarial import Discriminator, adversarial_loss
+from uda.losses.agreement import agreement
 from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
+from uda.losses.consistency import dice_consistency
 from uda.losses.constraints import log_barrier, size_bounds
 from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
@@ -69,6 +71,11 @@ def labels(shape: Shape) -> tuple[Tensor, ...]:
     space = (shape[0], *shape[2:])
     drawn = torch.randint(shape[1], space, generator=generator)
     return (drawn.masked_fill(torch.rand(space, generator=generator) < 0.2, IGNORE),)
+
+
+def other_logits(shape: Shape) -> tuple[Tensor, ...]:
+    """Logits of a second prediction."""
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(13)),)
 
 
 def mask(shape: Shape) -> tuple[Tensor, ...]:
@@ -127,12 +134,18 @@ def discriminator(logits: Predicted) -> Discriminator:
     return network.to(predicted(logits).log_p.dtype)
 
 
+def masked_maps(shape: Shape) -> tuple[Tensor, ...]:
+    """Another prediction, and a random mask."""
+    return (*class_maps(shape), *mask(shape))
+
+
 CASES: dict[str, Case] = {
     # labels
     "cross_entropy": Case(cross_entropy, labels, mean_of_images=False),
     "dice": Case(dice, labels, mean_of_images=False),
     "partial_cross_entropy": Case(partial_cross_entropy, weighted_labels, mean_of_images=False),
     "soft_cross_entropy": Case(soft_cross_entropy, weighted_soft_labels, mean_of_images=False),
+    "agreement": Case(agreement, other_logits),
     # entropy
     "entropy": Case(entropy),
     "entropy weighted": Case(lambda z: entropy(z, ratio(z), normalized=False)),
@@ -148,6 +161,11 @@ CASES: dict[str, Case] = {
     ),
     "class_ratio_kl max_normalized": Case(
         lambda z: class_ratio_kl(z, ratio(z), kind="max_normalized", power=5.0)
+    ),
+    "class_ratio_kl with a tolerance": Case(lambda z: class_ratio_kl(z, ratio(z), tolerance=0.1)),
+    "class_ratio_kl reverse, with a tolerance over batch": Case(
+        lambda z: class_ratio_kl(z, ratio(z), "prior_to_prediction", "batch", tolerance=0.1),
+        mean_of_images=False,
     ),
     "class_ratio_hinge": Case(lambda z: class_ratio_hinge(z, ratio(z), mu=0.65)),
     "class_ratio_hinge over batch": Case(
@@ -183,6 +201,9 @@ CASES: dict[str, Case] = {
         permutation_invariant=False,
         dimension_free=False,
     ),
+    # two predictions
+    "dice_consistency": Case(dice_consistency, class_maps, mean_of_images=False),
+    "dice_consistency masked": Case(dice_consistency, masked_maps, mean_of_images=False),
     # self-training
     "mrkld": Case(mrkld),
     "mrkld masked": Case(mrkld, mask, mean_of_images=False),

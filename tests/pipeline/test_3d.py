@@ -24,6 +24,7 @@ METHODS = {
     "minent": "{preset: minent, %s}",
     "shot": "{preset: shot, %s}",
     "mean_teacher": "{preset: mean_teacher, %s}",
+    "upl": "{preset: upl, %s}",
     "adami": "{preset: adami, prior: tags, %s}",
     "advent": "{objective: [{term: cross_entropy}, {term: adversarial, width: 2}], source_free: false, %s}",
 }
@@ -39,7 +40,7 @@ def variants(*names: str) -> str:
 
 
 def test_a_whole_recipe_runs_on_patches(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny, variants("minent", "shot", "mean_teacher", "adami"))
+    recipe = recipe_of(tiny, variants("minent", "shot", "mean_teacher", "upl", "adami"))
     pipeline.run(recipe, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())
     assert [row["name"] for row in metrics["rows"]] == ["source_only", "adabn", *recipe.adapt]

@@ -19,7 +19,7 @@ from uda import predict
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import Network
 from uda.config.recipe import Compute
-from uda.errors import DataError, RunError
+from uda.errors import ConfigError, DataError, RunError
 from uda.files.ledger import LEDGER
 from uda.networks.build import build
 from uda.networks.model_file import ModelInfo, save_model
@@ -302,3 +302,39 @@ def test_of_two_models_in_one_folder_the_second_is_refused(
     with pytest.raises(DataError, match="predictions of another model"):
         call(other, images, out)
     assert contents(out) == before
+
+
+def test_other_steps_are_predicted_again_and_recorded(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    out, steps = tmp_path / "out", {"smooth": 2, "largest": ["disk"]}
+    plain = call(model, images, out, entropy=True)["c0"]
+    before = contents(out)
+    assert "postprocess" not in plain.made_from
+    stepped = call(model, images, out, postprocess=steps)
+    assert not any(one.skipped for one in stepped.values())
+    assert stepped["c0"].steps == 'smooth: 2.0, largest: ["disk"]'
+    record = json.loads((out / "cases" / "c0.json").read_text())
+    assert record["made_from"]["postprocess"] == stepped["c0"].steps
+    assert not list(out.glob("*_entropy*"))  # those of other probabilities
+    assert all(one.skipped for one in call(model, images, out, postprocess=steps).values())
+    again = call(model, images, out, postprocess={"smooth": 2})
+    assert not any(one.skipped for one in again.values())
+    call(model, images, out, entropy=True)
+    after = contents(out)
+    assert {name: data for name, data in after.items() if LEDGER not in name} == {
+        name: data for name, data in before.items() if LEDGER not in name
+    }
+
+
+def test_steps_that_do_not_fit_the_model_are_refused_before_anything_is_written(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    for steps, says in (({"largest": ["disc"]}, "no structure 'disc'"), ({"views": 2}, "views")):
+        with pytest.raises(ConfigError, match=says):
+            call(model, images, tmp_path / "out", postprocess=steps)
+    with pytest.raises(ConfigError, match="unknown key 'view'"):
+        call(model, images, tmp_path / "out", postprocess={"view": 5})
+    with pytest.raises(ConfigError, match="no set of steps 'best'"):
+        call(model, images, tmp_path / "out", postprocess="best")
+    assert not (tmp_path / "out").exists()

@@ -23,18 +23,22 @@ import uda
 from uda.cli.main import app
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.networks import DeepLab, Network
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.config.recipe import Compute
 from uda.data.cases import Case, cases_in
+from uda.data.geometry import to_file_maps
 from uda.data.store import open_store
 from uda.devices.device import make_fabric
-from uda.errors import DataError, RunError
+from uda.errors import ConfigError, DataError, RunError
 from uda.networks.build import build
 from uda.networks.model_file import ModelInfo, card_of, load_model, save_model
 from uda.prediction import folder as prediction_folder
 from uda.prediction import page as prediction_page
+from uda.prediction.confidence import CaseStatistics
 from uda.prediction.folder import predict_cases
 from uda.prediction.image_ranges import with_ranges
 from uda.prediction.outcome import Outcome, Places, read_record
+from uda.prediction.volumes import logit_planes, read_case
 
 CPU = make_fabric(Compute(device="cpu"))
 PREPARE = Prepare(size=(SIZE, SIZE), normalize="none")
@@ -454,3 +458,83 @@ def test_the_command_tells_whom_not_to_trust_last_and_ends_with_0(
     assert lines[-1].endswith(f"report: {tmp_path / 'out' / 'report.html'}")
     doubted = [line for line in lines if line.startswith("not to be trusted: ")]
     assert lines[-1].startswith(f"{len(doubted)} of 3 case(s)")
+
+
+def island(folder: Path) -> Path:
+    """A usual image with a small second disk in a corner."""
+    image, _ = make_case(20, False)
+    image[1:4, 1:4, :] = 900
+    return write_nifti(folder / "island.nii.gz", image)
+
+
+def test_the_page_says_the_steps_and_the_picture_shows_the_final_label_map(
+    knows: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    island(tmp_path / "in")
+    drawn: list[np.ndarray] = []
+    picture = prediction_page.volume_picture
+
+    def remember(case: object, statistics: CaseStatistics, structures: int) -> Image.Image:
+        drawn.append(statistics.plane[0].copy())
+        return picture(case, statistics, structures)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prediction_folder, "volume_picture", remember)
+    cases, found = cases_in(tmp_path / "in"), []
+    for name, steps in (("plain", NO_STEPS), ("steps", Postprocess(largest=True))):
+        out = tmp_path / name
+        found += predict_cases(Levels(), knows, cases, out, CPU, entropy=True, steps=steps)
+    plain, stepped = (np.asarray(nibabel.load(one.file).dataobj) for one in found)
+    assert (plain[1:4, 1:4] == 1).all()
+    assert (stepped[1:4, 1:4] == 0).all()
+    assert ((plain == 1)[5:] == (stepped == 1)[5:]).all()
+    assert drawn[0][1:4, 1:4].all()
+    assert not drawn[1][1:4, 1:4].any()
+    pages = [(tmp_path / name / "report.html").read_text() for name in ("plain", "steps")]
+    assert "Post-processing" not in pages[0]
+    assert "Post-processing: largest: true (1 of 1\ncase(s)). Label maps are those" in pages[1]
+    # Measures and entropy are those of the probabilities, which this step leaves as they are.
+    assert found[0].measures == found[1].measures
+    maps = [np.asarray(nibabel.load(one.entropy).dataobj) for one in found]
+    assert (maps[0] == maps[1]).all()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_entropy_and_confidence_are_those_of_the_mean_probabilities(
+    knows: ModelInfo, tmp_path: Path
+) -> None:
+    island(tmp_path / "in")
+    cases, steps = cases_in(tmp_path / "in"), Postprocess(views=5, smooth=2)
+    out = tmp_path / "out"
+    (found,) = predict_cases(Levels(), knows, cases, out, CPU, entropy=True, steps=steps)
+    case = read_case(cases[0], PREPARE)
+    planes = list(logit_planes(Levels(), knows, case.slices, CPU, steps))
+    labels, entropy = to_file_maps(planes, case.geometry, entropy=True)
+    written, sure = (np.asarray(nibabel.load(p).dataobj) for p in (found.file, found.entropy))
+    np.testing.assert_array_equal(written, labels)
+    np.testing.assert_allclose(sure, np.asarray(entropy) / 255, atol=1e-6)
+    statistics = CaseStatistics(case.geometry)
+    list(statistics.watch(planes))
+    assert found.confidence == statistics.measures(knows)["confidence"]
+    (plain,) = predict_cases(Levels(), knows, cases, tmp_path / "plain", CPU)
+    assert plain.confidence != found.confidence
+
+
+def test_the_command_line_takes_a_set_and_single_steps(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    network = Network(channels=(4, 8), res_units=0)
+    info = ModelInfo(network, tuple(CLASSES), PREPARE, ("source_labels",))
+    save_model(tmp_path / "model.safetensors", build(network, len(CLASSES)), info)
+    island(tmp_path / "in")
+    call = ["predict", "--model", str(tmp_path / "model.safetensors"), "--device", "cpu"]
+    call += ["--images", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    asked = ["recommended", "largest=[disk]", "views=1"]
+    given = [part for one in asked for part in ("--postprocess", one)]
+    assert CliRunner().invoke(app, [*call, *given]).exit_code == 0
+    record = json.loads((tmp_path / "out/cases/island.json").read_text())
+    assert record["made_from"]["postprocess"] == 'smooth: 0.8, largest: ["disk"], holes: true'
+    for wrong, says in (("recomended", "no set of steps"), ("views=3", "1, 2 or 5")):
+        result = CliRunner().invoke(app, [*call, "--postprocess", wrong])
+        assert isinstance(result.exception, ConfigError)
+        assert says in str(result.exception)

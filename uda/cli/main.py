@@ -25,12 +25,14 @@ from uda.cli.options import (
     Restart,
     Result,
     Root,
+    Steps,
     TrustCode,
     compute_on,
     exit_on_fallback,
     recipe_of,
     run_stages,
     run_until,
+    steps_of,
 )
 from uda.cli.printing import print_page, print_seeds, print_table
 from uda.cli.prior import PriorCommand, prior
@@ -217,6 +219,7 @@ def evaluate(
     card: Annotated[str, typer.Option(help="Card of the labelled images.")] = "",
     root: Root = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "test",
+    postprocess: Steps = None,
     out: Result = None,
     trust_code: TrustCode = False,
     restart: Restart = False,
@@ -227,6 +230,10 @@ def evaluate(
     if model is None:
         if recipe is None:
             raise typer.BadParameter("give a recipe, or --model and --card")
+        if postprocess:
+            raise typer.BadParameter(
+                "--postprocess needs --model; a recipe sets evaluate.postprocess"
+            )
         print_table(run_until(recipe, overrides, "evaluate", out, restart, device, quiet))
         return
     if not card:
@@ -235,7 +242,14 @@ def evaluate(
 
     folder = out or Path("checkpoints") / f"{model.resolve().stem}-on-{Path(card).stem}"
     evaluate_model(
-        model, card, root, folder, split=split, compute=compute_on(device), trust_code=trust_code
+        model,
+        card,
+        root,
+        folder,
+        split=split,
+        steps=steps_of(postprocess),
+        compute=compute_on(device),
+        trust_code=trust_code,
     )
     print_table(folder)
 
@@ -248,6 +262,7 @@ def predict(
     entropy: Annotated[
         bool, typer.Option("--entropy", help="Also write entropy maps: where the model is unsure.")
     ] = False,
+    postprocess: Steps = None,
     trust_code: TrustCode = False,
     device: Device = "auto",
 ) -> None:
@@ -260,7 +275,13 @@ def predict(
 
     outcomes = []
     for outcome in api.predict(
-        model, images, out, entropy=entropy, compute=compute_on(device), trust_code=trust_code
+        model,
+        images,
+        out,
+        entropy=entropy,
+        postprocess=steps_of(postprocess),
+        compute=compute_on(device),
+        trust_code=trust_code,
     ):
         outcomes.append(outcome)
         if outcome.fault:

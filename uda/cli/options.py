@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from uda.config.postprocess import Postprocess
     from uda.config.recipe import Compute, Recipe
     from uda.pipeline.stage_protocol import Done
 
@@ -41,6 +42,14 @@ TrustCode = Annotated[
         "--trust-code", help="Run a TorchScript network: code that can do whatever you can."
     ),
 ]
+Steps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--postprocess",
+        metavar="STEP=VALUE",
+        help="Post-processing: recommended, or views=5, smooth=0.8, largest=true, holes=true.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -57,6 +66,17 @@ def compute_on(device: str) -> Compute:
     from uda.config.recipe import Compute
 
     return parse(Compute, {"device": device}, "--device")
+
+
+def steps_of(given: Sequence[str] | None) -> Postprocess:
+    """Post-processing as the command line gives it: ``recommended``, and single steps."""
+    from uda.config.loading import override
+    from uda.config.postprocess import NO_STEPS, steps_named
+
+    steps = NO_STEPS
+    for text in given or ():
+        steps = override(steps, [text]) if "=" in text else steps_named(text)
+    return steps
 
 
 def run_until(

@@ -155,6 +155,12 @@ class Augment(Frozen):
         known = GENERALIZE.get(raw.get("generalize", "")) if isinstance(raw, dict) else None
         return raw if known is None else {**known, **raw}
 
+    def _left_out(self) -> frozenset[str]:
+        named = GENERALIZE[self.generalize] if self.generalize else {}
+        return (
+            self.LATER - named.keys()
+        )  # switched off beside a named set, a change has to be listed
+
     def moves(self) -> bool:
         """Whether pixels change place."""
         affine = self.rotate or self.scale or self.shift or self.flip or self.mirror or self.shear

@@ -16,9 +16,15 @@ from uda.errors import ConfigError, nearest
 _SHORT = {"steps": 200, "batch": 16, "lr": 1e-5}
 _LONG = {"steps": 400, "batch": 8, "lr": 1e-4}
 """for the default methods; measured in ``benchmarks/RESULTS.md``"""
-_LENGTHS = dict.fromkeys(
-    ("ratio_teacher", "street_ratio_teacher", "mean_teacher", "street_teacher"), _LONG
-)
+_SLOW = {**_LONG, "lr": 3e-5}
+"""for a source model that is good already; not measured yet"""
+_LENGTHS = {
+    **dict.fromkeys(
+        ("ratio_teacher", "street_ratio_teacher", "mean_teacher", "street_teacher"), _LONG
+    ),
+    **dict.fromkeys(("ratio_teacher_soft", "threshold_teacher", "view_teacher"), _SLOW),
+    "tent": {**_LONG, "lr": 1e-3},
+}
 
 
 def default_method(photos: bool, ratio_known: bool) -> str:

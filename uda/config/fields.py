@@ -32,8 +32,8 @@ Orientation = Annotated[
     ),
 ]
 
-COMPLETE = {"complete": True}
-"""Context of a dump that has every setting, for people and for overrides."""
+WHOLE = {"settings": "all"}
+"""context of a dump with every setting"""
 
 
 class Frozen(BaseModel):
@@ -44,15 +44,19 @@ class Frozen(BaseModel):
     )
     LATER: ClassVar[frozenset[str]] = frozenset()
     """Settings that came after a release. A dump leaves them out while they have their default, so that the hashes of
-    stages made before stay what they were; a dump with the context :data:`COMPLETE` has them all."""
+    stages made before stay what they were; a dump with the context :data:`WHOLE` has all."""
 
     @model_serializer(mode="wrap")
-    def _without_later_defaults(
+    def _dumped(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
         dumped: dict[str, Any] = handler(self)
-        if info.context == COMPLETE:
+        if info.context == WHOLE:
             return dumped
         fields = type(self).model_fields
-        default = {name for name in self.LATER if getattr(self, name) == fields[name].get_default()}
-        return {name: value for name, value in dumped.items() if name not in default}
+        usual = {n for n in self._left_out() if getattr(self, n) == fields[n].get_default()}
+        return {name: value for name, value in dumped.items() if name not in usual}
+
+    def _left_out(self) -> frozenset[str]:
+        """Settings that a dump leaves out while they have their default."""
+        return self.LATER

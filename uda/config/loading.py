@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from uda.config.augment import GENERALIZE, Augment
+from uda.config.augment import Augment
 from uda.config.card import DatasetCard
-from uda.config.fields import COMPLETE
+from uda.config.fields import WHOLE
+from uda.config.networks import SIZES
 from uda.config.recipe import Recipe
 from uda.errors import MOST, ConfigError, combine, nearest, raise_all
 from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
@@ -144,7 +145,7 @@ def override(model: Model, overrides: Sequence[str]) -> Model:
     Raises:
         ConfigError: overrides are not ``key=value``, name no setting, or give an invalid value; lists all.
     """
-    raw = model.model_dump(mode="json", context=COMPLETE)
+    raw = model.model_dump(mode="json", context=WHOLE)
     raise_all([f for text in overrides if (f := _fault(raw, text))], "the overrides")
     return parse(type(model), raw, "the overrides " + " ".join(overrides))
 
@@ -204,20 +205,19 @@ def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
             else:
                 _set(node[entry], rest, value, text)
         else:
-            if entry == "generalize":
-                _follow_set(node, value)
             node[entry] = copy.deepcopy(value)
+            if isinstance(node, dict):
+                node.update(_stands_for(name, value, node, text))
 
 
-def _follow_set(node: dict[str, Any], name: Any) -> None:
-    """Give the settings of an augmentation that its named set chose the values of the set ``name``."""
-    before, after = (
-        Augment(generalize=one if one in GENERALIZE else None).model_dump(
-            mode="json", context=COMPLETE
-        )
-        for one in (node["generalize"], name)
-    )
-    node.update({key: after[key] for key, value in before.items() if node[key] == value})
+def _stands_for(name: str, value: Any, node: dict[str, Any], text: str) -> dict[str, Any]:
+    """The settings of ``node`` that an override by a name stands for."""
+    if name == "generalize" and "low_resolution" in node:
+        named = parse(Augment, {name: value}, f"override {text!r}")
+        return named.model_dump(mode="json", context=WHOLE)
+    if name == "size" and "channels" in node:
+        return {"channels": SIZES.get(value, node["channels"])}
+    return {}
 
 
 def parse(model: type[Model], raw: Mapping[str, Any], where: str | Path) -> Model:
@@ -282,5 +282,5 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def show(recipe: Recipe) -> str:
     """The complete recipe, defaults included, as YAML that can be run."""
-    complete = recipe.model_dump(mode="json", context=COMPLETE)
+    complete = recipe.model_dump(mode="json", context=WHOLE)
     return yaml.safe_dump(complete, sort_keys=False, allow_unicode=True, width=100)

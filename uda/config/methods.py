@@ -29,6 +29,20 @@ _STRONG = {
     "noise": 0.1,
 }
 
+_TOLERANT = {**_RATIO, "direction": "prior_to_prediction", "tolerance": 0.1, "weight": 10.0}
+"""Free where the ratio is not known better, firm outside: a structure that covers 1 % of the pixels and is drawn 22 %
+too large costs 0.0002 at weight 1, its Dice loss 0.1."""
+_EVEN_TEACHER = {
+    "term": "pseudo_labels",
+    "teacher": "ema",
+    "portion": 1.0,
+    "portion_limit": 1.0,
+    "threshold": 0.9,
+    "confidence": "pixel",
+    "dice": 1.0,
+}
+"""one threshold for all classes, so that the unlabelled zone lies evenly on both sides of a border"""
+
 _RECOLOURED = {
     "contrast": 0.25,
     "brightness": 0.25,
@@ -82,6 +96,72 @@ METHODS: dict[str, dict[str, Any]] = {
             {**_SURE_TEACHER, "dice": 1.0},
             {**_RATIO, "direction": "prior_to_prediction"},
         ],
+    },
+    # ratio_teacher with a class ratio of ±10 % at ten times the weight: ours
+    "ratio_teacher_soft": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "objective": [{**_SURE_TEACHER, "dice": 1.0}, _TOLERANT],
+    },
+    # ratio_teacher_soft with one threshold for all classes, after UPL-SFDA's, in place of portions: ours
+    "threshold_teacher": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "objective": [_EVEN_TEACHER, _TOLERANT],
+    },
+    # threshold_teacher that labels by the mean of views (UPL-SFDA) and drops structures whose size varies over them
+    # (SHAPE, 2026), with a slower teacher: ours
+    "view_teacher": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "objective": [
+            {**_EVEN_TEACHER, "decay": 0.995, "views": 5, "prune": 0.25, "largest": "ignore"},
+            _TOLERANT,
+        ],
+    },
+    # Wu et al. (UPL-SFDA) 2023: Dice on labels that are sure in the mean of four views, their largest components, and
+    # the entropy of the mean; here the views are small random changes of the image instead of quarter turns, dropout
+    # and four decoders, and the labels' network is renewed every 100 steps
+    "upl": {
+        "batchnorm": "warmed",
+        "augment": {"rotate": 10, "scale": 0.1, "gamma": 0.2, "contrast": 0.1, "brightness": 0.1},
+        "objective": [
+            {
+                "term": "pseudo_labels",
+                "portion": 1.0,
+                "portion_limit": 1.0,
+                "views": 4,
+                "threshold": 0.9,
+                "largest": "background",
+                "cross_entropy": 0.0,
+                "dice": 1.0,
+            },
+            {"term": "view_consistency", "loss": "mean_entropy", "views": 3},
+        ],
+    },
+    # Weihsbach et al. (DG-TTA) 2023, over the whole target in place of one case at a time and without MIND features
+    "dg_tta": {
+        "batchnorm": "warmed",
+        "augment": {"rotate": 15, "scale": 0.15, "shift": 0.05},
+        "objective": [
+            {
+                "term": "view_consistency",
+                "view": {
+                    "rotate": 15,
+                    "scale": 0.15,
+                    "shift": 0.05,
+                    "gamma": 0,
+                    "contrast": 0,
+                    "brightness": 0,
+                },
+            }
+        ],
+    },
+    # Wang et al. (TENT) 2021, over the whole target; predictions take running statistics, which began as the target's
+    "tent": {
+        "batchnorm": "warmed",
+        "train": "batchnorm",
+        "objective": [{"term": "entropy", "normalized": False}],
     },
     # mean_teacher for photographs: nothing turned upside down, ClassMix (Olsson et al. 2021) among target images
     "street_teacher": {

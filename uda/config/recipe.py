@@ -11,6 +11,7 @@ from uda.config.fields import Amount, Count, FileName, Frozen, Positive, Rate, R
 from uda.config.guard import Guard
 from uda.config.methods import METHODS
 from uda.config.networks import AnyNetwork, Network
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.config.priors import PriorSpec
 from uda.config.terms import (
     AdversarialTerm,
@@ -21,6 +22,8 @@ from uda.config.terms import (
     SourceTerm,
     SpatialPriorTerm,
     Term,
+    ViewAgreementTerm,
+    ViewConsistencyTerm,
 )
 from uda.errors import nearest
 
@@ -145,6 +148,13 @@ class Training(Frozen):
     """Steps between rows of ``metrics.csv``."""
 
     @model_validator(mode="after")
+    def _two_views(self) -> Training:
+        agreeing = any(isinstance(term, ViewAgreementTerm) for term in self.objective)
+        if agreeing and self.augment.views != 2:
+            raise ValueError("term view_agreement compares two views; set augment.views: 2")
+        return self
+
+    @model_validator(mode="after")
     def _reaches(self) -> Training:
         if self.horizon and self.horizon < self.steps:
             raise ValueError(f"horizon {self.horizon} must not be less than steps {self.steps}")
@@ -181,6 +191,9 @@ class Adapt(Training):
     model; ``target``: estimated on the target first, then frozen; ``warmed``: estimated first, then as ``train``."""
     freeze_head: bool = False
     """Train everything but the last layer (SHOT)."""
+    train: Literal["all", "batchnorm"] = "all"
+    """Which weights to train. ``batchnorm``: only scales and shifts of the normalisation layers, whatever their kind
+    (TENT); with ``freeze_head`` not those of the last layer."""
     source_free: bool = True
     """True: the stage opens no source file, only the pretrained model."""
     select: Literal["guarded", "last", "oracle"] = "guarded"
@@ -189,6 +202,7 @@ class Adapt(Training):
     with the best score on the test labels, which is not a method."""
     guard: Guard = Guard()
     """settings of ``select: guarded``"""
+    LATER: ClassVar[frozenset[str]] = frozenset({"train"})
 
     @model_validator(mode="before")
     @classmethod
@@ -236,7 +250,8 @@ class Adapt(Training):
         pasting = [t for t in labels if t.classmix != "none"]
         if not pasting:
             return
-        noted = [t.term for t in self.objective if isinstance(t, CentroidTerm | LandmarksTerm)]
+        kinds = CentroidTerm | LandmarksTerm | ViewConsistencyTerm
+        noted = [t.term for t in self.objective if isinstance(t, kinds)]
         if noted or len(labels) > 1:
             other = noted[0] if noted else "another pseudo_labels"
             raise ValueError(f"classmix pastes images together, which {other} does not support")
@@ -248,6 +263,8 @@ class Adapt(Training):
 
 class Evaluate(Frozen):
     """Contents of the table."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"postprocess"})
 
     distances: bool = True
     """HD95 and ASSD beside Dice."""
@@ -264,6 +281,9 @@ class Evaluate(Frozen):
     """Add a row per variant for the snapshot with the best score on the test labels. It is not a method."""
     save_predictions: bool = False
     """Write the predicted label maps."""
+    postprocess: Postprocess = NO_STEPS
+    """Adds a second row for every row: the same model with these steps, or with those of a named set
+    (``recommended``)."""
 
 
 class Published(Frozen):

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from uda.config.fields import Amount, Count, Frozen, Positive, Rate, Share
+from uda.config.fields import Amount, Count, Frozen, Positive, Probability, Rate, Share
 
 Knowledge = Literal["ratio", "maps", "sizes", "landmarks"]
 """what a prior may know: class ratios, where each class lies, how its size varies, the class of some superpixels"""
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class View(Frozen):
+    """Random change of an image under which a prediction should stay the same: an affine map, which is undone on the
+    prediction, and intensities. Each bound is the half-width of a uniform draw, as in ``augment``."""
+
+    rotate: Amount = 10.0
+    """degrees"""
+    scale: Share = 0.1
+    """relative"""
+    shift: Share = 0.0
+    """fraction of the image"""
+    mirror: bool = False
+    """swap left and right with probability 1/2, for photographs"""
+    gamma: Amount = 0.2
+    contrast: Share = 0.1
+    brightness: Amount = 0.1
+    """in units of the image's sd"""
 
 
 class _Term(Frozen):
@@ -48,6 +66,12 @@ class DiceTerm(_Term):
     """Soft Dice with the source's labels."""
 
     term: Literal["dice"] = "dice"
+
+
+class ViewAgreementTerm(_Term):
+    """Divergence of the predictions of an image's two appearances (``augment.views: 2``) from their mean (IPA)."""
+
+    term: Literal["view_agreement"] = "view_agreement"
 
 
 class EntropyTerm(_Term):
@@ -95,6 +119,9 @@ class ClassRatioTerm(_RatioTerm):
     kind: Literal["mean", "max_normalized"] = "mean"
     power: Rate = 1.0
     eps: Amount = 1e-10
+    tolerance: Probability = 0.0
+    """Uncertainty t of the prior: any ratio within τ (1 ± t) is as good as the prior itself."""
+    LATER: ClassVar[frozenset[str]] = frozenset({"tolerance"})
 
 
 class ClassRatioHingeTerm(_RatioTerm):
@@ -215,11 +242,37 @@ class PseudoLabelTerm(_Term):
     classmix: Literal["none", "source", "target"] = "none"
     """Paste half the classes of a source image (DACS), or of another target image by its pseudo-labels
     (ClassMix), onto each target image before the student sees it."""
+    views: Positive = 1
+    """The teacher's probabilities are the mean over so many views: the image itself and ``views`` − 1 random ones. Each
+    costs a forward pass of the teacher, also where thresholds are made (``portion`` below 1)."""
+    view: View = View()
+    """how a random view differs from the image"""
+    prune: Amount | Literal["median"] = 0.0
+    """Drop the labels of a structure in an image where its size, in pixels of the part that all views see, varies over
+    the views: its coefficient of variation is above this value, or above the median of the structure over the batch's
+    images that show it. Every pixel that some view takes for the structure is then unlabelled. 0 = off."""
+    threshold: Share = 0.0
+    """Label a pixel only where the teacher's largest probability, of the mean over the views, is above this value; 0 =
+    off. Cross-entropy and Dice then count these pixels alone."""
+    largest: Literal["off", "ignore", "background"] = "off"
+    """Keep the largest component of each structure of an image's labels; the others become unlabelled or background.
+    Pixels are connected through their faces. It runs on the CPU, for which a GPU waits."""
+    cross_entropy: Amount = 1.0
+    """Weight of the cross-entropy of the labels."""
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"views", "view", "prune", "threshold", "largest", "cross_entropy"}
+    )
 
     @model_validator(mode="after")
-    def _hard(self) -> PseudoLabelTerm:
+    def _possible(self) -> PseudoLabelTerm:
         if self.dice and self.soft:
             raise ValueError("dice compares with hard labels; soft must be 0")
+        if self.largest != "off" and self.soft:
+            raise ValueError("largest finds components of hard labels; soft must be 0")
+        if self.prune and self.views == 1:
+            raise ValueError("prune compares views; views must be 2 or more")
+        if not self.cross_entropy and not self.dice:
+            raise ValueError("cross_entropy and dice are both 0; one must be above 0")
         return self
 
     def needs(self) -> frozenset[Knowledge]:
@@ -236,6 +289,18 @@ class CentroidTerm(_Term):
     """Pixels a class in the sample of each batch of images from which the centroids are made."""
 
 
+class ViewConsistencyTerm(_Term):
+    """The prediction agrees with the network's own prediction of other views of the image (DG-TTA, UPL-SFDA)."""
+
+    term: Literal["view_consistency"] = "view_consistency"
+    loss: Literal["dice", "mean_entropy"] = "dice"
+    """``dice``: 1 − soft Dice with the mean of the views; ``mean_entropy``: entropy of the mean of all predictions."""
+    views: Positive = 1
+    """Random views beside the student's augmented image; each costs a forward pass without gradients."""
+    view: View = View()
+    """how a view differs from the image"""
+
+
 class AdversarialTerm(_Term):
     """A discriminator of source and target self-information, trained against the network (AdvEnt)."""
 
@@ -246,7 +311,7 @@ class AdversarialTerm(_Term):
     """channels of the discriminator's first layer"""
 
 
-SourceTerm = CrossEntropyTerm | PartialCrossEntropyTerm | DiceTerm
+SourceTerm = CrossEntropyTerm | PartialCrossEntropyTerm | DiceTerm | ViewAgreementTerm
 Term = Annotated[
     SourceTerm
     | EntropyTerm
@@ -265,6 +330,7 @@ Term = Annotated[
     | PottsTerm
     | PseudoLabelTerm
     | CentroidTerm
+    | ViewConsistencyTerm
     | AdversarialTerm,
     Field(discriminator="term"),
 ]

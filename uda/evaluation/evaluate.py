@@ -5,12 +5,13 @@ In a run, only its two scorers and the stage ``target_supervised`` open target l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from uda.config.card import DatasetCard
+from uda.config.postprocess import POST
 from uda.config.recipe import Compute, Evaluate
 from uda.data.cases import Case
 from uda.devices.device import deterministic, make_fabric
@@ -52,14 +53,18 @@ def evaluate(
         task = Task(cases, card, info, settings, fabric, compute.workers, out, trust_code)
         scorer: Scorer = kind(task)
         table: list[dict[str, Any]] = []
-        for row in rows:
-            table.append(_oracle(scorer, row, row.name) if row.oracle else scorer.row(row))
-            if settings.oracle and not row.oracle and snapshots_in(row.model.parent):
-                table.append(_oracle(scorer, row, f"{row.name}_oracle"))
-        adapted = [r for r in table[1:] if "target_labels" not in r["supervision"]] or table
+        steps = settings.postprocess
+        for row, extra in _listed(rows, settings, scorer):
+            table.append(scorer.row(row, extra))
+            if steps.on:
+                stepped = scorer.row(replace(row, name=f"{row.name}{POST}", steps=steps), extra)
+                table.append({**stepped, "postprocess": steps.record()})
+        plain = [r for r in table if "postprocess" not in r]  # pictures compare models, not steps
+        adapted = [r for r in plain[1:] if "target_labels" not in r["supervision"]] or plain
         ranked = max(adapted, key=lambda r: r[scorer.measure]["mean"] or 0.0)["name"]
         on_first(lambda: scorer.write(ranked))
-    result = {"rows": table, "rules": list(scorer.rules), "data": {"cases": len(cases)}}
+    rules = [*scorer.rules, *([steps.rule] if steps.on else [])]
+    result = {"rows": table, "rules": rules, "data": {"cases": len(cases)}}
     if conventions := scorer.conventions():
         result["conventions"] = conventions
     return result
@@ -102,7 +107,16 @@ def _check_convention(settings: Evaluate, card: DatasetCard) -> None:
         )
 
 
-def _oracle(scorer: Scorer, row: Row, name: str) -> dict[str, Any]:
-    """Score the row's snapshot with the best mean score on the test labels, the upper bound of selection."""
-    best = max(snapshots_in(row.model.parent), key=scorer.mean)
-    return scorer.row(replace(row, name=name, model=best), extra=("target_labels",))
+def _listed(
+    rows: Sequence[Row], settings: Evaluate, scorer: Scorer
+) -> Iterator[tuple[Row, tuple[str, ...]]]:
+    """Every row of the table, and what is added to its ledger."""
+    for row in rows:
+        yield (_oracle(scorer, row), ("target_labels",)) if row.oracle else (row, ())
+        if settings.oracle and not row.oracle and snapshots_in(row.model.parent):
+            yield _oracle(scorer, replace(row, name=f"{row.name}_oracle")), ("target_labels",)
+
+
+def _oracle(scorer: Scorer, row: Row) -> Row:
+    """The row with its snapshot that has the best mean score on the test labels, the upper bound of selection."""
+    return replace(row, model=max(snapshots_in(row.model.parent), key=scorer.mean))

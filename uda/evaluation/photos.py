@@ -17,6 +17,7 @@ from torch import nn
 
 from uda.config.card import PhotoPrepare
 from uda.config.colors import palette
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.data.cases import Case
 from uda.data.images import ordered, resize_photo
 from uda.data.sources import photo_classes
@@ -59,15 +60,16 @@ class PhotoScorer:
         self.settings, self.fabric = task.settings, task.fabric
         self.workers, self.out, self.trust_code = task.workers, task.out, task.trust_code
         self.matrices: dict[str, NDArray[np.int64]] = {}
-        self.models: dict[str, Path] = {}
+        self.predicted: dict[str, Row] = {}
         self.scaled: list[dict[str, Any]] = []
 
     def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
         model, info = self._model(row.model)
-        scales = self.settings.scales if self.settings.convention == "multi_scale" else ()
+        scaling = self.settings.convention == "multi_scale" and not row.steps.on
+        scales = self.settings.scales if scaling else ()
         saved = self.out / "predictions" / row.name if self.settings.save_predictions else None
-        plain, scaled = self._matrices(model, scales, saved)
-        self.matrices[row.name], self.models[row.name] = plain, row.model
+        plain, scaled = self._matrices(model, scales, saved, row.steps)
+        self.matrices[row.name], self.predicted[row.name] = plain, row
         supervision = list(union(info.supervision, extra))
         if scaled is not None:
             scores = self._summary(scaled)
@@ -100,7 +102,11 @@ class PhotoScorer:
         return summarise_iou(matrices, self.card.classes, self.settings.subsets)
 
     def _matrices(
-        self, model: nn.Module, scales: Sequence[float] = (), saved: Path | None = None
+        self,
+        model: nn.Module,
+        scales: Sequence[float] = (),
+        saved: Path | None = None,
+        steps: Postprocess = NO_STEPS,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Confusion matrices ``[images, k, k]``, and with ``scales`` also those of the multi-scale prediction."""
         count, device = len(self.card.classes), self.fabric.device
@@ -108,7 +114,8 @@ class PhotoScorer:
         own = share(len(self.cases), this_process())
         for number, (photo, reference) in zip(own, self._read(own), strict=True):
             label = torch.from_numpy(reference).to(device, non_blocking=True)
-            found = classes_of(photo_logits(model, self.fabric, photo, self.prepare), photo.size)
+            logits = photo_logits(model, self.fabric, photo, self.prepare, steps)
+            found = classes_of(logits, photo.size)
             plain.add(number, found, label)
             if saved is not None:
                 path = saved / f"{photo.case.name}.png"
@@ -163,15 +170,15 @@ class PhotoScorer:
             case = photo.case.name
             entry = {"case": case, "slice": 0, "rank": rank, "row": ranked}
             entries.append({**entry, "key": str(key), "aspect": 1.0})
-        for row, path in self.models.items():
-            model, _ = self._model(path)
+        for name, row in self.predicted.items():
+            model, _ = self._model(row.model)
             for key, (photo, _) in enumerate(photos):
                 size = shown_size(self.prepare.size)
-                logits = photo_logits(model, self.fabric, photo, self.prepare)
+                logits = photo_logits(model, self.fabric, photo, self.prepare, row.steps)
                 found = classes_of(logits, photo.size).cpu().numpy()
-                arrays[f"{row}__{key}"] = shown_labels(found, size)
+                arrays[f"{name}__{key}"] = shown_labels(found, size)
                 entropy = (entropy_of(logits) * 255).round().to(torch.uint8).cpu().numpy()
-                arrays[f"{row}__entropy__{key}"] = shown_labels(entropy, size)
+                arrays[f"{name}__entropy__{key}"] = shown_labels(entropy, size)
         with atomic_path(self.out / "overlays.npz") as path:
             np.savez_compressed(path, **arrays)
         write_json(self.out / "overlays.json", entries)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lightning_fabric import Fabric
 
 from uda.config.card import DatasetCard
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.config.recipe import Evaluate
 from uda.data.cases import Case
 from uda.networks.model_file import MODEL_FILE, ModelInfo
@@ -24,6 +25,8 @@ class Row:
     model: Path
     oracle: bool = False
     """whether to score the stage's best snapshot by the test labels instead of its model"""
+    steps: Postprocess = NO_STEPS
+    """post-processing of its predictions"""
 
 
 def snapshots_in(folder: Path) -> list[Path]:

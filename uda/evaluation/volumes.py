@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard, PhotoPrepare
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.data.cases import Case
 from uda.data.sources import RECORDS, read_label
 from uda.data.volumes import check_same_grid, map_labels, write_volume
@@ -108,7 +109,7 @@ class VolumeScorer:
             self.sifa = Sifa(files, card.classes, settings.distances)
 
     def row(self, row: Row, extra: Sequence[str] = ()) -> dict[str, Any]:
-        own, info = self._predict(row.model)
+        own, info = self._predict(row.model, row.steps)
         scores = self._score(row.name, own, self.settings.distances)
         predictions = gather_shares(own, self.count)
         return on_first(lambda: self._add(row, extra, info, predictions, scores))
@@ -153,12 +154,14 @@ class VolumeScorer:
         _write_cases(self.out / "cases.csv", self.scores)
         self.gallery.write(self.out, ranked, self.scores)
 
-    def _predict(self, path: Path) -> tuple[list[NDArray[np.uint8]], ModelInfo]:
+    def _predict(
+        self, path: Path, steps: Postprocess = NO_STEPS
+    ) -> tuple[list[NDArray[np.uint8]], ModelInfo]:
         """Label maps of this process's cases."""
         model, info = load_model(path, trust_code=self.trust_code)
         check_classes(info, self.card, path)
         model.to(self.fabric.device)
-        return [predict_case(model, info, r.case, self.fabric) for r in self.own], info
+        return [predict_case(model, info, r.case, self.fabric, steps) for r in self.own], info
 
     def _score(
         self, row: str, predictions: Sequence[NDArray[np.uint8]], distances: bool

@@ -7,6 +7,7 @@ from uda.losses.adversarial import Discriminator as Discriminator
 from uda.losses.adversarial import adversarial_loss as adversarial_loss
 from uda.losses.adversarial import discriminator_loss as discriminator_loss
 from uda.losses.adversarial import self_information as self_information
+from uda.losses.agreement import agreement as agreement
 from uda.losses.centroids import assign_centroids as assign_centroids
 from uda.losses.centroids import balanced_pixels as balanced_pixels
 from uda.losses.centroids import centroid_pseudo_labels as centroid_pseudo_labels
@@ -15,8 +16,10 @@ from uda.losses.class_ratio import class_ratio as class_ratio
 from uda.losses.class_ratio import class_ratio_hinge as class_ratio_hinge
 from uda.losses.class_ratio import class_ratio_kl as class_ratio_kl
 from uda.losses.class_ratio import log_class_ratio as log_class_ratio
+from uda.losses.class_ratio import nearest_ratio as nearest_ratio
 from uda.losses.class_ratio import size_cross_entropy as size_cross_entropy
 from uda.losses.classmix import class_mask as class_mask
+from uda.losses.consistency import dice_consistency as dice_consistency
 from uda.losses.constraints import barrier_t as barrier_t
 from uda.losses.constraints import log_barrier as log_barrier
 from uda.losses.constraints import ratio_bounds as ratio_bounds

@@ -103,21 +103,23 @@ def class_ratio_kl(
     kind: Kind = "mean",
     power: float = 1.0,
     eps: float = 1e-10,
+    tolerance: float = 0.0,
 ) -> Scalar:
     r"""Kullback–Leibler divergence between the predicted class ratio τ̂ and the prior τ.
 
     Formula: ``prediction_to_prior``: $\sum_c \hat\tau_c (\log\hat\tau_c - \log(\tau_c + \epsilon))$;
         ``prior_to_prediction``: $\sum_c \tau_c (\log\tau_c - \log\hat\tau_c)$; the mean over images, or once
-        for τ̂ and τ averaged over the batch
+        for τ̂ and τ averaged over the batch; with a ``tolerance`` t, :func:`nearest_ratio` of τ̂ in place of τ
     Range: [0, −log min τ] for ``prediction_to_prior``, to within ε; [0, ∞) for ``prior_to_prediction``
-    Minimum: 0, where τ̂ = τ, whatever the single pixels are
+    Minimum: 0, where τ̂ = τ, or with a tolerance wherever τ̂ is within τ (1 ± t); whatever the single pixels are
     Collapse: none onto one class, but a wrong prior is obeyed as well as a right one; ``prior_to_prediction``
         leaves classes with τ = 0 alone
     Source: ``prediction_to_prior``: Bateson et al., AdaMI, MedIA 2022; ``prior_to_prediction``: Bateson et al.,
         AdaEnt, MICCAI 2020, and Zhou et al., PaNN, ICCV 2019
 
     A class with τ = 0 is suppressed by ``prediction_to_prior`` with the constant slope −log ε, 23.03 for
-    ε = 1e-10.
+    ε = 1e-10. With a tolerance the value is the divergence to the nearest ratio that the prior allows; the nearest one
+    is the same in both directions. Within the tolerance value and gradient are exactly 0.
 
     Args:
         logits: ``[b, k, *s]``, or a :class:`Prediction`.
@@ -128,17 +130,19 @@ def class_ratio_kl(
         kind: see :func:`class_ratio`.
         power: see :func:`class_ratio`.
         eps: ε above; 0 gives the exact divergence, for priors without zeros.
+        tolerance: t in [0, 1]; 0 takes the prior as a point.
 
     Returns:
         Scalar, not negative (to within ε).
 
     Raises:
         PriorError: wrong number of classes or images; a prior that is negative or does not sum to 1; a zero in
-            the prior where it makes the value infinite.
+            the prior where it makes the value infinite; a tolerance outside [0, 1].
 
     Example:
         One 2×2 image, p of class 0 being ½, ¾, ¾ and 1, so τ̂ = (¾, ¼); the prior is (½, ½):
-        ¾ log 3/2 + ¼ log 1/2 = 0.1308, and the other way round ½ log 2/3 + ½ log 2 = 0.1438.
+        ¾ log 3/2 + ¼ log 1/2 = 0.1308, and the other way round ½ log 2/3 + ½ log 2 = 0.1438. With t = 0.2 the nearest
+        ratio is (0.6, 0.4): ¾ log 5/4 + ¼ log 5/8 = 0.0499.
 
         >>> import torch
         >>> p = torch.tensor([[0.5, 0.75], [0.75, 1.0]])
@@ -148,7 +152,11 @@ def class_ratio_kl(
         0.1308
         >>> round(float(class_ratio_kl(logits, prior, "prior_to_prediction")), 4)
         0.1438
+        >>> round(float(class_ratio_kl(logits, prior, tolerance=0.2)), 4)
+        0.0499
     """
+    if not 0 <= tolerance <= 1:
+        raise PriorError(f"tolerance is {tolerance}", expected="a number from 0 to 1")
     prediction = predicted(logits)
     prior = aligned(prediction.log_p, prior, "the prior")
     if direction == "prediction_to_prior":
@@ -156,9 +164,59 @@ def class_ratio_kl(
     log_ratio = log_class_ratio(prediction, kind, power)
     if over == "batch":
         log_ratio, prior = log_mean(log_ratio), prior.mean(0, keepdim=True)
+    ratio = log_ratio.detach().exp()
+    nearest = nearest_ratio(ratio, prior, tolerance) if tolerance else prior
     if direction == "prior_to_prediction":
-        return (torch.xlogy(prior, prior) - prior * log_ratio).sum(1).mean()
-    return (log_ratio.exp() * (log_ratio - (prior + eps).log())).sum(1).mean()
+        each = (torch.xlogy(nearest, nearest) - nearest * log_ratio).sum(1)
+    else:
+        each = (log_ratio.exp() * (log_ratio - (nearest + eps).log())).sum(1)
+    if tolerance:
+        each = each.where((nearest != ratio).any(1), 0.0)
+    return each.mean()
+
+
+def nearest_ratio(
+    ratio: Float[Tensor, "b k"], prior: Float[Tensor, "b k"], tolerance: float
+) -> Float[Tensor, "b k"]:
+    r"""The class ratio within a tolerance of the prior that is nearest to the predicted one.
+
+    Formula: $q_c = \min(\max(s\,\hat\tau_c, (1-t)\tau_c), (1+t)\tau_c)$ with the s for which $\sum_c q_c = 1$
+    Range: within τ (1 ± t); sums to 1; τ̂ itself, to the bit, where it is within
+    Source: Boyd & Vandenberghe, Convex Optimization, 2004, §5.5.3: the KKT conditions of both
+        $\min_q \mathrm{KL}(q\Vert\hat\tau)$ and $\min_q \mathrm{KL}(\hat\tau\Vert q)$ over those q
+
+    The sum is piecewise linear in s, so the s is found exactly from its 2 k corners, without a loop. No gradient flows:
+    by the envelope theorem that of the divergence takes q for a constant.
+
+    Args:
+        ratio: τ̂, sums to 1.
+        prior: τ, sums to 1.
+        tolerance: t in [0, 1].
+
+    Example:
+        Between (0.4, 0.4) and (0.6, 0.6) the ratio (¾, ¼) is nearest to (0.6, 0.4).
+
+        >>> import torch
+        >>> nearest_ratio(torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.5]]), 0.2)
+        tensor([[0.6000, 0.4000]])
+    """
+    ratio, prior = ratio.detach(), prior / prior.sum(1, keepdim=True)
+    lower, upper = (1 - tolerance) * prior, (1 + tolerance) * prior
+    within = ((ratio >= lower) & (ratio <= upper)).all(1, keepdim=True)
+    positive = ratio.clamp_min(torch.finfo(ratio.dtype).tiny)
+    corners = torch.cat([lower / positive, upper / positive], 1).sort(1).values
+
+    def clipped(s: Tensor) -> Tensor:
+        """q ``[b, …, k]`` of factors s ``[b, …]``."""
+        box = (x.view(len(x), *[1] * (s.dim() - 1), -1) for x in (positive, lower, upper))
+        p, low, high = box
+        return (s.unsqueeze(-1) * p).maximum(low).minimum(high)
+
+    sums = clipped(corners).sum(-1)
+    after = (sums < 1).sum(1, keepdim=True).clamp(1, corners.shape[1] - 1)
+    (s0, s1), (f0, f1) = ((x.gather(1, after - 1), x.gather(1, after)) for x in (corners, sums))
+    share = ((1 - f0) / (f1 - f0).clamp_min(torch.finfo(f0.dtype).tiny)).clamp(0, 1)
+    return ratio.where(within, clipped((s0 + share * (s1 - s0)).squeeze(1)))
 
 
 def class_ratio_hinge(

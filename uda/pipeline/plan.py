@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uda.config.networks import DeepLab
+from uda.config.postprocess import POST
 from uda.config.priors import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
@@ -235,6 +236,7 @@ class _Planner:
     def _evaluate(self) -> Stage:
         domains, recipe = self.domains, self.recipe
         target, rows = domains.target, self._rows()
+        recipe.evaluate.postprocess.check(target.structures, target.photos)
 
         def data() -> dict[str, str]:
             return {"target/test": domains.key(target, "test", True)}
@@ -263,7 +265,7 @@ class _Planner:
         if row["stage"] == "target_supervised":
             return {**row, "trained_on": f"target/{self.domains.supervised}"}
         record = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
-        if record is None or row["name"] not in self.recipe.adapt:
+        if record is None or row["name"].removesuffix(POST) not in self.recipe.adapt:
             return row
         return {**row, "selection": {key: record[key] for key in KEPT}}
 

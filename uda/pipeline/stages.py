@@ -38,6 +38,7 @@ from uda.networks.model_file import (
     load_model,
     save_model,
 )
+from uda.networks.normalization import normalization_only
 from uda.networks.weights import load_backbone_weights
 from uda.pipeline.calibration import calibrated
 from uda.pipeline.validation import BestStep, validation_scores
@@ -180,7 +181,7 @@ def adapt(
 
     Raises:
         ConfigError: a term needs to know where classes lie, and the network is 3-D.
-        ModelError: the parent's classes differ from the card's.
+        ModelError: the parent's classes differ from the card's, or the network lacks the layers to train.
         PriorError: the prior does not fit the classes or the images.
     """
     used = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
@@ -202,6 +203,8 @@ def adapt(
     if settings.freeze_head:
         head(model).requires_grad_(False)
     use_auxiliary(model, any(term.aux for term in settings.objective))
+    if settings.train == "batchnorm":
+        normalization_only(model)
     with deterministic():
         fabric = make_fabric(run.compute)
         if settings.batchnorm in ("target", "warmed"):

@@ -89,7 +89,7 @@ def _images(
     """
     if seed is None:
         return [image]
-    whole = torch.from_numpy(np.ascontiguousarray(image))
+    whole = torch.from_numpy(np.array(image))  # a copy: the store cannot be written
     whole = whole if whole.dim() == 4 else whole[:, None]
     volume = whole.movedim(0, 1)[None]
     settings, found = PERTURBED_PHOTOS if photos else PERTURBED, []

@@ -14,8 +14,9 @@ from torch import nn
 
 from uda.config.card import PhotoPrepare, Prepare
 from uda.config.colors import distinct_colors
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.data.cases import Case, folders_of
-from uda.data.geometry import to_file_maps
+from uda.data.geometry import label_slices, to_file_maps
 from uda.data.hashes import Hashes
 from uda.data.traits import Traits
 from uda.data.volumes import write_volume
@@ -25,8 +26,8 @@ from uda.files.atomic import read_json, write_json
 from uda.files.ledger import Ledger
 from uda.files.output import output_folder
 from uda.networks.model_file import ModelInfo
-from uda.prediction.confidence import CaseStatistics
-from uda.prediction.outcome import Outcome, Places, read_record, write_record
+from uda.prediction.confidence import CaseStatistics, structures_of
+from uda.prediction.outcome import STEPS, Outcome, Places, read_record, write_record
 from uda.prediction.page import (
     PAGE,
     TABLE,
@@ -43,6 +44,7 @@ from uda.prediction.photos import (
     write_classes,
     write_grey,
 )
+from uda.prediction.postprocess import cleaned
 from uda.prediction.trust import flags_of
 from uda.prediction.volumes import logit_planes, read_case
 
@@ -61,6 +63,7 @@ def predict_cases(
     *,
     entropy: bool = False,
     inputs: Iterable[Path] = (),
+    steps: Postprocess = NO_STEPS,
 ) -> Iterator[Outcome]:
     """Write ``out/<case>.nii.gz`` (of photographs ``.png``) for each case: uint8 class indices on the input's own grid.
 
@@ -73,13 +76,17 @@ def predict_cases(
         entropy: also write ``<case>_entropy`` on the same grid, uint8: 255 (NIfTI readers show 1) where all classes
             are equally likely, 0 where the model is certain and outside its input.
         inputs: further files that ``out`` must lie apart from, such as the model's.
+        steps: post-processing. The label map is that after all steps; entropy, confidence and shares are those of the
+            mean probabilities over views and slices, before components are removed and holes filled.
 
     Raises:
+        ConfigError: a step does not fit the model's images or classes.
         DataError: the folder is not apart from the inputs or holds the predictions of another model, two files would
             have one name, or a file would be replaced that uda did not write.
         RunError: another process works in the folder, or the disk refuses.
     """
     places = Places(out, isinstance(info.prepare, PhotoPrepare))
+    steps.check([info.classes[k] for k in structures_of(info)], places.photos)
     if entropy:
         _check_names(cases, places)
     with output_folder(out, [*inputs, *folders_of(cases)], ["cases"]) as ledger:
@@ -90,9 +97,10 @@ def predict_cases(
             "model": digest,
             "precision": str(fabric.strategy.precision.precision),
             "version": VERSION,
+            **({STEPS: str(steps)} if steps.on else {}),
         }
         model.to(fabric.device)
-        work = _Work(model, info, places, fabric, entropy, ledger, made_from)
+        work = _Work(model, info, places, fabric, entropy, ledger, made_from, steps)
         for case in cases:
             yield _outcome(work, case)
         write_report(places, info)
@@ -138,6 +146,7 @@ class _Work:
     entropy: bool
     ledger: Ledger
     made_from: Mapping[str, str]
+    steps: Postprocess
     hashes: Hashes = field(default_factory=Hashes)
 
 
@@ -225,8 +234,12 @@ def _volume(
     prepared = read_case(case, prepare)
     _check_unchanged(work, case, made_from)
     statistics, affine = CaseStatistics(prepared.geometry), np.asarray(prepared.geometry.affine)
-    planes = statistics.watch(logit_planes(work.model, work.info, prepared.slices, work.fabric))
+    logits = logit_planes(work.model, work.info, prepared.slices, work.fabric, work.steps)
+    planes = statistics.watch(logits)
     labels, entropy = to_file_maps(planes, prepared.geometry, entropy=work.entropy)
+    if work.steps.largest or work.steps.holes:
+        labels = cleaned(labels, work.info.classes, work.steps)
+        statistics.plane[0] = label_slices(labels, prepared.geometry)[statistics.number]
     found = _judged(work, case, prepared.traits, statistics, made_from)
     structures = len(work.info.classes) - 1
     write_picture(work.places.picture(case.name), volume_picture(prepared, statistics, structures))
@@ -246,7 +259,7 @@ def _photo(
     photo, classes = read_prepared(case, prepare), len(work.info.classes)
     _check_unchanged(work, case, made_from)
     statistics = CaseStatistics(photo.geometry)
-    logits = photo_logits(work.model, work.fabric, photo, prepare)
+    logits = photo_logits(work.model, work.fabric, photo, prepare, work.steps)
     statistics.add(logits[0])
     found = _judged(work, case, photo.traits, statistics, made_from)
     write_picture(work.places.picture(case.name), photo_picture(photo, statistics, classes))

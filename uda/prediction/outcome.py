@@ -16,6 +16,9 @@ from uda.files.atomic import read_json, write_json
 from uda.prediction.confidence import CONFIDENCE, MEAN, RATIO
 from uda.prediction.trust import Flag
 
+STEPS = "postprocess"
+"""key in ``made_from`` of the steps of post-processing, in words; absent without steps"""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -43,6 +46,11 @@ class Outcome:
     def trusted(self) -> bool:
         """Whether the case was predicted and nothing is unusual. The prediction may still be wrong."""
         return not self.fault and not self.flags
+
+    @property
+    def steps(self) -> str:
+        """The steps of post-processing, in words; empty without."""
+        return self.made_from.get(STEPS, "")
 
     @property
     def confidence(self) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ PROOF = (
     "A case is flagged where its image is unlike those the model was last trained on or adapted to, where a structure "
     "is missing or of unusual size, or where the model is unsure. No flag is no proof: nobody compared these masks "
     "with a reference."
+)
+STEPPED = (
+    "Label maps are those after all steps of post-processing. Entropy, confidence and shares are those of the mean "
+    "probabilities over views and slices, before components are removed and holes filled."
 )
 SIDE = 300
 """longest side of a pane, pixels"""
@@ -88,6 +93,8 @@ def _page(places: Places, info: ModelInfo, cases: Sequence[Outcome]) -> None:
         unknown=trust.unknown(info),
         expected=trust.expectations(info),
         judged=info.images is not None,
+        steps=dict(Counter(one.steps for one in cases if one.steps)),
+        stepped=STEPPED,
         photos=found.start == 0,
         colours=list(zip(names, colours, strict=True)),
         styles=outlines(names),

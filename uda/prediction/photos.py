@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uda.config.card import PhotoPrepare
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.data.cases import Case
 from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.traits import Traits, photo_traits
 from uda.files.atomic import atomic_path
 from uda.networks.inference import inference
+from uda.prediction.views import log_p
 
 Classes = NDArray[np.uint8]
 
@@ -56,10 +58,23 @@ def read_prepared(case: Case, prepare: PhotoPrepare) -> PreparedPhoto:
 
 
 def photo_logits(
-    model: nn.Module, fabric: Fabric, photo: PreparedPhoto, prepare: PhotoPrepare
+    model: nn.Module,
+    fabric: Fabric,
+    photo: PreparedPhoto,
+    prepare: PhotoPrepare,
+    steps: Postprocess = NO_STEPS,
 ) -> Tensor:
-    """Logits ``[1, k, h, w]`` (float32, on the device) at the prepared size."""
-    return _forward(model, fabric, _image(fabric, photo, prepare))
+    """Logits ``[1, k, h, w]`` (float32, on the device) at the prepared size.
+
+    Args:
+        steps: with two views the logits are logarithms of the mean probabilities of the image and its mirror image.
+    """
+    image = _image(fabric, photo, prepare)
+    logits = _forward(model, fabric, image)
+    if steps.views == 1:
+        return logits
+    mirrored = _forward(model, fabric, image.flip(-1)).flip(-1)
+    return log_p((logits.softmax(1) + mirrored.softmax(1)) / 2)
 
 
 def classes_of(logits: Tensor, size: tuple[int, int]) -> Tensor:

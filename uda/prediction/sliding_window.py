@@ -32,6 +32,7 @@ def window_planes(
     volume: NDArray[np.float32],
     patch: Patch,
     overlap: float = 0.5,
+    view: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda slab: slab,
 ) -> Iterator[Tensor]:
     """Logits of a whole volume.
 
@@ -40,23 +41,24 @@ def window_planes(
         volume: ``[s, h, w]``; where it is smaller than the patch it is padded with its minimum.
         patch: slices, rows and columns of a window.
         overlap: overlap of neighbouring windows, as a share of the patch.
+        view: changes the slices ``[n, h, w]`` in their plane, before they are cut into windows.
 
     Yields:
         ``[n, k, h, w]`` on the device of ``forward``: some slices at a time, in their order.
     """
     slices, height, width = volume.shape
-    whole = _at_least(volume, patch)
+    padded = tuple(max(n, size) for n, size in zip(volume.shape, patch, strict=True))
+    lowest = volume.min() if padded != volume.shape else np.float32(0)
     downs, rows, columns = (
-        _starts(n, size, overlap) for n, size in zip(whole.shape, patch, strict=True)
+        _starts(n, size, overlap) for n, size in zip(padded, patch, strict=True)
     )
     sums, weight = torch.empty(0), torch.empty(0)
-    for down, after in zip(downs, [*downs[1:], len(whole)], strict=True):
-        for corners, logits in _windows(
-            forward, whole[down : down + patch[0]], patch, rows, columns
-        ):
+    for down, after in zip(downs, [*downs[1:], padded[0]], strict=True):
+        slab = _at_least(view(volume[down : down + patch[0]]), patch, lowest)
+        for corners, logits in _windows(forward, slab, patch, rows, columns):
             if not len(sums):
                 gauss = gaussian(patch).to(logits.device)
-                sums = logits.new_zeros(patch[0], logits.shape[1], *whole.shape[1:])
+                sums = logits.new_zeros(patch[0], logits.shape[1], *padded[1:])
                 weight = torch.zeros_like(sums[:, :1])
             for (row, column), part in zip(corners, logits, strict=True):
                 window = ..., slice(row, row + patch[1]), slice(column, column + patch[2])
@@ -94,11 +96,11 @@ def _windows(
         yield some, forward(torch.from_numpy(cut)[:, None])
 
 
-def _at_least(volume: NDArray[np.float32], patch: Patch) -> NDArray[np.float32]:
-    missing = [(0, max(0, size - n)) for n, size in zip(volume.shape, patch, strict=True)]
+def _at_least(slab: NDArray[np.float32], patch: Patch, lowest: np.float32) -> NDArray[np.float32]:
+    missing = [(0, max(0, size - n)) for n, size in zip(slab.shape, patch, strict=True)]
     if not any(after for _, after in missing):
-        return volume
-    return np.pad(volume, missing, constant_values=volume.min())
+        return slab
+    return np.pad(slab, missing, constant_values=lowest)
 
 
 def _starts(extent: int, patch: int, overlap: float) -> list[int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uda.config.card import DatasetCard, Prepare
+from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.data.cases import Case
 from uda.data.geometry import Geometry, Volume, to_file_grid
 from uda.data.slabs import slab_of
@@ -23,7 +24,9 @@ from uda.data.volumes import prepare_image, read_volume, say_remarks
 from uda.errors import DataError
 from uda.networks.inference import BATCH, PIXELS, inference
 from uda.networks.model_file import ModelInfo
+from uda.prediction.postprocess import cleaned, smoothed
 from uda.prediction.sliding_window import window_planes
+from uda.prediction.views import VIEWS, View, mean_over_views
 
 
 @dataclass(frozen=True)
@@ -80,30 +83,60 @@ def _read(case: Case, card: DatasetCard | None) -> Volume:
 
 
 def predict_case(
-    model: nn.Module, info: ModelInfo, case: PreparedCase, fabric: Fabric
+    model: nn.Module,
+    info: ModelInfo,
+    case: PreparedCase,
+    fabric: Fabric,
+    steps: Postprocess = NO_STEPS,
 ) -> NDArray[np.uint8]:
-    """Class indices of a case on the file's own grid and axes."""
-    return to_file_grid(logit_planes(model, info, case.slices, fabric), case.geometry)
+    """Class indices of a case on the file's own grid and axes, after all steps."""
+    planes = logit_planes(model, info, case.slices, fabric, steps)
+    return cleaned(to_file_grid(planes, case.geometry), info.classes, steps)
 
 
 def logit_planes(
-    model: nn.Module, info: ModelInfo, slices: NDArray[np.float32], fabric: Fabric
+    model: nn.Module,
+    info: ModelInfo,
+    slices: NDArray[np.float32],
+    fabric: Fabric,
+    steps: Postprocess = NO_STEPS,
 ) -> Iterator[Tensor]:
     """Logits of one case in batches ``[n, k, h, w]`` (float32, on the device) in the order of its slices.
 
     Args:
         slices: ``[s, h, w]``, or ``[s, c, h, w]`` where each slice is stored with its channels.
+        steps: of these ``views`` and ``smooth``; with them the logits are logarithms of mean probabilities.
     """
+    views = VIEWS[: steps.views]
+    streams = [_planes(model, info, slices, fabric, view) for view in views]
+    planes = mean_over_views(views, streams) if len(views) > 1 else streams[0]
+    return smoothed(planes, steps.smooth)
+
+
+def _planes(
+    model: nn.Module, info: ModelInfo, slices: NDArray[np.float32], fabric: Fabric, view: View
+) -> Iterator[Tensor]:
+    """Logits of the slices as a view shows them."""
     forward = partial(_forward, model, fabric)
     if info.network.patch is not None:
-        yield from window_planes(forward, slices, info.network.patch)
+        yield from window_planes(
+            forward, slices, info.network.patch, view=partial(_slab, fabric, view)
+        )
         return
     count, slab = len(slices), info.prepare.channels
     together = max(1, min(BATCH, PIXELS // (slices.shape[-2] * slices.shape[-1])))
     for first in range(0, count, together):
         some = np.arange(first, min(first + together, count))
         image = slices[some] if slices.ndim == 4 else slab_of(slices, some, 0, count, slab)
-        yield forward(torch.from_numpy(image))
+        yield forward(view.of(torch.from_numpy(image).to(fabric.device)))
+
+
+def _slab(fabric: Fabric, view: View, slices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Slices ``[n, h, w]`` in a view."""
+    if view == View():
+        return slices
+    seen = view.of(torch.from_numpy(np.array(slices))[None].to(fabric.device))[0]
+    return seen.cpu().numpy()
 
 
 def _forward(model: nn.Module, fabric: Fabric, image: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ class MetricsRow(TypedDict):
     assd: Summary
     selection: NotRequired[RowSelection]
     trained_on: NotRequired[str]
+    postprocess: NotRequired[dict[str, Any]]
 
 
 class ConventionClass(TypedDict):
@@ -145,6 +146,7 @@ class PhotoRow(TypedDict):
     subsets: dict[str, float | None]
     selection: NotRequired[RowSelection]
     trained_on: NotRequired[str]
+    postprocess: NotRequired[dict[str, Any]]
 
 
 class PhotoConvention(TypedDict):

@@ -20,6 +20,7 @@ from uda.report.wording import (
     ordered,
     points,
     role,
+    steps_said,
     subset_names,
     upper_bound,
 )
@@ -52,6 +53,7 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
         "subsets": [f"mIoU, {name}" for name in subset_names(metrics)] if kind is PHOTOS else [],
         "fell": fell_back(rows),
         "bound": upper_bound(rows),
+        "steps": steps_said(rows),
         "ledger": {w: text for w, text in SUPERVISION.items() if w in used} if ledger else None,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ def _rows(
                 "fallbacks": sum(one["fallback"] for one in said),
                 "kept": [one["kept"] for one in said],
             }
+        if "postprocess" in row:
+            summary["postprocess"] = row["postprocess"]
         for measure in measures:
             summary[measure] = _over_seeds([r[measure]["mean"] for r in found])
             summary[measure]["per_class"] = {
@@ -165,16 +168,8 @@ def _check_seeds(runs: Sequence[Mapping[str, Any]]) -> None:
                 expected="runs of one recipe that differ in the seed alone",
                 fix="summarise each recipe on its own",
             )
-    supervision: dict[str, list[str]] = {}
-    for row in (row for run in runs for row in run["rows"]):
-        if supervision.setdefault(row["name"], sorted(row["supervision"])) != sorted(
-            row["supervision"]
-        ):
-            raise DataError(
-                f"row {row['name']!r} has a different supervision in different runs",
-                expected="runs of one recipe that differ in the seed alone",
-                fix="run the recipe again with each seed",
-            )
+    for key in ("supervision", "postprocess"):
+        _check_alike(runs, key)
     seeds = [_seed(run) for run in runs if _seed(run) is not None]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
@@ -183,3 +178,18 @@ def _check_seeds(runs: Sequence[Mapping[str, Any]]) -> None:
             expected="a different seed in every run; copies would shrink the spread",
             fix="leave one of the two runs out",
         )
+
+
+def _check_alike(runs: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Refuse rows of one name that say different things in different runs."""
+    said: dict[str, str] = {}
+    for row in (row for run in runs for row in run["rows"] if key in row):
+        content = row[key] if isinstance(row[key], dict) else sorted(row[key])
+        if said.setdefault(row["name"], json.dumps(content, sort_keys=True)) != json.dumps(
+            content, sort_keys=True
+        ):
+            raise DataError(
+                f"row {row['name']!r} has a different {key} in different runs",
+                expected="runs of one recipe that differ in the seed alone",
+                fix="run the recipe again with each seed",
+            )

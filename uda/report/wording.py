@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from uda.config.postprocess import POST
 
 Role = Literal["baseline", "adapted", "oracle", "supervised"]
 Row = Mapping[str, Any]
@@ -64,37 +67,50 @@ def score(row: Row) -> Mapping[str, Any]:
 
 def role(row: Row) -> Role:
     """What a row is to the reader; anything that saw target labels is no adaptation result."""
-    if row["name"] in ("source_only", "adabn"):
+    name = row["name"].removesuffix(POST)
+    if name in ("source_only", "adabn"):
         return "baseline"
-    if row["name"] == "target_supervised":
+    if name == "target_supervised":
         return "supervised"
     return "oracle" if "target_labels" in row["supervision"] else "adapted"
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """source_only, adabn, the adapted rows in file order, then whatever saw target labels."""
+    """source_only, adabn, the adapted rows in file order, then whatever saw target labels.
+
+    A row with post-processing follows the one without.
+    """
     rank = {"source_only": -2, "adabn": -1}
     place = list(ROLES)
-    return sorted(rows, key=lambda row: (place.index(role(row)), rank.get(row["name"], 0)))
+
+    def key(row: Row) -> tuple[int, int]:
+        return place.index(role(row)), rank.get(row["name"].removesuffix(POST), 0)
+
+    return sorted(rows, key=key)
+
+
+def competes(row: Row) -> bool:
+    """Whether a row is compared with the others: it saw no target labels and has no post-processing."""
+    return role(row) in FAIR and not row["name"].endswith(POST)
 
 
 def best(rows: Iterable[Row]) -> Row | None:
-    """The row without target labels, adapted or not, that has the highest mean score."""
-    fair = (r for r in ordered(rows) if role(r) in FAIR)  # of equals the one that did nothing
+    """The row without target labels and post-processing, adapted or not, that has the highest mean score."""
+    fair = filter(competes, ordered(rows))  # of equals the one that did nothing
     scored = [r for r in fair if score(r)["mean"] is not None]
     return max(scored, key=lambda row: float(score(row)["mean"]), default=None)
 
 
 def tops(rows: Iterable[Row], names: Sequence[str]) -> list[float | None]:
-    """The highest score of each class without target labels."""
-    fair = [score(row)["per_class"] for row in rows if role(row) in FAIR]
+    """The highest score of each class without target labels and post-processing."""
+    fair = [score(row)["per_class"] for row in rows if competes(row)]
     found = [[one[name]["mean"] for one in fair if one[name]["mean"] is not None] for name in names]
     return [max(values, default=None) for values in found]
 
 
 def leads(row: Row, name: str, top: float | None) -> bool:
     """Whether a row has the highest score of a class, as :func:`tops` found it."""
-    return bool(top) and role(row) in FAIR and score(row)["per_class"][name]["mean"] == top
+    return bool(top) and competes(row) and score(row)["per_class"][name]["mean"] == top
 
 
 def fallback(row: Row) -> str:
@@ -125,6 +141,13 @@ def marked(row: Row) -> str:
         return f"{row['name']} †"
     kept = fallback(row)
     return f"{row['name']}{ARROW}{kept}" if kept else str(row["name"])
+
+
+def steps_said(rows: Iterable[Row]) -> str:
+    """The steps of the rows with post-processing; empty where there are none."""
+    found = [row["postprocess"] for row in rows if "postprocess" in row]
+    said = ("+ post: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in one.items()) for one in found)
+    return next(said, "")
 
 
 def missed(row: Row, kind: Literal["missed", "spurious"] = "missed") -> int:

@@ -63,6 +63,7 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("cross_entropy", {}, lambda: losses.cross_entropy(SOURCE, LABEL)),
     ("partial_cross_entropy", {}, lambda: losses.partial_cross_entropy(SOURCE, LABEL)),
     ("dice", {}, lambda: losses.dice(SOURCE, LABEL)),
+    ("view_agreement", {}, lambda: losses.agreement(SOURCE[:1], SOURCE[1:])),
     ("entropy", {"normalized": False}, lambda: losses.entropy(TARGET, normalized=False)),
     ("min_entropy", {}, lambda: losses.min_entropy(TARGET)),
     ("max_square", {}, lambda: losses.max_square(TARGET)),
@@ -186,6 +187,7 @@ def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> Non
         "adversarial",
         "dual_class_ratio",
         "landmarks",
+        "view_consistency",
     }
     assert {name for name, _, _ in CASES} | elsewhere == set(NAMES)
 
@@ -204,9 +206,17 @@ def test_every_term_trains_in_the_loop_beside_another(name: str, tmp_path: Any) 
     assert (tmp_path / "3" / RESUME_FILE).is_file()
 
 
-@pytest.mark.parametrize("name", NAMES)
+ALSO: list[tuple[str, dict[str, Any]]] = [
+    ("pseudo_labels", {"views": 3, "prune": "median", "threshold": 0.5, "dice": 1.0}),
+    ("class_ratio_kl", {"tolerance": 0.1}),
+    ("view_consistency", {"views": 2, "loss": "mean_entropy"}),
+]
+"""settings that take another way through a term"""
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in NAMES), *ALSO])
 def test_within_a_round_no_term_makes_the_host_wait_for_the_device(
-    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, settings: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading a value waits for the device; a term may when its round begins, and at no other moment."""
     for module_name, module in list(sys.modules.items()):
@@ -227,7 +237,7 @@ def test_within_a_round_no_term_makes_the_host_wait_for_the_device(
         monkeypatch.setattr(Tensor, called, counting(called, getattr(Tensor, called)))
     for called in ("__bool__", "__float__", "__int__", "__index__", "__array__"):
         monkeypatch.setattr(Tensor, called, counting(called, getattr(Tensor, called)))
-    objective = objective_of(term(name, **REQUIRED.get(name, {})))
+    objective = objective_of(term(name, **REQUIRED.get(name, {}), **settings))
     student = network()
     objective.setup(make_fabric(CPU), student)
     objective.begin(0)

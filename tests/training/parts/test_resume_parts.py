@@ -7,32 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from scene import batch_of, objective_of, same, term, train
+from scene import Killed, dying, objective_of, same, term, train
 
 from uda.config.terms import Term
-from uda.types import Batch
 
 LIVES: dict[str, Term] = {
     "round teacher": term("pseudo_labels", round_steps=3),
     "average teacher": term("pseudo_labels", teacher="ema", decay=0.5, round_steps=3),
     "soft labels": term("pseudo_labels", soft=0.25, mrkld=0.1, round_steps=5),
     "spatial": term("pseudo_labels", spatial=True, confidence="pixel", round_steps=3),
+    "views": term("pseudo_labels", views=3, prune="median", largest="ignore", round_steps=3),
     "centroids": term("centroid_pseudo_labels", round_steps=3, pixels=20),
     "adversary": term("adversarial", weight=0.1, width=4),
     "dual": term("dual_class_ratio", rate=0.3),
 }
 WITH_LABELS = term("cross_entropy")
 MOVING: dict[str, Any] = {"augment": {"rotate": 20, "flip": True, "noise": 0.1}}
-
-
-class Killed(BaseException):
-    """Ends the loop on the spot."""
-
-
-def dying(step: int) -> Batch:
-    if step == 5:
-        raise Killed
-    return batch_of(step)
 
 
 @pytest.mark.parametrize("life", LIVES)

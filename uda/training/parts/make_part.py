@@ -6,13 +6,15 @@ from uda.config import terms
 from uda.config.fields import Frozen
 from uda.training.parts.adversary import Adversary
 from uda.training.parts.centroids import CentroidLabels
+from uda.training.parts.consistency import ViewConsistency
 from uda.training.parts.dual import DualClassRatio
 from uda.training.parts.landmarks import Landmarks
 from uda.training.parts.part import Part, PriorTensors, check_prior
-from uda.training.parts.pointwise import Bounded, Entropy, Pointwise
+from uda.training.parts.pointwise import Bounded, Entropy, Pointwise, ViewAgreement
 from uda.training.parts.teacher import PseudoLabels
 
 PARTS: dict[type[Frozen], type[Part]] = {
+    terms.ViewAgreementTerm: ViewAgreement,
     terms.EntropyTerm: Entropy,
     terms.SizeBoundsTerm: Bounded,
     terms.LogBarrierTerm: Bounded,
@@ -20,6 +22,7 @@ PARTS: dict[type[Frozen], type[Part]] = {
     terms.DualClassRatioTerm: DualClassRatio,
     terms.PseudoLabelTerm: PseudoLabels,
     terms.CentroidTerm: CentroidLabels,
+    terms.ViewConsistencyTerm: ViewConsistency,
     terms.AdversarialTerm: Adversary,
 }
 """The part of each term; any other term is the loss of its name (:class:`Pointwise`)."""

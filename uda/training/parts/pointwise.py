@@ -49,6 +49,14 @@ class Pointwise(Part):
         return {}
 
 
+class ViewAgreement(Part):
+    """Agreement of the first and the second views of the labelled images."""
+
+    def value(self, inputs: StepInputs) -> Tensor:
+        first, second = inputs.labelled[0].logits.chunk(2)
+        return losses.agreement(first, second)
+
+
 class Entropy(Pointwise):
     """Entropy, with the term's rule for class weights."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,12 +10,16 @@ from torch import Tensor
 
 from uda import losses
 from uda.config.terms import PseudoLabelTerm
+from uda.data.seeds import mix
+from uda.devices.global_batch import all_rows, rows_of
 from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import ConfidenceHistogram, Prediction, PseudoLabeler
 from uda.networks.ema import ema_update, frozen_copy
 from uda.priors import relative_maps
+from uda.training.parts.components import outside_largest
 from uda.training.parts.part import Part, PriorTensors, StepInputs, TrainingContext, present
+from uda.training.parts.views import mean_of_views, predicted_views, size_variation, taken_for
 from uda.types import IGNORE, Batch, TargetBatch
 
 
@@ -24,7 +29,8 @@ class PseudoLabels(Part):
     When a round begins, the teacher sees all target images once, a histogram a class turns the round's
     portion into thresholds, and nothing of the size of an image is kept: a batch's labels are predicted
     when it is needed. With ``teacher: round`` they are those of the student at the beginning of the
-    round, as in CBST and CRST.
+    round, as in CBST and CRST. With ``views`` above 1 thresholds and labels come from the mean probabilities over
+    the views, drawn anew in every step.
     """
 
     term: PseudoLabelTerm
@@ -38,6 +44,7 @@ class PseudoLabels(Part):
         self.context, self.teacher = context, frozen_copy(context.student)
 
     def begin(self, step: int) -> None:
+        self.step = step
         if step % self.term.round_steps:
             return
         if self.term.teacher == "round":
@@ -58,8 +65,8 @@ class PseudoLabels(Part):
     @torch.no_grad()
     def _histogram(self) -> ConfidenceHistogram:
         histogram: ConfidenceHistogram | None = None
-        for images in self.context.images():
-            logits = self._predict(images.to(self.context.fabric.device))
+        for number, images in enumerate(self.context.images()):
+            logits = self._mean(images.to(self.context.fabric.device), number)[0]
             if histogram is None:
                 histogram = ConfidenceHistogram(logits.shape[1], logits.device)
             histogram.add(logits, self.maps)
@@ -70,20 +77,64 @@ class PseudoLabels(Part):
             logits: Tensor = self.teacher(image)
         return logits
 
+    def _mean(
+        self, image: Tensor, *key: int, own: slice = slice(None)
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Logits ``[b, k, *s]`` of the teacher's mean probabilities over views of its ``own`` images; and with
+        several views the probabilities of each, and what it sees, as :func:`predicted_views` gives them."""
+        logits, term = self._predict(image[own]), self.term
+        if term.views == 1:
+            return logits, None
+        generator = torch.Generator(image.device)
+        generator.manual_seed(mix(self.context.seed, "views", self.step, *key))
+        views = predicted_views(self._predict, image, term.views - 1, term.view, generator, own)
+        first = Prediction(logits).p[None]
+        p, seen = (
+            torch.cat([a, b]) for a, b in zip((first, first[:, :, :1] >= 0), views, strict=True)
+        )
+        return mean_of_views(p, seen).clamp_min(torch.finfo(p.dtype).tiny).log(), (p, seen)
+
     @torch.no_grad()
     def annotate(self, target: TargetBatch) -> Tensor:
         """Weight, then label or the classes' soft labels: ``[b, 1 + (1 or k), *s]``."""
-        prediction = Prediction(self._predict(target.image))
+        term, image, own = self.term, target.image, slice(None)
+        if term.views > 1:
+            image = all_rows(image)
+            own = rows_of(len(image))
+        logits, views = self._mean(image, own=own)
+        prediction = Prediction(logits)
         labeler = PseudoLabeler(present(self.log_thresholds), self.maps)
-        if self.term.soft:
-            labels = labeler.soft(prediction, self.term.soft)
+        dropped = self._dropped(prediction, views)
+        if term.soft:
+            labels = labeler.soft(prediction, term.soft)
+            labels = labels if dropped is None else labels.masked_fill(dropped[:, None], 0.0)
         else:
-            labels = labeler.hard(prediction)[:, None].float()
-        if self.term.confidence == "none":
+            hard = labeler.hard(prediction)
+            hard = hard if dropped is None else hard.masked_fill(dropped, IGNORE)
+            if term.largest != "off":
+                other = IGNORE if term.largest == "ignore" else 0
+                hard = hard.masked_fill(outside_largest(hard, logits.shape[1]), other)
+            labels = hard[:, None].float()
+        if term.confidence == "none":
             weight = torch.ones_like(labels[:, :1])
         else:
-            weight = losses.confidence_weight(prediction, self.term.confidence)[:, None]
+            weight = losses.confidence_weight(prediction, term.confidence)[:, None]
         return torch.cat([weight, labels], 1)
+
+    def _dropped(
+        self, prediction: Prediction, views: tuple[Tensor, Tensor] | None
+    ) -> Tensor | None:
+        """Pixels ``[b, *s]`` without a label: not sure enough, or of a structure whose size varies over the views."""
+        dropped: Tensor | None = None
+        if self.term.threshold:
+            dropped = prediction.log_p.amax(1) <= math.log(self.term.threshold)
+        if self.term.prune and views is not None:
+            variation, limit = size_variation(*views), self.term.prune
+            most = all_rows(variation).nanquantile(0.5, 0) if limit == "median" else limit
+            doubtful = _over_pixels(variation > most, views[0])
+            pruned = (taken_for(*views) & doubtful)[:, 1:].any(1)
+            dropped = pruned if dropped is None else dropped | pruned
+        return dropped
 
     def mix(
         self, batch: Batch, notes: Tensor | None, generator: torch.Generator
@@ -117,8 +168,9 @@ class PseudoLabels(Part):
             hard = labels[:, 0].long()
             loss = losses.partial_cross_entropy(inputs.unlabelled, hard, weight)
             labelled = hard != IGNORE
-            if self.term.dice:
-                loss = loss + self.term.dice * losses.dice(inputs.unlabelled, hard)
+        loss = self.term.cross_entropy * loss
+        if self.term.dice:
+            loss = loss + self.term.dice * losses.dice(inputs.unlabelled, hard)
         if self.term.mrkld:
             loss = loss + self.term.mrkld * losses.mrkld(inputs.unlabelled, labelled)
         return loss
@@ -134,3 +186,8 @@ class PseudoLabels(Part):
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.teacher.load_state_dict(grouped(state)["teacher"])
         self.log_thresholds = state["log_thresholds"].to(self.context.fabric.device)
+
+
+def _over_pixels(values: Tensor, p: Tensor) -> Tensor:
+    """``[b, k]`` shaped to meet ``[v, b, k, *s]``."""
+    return values.view(*values.shape, *[1] * (p.dim() - 3))
