@@ -168,7 +168,8 @@ class Augment(Frozen):
 
 
 _GEOMETRY = {"rotate": 30, "scale": 0.2, "shift": 0.1}
-_PHOTO = {"mirror": True, "scale": 0.2, "shift": 0.1, "color": 0.25, "gamma": 0.3, "blur": 1.5}
+_PHOTO = {"color": 0.25, "gamma": 0.3, "blur": 1.5}
+"""without geometry, which photographs have in ``photo``"""
 GENERALIZE: dict[str, dict[str, Any]] = {
     "light": {
         **_GEOMETRY,

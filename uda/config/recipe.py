@@ -202,7 +202,10 @@ class Adapt(Training):
     with the best score on the test labels, which is not a method."""
     guard: Guard = Guard()
     """settings of ``select: guarded``"""
-    LATER: ClassVar[frozenset[str]] = frozenset({"train"})
+    source: RowName | None = None
+    """The one source training that it starts from: ``pretrain``, or a name of ``sources``. Default: it starts from
+    each of them, a row for each."""
+    LATER: ClassVar[frozenset[str]] = frozenset({"train", "source"})
 
     @model_validator(mode="before")
     @classmethod
@@ -317,7 +320,9 @@ PLACE = frozenset({"device", "devices", "num_nodes", "workers"})
 
 
 class Recipe(Frozen):
-    """One source training, any number of priors and adaptation variants, and one table."""
+    """A source training or several, any number of priors and adaptation variants, and one table."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"sources"})
 
     name: FileName
     title: str
@@ -327,6 +332,9 @@ class Recipe(Frozen):
     data: Data
     network: AnyNetwork = Network()
     pretrain: Pretrain
+    sources: dict[RowName, Pretrain] = Field(default_factory=dict)
+    """Further source trainings by name, such as ``generalised``; their settings replace those of ``pretrain``. Each has
+    rows of its own, ``generalised_source_only``, ``generalised_adabn`` and ``generalised_`` before each variant."""
     prior: dict[RowName, PriorSpec] = Field(default_factory=dict)
     adapt: dict[RowName, Adapt] = Field(default_factory=dict)
     target_supervised: bool = False
@@ -336,11 +344,45 @@ class Recipe(Frozen):
     """What papers report for this benchmark."""
     compute: Compute = Compute()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _like_pretrain(cls, raw: Any) -> Any:
+        """Complete each further source training by the settings of ``pretrain``."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("sources"), dict):
+            return raw
+        first = raw["pretrain"] if isinstance(raw.get("pretrain"), dict) else {}
+        sources = {
+            name: {**first, **one} if isinstance(one, dict) else one
+            for name, one in raw["sources"].items()
+        }
+        return {**raw, "sources": sources}
+
+    @property
+    def variants(self) -> dict[str, tuple[str, Adapt]]:
+        """Every adapted row: the source training that it starts from (``pretrain``: the first), and its settings."""
+        rows = {}
+        for source in (FIRST, *self.sources):
+            for name, variant in self.adapt.items():
+                if variant.source in (None, source):
+                    shared = variant.source is None and source != FIRST
+                    rows[f"{source}_{name}" if shared else name] = (source, variant)
+        return rows
+
     @model_validator(mode="after")
     def _named(self) -> Recipe:
+        if FIRST in self.sources:
+            raise ValueError(f"sources.{FIRST}: this name is taken")
         for name, variant in self.adapt.items():
-            if name in RESERVED_ROWS or name.endswith("_oracle"):
+            doubled = [f"{source}_{name}" for source in self.sources if variant.source is None]
+            if taken := [one for one in doubled if one in self.adapt]:
+                raise ValueError(f"adapt.{taken[0]}: sources give adapt.{name} this row name")
+            if name in RESERVED_ROWS or name.endswith(RESERVED_ENDINGS):
                 raise ValueError(f"adapt.{name}: this row name is taken")
+            if variant.source not in (None, FIRST, *self.sources):
+                known = (FIRST, *self.sources)
+                raise ValueError(
+                    f"adapt.{name}.source: no source training {variant.source!r}; {nearest(str(variant.source), known)}"
+                )
             if variant.prior is not None and variant.prior not in self.prior:
                 raise ValueError(
                     f"adapt.{name}.prior: no prior {variant.prior!r}; {nearest(variant.prior, self.prior)}"
@@ -348,5 +390,8 @@ class Recipe(Frozen):
         return self
 
 
+FIRST = "pretrain"
+"""name of the first source training"""
 RESERVED_ROWS = ("source_only", "adabn", "target_supervised")
 """Row names that no variant may have."""
+RESERVED_ENDINGS = ("_oracle", *(f"_{row}" for row in RESERVED_ROWS))

@@ -55,10 +55,11 @@ def evaluate(
         table: list[dict[str, Any]] = []
         steps = settings.postprocess
         for row, extra in _listed(rows, settings, scorer):
-            table.append(scorer.row(row, extra))
+            origin = {"source": row.source} if row.source else {}
+            table.append({**scorer.row(row, extra), **origin})
             if steps.on:
                 stepped = scorer.row(replace(row, name=f"{row.name}{POST}", steps=steps), extra)
-                table.append({**stepped, "postprocess": steps.record()})
+                table.append({**stepped, **origin, "postprocess": steps.record()})
         plain = [r for r in table if "postprocess" not in r]  # pictures compare models, not steps
         adapted = [r for r in plain[1:] if "target_labels" not in r["supervision"]] or plain
         ranked = max(adapted, key=lambda r: r[scorer.measure]["mean"] or 0.0)["name"]

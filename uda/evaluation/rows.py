@@ -25,6 +25,8 @@ class Row:
     model: Path
     oracle: bool = False
     """whether to score the stage's best snapshot by the test labels instead of its model"""
+    source: str = ""
+    """the recipe's further source training that the model comes from; empty: its first"""
     steps: Postprocess = NO_STEPS
     """post-processing of its predictions"""
 

@@ -16,7 +16,7 @@ from uda.config.priors import (
     SizeCsvPrior,
     TagPrior,
 )
-from uda.config.recipe import PLACE, Adapt, Recipe
+from uda.config.recipe import FIRST, PLACE, Adapt, Pretrain, Recipe
 from uda.devices.distributed import on_first
 from uda.errors import DataError
 from uda.evaluation.evaluate import evaluate, metrics_of
@@ -65,28 +65,40 @@ class _Planner:
 
     def stages(self) -> list[Stage]:
         recipe = self.recipe
-        stages = [*self.rendering, self._pretrain()]
-        stages += [self._prior(name) for name in recipe.prior]
-        stages.append(self._adabn())
-        stages += [self._adapt(name, variant) for name, variant in recipe.adapt.items()]
+        stages = [*self.rendering, *(self._pretrain(source) for source in self.trainings)]
+        stages += [self._prior(name, FIRST) for name in recipe.prior]
+        others = [(v.prior, source) for source, v in recipe.variants.values() if source != FIRST]
+        stages += [self._prior(name, source) for name, source in dict.fromkeys(others) if name]
+        stages += [self._adabn(source) for source in self.trainings]
+        stages += [self._adapt(row, *of) for row, of in recipe.variants.items()]
         if recipe.target_supervised:
             stages.append(self._target_supervised())
         stages.append(self._evaluate())
         stages.append(self._report())
         return stages
 
-    def _run(self, folder: Path, stage: str) -> StageRun:
+    def _run(self, folder: Path, stage: str, draws: str = "") -> StageRun:
+        """The run of a stage.
+
+        Args:
+            draws: the stage whose random draws it has; default its own.
+        """
         recipe = self.recipe
         origin = {"recipe": recipe.name, "stage": stage, "seed": str(recipe.seed)}
-        return StageRun(
-            recipe.seed, stage, folder, self.quiet, compute=recipe.compute, origin=origin
-        )
+        own = draws or stage
+        return StageRun(recipe.seed, own, folder, self.quiet, compute=recipe.compute, origin=origin)
 
-    def _source_model(self) -> Trained:
-        return Trained.load(self.out / "pretrain")
+    @property
+    def trainings(self) -> dict[str, Pretrain]:
+        """Every source training."""
+        return {FIRST: self.recipe.pretrain, **self.recipe.sources}
 
-    def _pretrain(self) -> Stage:
+    def _source_model(self, training: str) -> Trained:
+        return Trained.load(self.out / stage_of("pretrain", training))
+
+    def _pretrain(self, training: str) -> Stage:
         domains, recipe = self.domains, self.recipe
+        stage, settings = stage_of("pretrain", training), self.trainings[training]
         source, validated = domains.source, "validate" in domains.source.splits
 
         def data() -> dict[str, str]:
@@ -98,17 +110,17 @@ class _Planner:
         def body(folder: Path) -> dict[str, Any]:
             on_first(lambda: fetch_weights(recipe.network))  # before hours of preparation
             return train_supervised(
-                self._run(folder, "pretrain"),
+                self._run(folder, stage, draws="pretrain"),  # alike weights and batches at first
                 recipe.network,
                 source,
                 domains.store(source, "train", True),
-                recipe.pretrain,
+                settings,
                 "source_labels",
                 domains.store(source, "validate", True) if validated else None,
             )
 
-        settings = {**self.common, "train": recipe.pretrain.model_dump(mode="json")}
-        return Stage("pretrain", settings, self.data_parents, data, body, shared=True)
+        hashed = {**self.common, "train": settings.model_dump(mode="json")}
+        return Stage(stage, hashed, self.data_parents, data, body, shared=True)
 
     def _weights_data(self) -> dict[str, str]:
         """Hash of a backbone's weights file; the names of ImageNet weights contain their hash."""
@@ -145,17 +157,18 @@ class _Planner:
         settings = {**self.common, "train": training.model_dump(mode="json")}
         return Stage("target_supervised", settings, self.data_parents, data, body, shared=True)
 
-    def _prior(self, name: str) -> Stage:
-        spec, stage = self.recipe.prior[name], f"prior-{name}"
+    def _prior(self, name: str, training: str) -> Stage:
+        spec, stage = self.recipe.prior[name], stage_of(f"prior-{name}", training)
 
         def body(folder: Path) -> dict[str, Any]:
             run, evidence = self._run(folder, stage), self._evidence(spec)
-            return estimate_prior(run, spec, self._source_model(), evidence)
+            return estimate_prior(run, spec, self._source_model(training), evidence)
 
         settings = spec.model_dump(mode="json")
         if isinstance(spec, RUNS_NETWORK):
             settings |= {key: self.common[key] for key in ("seed", "compute")}
-        return Stage(stage, settings, ("pretrain",), lambda: self._prior_data(spec), body)
+        parents = (stage_of("pretrain", training),)
+        return Stage(stage, settings, parents, lambda: self._prior_data(spec), body)
 
     def _prior_data(self, spec: PriorSpec) -> dict[str, str]:
         """Hashes of the files that a kind of prior reads."""
@@ -185,19 +198,21 @@ class _Planner:
     def _target_data(self) -> dict[str, str]:
         return {"target/adapt": self.domains.key(self.domains.target, "adapt", False)}
 
-    def _adabn(self) -> Stage:
-        domains = self.domains
+    def _adabn(self, training: str) -> Stage:
+        domains, stage = self.domains, stage_of("adabn", training)
 
         def body(folder: Path) -> dict[str, Any]:
             store = domains.store(domains.target, "adapt", False)
-            run = self._run(folder, "adabn")
-            return adabn(run, self._source_model(), store, domains.target)
+            run = self._run(folder, stage, draws="adabn")
+            return adabn(run, self._source_model(training), store, domains.target)
 
-        return Stage("adabn", self.common, ("pretrain",), self._target_data, body)
+        parents = (stage_of("pretrain", training),)
+        return Stage(stage, self.common, parents, self._target_data, body)
 
-    def _adapt(self, name: str, variant: Adapt) -> Stage:
-        domains, stage = self.domains, f"adapt-{name}"
-        source = domains.source
+    def _adapt(self, row: str, training: str, variant: Adapt) -> Stage:
+        domains, stage = self.domains, f"adapt-{row}"
+        source, model = domains.source, stage_of("pretrain", training)
+        known = stage_of(f"prior-{variant.prior}", training) if variant.prior else None
 
         def data() -> dict[str, str]:
             keys = self._target_data()
@@ -206,10 +221,10 @@ class _Planner:
             return keys
 
         def body(folder: Path) -> dict[str, Any]:
-            prior = Prior.load(self.out / f"prior-{variant.prior}") if variant.prior else None
+            prior = Prior.load(self.out / known) if known else None
             return adapt(
                 self._run(folder, stage),
-                self._source_model(),
+                self._source_model(training),
                 domains.store(domains.target, "adapt", False),
                 domains.target,
                 variant,
@@ -217,21 +232,27 @@ class _Planner:
                 None if variant.source_free else domains.store(source, "train", True),
             )
 
-        parents = ("pretrain", f"prior-{variant.prior}") if variant.prior else ("pretrain",)
-        unused = set() if variant.select == "guarded" else {"guard"}
+        parents = (model, known) if known else (model,)
+        unused = {"source"} if variant.select == "guarded" else {"source", "guard"}
         settings = {**self.common, "adapt": variant.model_dump(mode="json", exclude=unused)}
         return Stage(stage, settings, parents, data, body, shared=True)
 
     def _rows(self) -> list[Row]:
-        stages = {"source_only": "pretrain", "adabn": "adabn"}
-        stages |= {name: f"adapt-{name}" for name in self.recipe.adapt}
+        rows = []
+        for name, of in (("source_only", "pretrain"), ("adabn", "adabn")):
+            for training in self.trainings:
+                shown = name if training == FIRST else f"{training}_{name}"
+                rows.append(self._row(shown, stage_of(of, training), training))
+        for name, (training, variant) in self.recipe.variants.items():
+            oracle = variant.select == "oracle"
+            rows.append(self._row(name, f"adapt-{name}", training, oracle))
         if self.recipe.target_supervised:
-            stages["target_supervised"] = "target_supervised"
-        best = {name for name, variant in self.recipe.adapt.items() if variant.select == "oracle"}
-        return [
-            Row(name, stage, self.out / stage / MODEL_FILE, oracle=name in best)
-            for name, stage in stages.items()
-        ]
+            rows.append(self._row("target_supervised", "target_supervised"))
+        return rows
+
+    def _row(self, name: str, stage: str, training: str = FIRST, oracle: bool = False) -> Row:
+        source = "" if training == FIRST else training
+        return Row(name, stage, self.out / stage / MODEL_FILE, oracle=oracle, source=source)
 
     def _evaluate(self) -> Stage:
         domains, recipe = self.domains, self.recipe
@@ -265,7 +286,7 @@ class _Planner:
         if row["stage"] == "target_supervised":
             return {**row, "trained_on": f"target/{self.domains.supervised}"}
         record = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
-        if record is None or row["name"].removesuffix(POST) not in self.recipe.adapt:
+        if record is None or row["name"].removesuffix(POST) not in self.recipe.variants:
             return row
         return {**row, "selection": {key: record[key] for key in KEPT}}
 
@@ -275,6 +296,11 @@ class _Planner:
             return {"supervision": ["target_labels"]}
 
         return Stage("report", {}, ("evaluate",), dict, body)
+
+
+def stage_of(kind: str, training: str) -> str:
+    """Name of the stage of a kind that belongs to a source training: ``pretrain``, ``pretrain-generalised``."""
+    return kind if training == FIRST else f"{kind}-{training}"
 
 
 def _text_hash(path: Path) -> str:

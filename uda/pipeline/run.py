@@ -47,7 +47,7 @@ def run(
         out: folder of the run; by default ``checkpoints/<name of the recipe>``.
         until: the last stage, or a kind of stages such as ``adapt``; only these and their parents run.
         rows: of the table; the others are left out, and so are the stages that only they need. ``source_only`` and
-            ``adabn`` are always there. Default: every row.
+            ``adabn`` are always there, and those of every source training that a row starts from. Default: every row.
         restart: run the stages of ``until`` again from the start, even complete ones.
         announce: called before each stage with its name and ``"skip"`` or ``"run"``.
 
@@ -96,7 +96,8 @@ def with_rows(recipe: Recipe, rows: Sequence[str]) -> Recipe:
         ConfigError: the recipe has no such row.
     """
     supervised = ["target_supervised"] if recipe.target_supervised else []
-    known = ["source_only", "adabn", *recipe.adapt, *supervised]
+    first = [f"{source}_{row}" for source in recipe.sources for row in ("source_only", "adabn")]
+    known = ["source_only", "adabn", *first, *recipe.variants, *supervised]
     if unknown := [row for row in rows if row not in known]:
         off = unknown[0] == "target_supervised"
         raise ConfigError(
@@ -105,11 +106,18 @@ def with_rows(recipe: Recipe, rows: Sequence[str]) -> Recipe:
             expected=nearest(unknown[0], known),
             fix="add target_supervised=true to the command" if off else None,
         )
-    adapt = {name: variant for name, variant in recipe.adapt.items() if name in rows}
+    adapt = {
+        name: variant.model_copy(update={"source": source})
+        for name, (source, variant) in recipe.variants.items()
+        if name in rows
+    }
     used = {variant.prior for variant in adapt.values()}
+    begun = {v.source for v in adapt.values()} | {row.rpartition("_source_only")[0] for row in rows}
+    begun |= {row.rpartition("_adabn")[0] for row in rows}
     return recipe.model_copy(
         update={
             "adapt": adapt,
+            "sources": {name: one for name, one in recipe.sources.items() if name in begun},
             "prior": {name: spec for name, spec in recipe.prior.items() if name in used},
             "target_supervised": "target_supervised" in rows,
         }
@@ -124,6 +132,7 @@ def _check_shared(recipe: Recipe) -> None:
     """
     check_processes(recipe.compute)
     trainings = {"pretrain": recipe.pretrain.batch}
+    trainings |= {f"sources.{name}": one.batch for name, one in recipe.sources.items()}
     trainings |= {f"adapt.{name}": variant.batch for name, variant in recipe.adapt.items()}
     for name, batch in trainings.items():
         rows_of(batch, f"{name}.batch")

@@ -20,8 +20,8 @@ from uda.report.wording import (
     PUBLISHED,
     best,
     convention_title,
-    gain,
     kind_of,
+    whole_gain,
 )
 
 
@@ -46,7 +46,7 @@ def write_report(run: Path, out: Path) -> Path:
         subtitle=_subtitle(metrics),
         kind=kind_of(metrics),
         top=top,
-        gain=gain(top, metrics["rows"]) if top and top["name"] != "source_only" else None,
+        gain=whole_gain(top, metrics["rows"]) if top else None,
     )
 
 

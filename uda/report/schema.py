@@ -83,6 +83,7 @@ class MetricsRow(TypedDict):
     assd: Summary
     selection: NotRequired[RowSelection]
     trained_on: NotRequired[str]
+    source: NotRequired[str]
     postprocess: NotRequired[dict[str, Any]]
 
 
@@ -146,6 +147,7 @@ class PhotoRow(TypedDict):
     subsets: dict[str, float | None]
     selection: NotRequired[RowSelection]
     trained_on: NotRequired[str]
+    source: NotRequired[str]
     postprocess: NotRequired[dict[str, Any]]
 
 

@@ -20,8 +20,10 @@ from uda.report.wording import (
     ordered,
     points,
     role,
+    source_gain,
     steps_said,
     subset_names,
+    unadapted,
     upper_bound,
 )
 
@@ -43,12 +45,14 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
     """All rows, and if asked what the words of their supervision mean."""
     rows, kind = ordered(metrics["rows"]), kind_of(metrics)
     used = {word for row in rows for word in row["supervision"]}
-    moved = {row["name"]: gain(row, rows) for row in rows}
+    moved = {row["name"]: gain(row, rows) for row in rows if unadapted(row, rows) is not row}
+    several = any("source" in row for row in rows)
     return {
         "kind": kind,
         "rows": rows,
         "top": best(rows),
-        "gains": {**moved, "source_only": None},
+        "gains": moved,
+        "trained": {row["name"]: source_gain(row, rows) for row in rows} if several else {},
         "unit": metrics.get("distance_unit"),
         "subsets": [f"mIoU, {name}" for name in subset_names(metrics)] if kind is PHOTOS else [],
         "fell": fell_back(rows),

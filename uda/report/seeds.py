@@ -82,6 +82,8 @@ def _rows(
                 "fallbacks": sum(one["fallback"] for one in said),
                 "kept": [one["kept"] for one in said],
             }
+        if "source" in row:
+            summary["source"] = row["source"]
         if "postprocess" in row:
             summary["postprocess"] = row["postprocess"]
         for measure in measures:

@@ -48,6 +48,8 @@ FELL_BACK = "→ kept the model before adaptation, because no checkpoint was saf
 FELL_BACK_SEEDS = "→ in so many seeds kept the model before adaptation"
 BEFORE = {"source": "source_only", "adabn": "adabn"}
 """what a guarded adaptation may keep in place of a checkpoint, and the row that shows the same network"""
+BASELINES = ("source_only", "adabn")
+"""rows before adaptation; those of a further source training have its name before"""
 FAIR: tuple[Role, ...] = ("baseline", "adapted")
 """rows that compete: they saw no target labels"""
 FOLD = 24  # characters of a row's name in a line
@@ -68,7 +70,7 @@ def score(row: Row) -> Mapping[str, Any]:
 def role(row: Row) -> Role:
     """What a row is to the reader; anything that saw target labels is no adaptation result."""
     name = row["name"].removesuffix(POST)
-    if name in ("source_only", "adabn"):
+    if name.endswith(BASELINES):
         return "baseline"
     if name == "target_supervised":
         return "supervised"
@@ -80,11 +82,11 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
     A row with post-processing follows the one without.
     """
-    rank = {"source_only": -2, "adabn": -1}
     place = list(ROLES)
 
-    def key(row: Row) -> tuple[int, int]:
-        return place.index(role(row)), rank.get(row["name"].removesuffix(POST), 0)
+    def key(row: Row) -> tuple[int, bool]:
+        adabn = row["name"].removesuffix(POST).endswith(BASELINES[1])
+        return place.index(role(row)), adabn
 
     return sorted(rows, key=key)
 
@@ -177,10 +179,32 @@ def mean_sd(measure: Mapping[str, Any], scale: float = 1.0) -> str:
 
 
 def gain(row: Row, rows: Iterable[Row]) -> float | None:
-    """Mean score minus that of source_only, a fraction."""
-    source = next((score(r)["mean"] for r in rows if r["name"] == "source_only"), None)
-    mean = score(row)["mean"]
-    return None if source is None or mean is None else float(mean - source)
+    """What adaptation gained: the mean score minus that of the row's own source model, a fraction."""
+    return _difference(row, unadapted(row, rows))
+
+
+def whole_gain(row: Row, rows: Sequence[Row]) -> float | None:
+    """The mean score minus that of source_only, a fraction; None for source_only itself."""
+    first = next((r for r in rows if r["name"] == BASELINES[0]), None)
+    return None if row is first else _difference(row, first)
+
+
+def source_gain(row: Row, rows: Sequence[Row]) -> float | None:
+    """What source training gained: the mean score of the row's own source model minus source_only, a fraction."""
+    own = unadapted(row, rows)
+    first = next((r for r in rows if r["name"] == BASELINES[0]), None)
+    return None if own is None else _difference(own, first)
+
+
+def unadapted(row: Row, rows: Iterable[Row]) -> Row | None:
+    """The row of the source model that a row started from."""
+    name = "_".join(filter(None, [row.get("source"), BASELINES[0]]))
+    return next((one for one in rows if one["name"] == name), None)
+
+
+def _difference(row: Row, other: Row | None) -> float | None:
+    mean, less = score(row)["mean"], None if other is None else score(other)["mean"]
+    return None if less is None or mean is None else float(mean - less)
 
 
 def interval(measure: Mapping[str, Any]) -> str:
