@@ -6,9 +6,8 @@ that of the pick. *Collapsed*: a quarter of AdaBN's true score is lost, or more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ class Run:
     """One training's candidates, those before adaptation first, then by step."""
 
     bench: str
+    source: str
     seed: int
     variant: str
     records: tuple[Record, ...]
@@ -48,9 +48,9 @@ class Run:
 
 def scores_of(record: Record, among_safe: bool) -> Scores:
     """A record's scores; its agreement with all candidates' mean, or with that of the safe ones."""
-    raw = {key: math.nan if value is None else value for key, value in record["scores"].items()}
+    raw = {one.name: float(record[one.name]) for one in fields(Scores)}
     if among_safe:
-        raw["agreement"] = record["agreement_safe"]
+        raw["agreement"] = float(record["agreement_safe"])
     return Scores(**raw)
 
 
