@@ -84,8 +84,8 @@ BENCHES = {
     ),
     "cardiac": Bench(
         "cardiac_bssfp_lge_methods",
-        steps=240,
-        every=30,
+        steps=200,
+        every=25,
         batch=8,
         variants={
             "minent_1e-4": _at("minent", 1e-4),
