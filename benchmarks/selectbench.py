@@ -19,9 +19,10 @@ import csv
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,11 @@ from uda.pipeline.domains import Domains
 from uda.pipeline.stage_protocol import Stage, run_stage
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, make_prior
-from uda.selection import Candidate, Judge, UnlabelledImages
+from uda.selection import BEFORE, Candidate, Judge, UnlabelledImages, look
 from uda.training.run import StageRun
 
+AGAIN = 1000
+"""what the seed of a repeated training is larger by"""
 OWN = "own"
 """the source model that the benchmark's recipe trains"""
 
@@ -78,40 +81,51 @@ class Trainings:
         """Cards, images and test cases."""
         return Domains(self.recipe, self.out)
 
-    def train(self, names: Iterable[str]) -> None:
-        """Estimate AdaBN and adapt each variant, unless they are complete."""
+    def train(self, names: Iterable[str], repeat: bool) -> None:
+        """Estimate AdaBN and adapt each variant, unless they are complete; with ``repeat`` from another seed too."""
         model = self.model
         with lock(self.out):
-            for name in (None, *names):
-                stage = self._adabn() if name is None else self._adapt(name)
+            planned = [self._adabn()]
+            for name in names:
+                planned.append(self._adapt(name, self.recipe.seed))
+                if repeat:
+                    planned.append(self._adapt(name, self.recipe.seed + AGAIN))
+            for stage in planned:
                 parents = {"model": sha256_of(model)}
                 done = run_stage(stage, self.out / stage.name, parents, self.recipe.compute)
                 print(f"{done.folder}: {done.seconds:.0f} s", flush=True)
 
     def _adabn(self) -> Stage:
         def body(folder: Path) -> dict[str, Any]:
-            return stages.adabn(self._run("adabn", folder), *self._inputs())
+            return stages.adabn(self._run("adabn", folder, self.recipe.seed), *self._inputs())
 
-        return self._stage("adabn", None, body)
+        return self._stage("adabn", None, body, self.recipe.seed)
 
-    def _adapt(self, name: str) -> Stage:
+    def _again(self, name: str) -> Path:
+        """Where a variant's training from another seed lies."""
+        return self.out / f"adapt-{name}_again"
+
+    def _adapt(self, name: str, seed: int) -> Stage:
         settings = self.bench.settings(name)
+        again = seed != self.recipe.seed
 
         def body(folder: Path) -> dict[str, Any]:
             parent, store, card = self._inputs()
             prior = self._prior(parent) if settings.prior else None
-            run = self._run(f"adapt-{name}", folder)
+            run = self._run(f"adapt-{name}", folder, seed)
             return stages.adapt(run, parent, store, card, settings, prior)
 
-        return self._stage(f"adapt-{name}", settings.model_dump(mode="json"), body)
+        stage = self._again(name).name if again else f"adapt-{name}"
+        return self._stage(stage, settings.model_dump(mode="json"), body, seed)
 
-    def _stage(self, name: str, settings: Any, body: Any) -> Stage:
+    def _stage(
+        self, name: str, settings: Any, body: Callable[[Path], dict[str, Any]], seed: int
+    ) -> Stage:
         seen = {"target/adapt": self.domains.key(self.domains.target, "adapt", False)}
-        return Stage(name, settings, (), lambda: seen, body, also={"seed": self.recipe.seed})
+        return Stage(name, settings, (), lambda: seen, body, also={"seed": seed})
 
-    def _run(self, stage: str, folder: Path) -> StageRun:
-        recipe = self.recipe
-        return StageRun(recipe.seed, stage, folder, True, compute=recipe.compute, origin={})
+    def _run(self, stage: str, folder: Path, seed: int) -> StageRun:
+        return StageRun(seed, stage, folder, compute=self.recipe.compute, origin={})
 
     def _inputs(self) -> tuple[Trained, Any, Any]:
         """The source model, read anew because a training changes it; the target's images and card."""
@@ -143,7 +157,11 @@ class Trainings:
                 for step, path in paths.items():
                     judge.judge(path, int(step))
                 judged = time.monotonic() - started
-                write_csv(files[name], records(judge, known | truth.of(name, paths)))
+                rows = records(judge, known | truth.of(name, paths))
+                others = {path.parent.name: path for path in snapshots_in(self._again(name))}
+                for row in rows:
+                    row["repeat_agreement"] = repeated(judge, row["name"], others.get(row["name"]))
+                write_csv(files[name], rows)
                 took = time.monotonic() - started
                 print(f"{files[name]}: {judged:.0f} s, {took:.0f} s with the truth", flush=True)
 
@@ -164,6 +182,7 @@ class Trainings:
             guard,
             fabric,
             self.recipe.seed,
+            every=True,
         )
 
     @cached_property
@@ -200,6 +219,8 @@ class Truth:
 def records(judge: Judge, true: dict[str, float]) -> list[dict[str, Any]]:
     """Scores of all candidates of a training, and among the safe ones, beside the truth."""
     everyone, safe = judge.scores(judge.candidates), judge.scores()
+    checkpoints = judge.candidates[len(BEFORE) :]
+    changed = {two.name: judge.agreement(one, two) for one, two in pairwise(checkpoints)}
 
     def record(one: Candidate) -> dict[str, Any]:
         scores = dataclasses.asdict(everyone[one.name])
@@ -210,16 +231,27 @@ def records(judge: Judge, true: dict[str, float]) -> list[dict[str, Any]]:
             "faults": "; ".join(one.faults),
             **scores,
             "agreement_safe": safe[one.name].agreement if one.name in safe else math.nan,
+            "previous_agreement": changed.get(one.name, math.nan),
         }
 
     return [record(one) for one in judge.candidates]
 
 
+def repeated(judge: Judge, name: str, path: Path | None) -> float:
+    """Dice between a checkpoint's labels and those of the same step trained from another seed; NaN without one."""
+    if path is None:
+        return math.nan
+    model, _ = load_model(path, known=judge.source)
+    other = look(model.to(judge.fabric.device), judge.images, judge.fabric, judge.seed).labels
+    labels = next(one.labels for one in judge.candidates if one.name == name).long()
+    return float(judge.expected.dice(labels, other).mean())
+
+
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of equal keys; NaN is an empty field."""
+    """Rows; NaN is an empty field."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as work, work.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         for row in rows:
             writer.writerow({key: "" if value != value else value for key, value in row.items()})
@@ -294,6 +326,8 @@ def arguments() -> argparse.Namespace:
         one.add_argument("--steps", type=int, help="shorter trainings, to try the commands")
         one.add_argument("--only", action="append", metavar="VARIANT", help="some variants alone")
         one.add_argument("--out", type=Path, default=Path("checkpoints/selectbench"))
+        if step == "train":
+            one.add_argument("--repeat", action="store_true", help="each also from another seed")
         if step == "judge":
             one.add_argument("--again", action="store_true", help="also what was judged before")
     one = steps.add_parser("table")
@@ -317,7 +351,7 @@ def main() -> None:
     for trainings in trainings_of(given):
         names = given.only or list(trainings.bench.variants)
         if given.step == "train":
-            trainings.train(names)
+            trainings.train(names, given.repeat)
         else:
             trainings.judge(names, given.again)
 

@@ -12,6 +12,7 @@ from conftest import Once, Tiny, make_tiny
 from typer.testing import CliRunner
 
 from uda.cli.main import app
+from uda.config.guard import Rule
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import RunError
@@ -65,7 +66,7 @@ def weights(folder: Path) -> dict[str, list[float]]:
 def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Make the rule choose candidate ``name`` if it exists."""
 
-    def choose(scores: dict[str, Scores]) -> Choice:
+    def choose(scores: dict[str, Scores], rule: Rule) -> Choice:
         return Choice(name if name in scores else "adabn", dict.fromkeys(scores, 1.0))
 
     monkeypatch.setattr(judging, "choose", choose)

@@ -36,7 +36,7 @@ def labels_of(first: int, second: int) -> Tensor:
 
 def views_of(labels: Tensor) -> Views:
     log_p = (functional.one_hot(labels, 3).movedim(-1, 1) * 20.0).log_softmax(1)
-    return Views(log_p, (labels,))
+    return Views(log_p, lambda family: (labels, labels))
 
 
 def expected(first: int = 10, second: int = 20, ratio: tuple[float, ...] | None = None) -> Expected:
