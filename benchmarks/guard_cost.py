@@ -114,6 +114,8 @@ def measure(method: str, rule: Rule, every: bool, given: argparse.Namespace) -> 
     adabn, model = (build(NETWORK, len(CLASSES)) for _ in range(2))
     for one in (adabn, model):
         one.load_state_dict(source.state_dict())
+    for one in (source, adabn, model):
+        one.to(memory_format=torch.channels_last)
     ready = [
         Batch(target=TargetBatch(items.image(numbers), torch.from_numpy(numbers)))
         for numbers in (batch_indices(len(items), 8, step, 0) for step in range(4))
@@ -127,7 +129,7 @@ def measure(method: str, rule: Rule, every: bool, given: argparse.Namespace) -> 
         guard, ratio = Guard(factor=1e9, overlap=0, rule=rule), torch.full((len(CLASSES),), 0.25)
         judge = Judge(
             UnlabelledImages(items, guard.images), CLASSES, (1, 2, 3), ratio,
-            source, adabn, guard, fabric, 0, every,
+            source, adabn, guard, fabric, 0, torch.channels_last, every,
         )  # fmt: skip
         judged = time.perf_counter()
 

@@ -170,6 +170,8 @@ class Trainings:
         source, info = load_model(self.model)
         adabn, _ = load_model(self.out / "adabn")
         store, guard = self.domains.store(target, "adapt", False), Guard()
+        for model in (source, adabn):
+            model.to(fabric.device).to(memory_format=torch.channels_last)
         return Judge(
             UnlabelledImages(
                 items_of(store, info.network.patch), guard.images, mirrored=target.photos
@@ -177,11 +179,12 @@ class Trainings:
             info.classes,
             tuple(info.classes.index(name) for name in target.structures),
             None if info.class_ratio is None else torch.tensor(info.class_ratio),
-            source.to(fabric.device),
-            adabn.to(fabric.device),
+            source,
+            adabn,
             guard,
             fabric,
             self.recipe.seed,
+            torch.channels_last,
             every=True,
         )
 

@@ -141,6 +141,15 @@ def test_perturbed_images_are_predicted_when_they_are_asked_for_and_once() -> No
     assert model.images == 60
 
 
+def test_of_many_images_every_second_one_is_perturbed() -> None:
+    model, images = ByIntensity(), UnlabelledImages(Cases((20, 20)), 64)
+    before, after = look(model, images, FABRIC, 0).held_out
+    assert model.images == 40 + 20
+    known = [bool((pair >= 0).all()) for pair in before]
+    assert known == [True, False] * 20
+    assert [bool((pair >= 0).all()) for pair in after] == known
+
+
 def test_every_kind_of_a_family_gets_images_even_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
     real = views.perturbed
@@ -190,7 +199,7 @@ class Bench:
         ratio = torch.tensor([0.4, 0.4, 0.2])
         guard = guard.model_copy(update={"rule": rule})
         return Judge(
-            images, CLASSES, (1, 2), ratio, self.model, self.model, guard, FABRIC, 0, every
+            images, CLASSES, (1, 2), ratio, self.model, self.model, guard, FABRIC, 0, every=every
         )
 
     def snapshot(self, bias: Sequence[float] = (0.0, 0.0, 0.0)) -> Path:

@@ -277,6 +277,7 @@ def _judge_maker(
 
     def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
         source, info = parent.network.to(fabric.device), parent.info
+        layout = _memory_format(run, info)
         if warmed is None:
             adabn = copy.deepcopy(source)
             images = all_images(items, replace(run, stage="adabn"))  # the order of stage adabn
@@ -284,6 +285,8 @@ def _judge_maker(
                 estimate_batchnorm(adabn, islice(images, ADABN_BATCHES), fabric.device)
         else:
             adabn = warmed.to(fabric.device)
+        for one in (source, adabn):
+            one.to(memory_format=layout)
         ratio = prior.ratio if prior else info.class_ratio
         judge = Judge(
             UnlabelledImages(items, settings.guard.images, mirrored=card.photos),
@@ -295,10 +298,18 @@ def _judge_maker(
             settings.guard,
             fabric,
             run.seed,
+            layout,
         )
         return judge, (source, adabn)
 
     return make
+
+
+def _memory_format(run: StageRun, info: ModelInfo) -> torch.memory_format:
+    """How weights lie in memory: channels last is faster for most networks."""
+    if not run.compute.channels_last:
+        return torch.preserve_format
+    return torch.channels_last_3d if info.network.spatial_dims == 3 else torch.channels_last
 
 
 def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
@@ -333,9 +344,7 @@ def _fit(
     seen: Callable[[int], bool] = lambda step: False,
 ) -> nn.Module:
     """Run the loop and write its snapshots; ``seen`` gets the step of each and may end the training."""
-    if run.compute.channels_last:
-        volumetric = info.network.spatial_dims == 3
-        model.to(memory_format=torch.channels_last_3d if volumetric else torch.channels_last)
+    model.to(memory_format=_memory_format(run, info))
 
     def snapshot(kept: nn.Module, step: int) -> bool:
         path = snapshot_file(run.folder, step)

@@ -58,6 +58,7 @@ class Judge:
         ratio: expected class ratio ``[k]``; None where neither a prior nor the model knows one.
         source: the model before adaptation, on the fabric's device.
         adabn: the same with the target's BatchNorm statistics; the same object where it has no BatchNorm.
+        memory_format: of the judged networks' weights.
         every: compute all scores, also of what the gates reject: for measuring what scores are worth.
     """
 
@@ -72,10 +73,11 @@ class Judge:
         guard: Guard,
         fabric: Fabric,
         seed: int,
+        memory_format: torch.memory_format = torch.preserve_format,
         every: bool = False,
     ) -> None:
         self.images, self.guard, self.fabric, self.seed = images, guard, fabric, seed
-        self.source, self.every = source, every
+        self.source, self.every, self.memory_format = source, every, memory_format
         self.names = EVERY if every else needed(guard.rule)
         self.case = images.case.to(fabric.device)
         before = [look(model, images, fabric, seed) for model in (source, adabn)]
@@ -92,7 +94,8 @@ class Judge:
     def judge(self, path: Path, step: int) -> Candidate:
         """Look at the model of a file and remember it, named by its step."""
         model, _ = load_model(path, known=self.source)
-        views = look(model.to(self.fabric.device), self.images, self.fabric, self.seed)
+        model.to(self.fabric.device).to(memory_format=self.memory_format)
+        views = look(model, self.images, self.fabric, self.seed)
         self.candidates.append(self._candidate(f"{step:06d}", step, views))
         return self.candidates[-1]
 

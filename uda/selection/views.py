@@ -24,6 +24,8 @@ LONGEST = 128
 """Most pixels along the longer side of the coarse grid."""
 BATCH = 8
 """Images per forward pass."""
+FEW = 32
+"""Up to so many images are all perturbed, of more every second one."""
 NEIGHBOURS = 3
 """Fewest neighbouring slices that make a stack."""
 
@@ -84,9 +86,14 @@ class UnlabelledImages:
         parts = torch.tensor_split(maps, (np.flatnonzero(apart) + 1).tolist())
         return [part for part in parts if len(part) >= NEIGHBOURS]
 
-    def batches(self, size: int = BATCH) -> Iterator[Tensor]:
-        """Batches of the images ``[b, c, *s]``."""
-        places = self.items.places(self.numbers)
+    @property
+    def perturbed(self) -> slice:
+        """Which of the images are perturbed."""
+        return slice(None, None, 1 if len(self.numbers) <= FEW else 2)
+
+    def batches(self, some: slice = slice(None), size: int = BATCH) -> Iterator[Tensor]:
+        """Batches of some of the images ``[b, c, *s]``."""
+        places = self.items.places(self.numbers)[some]
         for first in range(0, len(places), size):
             yield self.items.image(places[first : first + size])
 
@@ -111,12 +118,12 @@ class Views:
     @cached_property
     def perturbed(self) -> Pair:
         """Labels without and with perturbations that students are trained under, mapped back; -1 outside the
-        transformed image."""
+        transformed image, and where an image was not perturbed."""
         return self.under("trained")
 
     @cached_property
     def held_out(self) -> Pair:
-        """Labels without and with perturbations of the held-out family."""
+        """Labels without and with perturbations of the held-out family, likewise."""
         return self.under("held_out")
 
     @cached_property
@@ -129,7 +136,7 @@ class Views:
 def look(model: nn.Module, images: UnlabelledImages, fabric: Fabric, seed: int) -> Views:
     """Predict the images in evaluation mode; with one seed every model sees the same perturbations.
 
-    A family of perturbations costs one more pass over the images, in which its kinds take turns.
+    A family of perturbations costs at most half of a pass over the images more; its kinds take turns.
 
     Args:
         model: on the fabric's device; its mode is restored afterwards. It must not change before the views are used.
@@ -160,12 +167,14 @@ def _under(
     fabric: Fabric,
     seed: int,
 ) -> Pair:
-    """One pass over the images, the kinds in turns from batch to batch; every kind gets images if there are enough."""
-    size = max(1, min(BATCH, len(labels) // len(kinds)))
+    """Some images under perturbations, the kinds in turns from batch to batch; each gets images if there are enough."""
+    some = images.perturbed
+    chosen = labels[some]
+    size = max(1, min(BATCH, len(chosen) // len(kinds)))
     pairs: list[Pair] = []
     with _evaluating(model):
         for number, (batch, known) in enumerate(
-            zip(images.batches(size), labels.split(size), strict=True)
+            zip(images.batches(some, size), chosen.split(size), strict=True)
         ):
             kind = kinds[number % len(kinds)]
             generator = torch.Generator(fabric.device)
@@ -173,8 +182,10 @@ def _under(
             image = batch.to(fabric.device)
             both = perturbed(kind, model, image, known.long(), fabric, generator)
             pairs.append((_grid(both[0]), _grid(both[1])))
-    first, second = zip(*pairs, strict=True)
-    return torch.cat(first), torch.cat(second)
+    first, second = (torch.full_like(_grid(labels), -1, dtype=torch.long) for _ in range(2))
+    first[some] = torch.cat([pair[0] for pair in pairs])
+    second[some] = torch.cat([pair[1] for pair in pairs])
+    return first, second
 
 
 @contextmanager
