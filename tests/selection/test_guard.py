@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -178,15 +179,19 @@ def test_training_goes_on_where_the_labels_change(tiny: Tiny, runs: Path) -> Non
 
 
 def test_the_record_says_what_a_better_checkpoint_lacked(tiny: Tiny, runs: Path) -> None:
-    """Nothing agrees more with the two models before adaptation than one of them."""
-    rule = "adapt.minent.guard.rule={ranked: [nuclear_norm], better: [before_agreement]}"
+    """No class ratio is at a distance of 0 from the expected one."""
+    rule = "adapt.minent.guard.rule={ranked: [nuclear_norm], distance: 0}"
     wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
     record = adapted(tiny, runs, "adapt.minent.lr=1e-3", rule, *wide)["selection"]
-    assert record["kept"] == "adabn"
+    assert (record["kept"], record["fallback"]) == ("adabn", True)
     assert record["rule"] == ["nuclear_norm"]
-    assert "it is not better than AdaBN by before_agreement" in record["why"]
+    assert re.search(
+        r"^none of \d safe checkpoints was better by the same scores: of the best by rank, step \d, its distance to "
+        r"the expected class ratio is \S+, expected at most 0$",
+        record["why"],
+    )
     for one in record["candidates"]:
-        assert set(one["scores"]) == {"nuclear_norm", "before_agreement"}
+        assert set(one["scores"]) == {"nuclear_norm", "ratio_distance"}
 
 
 WARMED = ("adapt.minent.batchnorm=warmed", "adapt.minent.lr=1e-4")
