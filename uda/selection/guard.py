@@ -138,7 +138,9 @@ class Watch:
         told = f"none of {safe} safe checkpoints was better by the same scores"
         first = max(choice.ranks, key=lambda name: choice.ranks[name])
         why = choice.refused.get(first)
-        return told if why is None else f"{told}: of the best by rank, {_called(first)}, {why}"
+        if why is None:
+            return told
+        return f"{told}; the best by rank, {_called(first)}, may not replace AdaBN: {why}"
 
     def _listed(self, choice: Choice) -> list[dict[str, Any]]:
         scores = self.judge.scores()
