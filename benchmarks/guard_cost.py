@@ -38,7 +38,7 @@ from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm, set_mode
 from uda.networks.build import build
 from uda.networks.model_file import ModelInfo, save_model
 from uda.pipeline.stages import ADABN_BATCHES
-from uda.selection import Judge, UnlabelledImages
+from uda.selection import Judge, UnlabelledImages, needed
 from uda.selection.guard import JUDGEMENTS, snapshot_file
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
@@ -180,7 +180,7 @@ def main() -> None:
         for every in (False, True) if given.every else (False,):
             s = measure(method, rule, every, given)
             training = given.steps * s.step
-            scores = "every one" if every else ", ".join(rule.ranked + rule.better)
+            scores = "every one" if every else ", ".join(needed(rule))
             print(
                 f"| {method} | {scores} | {s.step:.2f} s | {s.judgement:.1f} s | "
                 f"{100 * s.guard() / training:.1f} % | {100 * s.adabn / training:.1f} % |",

@@ -2,7 +2,7 @@
 
 A *run* is one training: its checkpoints, the source model and AdaBN. *Regret* is the best true score among them minus
 that of the pick. *Collapsed*: a quarter of AdaBN's true score is lost, or more. The criteria were written down before
-any checkpoint of the strong sources was scored.
+any checkpoint of the bench was scored.
 """
 
 from __future__ import annotations
@@ -40,29 +40,47 @@ RANKED: tuple[tuple[str, ...], ...] = (
     ("held_out", "ratio_distance", "agreement"),
     ("held_out", "ratio_distance", "source_agreement"),
     ("ratio_distance", "largest_component", "source_agreement"),
+    ("ratio_distance", "largest_component"),
+    ("consistency", "nuclear_norm", "ratio_distance", "largest_component"),
+    ("held_out", "ratio_distance", "largest_component"),
+    ("held_out", "confidence"),
 )
 """sets of scores whose ranks are combined"""
+FLOOR = {"distance_floor": 0.001}
 CONDITIONS: dict[str, dict[str, Any]] = {
     "": {},
-    "distance ≤ 1×": {"distance": 1.0, "distance_floor": 0.001},
-    "distance ≤ 2×": {"distance": 2.0, "distance_floor": 0.001},
-    "distance ≤ 4×": {"distance": 4.0, "distance_floor": 0.001},
+    "distance ≤ 1×": {"distance": 1.0, **FLOOR},
+    "distance ≤ 2×": {"distance": 2.0, **FLOOR},
+    "distance ≤ 4×": {"distance": 4.0, **FLOOR},
+    "distance ≤ 20×": {"distance": 20.0, **FLOOR},
     "margin 0.1": {"margin": 0.1},
     "margin 0.25": {"margin": 0.25},
     "better by all": {"most": 1.0},
     "better by two thirds": {"most": 0.66},
-    "better by all, distance ≤ 2×": {"most": 1.0, "distance": 2.0, "distance_floor": 0.001},
-    "margin 0.1, distance ≤ 2×": {"margin": 0.1, "distance": 2.0, "distance_floor": 0.001},
+    "better by all, distance ≤ 2×": {"most": 1.0, "distance": 2.0, **FLOOR},
+    "margin 0.1, distance ≤ 2×": {"margin": 0.1, "distance": 2.0, **FLOOR},
+    "held_out +0.02": {"better": {"held_out": 0.02}},
+    "held_out +0.05": {"better": {"held_out": 0.05}},
+    "held_out +0.1": {"better": {"held_out": 0.1}},
+    "consistency +0.02": {"better": {"consistency": 0.02}},
+    "consistency +0.05": {"better": {"consistency": 0.05}},
+    "largest_component −0.01": {"better": {"largest_component": -0.01}},
+    "held_out +0.02, largest_component −0.01": {
+        "better": {"held_out": 0.02, "largest_component": -0.01}
+    },
+    "held_out +0.05, largest_component −0.02": {
+        "better": {"held_out": 0.05, "largest_component": -0.02}
+    },
 }
-"""what a checkpoint has to show against AdaBN; *better* by the scores that are ranked"""
+"""what a checkpoint has to show against AdaBN; *better by*: of the scores that are ranked"""
 
 
 def criteria() -> Iterator[tuple[str, Rule]]:
     """Every rule that the table compares, by a name."""
     for ranked, (said, settings) in itertools.product(RANKED, CONDITIONS.items()):
-        better = ranked if "most" in settings else ()
+        better = dict.fromkeys(ranked, 0.0) if "most" in settings else {}
         name = " + ".join(ranked) + (f"; {said}" if said else "")
-        yield name, Rule(ranked=ranked, better=better, **settings)
+        yield name, Rule(**{"ranked": ranked, "better": better, **settings})
 
 
 @dataclass(frozen=True)

@@ -181,19 +181,44 @@ def test_by_ranks_alone_a_checkpoint_need_not_be_better_by_anything_else() -> No
 def test_a_checkpoint_has_to_be_better_than_adabn_by_enough_of_the_scores(
     changed: dict[str, float], most: float, kept: str
 ) -> None:
-    rule = Rule(better=("held_out", "largest_component"), most=most)
+    rule = Rule(better={"held_out": 0, "largest_component": 0}, most=most)
     assert against(ADABN, replace(BETTER, **changed), rule).name == kept
 
 
 def test_what_is_missing_is_told() -> None:
-    rule = Rule(better=("held_out", "largest_component"))
+    rule = Rule(better={"held_out": 0.1, "largest_component": 0})
     told = against(ADABN, BETTER, rule).refused
-    assert told["000100"] == "it is not better than AdaBN by largest_component"
-    assert told["source"] == "it is not better than AdaBN by held_out, largest_component"
+    assert told["000100"] == (
+        "it is not enough better than AdaBN by held_out (+0.05, expected over +0.1), "
+        "largest_component (+0, expected over +0)"
+    )
+    assert set(told) == {"source", "000100"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "kept"), [(0.04, "000100"), (0.06, "adabn"), (-0.01, "000100"), (0.0, "000100")]
+)
+def test_a_gain_is_in_units_of_the_score(gain: float, kept: str) -> None:
+    """The checkpoint's held-out consistency is 0.05 above AdaBN's."""
+    assert against(ADABN, BETTER, Rule(better={"held_out": gain})).name == kept
+
+
+@pytest.mark.parametrize(("component", "kept"), [(0.895, "000100"), (0.885, "adabn")])
+def test_with_a_negative_gain_a_checkpoint_may_be_a_little_worse(
+    component: float, kept: str
+) -> None:
+    changed = replace(BETTER, largest_component=component)
+    assert against(ADABN, changed, Rule(better={"largest_component": -0.01})).name == kept
+
+
+def test_of_scores_that_should_be_small_less_is_a_gain() -> None:
+    nearer = replace(BETTER, ratio_distance=0.004)
+    assert against(ADABN, nearer, Rule(better={"ratio_distance": 0.005})).name == "000100"
+    assert against(ADABN, nearer, Rule(better={"ratio_distance": 0.007})).name == "adabn"
 
 
 def test_a_score_that_nobody_knows_takes_no_part_in_the_comparison() -> None:
-    rule = Rule(better=("held_out", "continuity"))  # photographs have no neighbouring slices
+    rule = Rule(better={"held_out": 0, "continuity": 0})  # photographs have no neighbouring slices
     assert against(ADABN, BETTER, rule).name == "000100"
     unknown = replace(BETTER, held_out=float("nan"))
     assert against(ADABN, unknown, rule).name == "adabn"
@@ -234,13 +259,14 @@ def test_without_an_expected_class_ratio_no_distance_is_asked_for() -> None:
 def test_the_source_model_too_has_to_be_better_than_adabn() -> None:
     scores = {"source": HIGH, "adabn": LOW}
     assert choose(scores).name == "source"
-    assert choose(scores, Rule(better=("consistency",))).name == "source"
-    assert choose(scores, Rule(better=("density",))).name == "adabn"
+    assert choose(scores, Rule(better={"consistency": 0})).name == "source"
+    assert choose(scores, Rule(better={"density": 0})).name == "adabn"
 
 
 def test_a_rule_reads_what_it_names() -> None:
     assert needed(Rule()) == ("consistency", "nuclear_norm")
-    rule = Rule(ranked=("held_out", "agreement"), better=("held_out", "continuity"), distance=2.0)
+    better = {"held_out": 0.0, "continuity": 0.0}
+    rule = Rule(ranked=("held_out", "agreement"), better=better, distance=2.0)
     assert needed(rule) == ("held_out", "agreement", "continuity", "ratio_distance")
 
 
@@ -248,8 +274,9 @@ def test_a_rule_knows_the_scores_and_a_guard_of_today_says_nothing_of_it() -> No
     assert set(KNOWN) == set(SCORES)
     with pytest.raises(ConfigError, match=r"no score 'helt_out'(.|\n)*did you mean 'held_out'"):
         parse(Guard, {"rule": {"ranked": ["helt_out"]}}, "guard")
-    with pytest.raises(ConfigError):
-        parse(Guard, {"rule": {"ranked": []}}, "guard")
+    for wrong in ({"ranked": []}, {"better": {"held": 0}}, {"better": {"held_out": "nan"}}):
+        with pytest.raises(ConfigError):
+            parse(Guard, {"rule": wrong}, "guard")
     of_before = {"images": 64, "factor": 3.0, "overlap": 0.7, "patience": 3, "unsafe": 2}
     assert Guard().model_dump(mode="json") == of_before
     changed = Guard(rule=Rule(margin=0.1), settled=0.9).model_dump(mode="json")

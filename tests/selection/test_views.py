@@ -253,7 +253,7 @@ def test_a_run_computes_what_its_rule_reads_and_no_more(
 
 
 def test_a_rule_may_also_read_scores_that_do_not_rank(bench: Bench) -> None:
-    rule = Rule(ranked=("nuclear_norm",), better=("continuity",), distance=2.0)
+    rule = Rule(ranked=("nuclear_norm",), better={"continuity": 0}, distance=2.0)
     alone = bench.judge(rule).judge(bench.snapshot(), 10).alone
     assert alone.ratio_distance >= 0
     assert 0 <= alone.continuity <= 1

@@ -36,6 +36,7 @@ def _known(name: str) -> str:
 
 
 Score = Annotated[str, AfterValidator(_known)]
+Gain = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rule(Frozen):
@@ -47,8 +48,9 @@ class Rule(Frozen):
 
     ranked: Annotated[tuple[Score, ...], Field(min_length=1)] = ("consistency", "nuclear_norm")
     """scores whose ranks are averaged"""
-    better: tuple[Score, ...] = ()
-    """scores by which it has to be better than AdaBN"""
+    better: dict[Score, Gain] = Field(default_factory=dict)
+    """scores by which it has to be better than AdaBN, and by how much more than this; with a negative number it may be
+    worse, but not by so much"""
     most: Annotated[float, Field(gt=0, le=1)] = 1.0
     """share of ``better`` that suffices"""
     margin: Share = 0.0

@@ -86,10 +86,14 @@ def _refused(
     """Why a candidate may not replace AdaBN; empty if it may."""
     one, adabn = scores[name], scores["adabn"]
     known = [score for score in rule.better if math.isfinite(adabn.merit(score))]
-    better = [score for score in known if one.merit(score) > adabn.merit(score)]
-    if len(better) < rule.most * len(known):
-        worse = ", ".join(score for score in known if score not in better)
-        return f"it is not better than AdaBN by {worse}"
+    gains = {score: one.merit(score) - adabn.merit(score) for score in known}
+    worse = [score for score in known if not gains[score] > rule.better[score]]
+    if len(known) - len(worse) < rule.most * len(known):
+        told = [
+            f"{score} ({gains[score]:+.3g}, expected over {rule.better[score]:+g})"
+            for score in worse
+        ]
+        return f"it is not enough better than AdaBN by {', '.join(told)}"
     lead = (ranks[name] - ranks["adabn"]) / max(len(ranks) - 1, 1)
     if rule.margin and lead < rule.margin:
         return f"its rank is {lead:.2f} of the ranks above AdaBN's, expected {rule.margin:.2f}"
