@@ -418,3 +418,89 @@ def test_defaults_of_a_variant_are_those_of_the_schema() -> None:
     minent = parse(Recipe, raw_recipe(), "x").adapt["minent"]
     assert minent == Adapt.model_validate(raw_recipe()["adapt"]["minent"])
     assert (minent.source_free, minent.batchnorm, minent.ema) == (True, "train", 0.0)
+
+
+# settings that came later
+
+
+def test_a_setting_that_came_later_can_be_changed_and_is_shown(tiny: Tiny) -> None:
+    assert "splits" not in tiny.load().data.model_dump(mode="json")
+    changed = tiny.load("data.splits.target.test=[c1]", "data.splits.source.validate=train")
+    assert changed.data.splits.target == {"adapt": None, "test": ("c1",), "train": None}
+    assert changed.data.splits.source == {"train": None, "validate": "train"}
+    shown = yaml.safe_load(show(tiny.load()))
+    assert shown["data"]["splits"]["source"] == {"train": None, "validate": None}
+    assert parse(Recipe, shown, "shown") == tiny.load()
+
+
+# data.splits
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ({"tset": ["c1"]}, "there is no role 'tset'; did you mean 'test'?"),
+        ({"test": []}, "test is []"),
+        ({"test": [1, 2]}, "a list of cases in quotes"),
+        ({"test": ""}, "test is ''"),
+        ({"adapt": ["c1", "c1"]}, "adapt names a case twice"),
+        ({"adapt": 3}, "adapt is 3"),
+    ],
+)
+def test_cases_that_cannot_be_chosen_cost_one_message(roles: dict[str, Any], words: str) -> None:
+    raw = raw_recipe()
+    raw["data"]["splits"] = {"target": roles}
+    fault = fault_of(raw)
+    assert words in fault
+    assert "data.splits.target" in fault
+    assert "faults" not in fault
+
+
+# cards beside a recipe
+
+
+def test_a_card_beside_its_recipe_is_found_from_everywhere(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_recipe()
+    raw["data"] |= {"source": "source.yaml", "target": "../home/target.yaml"}
+    file = tiny.home / "mine.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    data = load_recipe(str(file)).data
+    assert load_card(data.source).name == "source"
+    assert load_card(data.target).name == "target"
+    shown = elsewhere / "shown.yaml"
+    shown.write_text(show(load_recipe(str(file))))
+    assert load_recipe(str(shown)).data == data
+    monkeypatch.chdir(tiny.home)
+    assert load_card(load_recipe("mine.yaml").data.target).name == "target"
+
+
+def test_two_cards_at_one_path_are_refused_and_an_override_is_of_the_current_folder(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_recipe()
+    raw["data"] |= {"source": "source.yaml", "target": str(tiny.home / "target.yaml")}
+    (tiny.home / "mine.yaml").write_text(yaml.safe_dump(raw))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "here.yaml").write_text(yaml.safe_dump(raw_card(name="here")))
+    assert (
+        load_card(
+            load_recipe(str(tiny.home / "mine.yaml"), ["data.source=here.yaml"]).data.source
+        ).name
+        == "here"
+    )
+    (elsewhere / "source.yaml").write_text(yaml.safe_dump(raw_card()))
+    with pytest.raises(ConfigError, match="means two cards") as caught:
+        load_recipe(str(tiny.home / "mine.yaml"))
+    assert str(elsewhere / "source.yaml") in str(caught.value)
+    assert str(tiny.home / "source.yaml") in str(caught.value)
+    (elsewhere / "source.yaml").unlink()
+    (tiny.home / "source.yaml").unlink()
+    with pytest.raises(ConfigError, match="from the recipe's folder"):
+        load_card(load_recipe(str(tiny.home / "mine.yaml")).data.source)

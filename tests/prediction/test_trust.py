@@ -14,6 +14,7 @@ from uda.data.geometry import Geometry
 from uda.data.images import photo_geometry
 from uda.errors import ModelError
 from uda.networks.image_ranges import ImageRanges, Range, ranges_over
+from uda.networks.limits import FEWEST, Limits, limits_from
 from uda.networks.model_file import ModelInfo
 from uda.prediction.confidence import CaseStatistics
 from uda.prediction.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown
@@ -286,3 +287,130 @@ def test_numbers_are_worded_for_a_reader() -> None:
     assert in_words("ratio/disk", 0.00001) == "below 0.01 %"
     assert in_words("height_mm", 163.4, 163.4) == "163 mm"
     assert in_words("intensity_p5", -980.2, -12.34) == "-980 to -12.3"
+
+
+# measures that validation images calibrate
+
+
+def masks(seed: int = 0) -> torch.Tensor:
+    """Logits whose most likely classes are blobs in several pieces; all are far from even."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).normal(size=(3, DEPTH, *SIZE))
+    smooth = np.stack([gaussian_filter(one, 1.0) for one in noise])
+    return torch.from_numpy(20 * smooth).float().movedim(0, 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shape_is_that_of_the_whole_volume(seed: int) -> None:
+    from scipy.ndimage import label
+
+    values = masks(seed)
+    found, seen = tallied([values]).calibrated(KNOWS), values.argmax(1).numpy()
+    assert all(0 <= value <= 1 for value in found.values())
+    for k, name in list(enumerate(CLASSES))[1:]:
+        mask = seen == k
+        pieces, _ = label(mask)
+        largest = np.bincount(pieces.ravel())[1:].max()
+        assert found[f"stray/{name}"] == pytest.approx(1 - largest / mask.sum())
+        both = 2 * (mask[1:] & mask[:-1]).sum()
+        assert found[f"neighbours/{name}"] == pytest.approx(
+            both / (mask[1:].sum() + mask[:-1].sum())
+        )
+        assert found[f"share/{name}"] == pytest.approx(mask.sum() / (seen > 0).sum())
+    assert max(found["stray/disk"], found["stray/ring"]) > 0
+    assert tallied(list(values.split(2))).calibrated(KNOWS) == found
+
+
+def test_pieces_that_meet_in_a_later_slice_are_one() -> None:
+    values = torch.zeros(DEPTH, 3, *SIZE)
+    values[:, 0] = 1
+    values[:, 1, 2, 1] = values[:, 1, 2, 5] = 9  # two columns …
+    assert tallied([values]).calibrated(KNOWS)["stray/disk"] == pytest.approx(0.5)
+    values[-1, 1, 2, 1:6] = 9  # … and a bridge
+    assert tallied([values]).calibrated(KNOWS)["stray/disk"] == 0
+
+
+def test_a_structure_that_is_not_found_counts_as_no_confidence() -> None:
+    values = logits()
+    values[:, 2] = -50
+    found = tallied([values]).calibrated(KNOWS)
+    alone = tallied([values]).measures(KNOWS)["confidence/disk"]
+    assert found["confidence_overall"] == pytest.approx(alone / 2)
+    assert found["neighbours/ring"] == found["share/ring"] == 0
+    assert "stray/ring" not in found
+
+
+def test_a_single_plane_has_no_shape() -> None:
+    statistics = CaseStatistics(photo_geometry(SIZE, SIZE))
+    statistics.add(logits()[0])
+    assert statistics.measures(KNOWS)
+    assert statistics.calibrated(KNOWS) == {}
+
+
+# calibrated limits
+
+
+def test_a_limit_lies_between_the_last_sound_prediction_and_the_next_poor_one() -> None:
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.6, 0.9]
+    dice = [0.2, 0.3, 0.1, 0.4, 0.6, 0.5, 0.9, 0.8]  # the poor one at 0.7 lies among the sound
+    found = limits_from([{"a": v, "b": 1 - v} for v in values], dice)
+    assert found.accepted == {"a": (0.55, 1.0), "b": (0.0, 0.45)}
+    assert (found.dice, found.predictions, found.poor) == (0.7, 8, 6)
+
+
+@pytest.mark.parametrize("dice", [[0.5] * 8, [0.9] * 8, [0.9, *[0.5] * 7]])
+def test_where_predictions_do_not_tell_there_is_no_limit(dice: list[float]) -> None:
+    assert limits_from([{"a": n / 8} for n in range(8)], dice).accepted.get("a", (0, 1))[0] == 0
+
+
+def test_few_poor_predictions_say_too_little() -> None:
+    def limits(poor: int) -> dict[str, tuple[float, float]]:
+        dice = [0.5] * poor + [0.9] * 10
+        return dict(limits_from([{"a": n / 20} for n in range(len(dice))], dice).accepted)
+
+    assert limits(FEWEST - 1) == {}
+    assert limits(FEWEST) == {"a": ((FEWEST - 0.5) / 20, 1.0)}
+
+
+def test_a_measure_that_some_predictions_lack_is_judged_by_the_others() -> None:
+    measures = [{"a": n / 20, **({"b": n / 20} if n != 5 else {})} for n in range(12)]
+    found = limits_from(measures, [0.5] * 6 + [0.9] * 6).accepted
+    assert found["a"] == found["b"] or found["b"][0] == pytest.approx(0.25)
+    assert found["a"][0] == pytest.approx(0.275)
+
+
+LIMITED = describe(
+    ranges_over(OWN_IMAGES),
+    limits=Limits(0.7, 70, 27, {"confidence_overall": (0.8, 1.0), "stray/disk": (0.0, 0.1)}),
+)
+
+
+def test_calibrated_limits_flag_and_say_where_they_come_from() -> None:
+    case = {**OWN_IMAGES[0], "confidence_overall": 0.75, "stray/disk": 0.25}
+    assert flags_of(case, KNOWS) == ()  # a model without limits has no such flag
+    sure, shape = flags_of(case, LIMITED)
+    assert (shape.kind, shape.measure, shape.low, shape.high) == ("shape", "stray/disk", 0.0, 0.1)
+    assert shape.what == (
+        "share of disk outside its largest piece is 25 % "
+        "(0 to 10 % where source images have a Dice of 70 or more)"
+    )
+    assert sure.what.startswith("confidence over all structures is 0.75 (0.80 to 1 where source")
+    assert sure.fix
+    sound = {**case, "confidence_overall": 0.9, "stray/disk": 0.05}
+    assert flags_of(sound, LIMITED) == ()
+
+
+def test_a_description_with_limits_comes_back_from_json_and_one_without_has_no_trace() -> None:
+    assert ModelInfo.from_json(LIMITED.to_json(), Path("model")) == LIMITED
+    assert '"limits"' not in KNOWS.to_json()
+
+
+@pytest.mark.parametrize(
+    "broken", ["[0.9, 0.1]", "[NaN, 1.0]", "[-0.1, 1.0]", "[0.1]", '"0.1"', "[0.1, 1.5]"]
+)
+def test_limits_that_cannot_be_true_are_refused(broken: str) -> None:
+    text = LIMITED.to_json().replace("[0.8, 1.0]", broken)
+    assert text != LIMITED.to_json()
+    with pytest.raises(ModelError):
+        ModelInfo.from_json(text, Path("model"))

@@ -21,6 +21,7 @@ from uda.data.cases import cases_of
 from uda.data.store import open_store
 from uda.data.synthetic.phantom.dataset import write_phantom
 from uda.files.atomic import read_json
+from uda.networks.model_file import load_model
 from uda.pipeline import run as pipeline
 from uda.types import Scalar
 
@@ -289,3 +290,28 @@ def test_the_guards_cost_is_a_share_of_the_training(
     assert [row.split(" | ")[1] for row in rows] == ["consistency, nuclear_norm", "every one"]
     for row in rows:
         assert len(re.findall(r"[\d.]+ (?:s|%)", row)) == 4
+
+
+def test_flags_are_counted_against_the_dice_of_each_case(
+    finished: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust = load("trust", monkeypatch)
+    sure = trust.flags_of({"confidence": 0.1}, load_model(finished / "pretrain")[1])
+    assert [flag.kind for flag in sure] == ["class ratio", "confidence"]
+    cases = [
+        trust.Case("minent", "a", 0.9, (), sure),
+        trust.Case("minent", "b", 0.6, (), sure),
+        trust.Case("minent", "c", 0.5, (), ()),
+    ]
+    assert (
+        trust.line("minent", cases, False) == "| minent | 2 of 3 | 0 | – | 0.00 | 2 | 0.50 | 0.50 |"
+    )
+    source, target = (str(tiny.home / f"{name}.yaml") for name in ("source", "target"))
+    limits, found = trust.measured(finished, source, target, tiny.root)
+    assert limits == load_model(finished / "pretrain")[1].limits
+    rows = ["source_only", "adabn", "adami_tags", "minent"]
+    assert [(case.row, case.name) for case in found] == [(row, "c2") for row in rows]
+    scored = read_json(finished / "evaluate" / "metrics.json")["rows"]
+    dice = {row["name"]: row["dice"]["mean"] for row in scored}
+    assert {case.row: case.dice for case in found} == pytest.approx(dice)
+    assert trust.listed(found).count("\n") == 5

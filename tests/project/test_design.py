@@ -179,6 +179,7 @@ def test_only_source_training_and_validation_read_the_labels_of_a_store() -> Non
         ("data.items", "labelled"),
         ("pipeline.stages", "train_supervised"),
         ("pipeline.validation", "validation_scores"),
+        ("pipeline.calibration", "_predictions"),
         ("priors.estimate", "_spatial"),
         ("priors.estimate", "_image_level"),
     }

@@ -405,3 +405,15 @@ def test_adapting_ones_own_model_leaves_its_page_beside_it(tiny: Tiny, tmp_path:
     plain = api.adapt(model, images, tmp_path / "plain", method="adabn")
     assert plain == tmp_path / "plain" / "model.safetensors"
     assert (tmp_path / "plain" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("better", "arrow"), [("smaller", "↓"), ("larger", "↑")])
+def test_of_a_score_that_the_report_does_not_know_the_record_says_what_is_better(
+    better: str, arrow: str
+) -> None:
+    told = selection("000010", s_000010=0.7)
+    told["better"] = {"spread": better}
+    for one in told["candidates"]:
+        one["scores"]["spread"] = 0.5
+    (variant,) = judged({"mine": told})["variants"]
+    assert [head[-1] for head in variant["heads"] if head.startswith("spread")] == [arrow]

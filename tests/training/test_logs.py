@@ -65,3 +65,42 @@ def test_a_disk_that_refuses_the_first_event_is_told_once(
     assert set(threading.enumerate()) == before
     assert told == []
     assert threading.excepthook == told.append
+
+
+# metrics.csv
+
+
+def test_the_file_has_every_row_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "stage", 4, 0, quiet=True) as log:
+        for step in (1, 2, 3):
+            log.row(step, {"loss": 1 / step, "lr": 0.1})
+            assert log.path.read_text() == log.text()
+            assert len(log.path.read_text().splitlines()) == 1 + step
+
+
+def test_rows_beyond_the_last_checkpoint_and_half_rows_are_written_again(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "stage", 4, 0, quiet=True) as log:
+        log.row(1, {"loss": 1.0, "lr": 0.1})
+        checkpoint = log.text()
+        for step in (2, 3):
+            log.row(step, {"loss": 1 / step, "lr": 0.1})
+        straight = log.path.read_text()
+    with log.path.open("a") as file:
+        file.write("4,0.2")  # the process was killed
+    with RunLog(tmp_path, "stage", 4, 1, quiet=True, rows=checkpoint) as log:
+        assert log.path.read_text() == checkpoint
+        for step in (2, 3):
+            log.row(step, {"loss": 1 / step, "lr": 0.1})
+    assert log.path.read_text() == straight
+    with RunLog(tmp_path, "stage", 4, 0, quiet=True) as log:  # there was no checkpoint
+        log.row(1, {"loss": 1.0, "lr": 0.1})
+        assert log.path.read_text() == checkpoint
+
+
+def test_a_disk_that_refuses_a_row_is_told(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "stage", 4, 0, quiet=True) as log:
+        log.row(1, {"loss": 1.0, "lr": 0.1})
+        log.path.unlink()
+        log.path.mkdir()
+        with pytest.raises(RunError, match="cannot be written"):
+            log.row(2, {"loss": 1.0, "lr": 0.1})

@@ -342,3 +342,23 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=f"device '{absent}' was requested") as caught:
         make_fabric(Compute(device=absent))
     assert "--device auto" in str(caught.value)
+
+
+def test_the_log_does_not_wait_for_a_checkpoint(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def batches(step: int) -> Batch:
+        if step == 5:
+            raise Killed
+        return batch_of(step)
+
+    changes = {"steps": 8, "log_every": 1, "save_every": 100}
+    with pytest.raises(Killed):
+        train(tmp_path, changes, batches)
+    assert not list(tmp_path.glob("resume*"))
+    before = rows(tmp_path)
+    assert [row["step"] for row in before] == ["1", "2", "3", "4", "5"]
+    train(tmp_path, changes)
+    assert rows(tmp_path)[:5] == before
+    assert len(rows(tmp_path)) == 8

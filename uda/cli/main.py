@@ -83,6 +83,12 @@ def run(
     seeds: Annotated[
         str, typer.Option(help="Several seeds, e.g. 0,1,2: one run each, then mean ± sd.")
     ] = "",
+    rows: Annotated[
+        str,
+        typer.Option(
+            help="Only these rows of the table, e.g. minent,adami; source_only and adabn are always there."
+        ),
+    ] = "",
     restart: Restart = False,
     allow_fallback: Allow = False,
     device: Device = "auto",
@@ -95,9 +101,9 @@ def run(
     from uda.pipeline.run import default_out
 
     base = recipe_of(recipe, [*(overrides or []), f"compute.device={device}"])
-    folder = out or default_out(base)
+    folder, chosen = out or default_out(base), [row.strip() for row in rows.split(",") if rows]
     if not seeds:
-        done = run_stages(base, folder, None, restart, quiet)
+        done = run_stages(base, folder, None, restart, quiet, chosen)
         print_table(folder)
         exit_on_fallback([one.folder for one in done], allow_fallback)
         return
@@ -108,7 +114,9 @@ def run(
     folders, stages = [], []
     for seed in _seeds(seeds):
         folders.append(folder / f"seed-{seed}")
-        done = run_stages(override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet)
+        done = run_stages(
+            override(base, [f"seed={seed}"]), folders[-1], None, restart, quiet, chosen
+        )
         stages += [one.folder for one in done]
     print_seeds(folders, folder / "seeds.json")
     exit_on_fallback(stages, allow_fallback)

@@ -100,7 +100,12 @@ def run_until(
 
 
 def run_stages(
-    recipe: Recipe, out: Path, until: str | None, restart: bool, quiet: bool
+    recipe: Recipe,
+    out: Path,
+    until: str | None,
+    restart: bool,
+    quiet: bool,
+    rows: Sequence[str] = (),
 ) -> list[Done]:
     """Run a recipe and name each stage on stderr."""
     from uda.pipeline import run as pipeline
@@ -109,7 +114,9 @@ def run_stages(
         if state == "run" or not quiet:
             typer.echo(f"{stage:<24} {'complete, skipped' if state == 'skip' else '…'}", err=True)
 
-    return pipeline.run(recipe, out, until=until, restart=restart, quiet=quiet, announce=announce)
+    return pipeline.run(
+        recipe, out, until=until, rows=rows, restart=restart, quiet=quiet, announce=announce
+    )
 
 
 UNADAPTED = {

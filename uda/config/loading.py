@@ -1,7 +1,7 @@
 """Find, read, override and print recipes and dataset cards.
 
 A name is looked up as a path, then in ``./pipelines`` (recipes) or ``./datasets`` (cards), then in the
-package.
+package. The path of a card in a recipe is looked up from the recipe's folder, then from the current one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from uda.files.untrusted import MAX_YAML, parse_yaml, read_text
 
 Kind = Literal["recipe", "card"]
 Model = TypeVar("Model", bound=BaseModel)
+
+YAML = (".yaml", ".yml")
+"""endings of a path; anything else is a name"""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = {"recipe": ("pipelines", "_recipes"), "card": ("datasets", "_cards")}
@@ -58,15 +61,16 @@ def find(name: str, kind: Kind) -> Path:
     Raises:
         ConfigError: there is no such path or name; proposes the nearest name.
     """
-    if Path(name).suffix in {".yaml", ".yml"} and isfile(name):
+    if Path(name).suffix in YAML and isfile(name):
         return Path(name)
     names = available(kind)
     if name in names:
         return names[name]
+    beside = " (in a recipe: from the recipe's folder)" if kind == "card" else ""
     raise ConfigError(
         f"there is no {kind} {name!r}",
         expected=nearest(name, names),
-        fix=f"give one of these names, or the path of a .yaml file; `uda list` shows every {kind}",
+        fix=f"give one of these names, or the path of a .yaml file{beside}; `uda list` shows every {kind}",
     )
 
 
@@ -108,8 +112,31 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: there is no such recipe, or it or the overrides have faults; the message lists all of either.
     """
     path = find(name, "recipe")
-    recipe = parse(Recipe, read_yaml(path), path)
+    recipe = _beside(parse(Recipe, read_yaml(path), path), path)
     return override(recipe, overrides) if overrides else recipe
+
+
+def _beside(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the absolute paths of the cards that lie at their path from the recipe's own folder.
+
+    Raises:
+        ConfigError: another file lies at that path from the current folder.
+    """
+    found = {}
+    for domain in ("source", "target"):
+        name = getattr(recipe.data, domain)
+        near = path.parent / name
+        if not (Path(name).suffix in YAML and isfile(near)):
+            continue
+        if isfile(name) and not near.samefile(name):
+            raise ConfigError(
+                f"data.{domain}: {name!r} means two cards",
+                where=f"{near} and {Path(name).absolute()}",
+                expected="one file: beside the recipe, or in the current folder",
+                fix="give the card's absolute path, or remove one of the two",
+            )
+        found[domain] = str(near.absolute())
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=found)})
 
 
 def override(model: Model, overrides: Sequence[str]) -> Model:
@@ -255,6 +282,5 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def show(recipe: Recipe) -> str:
     """The complete recipe, defaults included, as YAML that can be run."""
-    return yaml.safe_dump(
-        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
-    )
+    complete = recipe.model_dump(mode="json", context=WHOLE)
+    return yaml.safe_dump(complete, sort_keys=False, allow_unicode=True, width=100)

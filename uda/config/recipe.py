@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from uda.config.augment import Augment, PhotoAugment
 from uda.config.fields import Amount, Count, FileName, Frozen, Positive, Rate, RowName, Share
@@ -48,8 +48,51 @@ class Streets(Frozen):
     seed: Count = 0
 
 
+Chosen = str | tuple[str, ...]
+"""A split of the card by its name, or cases as a card's split lists them: names, or patterns with ``*`` and ``?``."""
+
+
+def _roles(*roles: str) -> BeforeValidator:
+    """A mapping from these roles to cases; a role that is left out is None."""
+
+    def complete(raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        if unknown := [name for name in raw if name not in roles]:
+            raise ValueError(f"there is no role {unknown[0]!r}; {nearest(str(unknown[0]), roles)}")
+        for role, cases in raw.items():
+            listed = list(cases) if isinstance(cases, list | tuple) else [cases]
+            if not listed or not all(
+                isinstance(case, str | None) and case != "" for case in listed
+            ):
+                raise ValueError(
+                    f"{role} is {cases!r}; give the name of a split of the card, or a list of cases in quotes"
+                )
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{role} names a case twice")
+        return dict.fromkeys(roles) | raw
+
+    return BeforeValidator(complete)
+
+
+class Splits(Frozen):
+    """Which cases play which role, instead of the card's splits of these names."""
+
+    source: Annotated[dict[str, Chosen | None], _roles("train", "validate")] = Field(
+        default={}, validate_default=True
+    )
+    """``train``: cases whose labels train the source model; ``validate``: those on which it is validated."""
+    target: Annotated[dict[str, Chosen | None], _roles("adapt", "test", "train")] = Field(
+        default={}, validate_default=True
+    )
+    """``adapt``: cases to adapt to, whose labels no adaptation reads; ``test``: cases to score; ``train``: cases whose
+    labels train the row ``target_supervised``, by default those of ``adapt``."""
+
+
 class Data(Frozen):
     """The two domains and where their files are."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"splits"})
 
     root: str | None = None
     """Folder that the cards' roots are relative to. Not needed with ``phantom`` and ``streets``."""
@@ -59,6 +102,8 @@ class Data(Frozen):
     streets: Streets | None = None
     size: tuple[Positive, Positive] | None = None
     """Rows and columns of prepared photographs in both domains, instead of the cards' sizes."""
+    splits: Splits = Splits()
+    """Cases by role, instead of the cards' splits."""
 
     @model_validator(mode="after")
     def _made_once(self) -> Data:

@@ -22,6 +22,7 @@ from uda.files.untrusted import parse_json
 from uda.networks.build import build
 from uda.networks.foreign import ForeignModel, digest
 from uda.networks.image_ranges import ImageRanges
+from uda.networks.limits import Limits
 from uda.networks.size_distribution import SizeDistribution
 
 MODEL_FILE = "model.safetensors"
@@ -53,6 +54,8 @@ class ModelInfo:
     """how often and how large the classes are in the labelled training slices"""
     images: ImageRanges | None = None
     """what the images of its (last) domain were like, so that others are noticed; None: nobody measured them"""
+    limits: Limits | None = None
+    """of the measures of a prediction, calibrated on the source's validation images; None: nobody did"""
 
     def to_json(self) -> str:
         raw = {
@@ -70,6 +73,8 @@ class ModelInfo:
             raw["sizes"] = self.sizes.as_json()
         if self.images is not None:
             raw["images"] = self.images.as_json()
+        if self.limits is not None:
+            raw["limits"] = self.limits.as_json()
         return json.dumps(raw, sort_keys=True)
 
     @classmethod
@@ -91,6 +96,7 @@ class ModelInfo:
                 origin=dict(raw["origin"]),
                 sizes=SizeDistribution.from_json(raw["sizes"]) if "sizes" in raw else None,
                 images=ImageRanges.from_json(raw["images"]) if "images" in raw else None,
+                limits=Limits.from_json(raw["limits"]) if "limits" in raw else None,
                 **ratios,
             )
         except UdaError:

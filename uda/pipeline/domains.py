@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+from os.path import isdir
 from pathlib import Path
 
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
-from uda.config.recipe import Data, Recipe
-from uda.data.cases import Case, cases_of, folders_of_card
+from uda.config.recipe import Chosen, Data, Recipe
+from uda.data.cases import Case, cases_of, folders_of_card, names_of
 from uda.data.hashes import Hashes
 from uda.data.sources import holds_both
 from uda.data.store import Store, content_key, open_store
 from uda.devices.distributed import first_then_all, on_first
-from uda.errors import ConfigError, DataError, RunError
+from uda.errors import ConfigError, DataError, RunError, nearest
+
+UNUSED = "unused"
+"""split of the cases that a recipe's ``data.splits`` leaves out"""
+MOST_NAMED = 5
+"""cases that a message names at most"""
 
 
 class Domains:
@@ -20,9 +28,16 @@ class Domains:
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out = recipe, out
+        data = recipe.data
         self.source, self.target = (
-            sized(load_card(name), recipe.data) for name in (recipe.data.source, recipe.data.target)
+            chosen(sized(load_card(name), data), roles, f"data.splits.{domain}")
+            for domain, name, roles in (
+                ("source", data.source, data.splits.source),
+                ("target", data.target, data.splits.target),
+            )
         )
+        self.supervised = "adapt" if data.splits.target["train"] is None else "train"
+        """the target's split whose labels train the row ``target_supervised``"""
         if self.source.photos != self.target.photos:
             raise ConfigError(
                 "one domain has photographs, the other volumes",
@@ -70,6 +85,43 @@ class Domains:
             return []
         return [f for card in (self.source, self.target) for f in folders_of_card(card, self.root)]
 
+    def check_splits(self) -> None:
+        """Check the cases that the recipe chooses, as far as the data are there.
+
+        Raises:
+            ConfigError: a case plays two roles of which one must not know the other's labels.
+            DataError: a chosen case has no file, or a pattern fits none.
+        """
+        for card, roles in (
+            (self.source, self.recipe.data.splits.source),
+            (self.target, self.recipe.data.splits.target),
+        ):
+            if isdir(self.root / card.root):
+                for role in (role for role, cases in roles.items() if cases is not None):
+                    self.cases(card, role, labels=role != "adapt")
+        if any(self.recipe.data.splits.source.values()):
+            self._check_apart(self.source, "train", "validate")
+        if self.recipe.target_supervised:
+            self._check_apart(self.target, self.supervised, "test")
+
+    def _check_apart(self, card: DatasetCard, trained: str, judged: str) -> None:
+        """Refuse a case whose labels would train a network that it is to judge."""
+        if not {trained, judged} <= card.splits.keys():
+            return
+        folder = self.root / card.root
+        with contextlib.suppress(
+            DataError
+        ):  # no file fits a pattern; the stage that needs it says so
+            both = set(names_of(card, folder, trained)) & set(names_of(card, folder, judged))
+            if both:
+                raise ConfigError(
+                    f"{len(both)} cases of card {card.name!r} would train and judge the same network: "
+                    f"{', '.join(sorted(both)[:MOST_NAMED])}",
+                    where=f"splits {trained!r} and {judged!r}",
+                    expected="no case in both: a score on a training image means nothing",
+                    fix="choose other cases with data.splits, or correct the card",
+                )
+
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)
 
@@ -103,6 +155,32 @@ class Domains:
         cases, root = self.cases(card, split, labels), self.out / "store"
         workers = self.recipe.compute.workers
         return first_then_all(lambda: open_store(card, cases, root, key, workers, self._hashes))
+
+
+def chosen(card: DatasetCard, roles: Mapping[str, Chosen | None], where: str) -> DatasetCard:
+    """The card with the recipe's cases as its splits of these names.
+
+    Cases that no split names any more become the split ``unused``: tags may speak of them, and the phantom has them.
+
+    Raises:
+        ConfigError: the recipe names a split that the card does not have.
+    """
+    splits = dict(card.splits)
+    for role, cases in roles.items():
+        if isinstance(cases, str) and cases not in card.splits:
+            raise ConfigError(
+                f"card {card.name!r} has no split {cases!r}",
+                where=f"{where}.{role}",
+                expected=nearest(cases, card.splits),
+                fix=f"name a split, or list cases and patterns: [{cases}]",
+            )
+        if cases is not None:
+            splits[role] = card.splits[cases] if isinstance(cases, str) else cases
+    named = {case for cases in splits.values() for case in cases}
+    every = dict.fromkeys(case for cases in card.splits.values() for case in cases)
+    if unused := tuple(case for case in every if case not in named):
+        splits[UNUSED] = (*splits.get(UNUSED, ()), *unused)
+    return card.model_copy(update={"splits": splits})
 
 
 def sized(card: DatasetCard, data: Data) -> DatasetCard:

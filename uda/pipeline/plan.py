@@ -122,21 +122,25 @@ class _Planner:
 
     def _target_supervised(self) -> Stage:
         domains, recipe = self.domains, self.recipe
+        target, split = domains.target, domains.supervised
         training = recipe.pretrain.model_copy(update={"select": "last"})
 
         def data() -> dict[str, str]:
-            keys = {"target/adapt": domains.key(domains.target, "adapt", True)}
+            keys = {f"target/{split}": domains.key(target, split, True)}
             return {**keys, **self._weights_data()}
 
         def body(folder: Path) -> dict[str, Any]:
-            return train_supervised(
+            store = domains.store(target, split, True)
+            record = train_supervised(
                 self._run(folder, "target_supervised"),
                 recipe.network,
-                domains.target,
-                domains.store(domains.target, "adapt", True),
+                target,
+                store,
                 training,
                 "target_labels",
             )
+            cases = [case.name for case in store.cases]
+            return {**record, "trained_on": {"split": f"target/{split}", "cases": cases}}
 
         settings = {**self.common, "train": training.model_dump(mode="json")}
         return Stage("target_supervised", settings, self.data_parents, data, body, shared=True)
@@ -242,7 +246,7 @@ class _Planner:
             result = evaluate(rows, cases, target, recipe.evaluate, recipe.compute, folder)
             env = {**environment(recipe.compute), "seed": recipe.seed}
             metrics = metrics_of(recipe.name, target, result, env, data()["target/test"])
-            metrics["rows"] = [self._selected(row) for row in metrics["rows"]]
+            metrics["rows"] = [self._told(row) for row in metrics["rows"]]
             if recipe.published:
                 metrics["published"] = [row.model_dump() for row in recipe.published]
             on_first(lambda: write_json(folder / METRICS_FILE, metrics))
@@ -256,8 +260,10 @@ class _Planner:
         parents = tuple(dict.fromkeys(row.stage for row in rows))
         return Stage("evaluate", settings, parents, data, body, shared=True)
 
-    def _selected(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row of the table with its stage's record of the selected checkpoint."""
+    def _told(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of the table with its stage's record of the selected checkpoint, or the split that trained it."""
+        if row["stage"] == "target_supervised":
+            return {**row, "trained_on": f"target/{self.domains.supervised}"}
         record = read_json(self.out / row["stage"] / STAGE_FILE).get("selection")
         if record is None or row["name"].removesuffix(POST) not in self.recipe.adapt:
             return row

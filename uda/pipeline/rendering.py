@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from uda.config.card import DatasetCard
 from uda.config.recipe import Data, Phantom, Streets
+from uda.errors import ConfigError
 from uda.pipeline.domains import Domains
 from uda.pipeline.stage_protocol import Stage
 
@@ -21,10 +23,7 @@ def render_data(data: Data, domains: Domains) -> Stage | None:
 
 def _phantom(phantom: Phantom, domains: Domains) -> Stage:
     """Render one subject for each case in the cards' splits."""
-    subjects = {
-        "mr": sorted({int(c) for s in domains.source.splits.values() for c in s}),
-        "ct": sorted({int(c) for s in domains.target.splits.values() for c in s}),
-    }
+    subjects = {"mr": _subjects(domains.source), "ct": _subjects(domains.target)}
 
     def body(folder: Path) -> dict[str, Any]:
         from uda.data.synthetic.phantom.dataset import write_phantom
@@ -33,6 +32,22 @@ def _phantom(phantom: Phantom, domains: Domains) -> Stage:
         return RECORD
 
     return Stage("phantom", {"seed": phantom.seed, **subjects}, (), dict, body)
+
+
+def _subjects(card: DatasetCard) -> list[int]:
+    """The numbers of the subjects that a card's splits name.
+
+    Raises:
+        ConfigError: a case is no number.
+    """
+    names = {case for cases in card.splits.values() for case in cases}
+    if strange := sorted(name for name in names if not name.isdecimal()):
+        raise ConfigError(
+            f"the phantom cannot render case {strange[0]!r}",
+            where=f"splits of card {card.name!r}, or data.splits",
+            expected="the numbers of subjects, such as 1001",
+        )
+    return sorted(int(name) for name in names)
 
 
 def _streets(streets: Streets) -> Stage:

@@ -34,6 +34,7 @@ def run(
     out: str | Path | None = None,
     *,
     until: str | None = None,
+    rows: Sequence[str] = (),
     restart: bool = False,
     quiet: bool = True,
     announce: Callable[[str, str], object] = lambda stage, state: None,
@@ -45,6 +46,8 @@ def run(
     Args:
         out: folder of the run; by default ``checkpoints/<name of the recipe>``.
         until: the last stage, or a kind of stages such as ``adapt``; only these and their parents run.
+        rows: of the table; the others are left out, and so are the stages that only they need. ``source_only`` and
+            ``adabn`` are always there. Default: every row.
         restart: run the stages of ``until`` again from the start, even complete ones.
         announce: called before each stage with its name and ``"skip"`` or ``"run"``.
 
@@ -55,15 +58,18 @@ def run(
         UdaError: a stage fails; complete stages stay as they are.
     """
     out = default_out(recipe) if out is None else Path(out)
+    recipe = with_rows(recipe, rows) if rows else recipe
     stages = plan(recipe, out, quiet)
     wanted = _needed(stages, until)
     _check_shared(recipe)
     make_fabric(recipe.compute)  # refuses a missing device before anything is written
+    domains = Domains(recipe, out)
+    on_first(domains.check_splits)
     hashes: dict[str, str] = {}
     done: list[Done] = []
     parts = [name for stage in stages for name in (stage.name, f".{stage.name}.*")]
     with contextlib.ExitStack() as held:
-        on_first(lambda: check_apart(out, Domains(recipe, out).folders()))
+        on_first(lambda: check_apart(out, domains.folders()))
         on_first(lambda: check_links(out, ["store", *parts]))
         on_first(lambda: held.enter_context(lock(out)))
         on_first(lambda: check_places(out / stage.name for stage in stages if stage.name in wanted))
@@ -81,6 +87,33 @@ def run(
                 hashes[stage.name] = one.hash
                 done.append(one)
     return done
+
+
+def with_rows(recipe: Recipe, rows: Sequence[str]) -> Recipe:
+    """The recipe with these rows alone, and the priors that they use.
+
+    Raises:
+        ConfigError: the recipe has no such row.
+    """
+    supervised = ["target_supervised"] if recipe.target_supervised else []
+    known = ["source_only", "adabn", *recipe.adapt, *supervised]
+    if unknown := [row for row in rows if row not in known]:
+        off = unknown[0] == "target_supervised"
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no row {unknown[0]!r}",
+            where="--rows",
+            expected=nearest(unknown[0], known),
+            fix="add target_supervised=true to the command" if off else None,
+        )
+    adapt = {name: variant for name, variant in recipe.adapt.items() if name in rows}
+    used = {variant.prior for variant in adapt.values()}
+    return recipe.model_copy(
+        update={
+            "adapt": adapt,
+            "prior": {name: spec for name, spec in recipe.prior.items() if name in used},
+            "target_supervised": "target_supervised" in rows,
+        }
+    )
 
 
 def _check_shared(recipe: Recipe) -> None:

@@ -41,6 +41,7 @@ from uda.networks.model_file import (
 )
 from uda.networks.normalization import normalization_only
 from uda.networks.weights import load_backbone_weights
+from uda.pipeline.calibration import calibrated
 from uda.pipeline.validation import BestStep, validation_scores
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
@@ -134,6 +135,11 @@ def train_supervised(
         if validation is not None:
             name = "validation_iou" if card.photos else "validation_dice"
             record |= {name: on_first(lambda: scores(kept)), **steps}
+            if not card.photos:
+                limits = on_first(
+                    lambda: calibrated(kept, info, store, validation, fabric, run.seed)
+                )
+                info = replace(info, limits=limits)
         _finish(run, kept, replace(info, step=step), store, fabric)
         on_first(lambda: _clear(run, settings.snapshot_every > 0))
     return record

@@ -15,8 +15,10 @@ from uda.losses.prediction import most_likely
 from uda.networks.model_file import ModelInfo
 
 RATIO, CONFIDENCE = "ratio/", "confidence/"
+SHARE, NEIGHBOURS, STRAY = "share/", "neighbours/", "stray/"
 """prefixes of a structure's name in the measures"""
 MEAN = "confidence"
+OVERALL = "confidence_overall"
 
 
 class CaseStatistics:
@@ -37,6 +39,7 @@ class CaseStatistics:
         self._sums: NDArray[np.float64] = np.zeros((1, 3))
         self.number = 0
         """the plane with the most structure pixels, or the middle one where nothing is found …"""
+        self._shape = _Shape()
         self.plane: NDArray[np.uint8] = np.zeros((2, *geometry.size), np.uint8)
         """… and its classes and entropy ``[2, h, w]``"""
 
@@ -57,6 +60,8 @@ class CaseStatistics:
         counted = sums.cpu().double().numpy()
         self._sums = self._sums + counted
         self.pixels += found.numel()
+        if self.depth > 1:
+            self._shape.add(found.to(torch.uint8).cpu().numpy(), len(p))
         shown = found.numel() - int(counted[0, 0])
         if shown > self._shown or (not self._shown and self.planes <= self.depth // 2):
             both = torch.stack([largest.to(torch.uint8), entropy_bytes(p[None])[0]])
@@ -83,6 +88,99 @@ class CaseStatistics:
         if confidences:
             found[MEAN] = float(np.mean(confidences))
         return found
+
+    def calibrated(self, info: ModelInfo) -> dict[str, float]:
+        """Measures of a volume from 0 to 1 that validation images calibrate (:mod:`uda.networks.limits`).
+
+        ``confidence_overall``, the mean confidence with 0 for a structure that was not found; ``share/<structure>``
+        among the pixels of all structures; ``neighbours/<structure>``, the Dice of neighbouring slices over the whole
+        case; ``stray/<structure>``, the share outside its largest connected piece.
+        """
+        if self.depth < 2 or not self.finite:
+            return {}
+        measures, classes = self.measures(info), structures_of(info)
+        sure = [one for name, one in measures.items() if name.startswith(CONFIDENCE)]
+        found = {OVERALL: sum(sure) / len(classes)}
+        shown = sum(self._sums[k][0] for k in classes)
+        for k in classes:
+            name = info.classes[k]
+            found[f"{SHARE}{name}"] = float(self._sums[k][0] / shown) if shown else 0.0
+            found[f"{NEIGHBOURS}{name}"] = self._shape.neighbours(k)
+            if self._sums[k][0]:
+                found[f"{STRAY}{name}"] = self._shape.stray(k)
+        return found
+
+
+class _Shape:
+    """Overlap of neighbouring slices and connected pieces of each class, from slices that come one by one."""
+
+    def __init__(self) -> None:
+        self._before: NDArray[np.uint8] | None = None
+        self._overlaps = np.zeros((1, 2), np.int64)
+        self._pieces: list[_Pieces] = []
+
+    def add(self, labels: NDArray[np.uint8], classes: int) -> None:
+        """Add the next slice ``[h, w]``."""
+        self._pieces = self._pieces or [_Pieces() for _ in range(classes)]
+        for k in range(1, classes):
+            self._pieces[k].add(labels == k)
+        if self._before is not None:
+            same = labels[labels == self._before]
+            both, here, before = (
+                np.bincount(some.ravel(), minlength=classes)
+                for some in (same, labels, self._before)
+            )
+            self._overlaps = self._overlaps + np.stack([2 * both, here + before], 1)
+        self._before = labels
+
+    def neighbours(self, k: int) -> float:
+        """Dice of a class between neighbouring slices, over all pairs of them; 0 where it was not found."""
+        both, total = self._overlaps[k]
+        return float(both / total) if total else 0.0
+
+    def stray(self, k: int) -> float:
+        """Share of a class outside its largest piece."""
+        return self._pieces[k].stray() if k else 0.0
+
+
+class _Pieces:
+    """Connected pieces of a mask in 3-D (faces connect), from slices that come one by one; memory is that of two."""
+
+    def __init__(self) -> None:
+        self._root, self._size = [0], [0]
+        self._before: NDArray[np.int64] | None = None
+
+    def add(self, mask: NDArray[np.bool_]) -> None:
+        """Add the next slice ``[h, w]``."""
+        from scipy.ndimage import label
+
+        pieces, count = label(mask)
+        numbers = np.where(pieces > 0, pieces + len(self._root) - 1, 0).astype(np.int64)
+        self._size += np.bincount(pieces.ravel(), minlength=count + 1)[1:].tolist()
+        self._root += range(len(self._root), len(self._root) + count)
+        if self._before is not None:
+            touch = (numbers > 0) & (self._before > 0)
+            for one, other in np.unique(np.stack([numbers[touch], self._before[touch]]), axis=1).T:
+                self._join(int(one), int(other))
+        self._before = numbers
+
+    def _join(self, one: int, other: int) -> None:
+        one, other = self._top(one), self._top(other)
+        if one != other:
+            self._root[one] = other
+            self._size[other] += self._size[one]
+
+    def _top(self, piece: int) -> int:
+        while self._root[piece] != piece:
+            self._root[piece] = self._root[self._root[piece]]
+            piece = self._root[piece]
+        return piece
+
+    def stray(self) -> float:
+        """Share of the mask outside its largest piece; 0 of an empty one."""
+        tops = [n for n, root in enumerate(self._root) if n and root == n]
+        sizes = [self._size[n] for n in tops]
+        return 1 - max(sizes) / sum(sizes) if sizes else 0.0
 
 
 def _sums(p: Tensor, mask: Tensor) -> Tensor:

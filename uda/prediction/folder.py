@@ -291,6 +291,8 @@ def _judged(
             fix="if other cases fail too, the weights are broken: use another checkpoint",
         )
     measures, places = traits | statistics.measures(work.info), work.places
+    if work.info.limits is not None:
+        measures |= statistics.calibrated(work.info)
     return Outcome(
         case.name,
         places.labels(case.name),

@@ -1,9 +1,10 @@
-"""Flag predictions that may be wrong, without labels: unusual images, unusual class ratios, low confidence.
+"""Flag predictions that may be wrong, without labels: unusual images, class ratios and shapes, low confidence.
 
 A case has named measures: of the image (:mod:`uda.data.traits`) and of the prediction
 (:class:`uda.prediction.confidence.CaseStatistics`). The model file holds the range of each measure over the images of
 its last domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few
-dozen cases estimate the ends of a range poorly.
+dozen cases estimate the ends of a range poorly. Where the source had validation images, the file also holds limits
+that tell predictions with a Dice below 70 from others there (:mod:`uda.networks.limits`); they replace the ranges.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ from typing import Any, Literal, get_args
 from uda.config.card import PhotoPrepare
 from uda.networks.image_ranges import ImageRanges
 from uda.networks.model_file import ModelInfo
-from uda.prediction.confidence import CONFIDENCE, MEAN, RATIO, structures_of
+from uda.prediction.confidence import (
+    CONFIDENCE,
+    MEAN,
+    NEIGHBOURS,
+    OVERALL,
+    RATIO,
+    SHARE,
+    STRAY,
+    structures_of,
+)
 
-Kind = Literal["intensity", "field of view", "class ratio", "confidence"]
+Kind = Literal["intensity", "field of view", "class ratio", "confidence", "shape"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SPAN = 0.25
 """margin of intensities, as a share of the distance from the lowest to the highest of the model's images"""
-SHARE = 0.05
+COLOURS = 0.05
 """margin of the shares of red and blue"""
 LENGTHS, ROUGHNESS, RATIOS = 1.25, 2.0, 2.0
 """margins as factors, up and down: of sizes and spacings, of roughness, of a structure's ratio"""
@@ -37,6 +47,7 @@ NOTHING = "none of the structures is found"
 OWN = "in the model's own images"
 LABELS = "on average in the labels it was trained with"
 FIXED = "expected of any model"
+CALIBRATED = "where source images have a Dice of {dice:.0f} or more"
 
 WORDS: dict[str, tuple[str, str]] = {
     "intensity_p5": ("intensity, 5th percentile", ""),
@@ -57,8 +68,17 @@ WORDS: dict[str, tuple[str, str]] = {
     "height_px": ("height", "pixels"),
     "width_px": ("width", "pixels"),
     "aspect": ("width over height", ""),
+    OVERALL: ("confidence over all structures", ""),
 }
 """name of a measure → its words and unit; shares are shown in percent"""
+
+PREFIXES = {
+    CONFIDENCE: "confidence of {}",
+    SHARE: "share of {} among the structures",
+    NEIGHBOURS: "agreement of neighbouring slices in {}",
+    STRAY: "share of {} outside its largest piece",
+}
+"""words of a measure of one structure"""
 
 _LIGHT = (
     "check light, exposure and colour; where all images of a camera are like this, adapt the model"
@@ -78,6 +98,7 @@ FIXES: dict[str, str] = {
     "height_px": _CAMERA,
     "width_px": _CAMERA,
     "aspect": _CAMERA,
+    "shape": "look at the picture: a piece elsewhere, or slices that do not continue each other",
     "class ratio": "look at the picture: a part missed, something else taken for it, or an unusual patient",
     "confidence": "the model itself is unsure: look at the picture and correct the mask",
 }
@@ -153,9 +174,11 @@ def _outside(measures: Mapping[str, float], info: ModelInfo) -> Iterator[Flag]:
 
 def kind_of(measure: str) -> Kind:
     """The kind of a measure."""
-    if measure.startswith(RATIO):
+    if measure.startswith((RATIO, SHARE)):
         return "class ratio"
-    if measure == MEAN or measure.startswith(CONFIDENCE):
+    if measure.startswith((NEIGHBOURS, STRAY)):
+        return "shape"
+    if measure in (MEAN, OVERALL) or measure.startswith(CONFIDENCE):
         return "confidence"
     if measure.startswith(("intensity", "brightness")) or measure in ("roughness", "red", "blue"):
         return "intensity"
@@ -166,14 +189,15 @@ def words(measure: str) -> str:
     """The name of a measure in words."""
     if measure.startswith(RATIO):
         return f"share of {measure.removeprefix(RATIO)}"
-    if measure.startswith(CONFIDENCE):
-        return f"confidence of {measure.removeprefix(CONFIDENCE)}"
+    for prefix, said in PREFIXES.items():
+        if measure.startswith(prefix):
+            return said.format(measure.removeprefix(prefix))
     return WORDS.get(measure, (measure, ""))[0]
 
 
 def in_words(measure: str, *values: float) -> str:
     """A value, or both ends of a range, with the unit: ``1.2 to 3.4 %``."""
-    unit = "%" if measure.startswith(RATIO) else WORDS.get(measure, ("", ""))[1]
+    unit = "%" if measure.startswith((RATIO, SHARE, STRAY)) else WORDS.get(measure, ("", ""))[1]
     scale = 100 if unit == "%" else 1
     ends = list(dict.fromkeys(_number(scale * value) for value in values))
     return " ".join([" to ".join(ends), unit]).strip()
@@ -196,13 +220,22 @@ def unknown(info: ModelInfo) -> tuple[Kind, ...]:
 
 
 def expectations(info: ModelInfo) -> dict[str, Expectation]:
-    """The accepted range of each measure that the model file has a range for."""
+    """The accepted range of each measure that the model file has a range or a calibrated limit for."""
+    found = _of_images(info)
+    if info.limits is not None:
+        where = CALIBRATED.format(dice=100 * info.limits.dice)
+        for name, ends in info.limits.accepted.items():
+            found[name] = Expectation(*ends, ends, where, info.limits.predictions)
+    return {name: found[name] for name in sorted(found, key=lambda name: _place(name, info))}
+
+
+def _of_images(info: ModelInfo) -> dict[str, Expectation]:
+    """The ranges over the model's own images, widened."""
     if info.images is None:
         return _of_training_labels(info)
     span = _span(info.images)
     found = {}
-    for name in sorted(info.images.ranges, key=lambda name: _place(name, info)):
-        seen = info.images.ranges[name]
+    for name, seen in info.images.ranges.items():
         if name.startswith(CONFIDENCE) and isinstance(info.prepare, PhotoPrepare):
             continue  # a rare class in a street says little about the whole image
         if name.startswith(RATIO) and not seen.high:
@@ -229,7 +262,7 @@ def accepted(name: str, low: float, high: float, span: float) -> tuple[float, fl
     if kind == "confidence":
         return max(0.0, low - LESS_SURE), 1.0
     if name in ("red", "blue"):
-        return low - SHARE, high + SHARE
+        return low - COLOURS, high + COLOURS
     if kind == "intensity" and name != "roughness":
         return low - SPAN * span, high + SPAN * span
     factor = {"roughness": ROUGHNESS}.get(name, RATIOS if kind == "class ratio" else LENGTHS)

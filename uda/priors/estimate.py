@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,13 +29,14 @@ from uda.config.priors import (
     TagPrior,
 )
 from uda.config.recipe import Compute
+from uda.data.cases import names_of
 from uda.data.items import Slices, items_of
 from uda.data.sampling import shuffled_batches
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.data.tags import read_tags
 from uda.devices.device import deterministic, make_fabric
-from uda.errors import PriorError
+from uda.errors import DataError, PriorError
 from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm
 from uda.networks.model_file import ModelInfo, Trained
 from uda.priors import (
@@ -273,8 +275,12 @@ def card_tags(card: DatasetCard, root: Path) -> Mapping[tuple[str, int], Sequenc
     if card.tags is None:
         raise PriorError(f"card {card.name!r} names no tags file", fix="add `tags:` to the card")
     path = root / card.root / card.tags
-    known = {name for names in card.splits.values() for name in names}
-    return select_tags(read_tags(path, card.structures), card.splits.get("adapt", ()), known, path)
+    names = {split: set(cases) for split, cases in card.splits.items()}
+    for split, cases in names.items():
+        with contextlib.suppress(DataError):  # a pattern that fits no file
+            cases |= set(names_of(card, root / card.root, split))
+    known = {name for cases in names.values() for name in cases}
+    return select_tags(read_tags(path, card.structures), names.get("adapt", ()), known, path)
 
 
 def _needed(value: T | None, kind: str) -> T:

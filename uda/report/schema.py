@@ -65,9 +65,11 @@ class Candidate(TypedDict):
 
 
 class Selection(RowSelection):
-    """What ``stage.json`` says of how a checkpoint was kept; ``rule`` names the scores that ranked."""
+    """What ``stage.json`` says of how a checkpoint was kept; ``rule`` names the scores that ranked, ``better``
+    which values of a score are better."""
 
     rule: list[str]
+    better: NotRequired[dict[str, Literal["larger", "smaller"]]]
     candidates: list[Candidate]
 
 
@@ -80,6 +82,7 @@ class MetricsRow(TypedDict):
     hd95: Summary
     assd: Summary
     selection: NotRequired[RowSelection]
+    trained_on: NotRequired[str]
     postprocess: NotRequired[dict[str, Any]]
 
 
@@ -142,6 +145,7 @@ class PhotoRow(TypedDict):
     accuracy: float | None
     subsets: dict[str, float | None]
     selection: NotRequired[RowSelection]
+    trained_on: NotRequired[str]
     postprocess: NotRequired[dict[str, Any]]
 
 

@@ -22,6 +22,7 @@ from uda.report.wording import (
     role,
     steps_said,
     subset_names,
+    upper_bound,
 )
 
 Data = dict[str, Any]
@@ -51,6 +52,7 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
         "unit": metrics.get("distance_unit"),
         "subsets": [f"mIoU, {name}" for name in subset_names(metrics)] if kind is PHOTOS else [],
         "fell": fell_back(rows),
+        "bound": upper_bound(rows),
         "steps": steps_said(rows),
         "ledger": {w: text for w, text in SUPERVISION.items() if w in used} if ledger else None,
     }

@@ -75,6 +75,8 @@ def _rows(
         found = [r for table in tables for r in table if r["name"] == row["name"]]
         summary: dict[str, Any] = {"name": row["name"], "supervision": list(row["supervision"])}
         summary["n"] = len(found)
+        if trained := [r["trained_on"] for r in found if "trained_on" in r]:
+            summary["trained_on"] = ", ".join(dict.fromkeys(trained))
         if said := [r["selection"] for r in found if "selection" in r]:
             summary["selection"] = {
                 "fallbacks": sum(one["fallback"] for one in said),

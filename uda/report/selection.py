@@ -166,8 +166,10 @@ def _figure(name: str, selection: Selection) -> str:
     return rank_plot(name, selection, safe_ranks(selection), titles)
 
 
-def _words(score: str) -> Words:
-    return SCORES.get(score, Words(score, ""))
+def _words(score: str, selection: Selection | None = None) -> Words:
+    """Words of a score; of one that this version does not know, ``stage.json`` says which values are better."""
+    better = selection.get("better", {}) if selection else {}
+    return SCORES.get(score, Words(score, "", "less" if better.get(score) == "smaller" else "more"))
 
 
 def _soft(selection: Selection) -> list[str]:
@@ -191,7 +193,7 @@ def _variant(name: str, one: Selection) -> dict[str, Any]:
         "judged": len(checkpoints),
         "why": one["why"],
         "ended": one["ended"],
-        "heads": [f"{w.title}{arrows[w.better]}" for w in map(_words, (*rule, *soft))],
+        "heads": [f"{w.title}{arrows[w.better]}" for w in (_words(s, one) for s in (*rule, *soft))],
         "candidates": [_candidate(c, chosen, rule, soft, best) for c in one["candidates"]],
     }
 

@@ -34,6 +34,7 @@ from uda.report.wording import (
     steps_said,
     subset_names,
     tops,
+    upper_bound,
 )
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ def frame(
 
     roles = {role(row) for row in metrics["rows"]}
     parts = [DAGGER] if roles & {"oracle", "supervised"} else []
-    parts += filter(None, [fell_back(metrics["rows"]), steps_said(metrics["rows"])])
+    said = (upper_bound, fell_back, steps_said)
+    parts += filter(None, [one(metrics["rows"]) for one in said])
     if not metrics.get("same_data", True):
         parts.insert(0, "the runs were scored on DIFFERENT target data")
     parts += _sources(metrics.get("published", ()))

@@ -129,6 +129,12 @@ def fell_back(rows: Iterable[Row]) -> str:
     return FELL_BACK_SEEDS if any("fallbacks" in one for one in found) else FELL_BACK
 
 
+def upper_bound(rows: Iterable[Row]) -> str:
+    """Which labels trained the row ``target_supervised``; empty where no row says it."""
+    splits = dict.fromkeys(row["trained_on"] for row in rows if "trained_on" in row)
+    return f"target_supervised: trained on the labels of {', '.join(splits)}" if splits else ""
+
+
 def marked(row: Row) -> str:
     """The row's name, with a dagger when it saw target labels, and with an arrow to what it fell back to."""
     if role(row) in ("oracle", "supervised"):

@@ -18,6 +18,7 @@ from uda.devices.distributed import on_first
 from uda.errors import NotFiniteError
 from uda.networks.model_file import MODEL_FILE, ModelInfo, load_model, save_model
 from uda.selection import BEFORE, Candidate, Choice, Judge, smoothed, stale
+from uda.selection.scores import BETTER
 
 JUDGEMENTS = 8
 """About how many snapshots to judge in a training whose ``snapshot_every`` is 0."""
@@ -121,6 +122,7 @@ class Watch:
             "why": self._why(choice),
             "ended": self.ended or "at its last step",
             "rule": list(choice.rule),
+            "better": BETTER,
             "candidates": self._listed(choice),
         }
 

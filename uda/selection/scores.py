@@ -145,6 +145,8 @@ class Scores:
 
 
 _KNOWN = {score.name: score.metadata for score in fields(Scores)}
+BETTER = {name: "smaller" if known["less"] else "larger" for name, known in _KNOWN.items()}
+"""which values of a score are better"""
 SCORES = tuple(name for name, known in _KNOWN.items() if known["ranks"])
 """what may rank checkpoints; the entropy is in the log alone"""
 EVERY = tuple(_KNOWN)

@@ -28,7 +28,10 @@ from uda.losses.prediction import most_likely
 
 
 class RunLog:
-    """Log of one run. ``metrics.csv`` holds no times, so equal runs write equal files.
+    """Log of one run. ``metrics.csv`` grows with every row and holds no times, so equal runs write equal files.
+
+    A new file replaces the one of an interrupted run, whose rows may go beyond its last checkpoint. Later rows are
+    added at its end, without waiting for the disk; a checkpoint writes it whole.
 
     Args:
         steps: length of the run, for the progress bar.
@@ -43,7 +46,7 @@ class RunLog:
     ) -> None:
         self.path = folder / "metrics.csv"
         self._header, *self._rows = [row for _, row in rows_of(rows)] or [[]]
-        self._first_step = first_step
+        self._first_step, self._written = first_step, False
         self._bar = Progress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -60,6 +63,8 @@ class RunLog:
     def __enter__(self) -> RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
+        if self._rows:
+            self.save()
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         before = threading.enumerate()
         try:
@@ -111,11 +116,20 @@ class RunLog:
         header = ["step", *values]
         self._header = self._header or header
         self._rows.append([str(step), *(repr(v) for v in values.values())])
+        self._grow()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         speed = self._bar.tasks[0].speed
         rate = f"{speed:.1f} steps/s" if speed else ""
         self._bar.update(self._task, loss=f"loss {values['loss']:.4f}", rate=rate)
+
+    def _grow(self) -> None:
+        """Add the last row to ``metrics.csv``; the first time, write the file anew."""
+        if not self._written:
+            self.save()
+            return
+        with disk(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(csv_text(self._rows[-1:]))
 
     def text(self) -> str:
         """All rows so far as CSV; empty before the first row."""
@@ -124,6 +138,7 @@ class RunLog:
     def save(self) -> None:
         """Write all rows to ``metrics.csv``."""
         write_text(self.path, self.text())
+        self._written = True
 
     def images(self, step: int, image: Tensor, logits: Tensor, photos: bool = False) -> None:
         """Log image, entropy map and prediction of up to four images; of a volume the middle slice.
