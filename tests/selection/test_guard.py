@@ -114,7 +114,8 @@ def test_the_checkpoint_that_the_rule_likes_is_kept_and_not_the_last(
     wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
     record = adapted(tiny, runs, "adapt.minent.lr=1e-5", *wide)["selection"]
     assert (record["kept"], record["step"], record["fallback"]) == ("step 3", 3, False)
-    assert all(set(one["scores"]) == set(record["better"]) for one in record["candidates"])
+    assert set(record["rule"]) <= set(record["better"])
+    assert all(set(one["scores"]) == set(record["rule"]) for one in record["candidates"])
     assert record["better"]["ratio_distance"] == record["better"]["entropy"] == "smaller"
     assert record["better"]["consistency"] == "larger"
     kept = runs / ONE / "snapshots" / "000003"
