@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from uda.config.networks import ForeignNetwork
 from uda.errors import ConfigError, ModelError
 from uda.files.atomic import load_tensors
-from uda.networks.batchnorm import estimate_batchnorm, layers, set_mode
+from uda.networks.batchnorm import copy_statistics, estimate_batchnorm, layers, set_mode
 from uda.networks.ema import ema_update, frozen_copy
 from uda.networks.foreign import (
     kind_of,
@@ -112,6 +112,22 @@ def test_estimated_statistics_are_those_of_the_python_module(
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     torch.testing.assert_close(model.eval()(IMAGES[0]), expected.eval()(IMAGES[0]))
+
+
+@each_form
+def test_statistics_are_copied_to_the_bit_and_weights_are_not(
+    form: str, programs: dict[str, bytes]
+) -> None:
+    model, other = opened(programs[form]), opened(programs[form])
+    estimate_batchnorm(model, IMAGES, CPU)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    before = {name: parameter.clone() for name, parameter in other.named_parameters()}
+    copy_statistics(model, other)
+    expected = statistics(model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in statistics(other).items())
+    assert all(torch.equal(p, before[name]) for name, p in other.named_parameters())
 
 
 @each_form

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +167,129 @@ def test_text_readers_are_measured_up_to_their_limits(
     ]
     assert set(texts.KINDS) == set(texts.READERS)
     assert {row[2] for row in rows[2:]} == {"read", "refused"}
+
+
+@pytest.fixture
+def selecttable(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("selecttable", monkeypatch)
+
+
+def picked_from(selecttable: ModuleType, *changes: dict[str, Any]) -> Any:
+    """A run whose AdaBN has 70 points and 0.5 of every score; each of its checkpoints differs as said."""
+    scores = dict.fromkeys(vars(selecttable.Scores()), 0.5) | {"ratio_distance": 0.01}
+    common = {**scores, "true": 70.0, "faults": "", "agreement_safe": 0.5}
+    before = [{"name": name, "step": 0, **common} for name in ("source", "adabn")]
+    after = [
+        {"name": f"{step:06d}", "step": step, **common, **change}
+        for step, change in enumerate(changes, 1)
+    ]
+    return selecttable.Run("cardiac", "ordinary", 0, "minent", (*before, *after))
+
+
+def test_what_a_pick_is_worth_is_told_in_points_and_shares(selecttable: ModuleType) -> None:
+    high = {"consistency": 0.9, "nuclear_norm": 0.9}
+    good = picked_from(selecttable, {"true": 75.0, **high}, {"true": 80.0})
+    poor = picked_from(selecttable, {"true": 69.0, **high})
+    lost = picked_from(selecttable, {"true": 20.0, **high})
+    said = selecttable.summary([good, poor, lost], selecttable.by_rule(selecttable.Rule()))
+    assert said == {
+        "mean": pytest.approx((75 + 69 + 20) / 3),
+        "gain": pytest.approx((5 - 1 - 50) / 3),
+        "regret": pytest.approx((5 + 1 + 50) / 3),
+        "worst regret": 50.0,
+        "collapsed": pytest.approx(100 / 3),
+        "against AdaBN": -50.0,
+        "below AdaBN": pytest.approx(200 / 3),
+    }
+
+
+def test_a_rule_sees_what_passed_the_gates_before_the_training_ended(
+    selecttable: ModuleType,
+) -> None:
+    best = {"consistency": 0.9, "nuclear_norm": 0.9}
+    rule, guard = selecttable.Rule(), selecttable.Guard(settled=0.9)
+    pick = selecttable.by_rule(rule, guard)
+    unsafe = picked_from(selecttable, {**best, "faults": "lost"}, {"consistency": 0.7}, best)
+    assert pick(unsafe)["step"] == 3
+    ended = picked_from(selecttable, {"faults": "lost"}, {"faults": "lost"}, best)
+    assert pick(ended)["name"] == "adabn"
+    settled = picked_from(selecttable, {}, {"previous_agreement": 0.95}, best)
+    assert pick(settled)["name"] == "adabn"
+    assert selecttable.by_rule(rule)(settled)["step"] == 3
+    far = picked_from(selecttable, {**best, "ratio_distance": 0.1})
+    assert selecttable.by_rule(selecttable.Rule(distance=2.0))(far)["name"] == "adabn"
+
+
+def test_every_criterion_has_one_name_and_one_rule(selecttable: ModuleType) -> None:
+    names, rules = zip(*selecttable.criteria(), strict=True)
+    assert len(set(names)) == len(names) > 100
+    assert len({rule.model_dump_json() for rule in rules}) == len(rules)
+
+
+def test_the_cardiac_grid_has_400_checkpoints_and_every_variant_is_a_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = load("selectgrid", monkeypatch)
+    cardiac = grid.BENCHES["cardiac"]
+    assert len(cardiac.variants) * (cardiac.steps // cardiac.every) * 2 * 3 >= 400
+    for bench in grid.BENCHES.values():
+        for name in bench.variants:
+            settings = bench.settings(name)
+            assert (settings.select, settings.snapshot_every) == ("last", bench.every)
+            assert (settings.prior is not None) == bool(settings.needs())
+
+
+def test_the_selection_bench_trains_judges_and_prints(
+    tiny: Tiny,
+    finished_once: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tiny.home)
+    shutil.copytree(finished_once / "run" / "pretrain", "given/seed-0/pretrain")
+    bench = load("selectbench", monkeypatch)
+
+    def printed(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["selectbench.py", *words, "--out", "out"])
+        bench.main()
+        return capsys.readouterr().out
+
+    where = ["phantom", "--recipe", tiny.recipe, "--root", str(tiny.root), "--steps", "10"]
+    where += ["--source", "strong=given", "--only", "adami_1e-3"]
+    printed("train", *where)
+    folder = Path("out/phantom/strong/seed-0")
+    trained = sorted(folder.glob("adapt-adami_1e-3/snapshots/*/model.safetensors"))
+    assert [int(path.parent.name) for path in trained] == [2, 4, 6, 8, 10]
+    before = [path.stat().st_mtime_ns for path in trained]
+    printed("train", *where, "--repeat")
+    assert [path.stat().st_mtime_ns for path in trained] == before
+    printed("judge", *where)
+    rows = bench.read_csv(folder / "judged" / "adami_1e-3.csv")
+    assert [row["step"] for row in rows] == [0, 0, 2, 4, 6, 8, 10]
+    for row in rows:
+        assert 0 <= row["true"] <= 100
+        assert 0 <= row["held_out"] <= 1
+        assert 0 <= row["continuity"] <= 1
+        assert math.isfinite(row["repeat_agreement"]) == (row["step"] > 0)
+        assert math.isfinite(row["previous_agreement"]) == (row["step"] > 2)
+    told = printed("table", "--write", "all.csv")
+    assert "**phantom, strong**, seeds 0: 1 runs, 5 checkpoints" in told
+    assert "| held_out + ratio_distance; margin 0.25 |" in told
+    assert printed("table", "--read", "all.csv") == told
+    assert printed("table", "--read", "all.csv", "--seeds", "1,2").strip() == ""
+
+
+def test_the_guards_cost_is_a_share_of_the_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = load("guard_cost", monkeypatch)
+    small = ["--methods", "minent", "--size", "32", "--images", "40", "--rounds", "2", "--every"]
+    monkeypatch.setattr("sys.argv", ["guard_cost.py", *small])
+    cost.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| minent")]
+    assert [row.split(" | ")[1] for row in rows] == ["consistency, nuclear_norm", "every one"]
+    for row in rows:
+        assert len(re.findall(r"[\d.]+ (?:s|%)", row)) == 4
 
 
 def test_flags_are_counted_against_the_dice_of_each_case(

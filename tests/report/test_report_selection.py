@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from uda import api
 from uda.cli.main import app
+from uda.config.guard import Rule
 from uda.config.loading import load_recipe
 from uda.errors import DataError
 from uda.pipeline import run as pipeline
@@ -44,7 +45,7 @@ def scores(quality: float) -> Scores:
 def selection(kept: str, **safe: float) -> dict[str, Any]:
     """As a guarded stage writes it: candidates by name and quality; steps 3 and 4 of 4 are unsafe."""
     ranked = {name.removeprefix("s_"): scores(value) for name, value in safe.items()}
-    ranks = choose({"source": scores(0.5), "adabn": scores(0.6), **ranked}, RULE).ranks
+    ranks = choose({"source": scores(0.5), "adabn": scores(0.6), **ranked}, Rule(ranked=RULE)).ranks
     judged = {"source": scores(0.5), "adabn": scores(0.6), **ranked}
     judged |= {"000030": scores(0.9), "000040": scores(math.nan)}
     candidates = []

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Once, Tiny, make_tiny
+from torch import nn
 from typer.testing import CliRunner
 
 from uda.cli.main import app
+from uda.config.guard import Rule
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import RunError
@@ -65,7 +70,7 @@ def weights(folder: Path) -> dict[str, list[float]]:
 def favouring(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Make the rule choose candidate ``name`` if it exists."""
 
-    def choose(scores: dict[str, Scores]) -> Choice:
+    def choose(scores: dict[str, Scores], rule: Rule) -> Choice:
         return Choice(name if name in scores else "adabn", dict.fromkeys(scores, 1.0))
 
     monkeypatch.setattr(judging, "choose", choose)
@@ -109,7 +114,8 @@ def test_the_checkpoint_that_the_rule_likes_is_kept_and_not_the_last(
     wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
     record = adapted(tiny, runs, "adapt.minent.lr=1e-5", *wide)["selection"]
     assert (record["kept"], record["step"], record["fallback"]) == ("step 3", 3, False)
-    assert all(set(one["scores"]) == set(record["better"]) for one in record["candidates"])
+    assert set(record["rule"]) <= set(record["better"])
+    assert all(set(one["scores"]) == set(record["rule"]) for one in record["candidates"])
     assert record["better"]["ratio_distance"] == record["better"]["entropy"] == "smaller"
     assert record["better"]["consistency"] == "larger"
     kept = runs / ONE / "snapshots" / "000003"
@@ -160,10 +166,101 @@ def test_training_ends_when_nothing_gets_better(
     assert [one["step"] for one in record["candidates"]][-1] < 8
 
 
+def test_training_ends_where_the_labels_hardly_change(tiny: Tiny, runs: Path) -> None:
+    plan = ("adapt.minent.lr=1e-9", "adapt.minent.steps=8", "adapt.minent.snapshot_every=1")
+    frozen = "adapt.minent.batchnorm=frozen"
+    goes_on = adapted(tiny, runs / "whole", *plan, frozen, "adapt.minent.guard.patience=9")
+    assert goes_on["selection"]["ended"] == "at its last step"
+    settled = (*plan, frozen, "adapt.minent.guard.patience=9", "adapt.minent.guard.settled=0.99")
+    record = adapted(tiny, runs / "run", *settled)["selection"]
+    assert record["ended"] == "the labels of the last two checkpoints agree by Dice 1.000"
+    assert [one["step"] for one in record["candidates"]] == [0, 0, 1, 2]
+
+
+def test_training_goes_on_where_the_labels_change(tiny: Tiny, runs: Path) -> None:
+    limits = ("adapt.minent.guard.unsafe=100", "adapt.minent.guard.settled=1.0")
+    assert adapted(tiny, runs, COLLAPSING, *limits)["selection"]["ended"] == "at its last step"
+
+
+def test_the_record_says_what_a_better_checkpoint_lacked(tiny: Tiny, runs: Path) -> None:
+    """No class ratio is at a distance of 0 from the expected one."""
+    rule = "adapt.minent.guard.rule={ranked: [nuclear_norm], distance: 0}"
+    wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
+    record = adapted(tiny, runs, "adapt.minent.lr=1e-3", rule, *wide)["selection"]
+    assert (record["kept"], record["fallback"]) == ("adabn", True)
+    assert record["rule"] == ["nuclear_norm"]
+    assert re.search(
+        r"^none of \d safe checkpoints was better by the same scores; the best by rank, step \d, may not replace "
+        r"AdaBN: its distance to the expected class ratio is \S+, expected at most 0$",
+        record["why"],
+    )
+    for one in record["candidates"]:
+        assert set(one["scores"]) == {"nuclear_norm", "ratio_distance"}
+
+
+WARMED = ("adapt.minent.batchnorm=warmed", "adapt.minent.lr=1e-4")
+
+
+@pytest.mark.parametrize("warmed", [True, False])
+def test_adabn_is_estimated_once(
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch, warmed: bool
+) -> None:
+    """A training with warmed statistics has made the pass that the guard's AdaBN needs, to the bit."""
+    real, passes, judged = stages.estimate_batchnorm, [], []
+
+    def estimate(model: nn.Module, images: Any, device: Any) -> bool:
+        known = real(model, images, device)
+        passes.append(copy.deepcopy(model.state_dict()))
+        return known
+
+    class Seen(Judge):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            judged.append(args[5])
+            super().__init__(*args, **more)
+
+    monkeypatch.setattr(stages, "estimate_batchnorm", estimate)
+    monkeypatch.setattr(stages, "Judge", Seen)
+    adapted(tiny, runs, *(WARMED if warmed else ()))
+    (statistics,), (adabn,) = passes, judged
+    found = adabn.state_dict()
+    assert any("running_mean" in name for name in found)
+    assert all(torch.equal(value, found[name]) for name, value in statistics.items())
+
+
+def test_a_guard_that_shares_the_pass_changes_no_weight(tiny: Tiny, runs: Path) -> None:
+    kept = ("adapt.minent.snapshot_every=3", "adapt.minent.guard.patience=9")
+    adapted(tiny, runs / "guarded", *WARMED, *kept, "adapt.minent.guard.unsafe=9")
+    adapted(tiny, runs / "last", *WARMED, *kept, "adapt.minent.select=last")
+    for step in ("000003", "000006"):
+        both = [runs / name / ONE / "snapshots" / step for name in ("guarded", "last")]
+        assert weights(both[0]) == weights(both[1])
+
+
+def test_of_a_large_target_the_guards_adabn_sees_a_sample(
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = stages.estimate_batchnorm, []
+
+    def estimate(model: nn.Module, images: Any, device: Any) -> bool:
+        batches = list(images)
+        seen.append([len(batch) for batch in batches])
+        return real(model, batches, device)
+
+    monkeypatch.setattr(stages, "estimate_batchnorm", estimate)
+    monkeypatch.setattr("uda.training.batches.BATCHNORM_BATCH", 2)
+    adapted(tiny, runs / "whole")
+    monkeypatch.setattr(stages, "ADABN_BATCHES", 3)
+    adapted(tiny, runs / "run")
+    assert seen == [[2] * 4, [2] * 3]
+
+
+JUDGED = "adapt.minent.guard.rule={ranked: [consistency, held_out, agreement]}"
+
+
 def test_a_killed_stage_judges_and_keeps_what_the_uninterrupted_one_does(
     tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = ("adapt.minent.lr=1e-4", "adapt.minent.steps=8", "adapt.minent.snapshot_every=2")
+    plan = ("adapt.minent.lr=1e-4", "adapt.minent.steps=8", "adapt.minent.snapshot_every=2", JUDGED)
     whole = adapted(tiny, runs / "whole", *plan)["selection"]
     seen, calls = Watch._seen, []
 

@@ -9,15 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uda.config.guard import Guard
+from uda.config.guard import SCORES as KNOWN
+from uda.config.guard import Guard, Rule
+from uda.config.loading import parse
+from uda.errors import ConfigError
 from uda.selection import (
     RULE,
+    SCORES,
+    Choice,
     Expected,
     Scores,
     Views,
     choose,
     faults,
     mean_ranks,
+    needed,
     smoothed,
     stale,
 )
@@ -36,7 +42,7 @@ def labels_of(first: int, second: int) -> Tensor:
 
 def views_of(labels: Tensor) -> Views:
     log_p = (functional.one_hot(labels, 3).movedim(-1, 1) * 20.0).log_softmax(1)
-    return Views(log_p, (labels,))
+    return Views(log_p, lambda family: (labels, labels))
 
 
 def expected(first: int = 10, second: int = 20, ratio: tuple[float, ...] | None = None) -> Expected:
@@ -144,3 +150,135 @@ def test_smoothing_is_the_mean_with_the_checkpoint_before() -> None:
 def test_how_long_nothing_was_better() -> None:
     assert stale([LOW, HIGH, LOW, LOW]) == 2
     assert stale([LOW, HIGH]) == 0
+
+
+def against(adabn: Scores, checkpoint: Scores, rule: Rule, others: int = 0) -> Choice:
+    """AdaBN and a checkpoint, between ``others`` that are worse than both."""
+    worse = replace(LOW, consistency=0.0, nuclear_norm=0.0, ratio_distance=9.0)
+    more = {f"{number:06d}": worse for number in range(1, others + 1)}
+    return choose({"source": worse, "adabn": adabn, **more, "000100": checkpoint}, rule)
+
+
+ADABN = replace(LOW, ratio_distance=0.01, held_out=0.8, largest_component=0.9)
+BETTER = replace(ADABN, consistency=0.9, nuclear_norm=0.9, held_out=0.85)
+
+
+def test_by_ranks_alone_a_checkpoint_need_not_be_better_by_anything_else() -> None:
+    choice = against(ADABN, replace(BETTER, held_out=0.1, ratio_distance=5.0), Rule())
+    assert (choice.name, choice.refused) == ("000100", {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "most", "kept"),
+    [
+        ({}, 1.0, "adabn"),  # its largest component is AdaBN's: not better
+        ({"largest_component": 0.95}, 1.0, "000100"),
+        ({"largest_component": 0.5}, 0.5, "000100"),
+        ({"largest_component": 0.95, "held_out": 0.8}, 1.0, "adabn"),
+        ({"largest_component": 0.5, "held_out": 0.8}, 0.5, "adabn"),
+    ],
+)
+def test_a_checkpoint_has_to_be_better_than_adabn_by_enough_of_the_scores(
+    changed: dict[str, float], most: float, kept: str
+) -> None:
+    rule = Rule(better={"held_out": 0, "largest_component": 0}, most=most)
+    assert against(ADABN, replace(BETTER, **changed), rule).name == kept
+
+
+def test_what_is_missing_is_told() -> None:
+    rule = Rule(better={"held_out": 0.1, "largest_component": 0})
+    told = against(ADABN, BETTER, rule).refused
+    assert told["000100"] == (
+        "it is not enough better than AdaBN by held_out (+0.05, expected over +0.1), "
+        "largest_component (+0, expected over +0)"
+    )
+    assert set(told) == {"source", "000100"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "kept"), [(0.04, "000100"), (0.06, "adabn"), (-0.01, "000100"), (0.0, "000100")]
+)
+def test_a_gain_is_in_units_of_the_score(gain: float, kept: str) -> None:
+    """The checkpoint's held-out consistency is 0.05 above AdaBN's."""
+    assert against(ADABN, BETTER, Rule(better={"held_out": gain})).name == kept
+
+
+@pytest.mark.parametrize(("component", "kept"), [(0.895, "000100"), (0.885, "adabn")])
+def test_with_a_negative_gain_a_checkpoint_may_be_a_little_worse(
+    component: float, kept: str
+) -> None:
+    changed = replace(BETTER, largest_component=component)
+    assert against(ADABN, changed, Rule(better={"largest_component": -0.01})).name == kept
+
+
+def test_of_scores_that_should_be_small_less_is_a_gain() -> None:
+    nearer = replace(BETTER, ratio_distance=0.004)
+    assert against(ADABN, nearer, Rule(better={"ratio_distance": 0.005})).name == "000100"
+    assert against(ADABN, nearer, Rule(better={"ratio_distance": 0.007})).name == "adabn"
+
+
+def test_a_score_that_nobody_knows_takes_no_part_in_the_comparison() -> None:
+    rule = Rule(better={"held_out": 0, "continuity": 0})  # photographs have no neighbouring slices
+    assert against(ADABN, BETTER, rule).name == "000100"
+    unknown = replace(BETTER, held_out=float("nan"))
+    assert against(ADABN, unknown, rule).name == "adabn"
+
+
+@pytest.mark.parametrize(("margin", "kept"), [(0.1, "000100"), (0.25, "000100"), (0.3, "adabn")])
+def test_a_margin_is_a_share_of_the_distance_between_the_ranks(margin: float, kept: str) -> None:
+    """Five candidates: the checkpoint is first, AdaBN second, a quarter of the distance below."""
+    choice = against(ADABN, BETTER, Rule(margin=margin), others=2)
+    assert choice.name == kept
+    if kept == "adabn":
+        told = "its rank is 0.25 of the ranks above AdaBN's, expected 0.30"
+        assert choice.refused["000100"] == told
+
+
+@pytest.mark.parametrize(
+    ("factor", "floor", "distance", "kept"),
+    [
+        (2.0, 0.0, 0.02, "000100"),
+        (2.0, 0.0, 0.021, "adabn"),
+        (0.0, 0.021, 0.021, "000100"),
+        (1.0, 0.0, float("nan"), "adabn"),
+    ],
+)
+def test_the_class_ratio_may_not_be_much_farther_from_the_expected_one_than_adabns(
+    factor: float, floor: float, distance: float, kept: str
+) -> None:
+    rule = Rule(distance=factor, distance_floor=floor)
+    assert against(ADABN, replace(BETTER, ratio_distance=distance), rule).name == kept
+
+
+def test_without_an_expected_class_ratio_no_distance_is_asked_for() -> None:
+    unknown = {"ratio_distance": float("nan")}
+    rule = Rule(distance=1.0)
+    assert against(replace(ADABN, **unknown), replace(BETTER, **unknown), rule).name == "000100"
+
+
+def test_the_source_model_too_has_to_be_better_than_adabn() -> None:
+    scores = {"source": HIGH, "adabn": LOW}
+    assert choose(scores).name == "source"
+    assert choose(scores, Rule(better={"consistency": 0})).name == "source"
+    assert choose(scores, Rule(better={"density": 0})).name == "adabn"
+
+
+def test_a_rule_reads_what_it_names() -> None:
+    assert needed(Rule()) == ("consistency", "nuclear_norm")
+    better = {"held_out": 0.0, "continuity": 0.0}
+    rule = Rule(ranked=("held_out", "agreement"), better=better, distance=2.0)
+    assert needed(rule) == ("held_out", "agreement", "continuity", "ratio_distance")
+
+
+def test_a_rule_knows_the_scores_and_a_guard_of_today_says_nothing_of_it() -> None:
+    assert set(KNOWN) == set(SCORES)
+    with pytest.raises(ConfigError, match=r"no score 'helt_out'(.|\n)*did you mean 'held_out'"):
+        parse(Guard, {"rule": {"ranked": ["helt_out"]}}, "guard")
+    for wrong in ({"ranked": []}, {"better": {"held": 0}}, {"better": {"held_out": "nan"}}):
+        with pytest.raises(ConfigError):
+            parse(Guard, {"rule": wrong}, "guard")
+    of_before = {"images": 64, "factor": 3.0, "overlap": 0.7, "patience": 3, "unsafe": 2}
+    assert Guard().model_dump(mode="json") == of_before
+    changed = Guard(rule=Rule(margin=0.1), settled=0.9).model_dump(mode="json")
+    assert changed["rule"]["margin"] == 0.1
+    assert changed["settled"] == 0.9

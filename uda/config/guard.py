@@ -2,20 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from uda.config.fields import Frozen, Positive, Share
+from uda.config.fields import Amount, Frozen, Positive, Probability, Share
+from uda.errors import nearest
 
 Factor = Annotated[float, Field(gt=1)]
+SCORES = (
+    "ratio_distance",
+    "mutual_information",
+    "consistency",
+    "agreement",
+    "density",
+    "nuclear_norm",
+    "confidence",
+    "held_out",
+    "size_variation",
+    "continuity",
+    "largest_component",
+    "area_smoothness",
+    "before_agreement",
+    "source_agreement",
+)
+"""scores that a rule may name; :mod:`uda.selection.scores` computes them"""
+
+
+def _known(name: str) -> str:
+    if name not in SCORES:
+        raise ValueError(f"no score {name!r}; {nearest(name, SCORES)}")
+    return name
+
+
+Score = Annotated[str, AfterValidator(_known)]
+Gain = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Rule(Frozen):
+    """How to choose among the source model, AdaBN and the safe checkpoints.
+
+    The one of the best mean rank by ``ranked`` is kept. The other settings say what everything but AdaBN has to show
+    to be chosen; where nothing does, AdaBN is kept. A score that is not known takes no part.
+    """
+
+    ranked: Annotated[tuple[Score, ...], Field(min_length=1)] = ("consistency", "nuclear_norm")
+    """scores whose ranks are averaged"""
+    better: dict[Score, Gain] = Field(default_factory=dict)
+    """scores by which it has to be better than AdaBN, and by how much more than this; with a negative number it may be
+    worse, but not by so much"""
+    most: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """share of ``better`` that suffices"""
+    margin: Share = 0.0
+    """by how much its mean rank has to be above AdaBN's, as a share of the distance between best and worst rank"""
+    distance: Amount | None = None
+    """largest ``ratio_distance``, as a multiple of AdaBN's; None: any"""
+    distance_floor: Amount = 0.0
+    """``ratio_distance`` that is never too large, in nats"""
 
 
 class Guard(Frozen):
     """Limits and effort of ``select: guarded``."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"rule", "settled"})
+
     images: Positive = 64
-    """Target images that every checkpoint is judged on, evenly spread over the target."""
+    """Target images that every checkpoint is judged on: neighbouring slices of a few cases, and slices evenly spread
+    over the target."""
     factor: Factor = 3.0
     """A checkpoint is unsafe if a structure's predicted ratio is more than ``factor`` times below or above the
     expected range."""
@@ -26,3 +79,7 @@ class Guard(Frozen):
     """The training ends after so many judgements without improvement."""
     unsafe: Positive = 2
     """Unsafe checkpoints in a row after which the training ends."""
+    rule: Rule = Rule()
+    settled: Probability | None = None
+    """The training ends when the labels of two checkpoints in a row agree by at least this Dice, the mean over
+    structures on the judged images; None: it goes on."""

@@ -109,6 +109,14 @@ def estimate_batchnorm(model: nn.Module, images: Iterable[Tensor], device: torch
     return True
 
 
+def copy_statistics(model: nn.Module, into: nn.Module) -> None:
+    """Give a network of the same structure the BatchNorm statistics of another."""
+    for known, layer in zip(layers(model), layers(into), strict=True):
+        buffers = dict(layer.named_buffers(recurse=False))
+        for name, value in known.named_buffers(recurse=False):
+            buffers[name].copy_(value)
+
+
 class _Scripted:
     """The cumulative mean of a scripted layer's statistics; its momentum m is a constant of the program.
 

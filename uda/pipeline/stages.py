@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
-from uda.networks.batchnorm import estimate_batchnorm, set_mode
+from uda.networks.batchnorm import copy_statistics, estimate_batchnorm, set_mode
 from uda.networks.build import build
 from uda.networks.heads import head, head_parameters, use_auxiliary
 from uda.networks.model_file import (
@@ -59,6 +60,9 @@ VALIDATIONS = 10
 """About how many snapshots ``select: perturbed`` chooses from in a training whose ``snapshot_every`` is 0."""
 SOURCE_AGAIN = ("source_images",)
 """Ledger entry of a stage that is not source-free."""
+ADABN_BATCHES = 16
+"""Batches of BATCHNORM_BATCH images that the guard's AdaBN is estimated on where the training estimates none; of a
+larger target these are a random sample."""
 
 
 def train_supervised(
@@ -205,12 +209,16 @@ def adapt(
     use_auxiliary(model, any(term.aux for term in settings.objective))
     if settings.train == "batchnorm":
         normalization_only(model)
+    warmed: nn.Module | None = None
     with deterministic():
         fabric = make_fabric(run.compute)
         if settings.batchnorm in ("target", "warmed"):
             model.to(fabric.device)
             images = all_images(items, run)
             on_first(lambda: estimate_batchnorm(model, images, fabric.device))
+            if guarded:  # now, before the statistics follow the training
+                warmed = copy.deepcopy(parent.network)
+                copy_statistics(model, warmed)
         batches = target_batches(store, source, info.network, settings, run, fabric)
 
         def mode(trained: nn.Module) -> None:
@@ -221,7 +229,7 @@ def adapt(
         watched = settings.model_copy(update={"snapshot_every": every})
         selection: dict[str, Any] = {}
         if guarded:
-            judge = _judge_maker(run, parent, items, card, settings, prior, fabric)
+            judge = _judge_maker(run, parent, items, card, settings, prior, fabric, warmed)
             watch = Watch(judge, run.folder, every, settings.guard)
             try:
                 train(watched, batches, mode, watch.seen)
@@ -265,15 +273,26 @@ def _judge_maker(
     settings: Adapt,
     prior: Prior | None,
     fabric: Fabric,
+    warmed: nn.Module | None,
 ) -> Callable[[], tuple[Judge, tuple[nn.Module, nn.Module]]]:
-    """A function that builds a variant's judge, the source model and the AdaBN model."""
+    """A function that builds a variant's judge, the source model and the AdaBN model.
+
+    Args:
+        warmed: the source model with the target's statistics, where the training has estimated them.
+    """
 
     def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
         source, info = parent.network.to(fabric.device), parent.info
-        adabn = copy.deepcopy(source)
-        images = all_images(items, replace(run, stage="adabn"))  # the order of stage adabn
-        with contextlib.suppress(ModelError):  # a traced program keeps the source's statistics
-            estimate_batchnorm(adabn, images, fabric.device)
+        layout = _memory_format(run, info)
+        if warmed is None:
+            adabn = copy.deepcopy(source)
+            images = all_images(items, replace(run, stage="adabn"))  # the order of stage adabn
+            with contextlib.suppress(ModelError):  # a traced program keeps the source's statistics
+                estimate_batchnorm(adabn, islice(images, ADABN_BATCHES), fabric.device)
+        else:
+            adabn = warmed.to(fabric.device)
+        for one in (source, adabn):
+            one.to(memory_format=layout)
         ratio = prior.ratio if prior else info.class_ratio
         judge = Judge(
             UnlabelledImages(items, settings.guard.images, mirrored=card.photos),
@@ -285,10 +304,18 @@ def _judge_maker(
             settings.guard,
             fabric,
             run.seed,
+            layout,
         )
         return judge, (source, adabn)
 
     return make
+
+
+def _memory_format(run: StageRun, info: ModelInfo) -> torch.memory_format:
+    """How weights lie in memory: channels last is faster for most networks."""
+    if not run.compute.channels_last:
+        return torch.preserve_format
+    return torch.channels_last_3d if info.network.spatial_dims == 3 else torch.channels_last
 
 
 def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
@@ -323,9 +350,7 @@ def _fit(
     seen: Callable[[int], bool] = lambda step: False,
 ) -> nn.Module:
     """Run the loop and write its snapshots; ``seen`` gets the step of each and may end the training."""
-    if run.compute.channels_last:
-        volumetric = info.network.spatial_dims == 3
-        model.to(memory_format=torch.channels_last_3d if volumetric else torch.channels_last)
+    model.to(memory_format=_memory_format(run, info))
 
     def snapshot(kept: nn.Module, step: int) -> bool:
         path = snapshot_file(run.folder, step)

@@ -60,6 +60,37 @@ SCORES = {
         "nuclear norm",
         "whether the predictions of a class-balanced sample of pixels are sure and of many classes (0 to 1)",
     ),
+    "held_out": Words(
+        "held-out consistency",
+        "how well the masks of an image agree (Dice, 0 to 1) with those of the same image under changes that no "
+        "student is trained for: coarser pixels, a bias field, another contrast, a random filter, a deformation",
+    ),
+    "size_variation": Words(
+        "size variation",
+        "how much the size of a structure in a case changes under these changes (0 to 1)",
+        "less",
+    ),
+    "continuity": Words(
+        "continuity",
+        "how well the masks of neighbouring slices agree (Dice, 0 to 1); what is usual depends on the slice distance",
+    ),
+    "largest_component": Words(
+        "largest component",
+        "which share of a structure is one piece in three dimensions (0 to 1)",
+    ),
+    "area_smoothness": Words(
+        "smoothness of areas",
+        "whether a structure's area changes evenly from slice to slice (0 to 1)",
+    ),
+    "before_agreement": Words(
+        "agreement before",
+        "Dice, 0 to 1, with the mean prediction of the two models before adaptation",
+    ),
+    "source_agreement": Words(
+        "agreement with the source",
+        "Dice, 0 to 1, of the masks with those of the mean prediction with the model before adaptation: what stands "
+        "when that model has half of the vote",
+    ),
     "entropy": Words(
         "mean entropy",
         "how unsure the model is of a pixel, as a share of the largest possible. It is shown and never used, because "

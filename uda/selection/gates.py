@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uda.config.guard import Guard
-from uda.selection.scores import structure_dice
+from uda.selection.overlap import structure_dice
 from uda.selection.views import Views
 
 FOUND = 1e-4
@@ -37,9 +37,13 @@ class Expected:
 
     def range(self, structure: int) -> tuple[float, float]:
         """Least and largest ratio between which a structure is expected: the prior's and AdaBN's."""
-        found = float((self.adabn == structure).double().mean())
+        found = _share(self.adabn, structure)
         known = found if self.ratio is None else float(self.ratio[structure])
         return min(found, known), max(found, known)
+
+
+def _share(labels: Tensor, structure: int) -> float:
+    return int((labels == structure).sum()) / labels.numel()
 
 
 def faults(views: Views, expected: Expected, guard: Guard) -> list[str]:
@@ -57,7 +61,7 @@ def faults(views: Views, expected: Expected, guard: Guard) -> list[str]:
 def _ratio_fault(labels: Tensor, structure: int, expected: Expected, factor: float) -> str | None:
     name = expected.classes[structure]
     low, high = expected.range(structure)
-    ratio = float((labels == structure).double().mean())
+    ratio = _share(labels, structure)
     if ratio == 0 and low >= FOUND:
         return f"{name} is not found any more"
     least, most = low / factor, min(1.0, max(high, FOUND) * factor)

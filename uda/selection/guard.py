@@ -87,9 +87,18 @@ class Watch:
             return f"{limit} checkpoints in a row were unsafe: {judged[-1].faults[0]}"
         scores = self.judge.scores()
         trend = smoothed([scores[one.name] for one in judged if one.safe])
-        if trend and stale(trend) >= self.guard.patience:
+        if trend and stale(trend, self.guard.rule.ranked) >= self.guard.patience:
             return f"none of the last {self.guard.patience} checkpoints was better"
-        return ""
+        return self._settled(judged)
+
+    def _settled(self, judged: list[Candidate]) -> str:
+        """Why the training may end because the model hardly changes any more; empty if it may not."""
+        if self.guard.settled is None or len(judged) < 2:
+            return ""
+        agreed = self.judge.agreement(*judged[-2:])
+        if agreed < self.guard.settled:
+            return ""
+        return f"the labels of the last two checkpoints agree by Dice {agreed:.3f}"
 
     def _keep(self, info: ModelInfo) -> dict[str, Any]:
         choice = self.judge.choose()
@@ -128,7 +137,12 @@ class Watch:
         if not safe:
             reason = checkpoints[-1].faults[0] if checkpoints else "none was judged"
             return f"no checkpoint was safe: {reason}"
-        return f"none of {safe} safe checkpoints was better by the same scores"
+        told = f"none of {safe} safe checkpoints was better by the same scores"
+        first = max(choice.ranks, key=lambda name: choice.ranks[name])
+        why = choice.refused.get(first)
+        if why is None:
+            return told
+        return f"{told}; the best by rank, {_called(first)}, may not replace AdaBN: {why}"
 
     def _listed(self, choice: Choice) -> list[dict[str, Any]]:
         scores = self.judge.scores()
@@ -139,10 +153,19 @@ class Watch:
                 "safe": one.safe,
                 "faults": list(one.faults),
                 "rank": choice.ranks.get(one.name),
-                "scores": _finite(asdict(scores.get(one.name, one.alone))),
+                "scores": {
+                    name: value
+                    for name, value in _finite(asdict(scores.get(one.name, one.alone))).items()
+                    if name in self.judge.names
+                },
             }
             for one in self.judge.candidates
         ]
+
+
+def _called(name: str) -> str:
+    """A candidate in a sentence."""
+    return {"source": "the source model", "adabn": "AdaBN"}.get(name) or f"step {int(name)}"
 
 
 def _finite(scores: dict[str, float]) -> dict[str, float | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,8 +15,9 @@ from uda.config.guard import Guard
 from uda.losses.prediction import most_likely
 from uda.networks.model_file import load_model
 from uda.selection.gates import Expected, faults
-from uda.selection.rule import BEFORE, Choice, choose
-from uda.selection.scores import Scores, computed, ensemble_agreement
+from uda.selection.rule import BEFORE, Choice, choose, needed
+from uda.selection.scores import EVERY, Scores, computed
+from uda.selection.stability import ensemble_agreement
 from uda.selection.views import UnlabelledImages, Views, balanced_pixels, look
 
 PIXELS = 200
@@ -24,12 +26,15 @@ PIXELS = 200
 
 @dataclass(frozen=True)
 class Candidate:
-    """A judged model. Probabilities are held in half precision: all candidates stand in memory together."""
+    """A judged model."""
 
     name: str
     step: int
-    probabilities: Tensor
-    """``[n, k, *g]``"""
+    labels: Tensor
+    """``[n, *g]``"""
+    probabilities: Tensor | None
+    """``[n, k, *g]`` in half precision, because those of all candidates stand in memory together; None where no score
+    asks for them"""
     alone: Scores
     """its scores, but for the agreement with the others"""
     faults: tuple[str, ...]
@@ -43,6 +48,9 @@ class Candidate:
 class Judge:
     """Judges models on the same images, by the same perturbations.
 
+    The gates see the images as they are. What they reject gets no score, and of the others only the scores that the
+    rule reads are computed, because each family of perturbations costs as much as the images themselves.
+
     Args:
         images: unlabelled target images.
         classes: names, class 0 first.
@@ -50,6 +58,8 @@ class Judge:
         ratio: expected class ratio ``[k]``; None where neither a prior nor the model knows one.
         source: the model before adaptation, on the fabric's device.
         adabn: the same with the target's BatchNorm statistics; the same object where it has no BatchNorm.
+        memory_format: of the judged networks' weights.
+        every: compute all scores, also of what the gates reject: for measuring what scores are worth.
     """
 
     def __init__(
@@ -63,12 +73,16 @@ class Judge:
         guard: Guard,
         fabric: Fabric,
         seed: int,
+        memory_format: torch.memory_format = torch.preserve_format,
+        every: bool = False,
     ) -> None:
         self.images, self.guard, self.fabric, self.seed = images, guard, fabric, seed
-        self.source = source
-        self.case = images.case
+        self.source, self.every, self.memory_format = source, every, memory_format
+        self.names = EVERY if every else needed(guard.rule)
+        self.case = images.case.to(fabric.device)
         before = [look(model, images, fabric, seed) for model in (source, adabn)]
         self.source_log_p = before[0].log_p
+        self.before = most_likely(before[0].log_p.exp() + before[1].log_p.exp())
         self.expected = Expected(
             classes, structures, ratio, before[0].labels, before[1].labels, self.case
         )
@@ -80,42 +94,61 @@ class Judge:
     def judge(self, path: Path, step: int) -> Candidate:
         """Look at the model of a file and remember it, named by its step."""
         model, _ = load_model(path, known=self.source)
-        views = look(model.to(self.fabric.device), self.images, self.fabric, self.seed)
+        model.to(self.fabric.device).to(memory_format=self.memory_format)
+        views = look(model, self.images, self.fabric, self.seed)
         self.candidates.append(self._candidate(f"{step:06d}", step, views))
         return self.candidates[-1]
 
+    def agreement(self, first: Candidate, second: Candidate) -> float:
+        """Dice between the labels of two candidates, mean over structures."""
+        return float(self.expected.dice(first.labels.long(), second.labels.long()).mean())
+
     def _candidate(self, name: str, step: int, views: Views) -> Candidate:
         unsafe = () if name in BEFORE else tuple(faults(views, self.expected, self.guard))
-        return Candidate(name, step, views.log_p.exp().half(), self._scores(views), unsafe)
+        judged = views.finite and (self.every or not unsafe)
+        kept = views.log_p.exp().half().cpu() if "agreement" in self.names else None
+        scores = computed(self.names, self._seen(views)) if judged else Scores()
+        return Candidate(name, step, views.labels.to(torch.uint8), kept, scores, unsafe)
 
-    def _scores(self, views: Views) -> Scores:
-        if not views.finite:
-            return Scores()
-        log_p, expected = views.log_p, self.expected
-        return computed(
-            log_p=log_p,
-            labels=views.labels,
-            perturbed=views.perturbed,
-            case=self.case,
-            classes=len(expected.classes),
-            structures=expected.structures,
-            expected=expected.ratio,
-            sample=log_p.movedim(1, -1).reshape(-1, log_p.shape[1])[self.pixels],
-            source_log_p=self.source_log_p,
-        )
+    def _seen(self, views: Views) -> dict[str, Callable[[], Any]]:
+        """How to get what scores ask for, by the names of their parameters."""
+        expected = self.expected
+
+        def sample() -> Tensor:
+            pixels = views.log_p.movedim(1, -1).flatten(0, -2)
+            return pixels[self.pixels.to(pixels.device)].cpu()
+
+        return {
+            "log_p": lambda: views.log_p,
+            "labels": lambda: views.labels,
+            "perturbed": lambda: views.perturbed[1:],
+            "held_out": lambda: views.held_out,
+            "stacks": lambda: self.images.stacks(views.labels),
+            "sample": sample,
+            "case": lambda: self.case,
+            "classes": lambda: len(expected.classes),
+            "structures": lambda: expected.structures,
+            "expected": lambda: expected.ratio,
+            "source_log_p": lambda: self.source_log_p,
+            "before": lambda: self.before,
+        }
 
     def scores(self, candidates: Iterable[Candidate] | None = None) -> dict[str, Scores]:
-        """Scores of candidates (default: of all that are safe), with their agreement with each other's mean."""
+        """Scores of candidates (default: of all that are safe), with their agreement with each other's mean if the
+        rule reads it."""
         some = list(candidates or (one for one in self.candidates if one.safe))
-        mean = torch.stack([one.probabilities.float() for one in some]).mean(0)
+        known = [one.probabilities.float() for one in some if one.probabilities is not None]
+        if not known:
+            return {one.name: one.alone for one in some}
+        mean = torch.stack(known).mean(0)
         return {one.name: self._agreed(one, mean) for one in some}
 
     def _agreed(self, candidate: Candidate, mean: Tensor) -> Scores:
-        labels = most_likely(candidate.probabilities)
+        labels = candidate.labels.long().cpu()
         count, structures = len(self.expected.classes), self.expected.structures
-        agreement = ensemble_agreement(labels, mean, self.case, count, structures)
+        agreement = ensemble_agreement(labels, mean, self.case.cpu(), count, structures)
         return replace(candidate.alone, agreement=agreement)
 
     def choose(self) -> Choice:
         """Which candidate to keep."""
-        return choose(self.scores())
+        return choose(self.scores(), self.guard.rule)

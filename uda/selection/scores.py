@@ -1,14 +1,15 @@
-"""Label-free scores of a checkpoint: pure functions of what it says of some target images.
+"""Label-free scores of a checkpoint: pure functions of what it says of some target images, and their names.
 
-``log_p`` is ``[n, k, *g]``: log-probabilities on a grid of pixels; ``labels`` are predicted classes ``[n, *g]``, -1
-where nothing is known; ``case`` ``[n]`` numbers the case of each image, over whose images an overlap is taken
-together (3-D Dice). ``structures`` are the classes that count.
+Here are those of how sure and how balanced its probabilities are; :mod:`uda.selection.stability` and
+:mod:`uda.selection.shape` have the others. ``log_p`` is ``[n, k, *g]``: log-probabilities on a grid of pixels;
+``labels`` are predicted classes ``[n, *g]``; ``case`` ``[n]`` numbers the case of each image; ``structures`` are the
+classes that count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import Any
@@ -17,7 +18,15 @@ import torch
 from torch import Tensor
 
 from uda import losses
-from uda.losses.prediction import most_likely
+from uda.selection.shape import area_smoothness, largest_component_share, slice_continuity
+from uda.selection.stability import (
+    before_agreement,
+    ensemble_agreement,
+    held_out_consistency,
+    perturbation_consistency,
+    size_variation,
+    source_agreement,
+)
 
 
 def mean_entropy(log_p: Tensor) -> float:
@@ -46,55 +55,6 @@ def mean_mutual_information(log_p: Tensor) -> float:
     Source: Gomes, Krause & Perona, Discriminative Clustering by Regularized Information Maximization, NeurIPS 2010.
     """
     return -float(losses.mutual_information(log_p))
-
-
-def structure_dice(
-    first: Tensor, second: Tensor, case: Tensor, classes: int, structures: Sequence[int]
-) -> Tensor:
-    """Dice ``[structures]`` of two label maps, mean over the cases in which either shows the structure.
-
-    A structure that neither shows in any case has 0: a network that has lost it agrees with nothing.
-    """
-    known = (first >= 0) & (second >= 0)
-    number = case.view(-1, *[1] * (first.dim() - 1)).expand_as(first)
-    cases = int(case.max()) + 1
-    joint = (number * classes + first) * classes + second
-    counts = torch.bincount(joint[known], minlength=cases * classes**2).double()
-    confusion = counts.view(cases, classes, classes)
-    both = confusion.diagonal(dim1=1, dim2=2)
-    either = confusion.sum(1) + confusion.sum(2)
-    shown = either > 0
-    dice = torch.where(shown, 2 * both / either.clamp_min(1), 0.0).sum(0)
-    return (dice / shown.sum(0).clamp_min(1))[list(structures)]
-
-
-def perturbation_consistency(
-    labels: Tensor,
-    perturbed: Sequence[Tensor],
-    case: Tensor,
-    classes: int,
-    structures: Sequence[int],
-) -> float:
-    """Mean Dice between the labels of images and those of the same images perturbed, turned back.
-
-    Source: Talks & Kreshuk, Ranking pre-trained segmentation models for zero-shot transferability, 2025, with the
-    Dice of each case.
-    """
-    if not perturbed:
-        return math.nan
-    each = [structure_dice(labels, other, case, classes, structures).mean() for other in perturbed]
-    return float(torch.stack(each).mean())
-
-
-def ensemble_agreement(
-    labels: Tensor, mean: Tensor, case: Tensor, classes: int, structures: Sequence[int]
-) -> float:
-    """Dice between a checkpoint's labels and those of the mean prediction ``[n, k, *g]`` of all checkpoints.
-
-    Source: Hu, Luo, Liang & Foo, Towards Reliable Model Selection for Unsupervised Domain Adaptation (EnsV),
-    NeurIPS 2024, with Dice in place of accuracy.
-    """
-    return float(structure_dice(labels, most_likely(mean), case, classes, structures).mean())
 
 
 def neighbourhood_density(sample: Tensor, temperature: float = 0.05) -> float:
@@ -143,7 +103,7 @@ def soft_dice_confidence(
         p = source_log_p[:, structure].exp().flatten(1)
         mask = (labels == structure).to(p.dtype).flatten(1)
         shared, total = (
-            torch.zeros(cases, dtype=p.dtype).index_add_(0, case, part.sum(1))
+            torch.zeros(cases, dtype=p.dtype).index_add_(0, case.cpu(), part.sum(1).cpu())
             for part in (p * mask, p + mask)
         )
         values.append((2 * shared / total.clamp_min(1e-6)).mean())
@@ -158,7 +118,7 @@ def _by(function: Callable[..., float], less: bool = False, ranks: bool = True) 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a checkpoint gets; NaN where a score is not known."""
+    """What a checkpoint gets; NaN where a score is not known or was not asked for."""
 
     entropy: float = _by(mean_entropy, less=True, ranks=False)
     ratio_distance: float = _by(ratio_distance, less=True)
@@ -168,6 +128,13 @@ class Scores:
     density: float = _by(neighbourhood_density)
     nuclear_norm: float = _by(nuclear_norm)
     confidence: float = _by(soft_dice_confidence)
+    held_out: float = _by(held_out_consistency)
+    size_variation: float = _by(size_variation, less=True)
+    continuity: float = _by(slice_continuity)
+    largest_component: float = _by(largest_component_share)
+    area_smoothness: float = _by(area_smoothness)
+    before_agreement: float = _by(before_agreement)
+    source_agreement: float = _by(source_agreement)
 
     def merit(self, name: str) -> float:
         """A score turned so that more is better; what is not finite is worst."""
@@ -182,21 +149,27 @@ BETTER = {name: "smaller" if known["less"] else "larger" for name, known in _KNO
 """which values of a score are better"""
 SCORES = tuple(name for name, known in _KNOWN.items() if known["ranks"])
 """what may rank checkpoints; the entropy is in the log alone"""
+EVERY = tuple(_KNOWN)
+"""the names of all scores"""
 
 
-def computed(**seen: Any) -> Scores:
-    """Every score of what is seen of a checkpoint, by the names of its function's parameters; not yet the one that
-    needs the ``mean`` prediction of all checkpoints.
+def computed(names: Iterable[str], seen: Mapping[str, Callable[[], Any]]) -> Scores:
+    """These scores of what is seen of a checkpoint, and of that no more than their functions ask for.
+
+    A score that needs the ``mean`` prediction of all checkpoints is not known yet.
 
     Args:
-        seen: ``log_p``, ``labels``, ``perturbed``, ``case``, ``classes``, ``structures``; the ``sample`` ``[m, k]`` of
-            ``log_p`` at a class-balanced sample of pixels; the ``expected`` class ratio, or None; ``source_log_p``,
-            what the model before adaptation says.
+        seen: how to get what a function's parameter of that name asks for: ``log_p``, ``labels``, ``case``,
+            ``classes``, ``structures``; ``perturbed`` and ``held_out``, labels under perturbations; ``stacks`` of
+            neighbouring slices; the ``sample`` ``[m, k]`` of ``log_p`` at a class-balanced sample of pixels; the
+            ``expected`` class ratio, or None; ``source_log_p``, what the model before adaptation says, and
+            ``before``, its labels together with AdaBN.
     """
     values = {}
-    for name, known in _KNOWN.items():
-        parameters = signature(known["function"]).parameters.values()
+    for name in names:
+        function = _KNOWN[name]["function"]
+        parameters = signature(function).parameters.values()
         needed = [one.name for one in parameters if one.default is one.empty]
         if "mean" not in needed:
-            values[name] = known["function"](**{one: seen[one] for one in needed})
+            values[name] = function(**{one: seen[one]() for one in needed})
     return Scores(**values)
