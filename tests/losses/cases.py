@@ -73,9 +73,10 @@ def labels(shape: Shape) -> tuple[Tensor, ...]:
     return (drawn.masked_fill(torch.rand(space, generator=generator) < 0.2, IGNORE),)
 
 
-def other_logits(shape: Shape) -> tuple[Tensor, ...]:
-    """Logits of a second prediction."""
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(13)),)
+def other_log_p(shape: Shape) -> tuple[Tensor, ...]:
+    """Log-probabilities of a second prediction."""
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(13))
+    return (logits.log_softmax(1),)
 
 
 def mask(shape: Shape) -> tuple[Tensor, ...]:
@@ -145,7 +146,7 @@ CASES: dict[str, Case] = {
     "dice": Case(dice, labels, mean_of_images=False),
     "partial_cross_entropy": Case(partial_cross_entropy, weighted_labels, mean_of_images=False),
     "soft_cross_entropy": Case(soft_cross_entropy, weighted_soft_labels, mean_of_images=False),
-    "agreement": Case(agreement, other_logits),
+    "agreement": Case(agreement, other_log_p, tensors=8.0),
     # entropy
     "entropy": Case(entropy),
     "entropy weighted": Case(lambda z: entropy(z, ratio(z), normalized=False)),

@@ -12,7 +12,8 @@ from uda.losses import agreement
 
 def two(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    first, second = torch.randn(2, 2, 4, 5, 6, generator=generator, dtype=torch.float64) * 3
+    logits = torch.randn(2, 2, 4, 5, 6, generator=generator, dtype=torch.float64) * 3
+    first, second = logits.log_softmax(2)
     return first, second
 
 
@@ -28,7 +29,7 @@ def test_it_is_the_mean_divergence_of_the_mean_from_both() -> None:
 def test_it_is_0_for_equal_predictions_and_else_above() -> None:
     first, second = two()
     assert float(agreement(first, first)) == pytest.approx(0, abs=1e-12)
-    assert float(agreement(first, first + 7)) == pytest.approx(0, abs=1e-12)
+    assert float(agreement(first + 7, first)) == pytest.approx(0, abs=1e-12)
     assert float(agreement(first, second)) > 0.1
 
 

@@ -37,8 +37,8 @@ class Network(_AnyNetwork):
     LATER: ClassVar[frozenset[str]] = frozenset({"size"})
     kind: Literal["unet"] = "unet"
     size: Literal["small", "base", "large"] | None = None
-    """Channels by name. ``small``: 16 to 128, 0.5 million parameters in 2-D; ``base``: 16 to 256, 1.9 million, about
-    1.2 times the time of a step; ``large``: 32 to 512, 7.8 million, about 3.5 times."""
+    """Channels by name, and parameters in 2-D. ``small``: 16 to 128, 0.4 million; ``base``: 16 to 256, 1.6 million;
+    ``large``: 32 to 512, 6.5 million, about three times the time of a step of ``base``."""
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=16)] = (
         16,
         32,

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from uda.errors import DataError
-from uda.losses.prediction import Predicted, Prediction, predicted
+from uda.losses.prediction import Predicted, predicted
 from uda.types import Scalar
 
 
-def agreement(logits: Predicted, other: Float[Tensor, "..."] | Prediction) -> Scalar:
+def agreement(logits: Predicted, other_log_p: Float[Tensor, "..."]) -> Scalar:
     r"""Divergence of two predictions from their mean.
 
     Formula: $\frac{1}{2BN}\sum_{b,x}\sum_{v}\mathrm{KL}(m(x)\,\|\,p_v(x))$ with $m = (p_1 + p_2)/2$
@@ -26,7 +26,7 @@ def agreement(logits: Predicted, other: Float[Tensor, "..."] | Prediction) -> Sc
 
     Args:
         logits: ``[b, k, *s]``, or a :class:`Prediction`.
-        other: likewise, of the same pixels.
+        other_log_p: log-probabilities of the other prediction of the same pixels, in the same shape.
 
     Raises:
         DataError: the two differ in shape.
@@ -39,12 +39,11 @@ def agreement(logits: Predicted, other: Float[Tensor, "..."] | Prediction) -> Sc
         >>> round(float(agreement(p, p.flip(1))), 4)
         0.1438
     """
-    first, second = predicted(logits), predicted(other)
-    if first.shape != second.shape:
+    log_p = predicted(logits).log_p
+    if log_p.shape != other_log_p.shape:
         raise DataError(
-            f"two views have predictions of shapes {list(first.shape)} and {list(second.shape)}",
+            f"two views have predictions of shapes {list(log_p.shape)} and {list(other_log_p.shape)}",
             expected="one shape",
         )
-    log_mean = torch.logaddexp(first.log_p, second.log_p) - math.log(2)
-    difference = log_mean - (first.log_p + second.log_p) / 2
-    return (log_mean.exp() * difference).sum(1).mean()
+    log_mean = torch.logaddexp(log_p, other_log_p) - math.log(2)
+    return (log_mean.exp() * (log_mean - (log_p + other_log_p) / 2)).sum(1).mean()

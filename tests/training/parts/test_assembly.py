@@ -63,7 +63,7 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("cross_entropy", {}, lambda: losses.cross_entropy(SOURCE, LABEL)),
     ("partial_cross_entropy", {}, lambda: losses.partial_cross_entropy(SOURCE, LABEL)),
     ("dice", {}, lambda: losses.dice(SOURCE, LABEL)),
-    ("view_agreement", {}, lambda: losses.agreement(SOURCE[:1], SOURCE[1:])),
+    ("view_agreement", {}, lambda: losses.agreement(SOURCE[:1], SOURCE[1:].log_softmax(1))),
     ("entropy", {"normalized": False}, lambda: losses.entropy(TARGET, normalized=False)),
     ("min_entropy", {}, lambda: losses.min_entropy(TARGET)),
     ("max_square", {}, lambda: losses.max_square(TARGET)),

@@ -53,7 +53,7 @@ class ViewAgreement(Part):
     """Agreement of the first and the second views of the labelled images."""
 
     def value(self, inputs: StepInputs) -> Tensor:
-        first, second = inputs.labelled[0].logits.chunk(2)
+        first, second = inputs.labelled[0].log_p.chunk(2)
         return losses.agreement(first, second)
 
 
