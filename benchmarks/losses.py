@@ -112,6 +112,7 @@ ROWS = {
         lambda s, z: losses.partial_cross_entropy(z, s.labels, s.confidence)
     ),
     "soft_cross_entropy": Row(lambda s, z: losses.soft_cross_entropy(z, s.soft, s.confidence)),
+    "agreement": Row(lambda s, z: losses.agreement(z, s.soft.clamp_min(1e-6).log())),
     "entropy": Row(lambda s, z: losses.entropy(z)),
     "entropy weighted, masked": Row(lambda s, z: losses.entropy(z, s.prior, False, s.mask)),
     "min_entropy": Row(lambda s, z: losses.min_entropy(z)),
