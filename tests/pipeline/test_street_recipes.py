@@ -23,13 +23,18 @@ SMALL = [
     "compute.precision=32-true",
     "pretrain.steps=2",
     "pretrain.batch=2",
+    "sources.*.steps=2",
+    "sources.*.batch=2",
     "adapt.*.steps=2",
     "adapt.*.batch=2",
     "adapt.dacs.photo.crop=[64,96]",
     "prior.spatial.sigma=2",
 ]
 
-SHORT = ["network.stride=16", "pretrain.steps=120", "adapt.*.steps=2", "target_supervised=false"]
+SHORT = [
+    *("network.stride=16", "pretrain.steps=120", "adapt.*.steps=2", "target_supervised=false"),
+    "sources.*.steps=2",
+]
 
 
 def rows_of(out: Path) -> dict[str, Any]:
@@ -58,7 +63,8 @@ def test_the_street_phantom(changes: list[str], tmp_path: Path) -> None:
     run(load_recipe("street_phantom", ["compute.device=cpu", *changes]), tmp_path)
     rows = rows_of(tmp_path)
     miou = {name: row["iou"]["mean"] for name, row in rows.items()}
-    assert list(miou)[:2] == ["source_only", "adabn"]
+    generalised = ["generalised_source_only", "generalised_adabn"]
+    assert list(miou)[:4] == ["source_only", generalised[0], "adabn", generalised[1]]
     if not changes:
         assert miou["target_supervised"] - miou["source_only"] > 0.10
         assert rows["target_supervised"]["supervision"] == ["target_labels"]
@@ -81,7 +87,7 @@ def test_the_street_phantom(changes: list[str], tmp_path: Path) -> None:
 def test_target_labels_change_nothing_but_the_table(tmp_path: Path) -> None:
     """Cityscapes' training labels may be missing, and those to test on upside down."""
     few = [
-        *("adapt.*.steps=1", "pretrain.steps=1", "target_supervised=false"),
+        *("adapt.*.steps=1", "pretrain.steps=1", "sources.*.steps=1", "target_supervised=false"),
         *("evaluate.convention=ours", "network.stride=16", "data.size=[48,96]"),
     ]
     streets = write_few(tmp_path / "streets")
@@ -96,7 +102,7 @@ def test_target_labels_change_nothing_but_the_table(tmp_path: Path) -> None:
         run(load_recipe("street_phantom", [*few, *own]), out, until="evaluate")
         models.append([path.read_bytes() for path in sorted(out.glob("*/model.safetensors"))])
         tables.append(rows_of(out))
-    assert len(models[0]) == 6
+    assert len(models[0]) == 9
     assert models[0] == models[1]
     assert tables[0]["source_only"]["iou"] != tables[1]["source_only"]["iou"]
 
@@ -108,11 +114,13 @@ def test_the_benchmarks_run_from_folders_as_downloaded(name: str, tmp_path: Path
     once the source has been trained on."""
     write_few(tmp_path / "data")
     write_synthia(tmp_path / "data", count=24, size=(76, 128))
-    recipe = load_recipe(name, [*SMALL, f"data.root={tmp_path / 'data'}", "compute.device=cpu"])
+    first = ["sources={}"] if name == "gta5_cityscapes" else []
+    changes = [*SMALL, *first, f"data.root={tmp_path / 'data'}", "compute.device=cpu"]
+    recipe = load_recipe(name, changes)
     done = run(recipe, tmp_path / "run", until="evaluate")
     assert all(stage.ran for stage in done)
     rows = rows_of(tmp_path / "run")
-    assert len(rows) == 2 + len(recipe.adapt)
+    assert len(rows) == 2 * (1 + len(recipe.sources)) + len(recipe.variants)
     classes = 19 if name == "gta5_cityscapes" else 16
     assert all(len(row["iou"]["per_class"]) == classes for row in rows.values())
     if classes == 16:
