@@ -100,6 +100,12 @@ BENCHES = {
             "ratio_teacher_1e-5": _at("ratio_teacher", 1e-5),
             "ratio_teacher_1e-4": _at("ratio_teacher", 1e-4),
             "ratio_teacher_1e-3": _at("ratio_teacher", 1e-3),
+            "ratio_teacher_soft_3e-5": _at("ratio_teacher_soft", 3e-5),
+            "threshold_teacher_3e-5": _at("threshold_teacher", 3e-5),
+            "view_teacher_3e-5": _at("view_teacher", 3e-5),
+            "upl_1e-5": _at("upl", 1e-5),
+            "dg_tta_1e-5": _at("dg_tta", 1e-5),
+            "tent_1e-3": _at("tent", 1e-3),
         },
     ),
     "driving": Bench(
