@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
 from uda.config.augment import Augment, Bezier, Bias, Convolve, Elastic, LowResolution
 from uda.data.augment import augment, random_affine
+from uda.data.augment.geometry import inverse_affine, resampled
 from uda.errors import ModelError
 from uda.losses.prediction import most_likely
 from uda.networks.heads import head
@@ -85,24 +85,11 @@ def perturbed(
         with _dropping(model, generator):
             return labels, most_likely(log_probabilities(model, image, fabric))
     affine = random_affine(image, GEOMETRY, generator)
-    log_p = log_probabilities(model, _warped(image, affine, "border"), fabric)
-    back = _inverse(affine)
-    inside = _warped(torch.ones_like(image[:, :1]), back, "zeros") > 0.99
-    found = most_likely(_warped(log_p.exp(), back, "border"))
+    log_p = log_probabilities(model, resampled(image, affine, "border"), fabric)
+    back = inverse_affine(affine)
+    inside = resampled(torch.ones_like(image[:, :1]), back, "zeros") > 0.99
+    found = most_likely(resampled(log_p.exp(), back, "border"))
     return labels, torch.where(inside[:, 0], found, -1)
-
-
-def _warped(image: Tensor, affine: Tensor, beyond: str) -> Tensor:
-    grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
-    warped: Tensor = functional.grid_sample(image, grid, "bilinear", beyond, align_corners=False)
-    return warped
-
-
-def _inverse(affine: Tensor) -> Tensor:
-    last = torch.zeros_like(affine[:, :1])
-    last[..., -1] = 1
-    inverse: Tensor = torch.linalg.inv(torch.cat([affine, last], 1))
-    return inverse[:, :-1]
 
 
 @contextmanager

@@ -90,3 +90,22 @@ def random_affine(image: Tensor, settings: Augment, generator: torch.Generator) 
         zero = torch.zeros_like(size)
         rows.append(torch.stack([zero, zero, size * mirror, shift], 1))
     return torch.stack(rows, 1)
+
+
+def resampled(image: Tensor, affine: Tensor, beyond: str) -> Tensor:
+    """Images under affine maps of :func:`random_affine`, bilinear.
+
+    Args:
+        beyond: what lies outside an image: ``border``, its last values, or ``zeros``.
+    """
+    grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
+    found: Tensor = functional.grid_sample(image, grid, "bilinear", beyond, align_corners=False)
+    return found
+
+
+def inverse_affine(affine: Tensor) -> Tensor:
+    """Affine maps ``[b, d, d + 1]`` the other way; ``inv_ex`` does not make the host wait."""
+    last = torch.zeros_like(affine[:, :1])
+    last[..., -1] = 1
+    inverse: Tensor = torch.linalg.inv_ex(torch.cat([affine, last], 1)).inverse
+    return inverse[:, :-1]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from uda.config.augment import Augment
 from uda.config.terms import View
 from uda.data.augment import augment, random_affine
+from uda.data.augment.geometry import inverse_affine, resampled
 from uda.losses import Prediction
 from uda.losses.prediction import most_likely
 
@@ -43,7 +43,7 @@ def predicted_views(
     affine = random_affine(moved, geometry, generator)
     moves = geometry.moves()
     if moves:
-        moved = _resampled(moved, affine, "border")
+        moved = resampled(moved, affine, "border")
     moved = augment(moved, None, Augment(**chosen), generator)[0]
     moved, affine = (
         x.unflatten(0, (count, len(image)))[:, own].flatten(0, 1) for x in (moved, affine)
@@ -51,9 +51,9 @@ def predicted_views(
     p = Prediction(predict(moved)).p
     seen = torch.ones_like(p[:, :1])
     if moves:
-        back = _inverse(affine)
-        seen = (_resampled(seen, back, "zeros") > 0.99).to(p)
-        p = _resampled(p, back, "border") * seen
+        back = inverse_affine(affine)
+        seen = (resampled(seen, back, "zeros") > 0.99).to(p)
+        p = resampled(p, back, "border") * seen
     return p.unflatten(0, (count, -1)), seen.unflatten(0, (count, -1)) > 0
 
 
@@ -82,17 +82,3 @@ def _taken_for(p: Tensor, where: Tensor) -> Tensor:
     """Whether a view takes a pixel for a class, ``[v, b, k, *s]``, at the pixels ``[…, 1, *s]`` alone."""
     classes = torch.arange(p.shape[2], device=p.device).view(-1, *[1] * (p.dim() - 3))
     return (most_likely(p, 2).unsqueeze(2) == classes) & where
-
-
-def _resampled(image: Tensor, affine: Tensor, beyond: str) -> Tensor:
-    grid = functional.affine_grid(affine, list(image.shape), align_corners=False)
-    resampled: Tensor = functional.grid_sample(image, grid, "bilinear", beyond, align_corners=False)
-    return resampled
-
-
-def _inverse(affine: Tensor) -> Tensor:
-    """Affine maps ``[b, d, d + 1]`` the other way; ``inv_ex`` does not make the host wait."""
-    last = torch.zeros_like(affine[:, :1])
-    last[..., -1] = 1
-    inverse: Tensor = torch.linalg.inv_ex(torch.cat([affine, last], 1)).inverse
-    return inverse[:, :-1]
