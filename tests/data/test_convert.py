@@ -144,6 +144,8 @@ FEW = [
     "network.res_units=1",
     "pretrain.steps=6",
     "pretrain.batch=4",
+    "sources.*.steps=2",
+    "sources.*.batch=4",
     "adapt.*.steps=2",
     "adapt.*.batch=4",
     "compute.device=cpu",
@@ -161,8 +163,12 @@ def test_the_whole_records_recipe_runs(records: Path, tmp_path: Path) -> None:
     pipeline.run(recipe, tmp_path)
     metrics = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
     rows = {row["name"]: row for row in metrics["rows"]}
-    assert list(rows) == ["source_only", "adabn", *recipe.adapt]
-    assert {n for n, row in rows.items() if "source_images" in row["supervision"]} == {"advent"}
+    first = [
+        f"{source}{row}" for row in ("source_only", "adabn") for source in ("", "generalised_")
+    ]
+    assert list(rows) == [*first, *recipe.variants]
+    again = {n for n, row in rows.items() if "source_images" in row["supervision"]}
+    assert again == {"advent", "generalised_advent"}
     assert metrics["distance_unit"] == "voxel"
     assert [row["row"] for row in metrics["published"]] == ["unadapted", "PnP-AdaNet"]
     theirs = {row["name"]: row for row in metrics["conventions"]["sifa"]["rows"]}

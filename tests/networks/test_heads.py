@@ -172,7 +172,12 @@ def test_weights_that_cannot_be_had_are_told_before_any_image_is_prepared(tmp_pa
             "street_phantom",
             [
                 *("data.streets=null", f"data.root={tmp_path / 'data'}", "data.size=[48,96]"),
-                *("pretrain.steps=0", "network.stride=16", f"network.weights={weights}"),
+                *(
+                    "sources={}",
+                    "pretrain.steps=0",
+                    "network.stride=16",
+                    f"network.weights={weights}",
+                ),
                 "compute.device=cpu",
             ],
         )
