@@ -315,3 +315,15 @@ def test_flags_are_counted_against_the_dice_of_each_case(
     dice = {row["name"]: row["dice"]["mean"] for row in scored}
     assert {case.row: case.dice for case in found} == pytest.approx(dice)
     assert trust.listed(found).count("\n") == 5
+
+
+def test_augmentation_is_a_share_of_the_training_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = load("augment", monkeypatch)
+    cost.main("--size 32 --depth 16 --batch 2 --rounds 1".split())
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.count("%") >= 3]
+    names = [row.split(" | ")[1] for row in rows]
+    assert names.count("`strong`") == 2
+    assert set(cost.CHANGES) | {f"`{name}`" for name in cost.SETS} == set(names)
+    assert sum("15%" in row for row in rows) == 3
