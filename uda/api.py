@@ -136,7 +136,7 @@ def adapt(
         data=lambda: {"target": key},
         body=body,
         also={"seed": seed, "compute": compute.model_dump(mode="json", exclude=set(PLACE))},
-        page=lambda work, record: write_adaptation(work, out.resolve().name, record),
+        page=lambda work, record: write_adaptation(work, out.resolve().name, record, card.photos),
     )
     parents = {
         "model": of_model,

@@ -321,7 +321,7 @@ def test_augmentation_is_a_share_of_the_training_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cost = load("augment", monkeypatch)
-    cost.main("--size 32 --depth 16 --batch 2 --rounds 1".split())
+    cost.main(["--size", "32", "--depth", "16", "--batch", "2", "--rounds", "1"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.count("%") >= 3]
     names = [row.split(" | ")[1] for row in rows]
     assert names.count("`strong`") == 2

@@ -186,7 +186,8 @@ def adapt(
     if target is None:
         raise typer.BadParameter("--model needs --target, your images")
     from uda import api
-    from uda.files.stage_folder import recorded_hash
+    from uda.files.atomic import read_json
+    from uda.files.stage_folder import STAGE_FILE, recorded_hash
     from uda.priors import Prior
 
     folder = out or Path("checkpoints") / f"{target.resolve().name.strip('*._')}-{method}"
@@ -207,6 +208,8 @@ def adapt(
     typer.echo(f"adapted model: {path}")
     if earlier not in (None, recorded_hash(folder)):
         typer.echo("replaced the earlier result, which had other images or settings", err=True)
+    if not read_json(folder / STAGE_FILE).get("batchnorm", True):
+        typer.echo("the network has no BatchNorm layer, so AdaBN changes nothing", err=True)
     print_page(path.parent)
     exit_on_fallback([path.parent], allow_fallback)
 

@@ -67,6 +67,11 @@ class Postprocess(Frozen):
         """The steps, ready for JSON, without those that are off."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    @classmethod
+    def averaging(cls, photos: bool) -> Postprocess:
+        """The mean over all views of a volume or a photograph, and nothing else."""
+        return cls(views=2 if photos else 5)
+
     @property
     def rule(self) -> str:
         """What a row with these steps is, for readers of the table."""

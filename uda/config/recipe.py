@@ -392,6 +392,6 @@ class Recipe(Frozen):
 
 FIRST = "pretrain"
 """name of the first source training"""
-RESERVED_ROWS = ("source_only", "adabn", "target_supervised")
+RESERVED_ROWS = ("source_only", "adabn", "views", "target_supervised")
 """Row names that no variant may have."""
 RESERVED_ENDINGS = ("_oracle", *(f"_{row}" for row in RESERVED_ROWS))

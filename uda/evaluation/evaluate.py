@@ -56,8 +56,9 @@ def evaluate(
         steps = settings.postprocess
         for row, extra in _listed(rows, settings, scorer):
             origin = {"source": row.source} if row.source else {}
-            table.append({**scorer.row(row, extra), **origin})
-            if steps.on:
+            own = {"postprocess": row.steps.record()} if row.steps.on else {}
+            table.append({**scorer.row(row, extra), **origin, **own})
+            if steps.on and not own:
                 stepped = scorer.row(replace(row, name=f"{row.name}{POST}", steps=steps), extra)
                 table.append({**stepped, **origin, "postprocess": steps.record()})
         plain = [r for r in table if "postprocess" not in r]  # pictures compare models, not steps

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from uda.config.networks import DeepLab
-from uda.config.postprocess import POST
+from uda.config.postprocess import POST, Postprocess
 from uda.config.priors import (
     NEEDS_SOURCE,
     NEEDS_TARGET,
@@ -39,6 +40,12 @@ from uda.training.run import StageRun
 
 KEPT = ("select", "kept", "step", "fallback", "why", "ended")
 """Entries of a stage's selection record that its row in ``metrics.json`` repeats."""
+
+
+NO_BATCHNORM = (
+    "The network has no BatchNorm, so adabn changes nothing and equals source_only. Row views is a baseline without "
+    "training in its place: the source model's mean probabilities over views of an image."
+)
 
 
 def plan(recipe: Recipe, out: Path, quiet: bool = True) -> list[Stage]:
@@ -250,6 +257,19 @@ class _Planner:
             rows.append(self._row("target_supervised", "target_supervised"))
         return rows
 
+    def _views(self) -> list[Row]:
+        """The baseline in place of ``adabn`` for source models without BatchNorm: the mean over views of an image."""
+        steps = Postprocess.averaging(self.domains.target.photos)
+        rows = []
+        for training in self.trainings:
+            if not read_json(self.out / stage_of("adabn", training) / STAGE_FILE).get(
+                "batchnorm", True
+            ):
+                name = "views" if training == FIRST else f"{training}_views"
+                row = self._row(name, stage_of("pretrain", training), training)
+                rows.append(replace(row, steps=steps))
+        return rows
+
     def _row(self, name: str, stage: str, training: str = FIRST, oracle: bool = False) -> Row:
         source = "" if training == FIRST else training
         return Row(name, stage, self.out / stage / MODEL_FILE, oracle=oracle, source=source)
@@ -264,7 +284,14 @@ class _Planner:
 
         def body(folder: Path) -> dict[str, Any]:
             cases = domains.cases(target, "test", True)
-            result = evaluate(rows, cases, target, recipe.evaluate, recipe.compute, folder)
+            views = self._views()
+            listed = [
+                *rows[:-1],
+                *views,
+                rows[-1],
+            ]  # the last row's model has the target's preparation
+            result = evaluate(listed, cases, target, recipe.evaluate, recipe.compute, folder)
+            result["rules"] += [NO_BATCHNORM] if views else []
             env = {**environment(recipe.compute), "seed": recipe.seed}
             metrics = metrics_of(recipe.name, target, result, env, data()["target/test"])
             metrics["rows"] = [self._told(row) for row in metrics["rows"]]

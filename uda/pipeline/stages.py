@@ -28,7 +28,7 @@ from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
-from uda.networks.batchnorm import copy_statistics, estimate_batchnorm, set_mode
+from uda.networks.batchnorm import copy_statistics, estimate_batchnorm, layers, set_mode
 from uda.networks.build import build
 from uda.networks.heads import head, head_parameters, use_auxiliary
 from uda.networks.model_file import (
@@ -243,7 +243,8 @@ def adapt(
             kept = train(watched if oracle else settings, batches, mode)
             _finish(run, kept, replace(info, step=settings.steps), store, fabric)
     supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
-    return {**supervision, **selection, **_left_out(store)}
+    bare = {} if layers(model) else {"batchnorm": False}
+    return {**supervision, **bare, **selection, **_left_out(store)}
 
 
 def _starting_from(

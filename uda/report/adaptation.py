@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from uda.config.postprocess import Postprocess
 from uda.errors import DataError
 from uda.report.figures import curve
 from uda.report.files import read_curve
@@ -19,13 +20,16 @@ SHOWN = ("steps", "batch", "lr", "batchnorm", "freeze_head", "snapshot_every", "
 """settings that its reader may want to change; ``stage.json`` holds all of them"""
 
 
-def write_adaptation(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
+def write_adaptation(
+    folder: Path, name: str, record: Mapping[str, Any], photos: bool = False
+) -> Path:
     """Write ``report.html`` into the folder of an adaptation, which needs no other file; returns its path.
 
     Args:
         folder: holds ``metrics.csv`` where anything was trained.
         name: of the folder as its reader will see it.
         record: what ``stage.json`` says: ``settings``, ``seed``, ``supervision``, ``selection``, ``environment``.
+        photos: whether the images are photographs.
     """
     settings, selection = record["settings"], record.get("selection")
     trained = isinstance(settings, Mapping)
@@ -40,6 +44,8 @@ def write_adaptation(folder: Path, name: str, record: Mapping[str, Any]) -> Path
         why=selection["why"] if selection else None,
         fell=selection and selection["fallback"],
         select=settings["select"] if trained else None,
+        batchnorm=record.get("batchnorm", True),
+        views=Postprocess.averaging(photos).views,
     )
 
 

@@ -48,7 +48,7 @@ FELL_BACK = "→ kept the model before adaptation, because no checkpoint was saf
 FELL_BACK_SEEDS = "→ in so many seeds kept the model before adaptation"
 BEFORE = {"source": "source_only", "adabn": "adabn"}
 """what a guarded adaptation may keep in place of a checkpoint, and the row that shows the same network"""
-BASELINES = ("source_only", "adabn")
+BASELINES = ("source_only", "adabn", "views")
 """rows before adaptation; those of a further source training have its name before"""
 FAIR: tuple[Role, ...] = ("baseline", "adapted")
 """rows that compete: they saw no target labels"""
@@ -84,9 +84,10 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
     """
     place = list(ROLES)
 
-    def key(row: Row) -> tuple[int, bool]:
-        adabn = row["name"].removesuffix(POST).endswith(BASELINES[1])
-        return place.index(role(row)), adabn
+    def key(row: Row) -> tuple[int, int]:
+        name = row["name"].removesuffix(POST)
+        baseline = next((i for i, one in enumerate(BASELINES) if name.endswith(one)), 0)
+        return place.index(role(row)), baseline
 
     return sorted(rows, key=key)
 
@@ -147,7 +148,7 @@ def marked(row: Row) -> str:
 
 def steps_said(rows: Iterable[Row]) -> str:
     """The steps of the rows with post-processing; empty where there are none."""
-    found = [row["postprocess"] for row in rows if "postprocess" in row]
+    found = [row["postprocess"] for row in rows if row["name"].endswith(POST)]
     said = ("+ post: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in one.items()) for one in found)
     return next(said, "")
 
