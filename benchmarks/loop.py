@@ -36,7 +36,7 @@ from uda.devices.device import deterministic, make_fabric
 from uda.losses import cross_entropy, dice
 from uda.networks.build import build
 from uda.pipeline.environment import environment
-from uda.pipeline.stages import set_mode_train
+from uda.pipeline.pretraining import set_mode_train
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.types import Batch

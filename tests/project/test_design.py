@@ -151,6 +151,7 @@ def test_only_who_scores_checks_or_converts_opens_labels_outside_the_store() -> 
 def test_no_stage_knows_who_may_open_labels() -> None:
     for name in (
         "pipeline/stages",
+        "pipeline/pretraining",
         "priors/estimate",
         "priors/network_evidence",
         "training/loop",
@@ -177,7 +178,7 @@ def test_only_source_training_and_validation_read_the_labels_of_a_store() -> Non
     assert readers == {
         ("data.sampling", "source_batch"),
         ("data.items", "labelled"),
-        ("pipeline.stages", "train_supervised"),
+        ("pipeline.pretraining", "train_supervised"),
         ("pipeline.validation", "validation_scores"),
         ("pipeline.calibration", "_predictions"),
         ("priors.estimate", "_spatial"),

@@ -29,9 +29,10 @@ from uda.networks.model_file import MODEL_FILE, Trained
 from uda.networks.weights import fetch_weights
 from uda.pipeline.domains import Domains
 from uda.pipeline.environment import environment
+from uda.pipeline.pretraining import train_supervised
 from uda.pipeline.rendering import render_data
 from uda.pipeline.stage_protocol import Stage
-from uda.pipeline.stages import adabn, adapt, estimate_prior, train_supervised
+from uda.pipeline.stages import adabn, adapt, estimate_prior
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags
 from uda.report.page import write_report

@@ -1,4 +1,4 @@
-"""The work of the stages that train or adapt a network or estimate a prior.
+"""The work of the stages that adapt a network or estimate a prior.
 
 Every function gets all input as arguments and writes only into its stage's folder.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,140 +17,41 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.config.card import DatasetCard, PhotoPrepare
-from uda.config.networks import AnyNetwork
+from uda.config.card import DatasetCard
 from uda.config.priors import PriorSpec
-from uda.config.recipe import Adapt, Pretrain, Training
+from uda.config.recipe import Adapt
 from uda.data.items import Items, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
-from uda.devices.distributed import first_then_all, on_first
+from uda.devices.distributed import on_first
 from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
 from uda.networks.batchnorm import copy_statistics, estimate_batchnorm, layers, set_mode
-from uda.networks.build import build
-from uda.networks.heads import head, head_parameters, use_auxiliary
+from uda.networks.heads import head, use_auxiliary
 from uda.networks.model_file import (
     MODEL_FILE,
     ModelInfo,
     Trained,
     check_classes,
-    load_model,
     save_model,
 )
 from uda.networks.normalization import normalization_only
-from uda.networks.weights import load_backbone_weights
-from uda.pipeline.calibration import calibrated
-from uda.pipeline.validation import BestStep, validation_scores
+from uda.pipeline.training_stage import clear, finish, fit_model, left_out, memory_format
 from uda.prediction.image_ranges import describe_images, with_ranges
-from uda.priors import PRIOR_FILE, Prior, label_table, mean_ratios, size_distribution
+from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages
-from uda.selection.guard import JUDGEMENTS, Watch, snapshot_file
-from uda.training.batches import all_images, source_batches, target_batches
-from uda.training.loop import Batches, fit
+from uda.selection.guard import JUDGEMENTS, Watch
+from uda.training.batches import all_images, target_batches
 from uda.training.objective import Objective
 from uda.training.parts import PriorTensors
-from uda.training.parts.part import present
 from uda.training.run import StageRun
-from uda.training.state import forget_checkpoints
 
-VALIDATIONS = 10
-"""About how many snapshots ``select: perturbed`` chooses from in a training whose ``snapshot_every`` is 0."""
 SOURCE_AGAIN = ("source_images",)
 """Ledger entry of a stage that is not source-free."""
 ADABN_BATCHES = 16
 """Batches of BATCHNORM_BATCH images that the guard's AdaBN is estimated on where the training estimates none; of a
 larger target these are a random sample."""
-
-
-def train_supervised(
-    run: StageRun,
-    network: AnyNetwork,
-    card: DatasetCard,
-    store: Store,
-    settings: Pretrain,
-    ledger: str,
-    validation: Store | None = None,
-) -> dict[str, Any]:
-    """Train a new network on labelled images: pretraining on the source, or the upper bound on the target.
-
-    Returns:
-        entries of ``stage.json``: the ledger, skipped cases and, with ``validation``, its
-        :func:`~uda.pipeline.validation.validation_scores`; with ``select: perturbed`` also those of perturbed images,
-        and their mean at every snapshot.
-
-    Raises:
-        ConfigError: ``select: perturbed`` without ``validation``.
-    """
-    if settings.select == "perturbed" and validation is None:
-        raise ConfigError(
-            f"select: perturbed needs labelled validation images, but {ledger.removesuffix('_labels')} images of "
-            f"card {card.name!r} have none here",
-            expected="a split `validate` of the source",
-            fix="add one to the source's card, or set pretrain.select=last",
-        )
-    labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
-    ratio, presence = mean_ratios(labelled)
-    info = ModelInfo(
-        network=network,
-        classes=card.classes,
-        prepare=card.prepare,
-        supervision=(ledger,),
-        class_ratio=ratio,
-        presence_ratio=presence,
-        origin=run.origin,
-        sizes=size_distribution(labelled),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(run.seed, "initial weights"))
-        model = build(network, len(card.classes), card.prepare.channels)
-        first_then_all(lambda: load_backbone_weights(model, network))
-    with deterministic():
-        fabric = make_fabric(run.compute)
-
-        def scores(trained: nn.Module, perturbed: int | None = None) -> dict[str, float | None]:
-            return validation_scores(trained, info, card, present(validation), fabric, perturbed)
-
-        batches = source_batches(store, network, settings, run, fabric)
-        objective = Objective(settings.objective)
-        use_auxiliary(model, any(term.aux for term in settings.objective))
-        train = partial(_fit, run, fabric, model, info, objective)
-        step, steps = settings.steps, dict[str, Any]()
-        if settings.select == "perturbed":
-            every = settings.snapshot_every or max(1, step // VALIDATIONS)
-            watched = settings.model_copy(update={"snapshot_every": every})
-            best = BestStep(
-                lambda trained: scores(trained, run.seed), run.folder, every, fabric.device
-            )
-            train(watched, batches, set_mode_train, lambda at: on_first(lambda: best.seen(at)))
-            step, steps["validation_steps"] = on_first(best.choice)
-            kept, _ = load_model(snapshot_file(run.folder, step))
-            kept.to(fabric.device)
-            steps["validation_perturbed"] = on_first(lambda: scores(kept, run.seed))
-        else:
-            kept = train(settings, batches, set_mode_train)
-        record: dict[str, Any] = {"supervision": list(info.supervision), **_left_out(store)}
-        if validation is not None:
-            name = "validation_iou" if card.photos else "validation_dice"
-            record |= {name: on_first(lambda: scores(kept)), **steps}
-            if not card.photos:
-                limits = on_first(
-                    lambda: calibrated(kept, info, store, validation, fabric, run.seed)
-                )
-                info = replace(info, limits=limits)
-        _finish(run, kept, replace(info, step=step), store, fabric)
-        on_first(lambda: _clear(run, settings.snapshot_every > 0))
-    return record
-
-
-def _left_out(store: Store) -> dict[str, Any]:
-    return {"skipped": store.skipped} if store.skipped else {}
-
-
-def set_mode_train(model: nn.Module) -> None:
-    """Put a network into training mode, BatchNorm included."""
-    set_mode(model, "train")
 
 
 def adabn(run: StageRun, parent: Trained, store: Store, card: DatasetCard) -> dict[str, Any]:
@@ -224,7 +124,7 @@ def adapt(
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
 
-        train = partial(_fit, run, fabric, model, info, objective)
+        train = partial(fit_model, run, fabric, model, info, objective)
         every = settings.snapshot_every or max(1, settings.steps // JUDGEMENTS)
         watched = settings.model_copy(update={"snapshot_every": every})
         selection: dict[str, Any] = {}
@@ -237,14 +137,14 @@ def adapt(
                 watch.failed(error)
             selection["selection"] = watch.keep(info)
             on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric, model))
-            on_first(lambda: _clear(run, settings.snapshot_every > 0))
+            on_first(lambda: clear(run, settings.snapshot_every > 0))
         else:
             oracle = settings.select == "oracle"
             kept = train(watched if oracle else settings, batches, mode)
-            _finish(run, kept, replace(info, step=settings.steps), store, fabric)
+            finish(run, kept, replace(info, step=settings.steps), store, fabric)
     supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
     bare = {} if layers(model) else {"batchnorm": False}
-    return {**supervision, **bare, **selection, **_left_out(store)}
+    return {**supervision, **bare, **selection, **left_out(store)}
 
 
 def _starting_from(
@@ -257,13 +157,6 @@ def _starting_from(
     """
     check_classes(parent.info, card, parent.path)
     return replace(parent.info.with_supervision(used), prepare=card.prepare, origin=run.origin)
-
-
-def _clear(run: StageRun, snapshots: bool) -> None:
-    """Remove the training's checkpoints, and the snapshots unless the recipe requests them."""
-    forget_checkpoints(run.folder)
-    if not snapshots:
-        shutil.rmtree(run.folder / "snapshots", ignore_errors=True)
 
 
 def _judge_maker(
@@ -284,7 +177,7 @@ def _judge_maker(
 
     def make() -> tuple[Judge, tuple[nn.Module, nn.Module]]:
         source, info = parent.network.to(fabric.device), parent.info
-        layout = _memory_format(run, info)
+        layout = memory_format(run, info)
         if warmed is None:
             adabn = copy.deepcopy(source)
             images = all_images(items, replace(run, stage="adabn"))  # the order of stage adabn
@@ -312,13 +205,6 @@ def _judge_maker(
     return make
 
 
-def _memory_format(run: StageRun, info: ModelInfo) -> torch.memory_format:
-    """How weights lie in memory: channels last is faster for most networks."""
-    if not run.compute.channels_last:
-        return torch.preserve_format
-    return torch.channels_last_3d if info.network.spatial_dims == 3 else torch.channels_last
-
-
 def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
     """A prior's ratios, maps, sizes and landmarks for the images of a store.
 
@@ -337,45 +223,6 @@ def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
     segments, classes = prior.landmarks.of(store.places()) if prior.landmarks else (None, None)
     ratio = prior.table(store.places(), store.file_places())
     return PriorTensors(ratio, prior.maps, largest, segments, classes)
-
-
-def _fit(
-    run: StageRun,
-    fabric: Fabric,
-    model: nn.Module,
-    info: ModelInfo,
-    objective: Objective,
-    settings: Training,
-    batches: Batches,
-    mode: Callable[[nn.Module], object],
-    seen: Callable[[int], bool] = lambda step: False,
-) -> nn.Module:
-    """Run the loop and write its snapshots; ``seen`` gets the step of each and may end the training."""
-    model.to(memory_format=_memory_format(run, info))
-
-    def snapshot(kept: nn.Module, step: int) -> bool:
-        path = snapshot_file(run.folder, step)
-        on_first(lambda: save_model(path, kept, replace(info, step=step)))
-        return seen(step)
-
-    return fit(
-        fabric,
-        model,
-        objective,
-        settings,
-        batches,
-        replace(run, photos=isinstance(info.prepare, PhotoPrepare)),
-        set_mode=mode,
-        snapshot=snapshot,
-        heads=head_parameters(model) if settings.head_lr != 1 else [],
-    )
-
-
-def _finish(run: StageRun, kept: nn.Module, info: ModelInfo, store: Store, fabric: Fabric) -> None:
-    """Write the model to keep and remove the training's checkpoints."""
-    on_first(lambda: save_model(run.folder / MODEL_FILE, kept, info))
-    on_first(lambda: describe_images(run.folder / MODEL_FILE, store, fabric, kept))
-    on_first(lambda: forget_checkpoints(run.folder))
 
 
 def estimate_prior(
