@@ -23,7 +23,8 @@ FOLLOWED = (
     "A score",
     "A method",
 )
-FEW = ["pretrain.steps=2", "pretrain.batch=2", "adapt.*.steps=2", "adapt.*.batch=2"]
+FEW = ["pretrain.steps=2", "pretrain.batch=2", "sources={}"]
+FEW += ["adapt.*.steps=2", "adapt.*.batch=2"]
 SHORT = {
     "run": [
         *FEW,

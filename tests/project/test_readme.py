@@ -19,11 +19,11 @@ PAGES = [README, ROOT / "docs" / "commands.md", ROOT / "docs" / "recipes.md"]
 """in the order in which they run; each goes on with what those before it made"""
 ELSEWHERE = {"extending", "losses"}
 """pages of docs that have tests of their own"""
-STREET = ["pretrain.steps=2", "adapt.*.steps=2", "network.stride=16"]
+STREET = ["pretrain.steps=2", "sources.*.steps=2", "adapt.*.steps=2", "network.stride=16"]
 STREET += [f"data.streets.{key}" for key in ("source=4", "target=4", "test=2")]
 FEW = ["--set", "steps=2", "--set", "guard.images=8", "--allow-fallback"]
 SHORT = [
-    *("pretrain.steps=2", "adapt.*.steps=2", "evaluate.distances=false"),
+    *("pretrain.steps=2", "sources.*.steps=2", "adapt.*.steps=2", "evaluate.distances=false"),
     "network.channels=[4,8,16]",
     *("adapt.ratio_teacher.guard.images=8", "--allow-fallback"),
 ]

@@ -22,6 +22,8 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 SHORT = [
     "pretrain.steps=2",
     "pretrain.batch=2",
+    "sources.*.steps=2",
+    "sources.*.batch=2",
     "adapt.*.steps=2",
     "adapt.*.batch=2",
     "network.channels=[4,8,16]",
@@ -69,6 +71,8 @@ def test_mr_to_ct() -> None:
         if line.startswith("uda run")
     }
     short = {name: SHORT_3D if name.endswith("_3d") else SHORT for name in recipes}
+    assert "cardiac_mr2ct_records" in short
+    short = {k: v if k == "cardiac_mr2ct_records" else [*v, "sources={}"] for k, v in short.items()}
     verbs = follow("mr_to_ct", {PEOPLE: "[1001, 1002, 1003, 1010]"}, short)
     assert set(verbs) == {"check", "run", "tags", "convert"}
     assert (Path("checks/ct/index.html")).is_file()
@@ -82,7 +86,13 @@ def test_which_prior() -> None:
 
 
 STREETS = [
-    *("pretrain.steps=2", "pretrain.batch=2", "network.backbone=small", "network.stride=16"),
+    *(
+        "pretrain.steps=2",
+        "pretrain.batch=2",
+        "sources={}",
+        "network.backbone=small",
+        "network.stride=16",
+    ),
     *("network.weights=none", "data.size=[64,96]", "compute.precision=32-true"),
 ]
 ONE_METHOD = "adapt={im: {preset: im, select: last, steps: 2, batch: 2, lr: 1.0e-4}}"

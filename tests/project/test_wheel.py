@@ -50,7 +50,11 @@ def test_recipes_and_cards_ship_in_the_wheel(installed: Path, tmp_path: Path) ->
 
 
 def test_the_wheel_runs_a_recipe_outside_the_repository(installed: Path, tmp_path: Path) -> None:
-    few = ["pretrain.steps=1", *(f"data.streets.{key}=2" for key in ("source", "target", "test"))]
+    few = [
+        "pretrain.steps=1",
+        "sources={}",
+        *(f"data.streets.{key}=2" for key in ("source", "target", "test")),
+    ]
     uda(installed, tmp_path, "pretrain", "street_phantom", *few, "--quiet")
     assert (tmp_path / "checkpoints/street_phantom/pretrain/model.safetensors").is_file()
 

@@ -144,10 +144,13 @@ class _Shape:
 
 
 class _Pieces:
-    """Connected pieces of a mask in 3-D (faces connect), from slices that come one by one; memory is that of two."""
+    """Connected pieces of a mask in 3-D (faces connect), from slices that come one by one; of earlier slices it keeps
+    the sizes of their pieces and which touch."""
 
     def __init__(self) -> None:
-        self._root, self._size = [0], [0]
+        self._sizes: list[NDArray[np.int64]] = []
+        self._touching: list[NDArray[np.int64]] = []
+        self._count = 0
         self._before: NDArray[np.int64] | None = None
 
     def add(self, mask: NDArray[np.bool_]) -> None:
@@ -155,32 +158,28 @@ class _Pieces:
         from scipy.ndimage import label
 
         pieces, count = label(mask)
-        numbers = np.where(pieces > 0, pieces + len(self._root) - 1, 0).astype(np.int64)
-        self._size += np.bincount(pieces.ravel(), minlength=count + 1)[1:].tolist()
-        self._root += range(len(self._root), len(self._root) + count)
+        self._sizes.append(np.bincount(pieces.ravel(), minlength=count + 1)[1:])
+        numbers = np.where(pieces > 0, pieces.astype(np.int64) + (self._count - 1), -1)
         if self._before is not None:
-            touch = (numbers > 0) & (self._before > 0)
-            for one, other in np.unique(np.stack([numbers[touch], self._before[touch]]), axis=1).T:
-                self._join(int(one), int(other))
+            touch = (numbers >= 0) & (self._before >= 0)
+            pairs = (numbers[touch] << 32) | self._before[touch]
+            self._touching.append(np.unique(pairs))
+        self._count += count
         self._before = numbers
-
-    def _join(self, one: int, other: int) -> None:
-        one, other = self._top(one), self._top(other)
-        if one != other:
-            self._root[one] = other
-            self._size[other] += self._size[one]
-
-    def _top(self, piece: int) -> int:
-        while self._root[piece] != piece:
-            self._root[piece] = self._root[self._root[piece]]
-            piece = self._root[piece]
-        return piece
 
     def stray(self) -> float:
         """Share of the mask outside its largest piece; 0 of an empty one."""
-        tops = [n for n, root in enumerate(self._root) if n and root == n]
-        sizes = [self._size[n] for n in tops]
-        return 1 - max(sizes) / sum(sizes) if sizes else 0.0
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        if not self._count:
+            return 0.0
+        pairs = np.concatenate([*self._touching, np.zeros(0, np.int64)])
+        ends = (pairs >> 32, pairs & 0xFFFFFFFF)
+        graph = coo_array((np.ones(len(pairs), np.int8), ends), shape=(self._count,) * 2)
+        _, piece = connected_components(graph, directed=False)
+        sizes = np.bincount(piece, weights=np.concatenate(self._sizes))
+        return 1 - float(sizes.max() / sizes.sum())
 
 
 def _sums(p: Tensor, mask: Tensor) -> Tensor:
