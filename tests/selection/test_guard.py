@@ -16,14 +16,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from uda.cli.main import app
-from uda.config.guard import Rule
+from uda.config.guard import SLICES, Rule
 from uda.config.loading import load_recipe
 from uda.config.recipe import Recipe
 from uda.errors import RunError
 from uda.files.atomic import load_tensors
 from uda.pipeline import run as pipeline
 from uda.pipeline import stages
-from uda.selection import Choice, Judge, Scores
+from uda.selection import Choice, Judge, Scores, needed
 from uda.selection import judge as judging
 from uda.selection.guard import Watch
 
@@ -115,7 +115,7 @@ def test_the_checkpoint_that_the_rule_likes_is_kept_and_not_the_last(
     record = adapted(tiny, runs, "adapt.minent.lr=1e-5", *wide)["selection"]
     assert (record["kept"], record["step"], record["fallback"]) == ("step 3", 3, False)
     assert set(record["rule"]) <= set(record["better"])
-    assert all(set(one["scores"]) == set(record["rule"]) for one in record["candidates"])
+    assert all(set(one["scores"]) == set(needed(SLICES)) for one in record["candidates"])
     assert record["better"]["ratio_distance"] == record["better"]["entropy"] == "smaller"
     assert record["better"]["consistency"] == "larger"
     kept = runs / ONE / "snapshots" / "000003"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uda.config.guard import SCORES as KNOWN
-from uda.config.guard import Guard, Rule
+from uda.config.guard import SLICES, Guard, Rule
 from uda.config.loading import parse
 from uda.errors import ConfigError
 from uda.selection import (
@@ -256,6 +256,36 @@ def test_without_an_expected_class_ratio_no_distance_is_asked_for() -> None:
     assert against(replace(ADABN, **unknown), replace(BETTER, **unknown), rule).name == "000100"
 
 
+@pytest.mark.parametrize(
+    ("region", "floor", "agreement", "kept"),
+    [
+        (4.0, 0.0, 0.81, "000100"),  # AdaBN is 0.05 away
+        (4.0, 0.0, 0.79, "adabn"),
+        (1.0, 0.2, 0.81, "000100"),
+        (1.0, 0.2, 0.79, "adabn"),
+        (1.0, 0.0, float("nan"), "adabn"),
+    ],
+)
+def test_labels_may_not_be_farther_from_those_before_adaptation_than_the_trust_region(
+    region: float, floor: float, agreement: float, kept: str
+) -> None:
+    rule = Rule(trust_region=region, trust_region_floor=floor)
+    adabn, moved = (replace(one, before_agreement=0.95) for one in (ADABN, BETTER))
+    choice = against(adabn, replace(moved, before_agreement=agreement), rule)
+    assert choice.name == kept
+    if agreement == 0.79:
+        assert choice.refused["000100"] == (
+            "its labels are 0.210 from those before adaptation (1 − Dice), expected at most 0.200"
+        )
+
+
+def test_where_adabn_changes_nothing_the_floor_is_the_trust_region() -> None:
+    rule = Rule(trust_region=5.0, trust_region_floor=0.1)
+    adabn = replace(ADABN, before_agreement=1.0)
+    for agreement, kept in ((0.91, "000100"), (0.89, "adabn")):
+        assert against(adabn, replace(BETTER, before_agreement=agreement), rule).name == kept
+
+
 def test_the_source_model_too_has_to_be_better_than_adabn() -> None:
     scores = {"source": HIGH, "adabn": LOW}
     assert choose(scores).name == "source"
@@ -268,6 +298,7 @@ def test_a_rule_reads_what_it_names() -> None:
     better = {"held_out": 0.0, "continuity": 0.0}
     rule = Rule(ranked=("held_out", "agreement"), better=better, distance=2.0)
     assert needed(rule) == ("held_out", "agreement", "continuity", "ratio_distance")
+    assert needed(SLICES) == ("continuity", "largest_component", "before_agreement")
 
 
 def test_a_rule_knows_the_scores_and_a_guard_of_today_says_nothing_of_it() -> None:

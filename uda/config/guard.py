@@ -59,6 +59,17 @@ class Rule(Frozen):
     """largest ``ratio_distance``, as a multiple of AdaBN's; None: any"""
     distance_floor: Amount = 0.0
     """``ratio_distance`` that is never too large, in nats"""
+    trust_region: Amount | None = None
+    """how far its labels may be from those of the models before adaptation, as a multiple of AdaBN's distance from them
+    (1 − ``before_agreement``); None: any"""
+    trust_region_floor: Share = 0.0
+    """distance from the models before adaptation that is never too large"""
+
+
+SLICES = Rule(ranked=("continuity", "largest_component"), trust_region=5.0, trust_region_floor=0.1)
+"""for images that are neighbouring slices; `benchmarks/selectbench.py` measures what a rule is worth"""
+IMAGES = Rule()
+"""for images that have no neighbours, such as photographs"""
 
 
 class Guard(Frozen):
@@ -79,7 +90,8 @@ class Guard(Frozen):
     """The training ends after so many judgements without improvement."""
     unsafe: Positive = 2
     """Unsafe checkpoints in a row after which the training ends."""
-    rule: Rule = Rule()
+    rule: Rule | None = None
+    """None: :data:`SLICES` where some of the judged images are neighbouring slices, else :data:`IMAGES`."""
     settled: Probability | None = None
     """The training ends when the labels of two checkpoints in a row agree by at least this Dice, the mean over
     structures on the judged images; None: it goes on."""

@@ -87,7 +87,7 @@ class Watch:
             return f"{limit} checkpoints in a row were unsafe: {judged[-1].faults[0]}"
         scores = self.judge.scores()
         trend = smoothed([scores[one.name] for one in judged if one.safe])
-        if trend and stale(trend, self.guard.rule.ranked) >= self.guard.patience:
+        if trend and stale(trend, self.judge.rule.ranked) >= self.guard.patience:
             return f"none of the last {self.guard.patience} checkpoints was better"
         return self._settled(judged)
 

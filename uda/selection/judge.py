@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from uda.config.guard import Guard
+from uda.config.guard import IMAGES, SLICES, Guard
 from uda.losses.prediction import most_likely
 from uda.networks.model_file import load_model
 from uda.selection.gates import Expected, faults
@@ -48,6 +48,9 @@ class Candidate:
 class Judge:
     """Judges models on the same images, by the same perturbations.
 
+    Its ``rule`` is that of the guard's settings, by default one for neighbouring slices or one for images without
+    neighbours.
+
     The gates see the images as they are. What they reject gets no score, and of the others only the scores that the
     rule reads are computed, because each family of perturbations costs as much as the images themselves.
 
@@ -78,9 +81,10 @@ class Judge:
     ) -> None:
         self.images, self.guard, self.fabric, self.seed = images, guard, fabric, seed
         self.source, self.every, self.memory_format = source, every, memory_format
-        self.names = EVERY if every else needed(guard.rule)
         self.case = images.case.to(fabric.device)
         before = [look(model, images, fabric, seed) for model in (source, adabn)]
+        self.rule = guard.rule or (SLICES if images.stacks(before[0].labels) else IMAGES)
+        self.names = EVERY if every else needed(self.rule)
         self.source_log_p = before[0].log_p
         self.before = most_likely(before[0].log_p.exp() + before[1].log_p.exp())
         self.expected = Expected(
@@ -151,4 +155,4 @@ class Judge:
 
     def choose(self) -> Choice:
         """Which candidate to keep."""
-        return choose(self.scores(), self.guard.rule)
+        return choose(self.scores(), self.rule)

@@ -44,7 +44,8 @@ class Choice:
 def needed(rule: Rule) -> tuple[str, ...]:
     """The scores that a rule reads."""
     distance = () if rule.distance is None else ("ratio_distance",)
-    return tuple(dict.fromkeys((*rule.ranked, *rule.better, *distance)))
+    region = () if rule.trust_region is None else ("before_agreement",)
+    return tuple(dict.fromkeys((*rule.ranked, *rule.better, *distance, *region)))
 
 
 def mean_ranks(scores: Mapping[str, Scores], names: Sequence[str] = RULE) -> dict[str, float]:
@@ -103,6 +104,13 @@ def _refused(
             return (
                 f"its distance to the expected class ratio is {one.ratio_distance:.2g}, expected at most "
                 f"{most:.2g}"
+            )
+    if rule.trust_region is not None and math.isfinite(adabn.before_agreement):
+        most = max(rule.trust_region * (1 - adabn.before_agreement), rule.trust_region_floor)
+        if not 1 - one.before_agreement <= most:
+            return (
+                f"its labels are {1 - one.before_agreement:.3f} from those before adaptation (1 − Dice), expected at "
+                f"most {most:.3f}"
             )
     return ""
 
