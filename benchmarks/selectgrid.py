@@ -1,6 +1,8 @@
 """The grids of `selectbench.py`: which methods at which learning rates, for how long. Fixed before any of their
 checkpoints was scored.
 
+But for the variants that say so.
+
 The cardiac grid runs from every kind of source model alike. Seed 0 of each kind serves to choose a rule; the other
 seeds are looked at once, afterwards.
 """
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uda.config.loading import parse
+from uda.config.methods import METHODS
 from uda.config.recipe import Adapt
 
 CHOSEN_ON = (0,)
@@ -55,6 +58,12 @@ def _weighted_ratio(weight: float) -> dict[str, Any]:
             },
         ]
     }
+
+
+def _teacher_weighted_ratio(weight: float) -> dict[str, Any]:
+    """ratio_teacher with another weight of its class ratio."""
+    labels, ratio = METHODS["ratio_teacher"]["objective"]
+    return {"objective": [labels, {**ratio, "weight": weight}]}
 
 
 def _at(preset: str, lr: float, **more: Any) -> dict[str, Any]:
@@ -106,6 +115,10 @@ BENCHES = {
             "upl_1e-5": _at("upl", 1e-5),
             "dg_tta_1e-5": _at("dg_tta", 1e-5),
             "tent_1e-3": _at("tent", 1e-3),
+            # a second round, after the truth of the first was known on the seeds that a rule may be chosen on
+            "slice_teacher_1e-4": _at("slice_teacher", 1e-4),
+            "slice_view_teacher_1e-4": _at("slice_view_teacher", 1e-4),
+            "ratio_teacher_x10_1e-4": _at("ratio_teacher", 1e-4, **_teacher_weighted_ratio(10.0)),
         },
     ),
     "driving": Bench(

@@ -23,6 +23,7 @@ LONG = (
     "pretrain.save_every=5",
     "adapt.*.steps=20",
     "adapt.*.save_every=5",
+    "adapt.*.guard.patience=100",
 )
 
 

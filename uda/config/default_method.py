@@ -20,7 +20,11 @@ _SLOW = {**_LONG, "lr": 3e-5}
 """for a source model that is good already; not measured yet"""
 _LENGTHS = {
     **dict.fromkeys(
-        ("ratio_teacher", "street_ratio_teacher", "mean_teacher", "street_teacher"), _LONG
+        (
+            *("ratio_teacher", "slice_teacher", "slice_view_teacher", "mean_teacher"),
+            *("street_ratio_teacher", "street_teacher"),
+        ),
+        _LONG,
     ),
     **dict.fromkeys(("ratio_teacher_soft", "threshold_teacher", "view_teacher"), _SLOW),
     "tent": {**_LONG, "lr": 1e-3},

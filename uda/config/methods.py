@@ -97,6 +97,24 @@ METHODS: dict[str, dict[str, Any]] = {
             {**_RATIO, "direction": "prior_to_prediction"},
         ],
     },
+    # ratio_teacher whose teacher averages over a slice and its neighbours, and labels nothing outside a structure's
+    # largest component; without and with random views: ours
+    "slice_teacher": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "objective": [
+            {**_SURE_TEACHER, "dice": 1.0, "smooth": 0.8, "largest": "ignore"},
+            {**_RATIO, "direction": "prior_to_prediction"},
+        ],
+    },
+    "slice_view_teacher": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "objective": [
+            {**_SURE_TEACHER, "dice": 1.0, "smooth": 0.8, "largest": "ignore", "views": 3},
+            {**_RATIO, "direction": "prior_to_prediction"},
+        ],
+    },
     # ratio_teacher with a class ratio of ±10 % at ten times the weight: ours
     "ratio_teacher_soft": {
         "batchnorm": "warmed",

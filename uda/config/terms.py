@@ -257,10 +257,14 @@ class PseudoLabelTerm(_Term):
     largest: Literal["off", "ignore", "background"] = "off"
     """Keep the largest component of each structure of an image's labels; the others become unlabelled or background.
     Pixels are connected through their faces. It runs on the CPU, for which a GPU waits."""
+    smooth: Share = 0.0
+    """Standard deviation, in slices, of a Gaussian over the teacher's probabilities of a slice and of the slice before
+    and after it in its case; 0 = off. The two cost a forward pass of the teacher each. Thresholds are made without
+    them. For slices of volumes alone."""
     cross_entropy: Amount = 1.0
     """Weight of the cross-entropy of the labels."""
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"views", "view", "prune", "threshold", "largest", "cross_entropy"}
+        {"views", "view", "prune", "threshold", "largest", "smooth", "cross_entropy"}
     )
 
     @model_validator(mode="after")

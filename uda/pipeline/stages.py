@@ -20,7 +20,7 @@ from torch import nn
 from uda.config.card import DatasetCard
 from uda.config.priors import PriorSpec
 from uda.config.recipe import Adapt
-from uda.data.items import Items, items_of
+from uda.data.items import Items, Slices, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
@@ -42,7 +42,7 @@ from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.selection import Judge, UnlabelledImages
 from uda.selection.guard import JUDGEMENTS, Watch
-from uda.training.batches import all_images, target_batches
+from uda.training.batches import all_images, neighbours_of, target_batches
 from uda.training.objective import Objective
 from uda.training.parts import PriorTensors
 from uda.training.run import StageRun
@@ -101,8 +101,15 @@ def adapt(
             fix="leave cbst_sp, spatial_prior_kl and landmarks out, or use a 2-D network",
         )
     tensors = prior_tensors(prior.validate(info.classes), store) if prior else None
+    neighbours = (
+        partial(neighbours_of, items) if isinstance(items, Slices) and not card.photos else None
+    )
     objective = Objective(
-        settings.objective, tensors, lambda: all_images(items, run), mix(run.seed, run.stage)
+        settings.objective,
+        tensors,
+        lambda: all_images(items, run),
+        mix(run.seed, run.stage),
+        neighbours,
     )
     if settings.freeze_head:
         head(model).requires_grad_(False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
 from uda.config.networks import AnyNetwork
 from uda.config.recipe import Training
-from uda.data.items import Items, items_of
+from uda.data.items import Items, Slices, items_of
 from uda.data.sampling import (
     batch_indices,
     positions_of,
@@ -68,6 +69,18 @@ def _draw(count: int, settings: Training, seed: int, fabric: Fabric) -> tuple[Dr
         return numbers, [mix(seed, "place", int(position)) for position in positions]
 
     return draw, fabric.device.type == "cuda"
+
+
+def neighbours_of(items: Slices, index: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """The slices ``offset`` further in their cases than slices ``index`` ``[b]`` of the store.
+
+    Returns:
+        images ``[b, c, h, w]``, and whether the case goes so far ``[b]``; where not, the image is the slice itself.
+    """
+    places = index.cpu().numpy()
+    moved = np.clip(places + offset, 0, len(items) - 1)
+    there = (moved == places + offset) & (items.cases(moved) == items.cases(places)).numpy()
+    return items.image(np.where(there, moved, places)), torch.from_numpy(there)
 
 
 def all_images(items: Items, run: StageRun) -> Iterator[Tensor]:

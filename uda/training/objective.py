@@ -15,7 +15,7 @@ from uda.errors import ConfigError
 from uda.files.atomic import grouped, prefixed
 from uda.losses import Prediction
 from uda.training.parts import PriorTensors, StepInputs, TrainingContext, make_part
-from uda.training.parts.part import Images
+from uda.training.parts.part import Images, Neighbours
 from uda.types import Batch, Heads
 
 
@@ -50,6 +50,7 @@ class Objective:
         prior: the prior's values for the target images, for terms that need them.
         images: returns all target images, for terms that read them when a round begins.
         seed: for all random draws in the terms.
+        neighbours: finds the slices before and after target slices, for terms that look at both.
 
     Raises:
         ConfigError: there are no terms.
@@ -62,11 +63,12 @@ class Objective:
         prior: PriorTensors | None = None,
         images: Images = tuple,
         seed: int = 0,
+        neighbours: Neighbours | None = None,
     ) -> None:
         if not terms:
             raise ConfigError("the objective has no term", expected="at least one")
         self.terms, self.prior = tuple(terms), prior or PriorTensors()
-        self.images, self.seed = images, seed
+        self.images, self.neighbours, self.seed = images, neighbours, seed
         names = [term.term for term in terms]
         self.names = [
             name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)
@@ -78,7 +80,8 @@ class Objective:
         self.prior = self.prior.to(fabric.device)
         self.parts = [make_part(term, self.prior) for term in self.terms]
         for number, part in enumerate(self.parts):
-            part.setup(TrainingContext(fabric, student, self.seed + number, self.images))
+            seed = self.seed + number
+            part.setup(TrainingContext(fabric, student, seed, self.images, self.neighbours))
 
     def begin(self, step: int) -> None:
         """Start the rounds of terms that begin at this step."""

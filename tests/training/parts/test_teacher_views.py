@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scene import (
+    CPU,
     SIZE,
     Killed,
     all_images,
@@ -28,13 +29,16 @@ from torch import Tensor, nn
 from uda import losses
 from uda.config.terms import View
 from uda.data.seeds import mix
+from uda.devices.device import make_fabric
+from uda.errors import ConfigError
 from uda.losses import ConfidenceHistogram
+from uda.training.objective import Objective
 from uda.training.parts.components import outside_largest
 from uda.training.parts.consistency import ViewConsistency
 from uda.training.parts.part import present
 from uda.training.parts.teacher import PseudoLabels
 from uda.training.parts.views import mean_of_views, predicted_views, size_variation, taken_for
-from uda.types import IGNORE
+from uda.types import IGNORE, TargetBatch
 
 STILL = View(rotate=0, scale=0, gamma=0, contrast=0, brightness=0)
 MOVING = View(rotate=30, scale=0.2, shift=0.1, gamma=0, contrast=0, brightness=0)
@@ -431,3 +435,40 @@ def test_killed_and_resumed_agreement_ends_with_the_same_bits(loss: str, tmp_pat
         train(tmp_path / "cut", both, steps=8, batches=dying)
     resumed, _ = train(tmp_path / "cut", both, steps=8)
     assert same(whole, resumed)
+
+
+def neighbours(index: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Target images 0–2 are one case, 3–5 another."""
+    moved = index + offset
+    there = (moved >= 0) & (moved < len(target_images())) & (moved // 3 == index // 3)
+    return target_images()[torch.where(there, moved, index)], there
+
+
+def test_a_teacher_smooths_over_the_slices_before_and_after_in_the_case() -> None:
+    settings = term("pseudo_labels", smooth=0.8, **ALL)
+    objective = Objective([settings], images=all_images, neighbours=neighbours)
+    objective.setup(make_fabric(CPU), network())
+    (part,) = objective.parts
+    part.begin(0)
+    index = torch.tensor([0, 1, 2, 3])
+    notes = part.annotate(TargetBatch(target_images()[index], index))
+    with torch.no_grad():
+        p = part.teacher(target_images()).softmax(1).double()
+    w = math.exp(-1 / (2 * 0.8**2))
+    expected = torch.stack(
+        [
+            (p[0] + w * p[1]) / (1 + w),
+            (p[1] + w * p[0] + w * p[2]) / (1 + 2 * w),
+            (p[2] + w * p[1]) / (1 + w),
+            (p[3] + w * p[4]) / (1 + w),
+        ]
+    )
+    torch.testing.assert_close(notes[:, 0].double(), expected.amax(1), atol=1e-5, rtol=0)
+    assert torch.equal(notes[:, 1].long(), expected.argmax(1))
+    assert not torch.equal(notes[:, 1].long(), p[:4].argmax(1))
+
+
+def test_images_without_neighbours_cannot_be_smoothed() -> None:
+    objective = Objective([term("pseudo_labels", smooth=0.8, **ALL)], images=all_images)
+    with pytest.raises(ConfigError, match=r"no neighbouring slices(.|\n)*pseudo_labels\.smooth"):
+        objective.setup(make_fabric(CPU), network())

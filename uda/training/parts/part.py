@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 Images = Callable[[], Iterable[Tensor]]
 """every target image once, in batches ``[b, c, *s]`` on the host"""
+Neighbours = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""of target slices by their numbers ``[b]``: the images ``[b, c, h, w]`` so many slices further in their cases, on the
+host, and whether there is one ``[b]``"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class TrainingContext:
     student: nn.Module
     seed: int
     images: Images
+    neighbours: Neighbours | None = None
+    """None where images have no neighbours: photographs, patches of volumes"""
 
 
 @dataclass(frozen=True)

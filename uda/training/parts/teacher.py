@@ -41,6 +41,13 @@ class PseudoLabels(Part):
         self.log_thresholds: Tensor | None = None
 
     def setup(self, context: TrainingContext) -> None:
+        if self.term.smooth and context.neighbours is None:
+            raise ConfigError(
+                "the images have no neighbouring slices, so a teacher cannot smooth across them",
+                where="pseudo_labels.smooth",
+                expected="a 2-D network on slices of volumes",
+                fix="set it to 0",
+            )
         self.context, self.teacher = context, frozen_copy(context.student)
 
     def begin(self, step: int) -> None:
@@ -102,6 +109,8 @@ class PseudoLabels(Part):
             image = all_rows(image)
             own = rows_of(len(image))
         logits, views = self._mean(image, own=own)
+        if term.smooth:
+            logits = self._smoothed(logits, target.index)
         prediction = Prediction(logits)
         labeler = PseudoLabeler(present(self.log_thresholds), self.maps)
         dropped = self._dropped(prediction, views)
@@ -120,6 +129,17 @@ class PseudoLabels(Part):
         else:
             weight = losses.confidence_weight(prediction, term.confidence)[:, None]
         return torch.cat([weight, labels], 1)
+
+    def _smoothed(self, logits: Tensor, index: Tensor) -> Tensor:
+        """Logits of the probabilities averaged with those of the slices before and after, where there are any."""
+        own, neighbours = Prediction(logits).p, present(self.context.neighbours)
+        total, weight = own, torch.ones_like(own[:, :1, :1, :1])
+        for offset in (-1, 1):
+            image, there = neighbours(index, offset)
+            share = there.to(own)[:, None, None, None] * math.exp(-0.5 / self.term.smooth**2)
+            p = Prediction(self._predict(image.to(own.device))).p
+            total, weight = total + share * p, weight + share
+        return (total / weight).clamp_min(torch.finfo(own.dtype).tiny).log()
 
     def _dropped(
         self, prediction: Prediction, views: tuple[Tensor, Tensor] | None
