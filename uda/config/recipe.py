@@ -267,7 +267,7 @@ class Adapt(Training):
 class Evaluate(Frozen):
     """Contents of the table."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"postprocess"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"last", "postprocess"})
 
     distances: bool = True
     """HD95 and ASSD beside Dice."""
@@ -282,6 +282,9 @@ class Evaluate(Frozen):
     """Further means over some of the classes, by name: ``13 classes: [road, …]`` (photographs)."""
     oracle: bool = False
     """Add a row per variant for the snapshot with the best score on the test labels. It is not a method."""
+    last: bool = False
+    """Add a row ``…_last`` for the last snapshot of every training that kept snapshots and chose an earlier step, or the
+    model before adaptation. A guard may have ended the training before its last step."""
     save_predictions: bool = False
     """Write the predicted label maps."""
     postprocess: Postprocess = NO_STEPS
@@ -394,4 +397,4 @@ FIRST = "pretrain"
 """name of the first source training"""
 RESERVED_ROWS = ("source_only", "adabn", "views", "target_supervised")
 """Row names that no variant may have."""
-RESERVED_ENDINGS = ("_oracle", *(f"_{row}" for row in RESERVED_ROWS))
+RESERVED_ENDINGS = ("_oracle", "_last", *(f"_{row}" for row in RESERVED_ROWS))

@@ -117,6 +117,10 @@ def _listed(
         yield (_oracle(scorer, row), ("target_labels",)) if row.oracle else (row, ())
         if settings.oracle and not row.oracle and snapshots_in(row.model.parent):
             yield _oracle(scorer, replace(row, name=f"{row.name}_oracle")), ("target_labels",)
+        if settings.last and not row.oracle and (snapshots := snapshots_in(row.model.parent)):
+            last = snapshots[-1]
+            if load_model(last)[1].step != load_model(row.model)[1].step:
+                yield replace(row, name=f"{row.name}_last", model=last), ()
 
 
 def _oracle(scorer: Scorer, row: Row) -> Row:

@@ -1,4 +1,4 @@
-"""A network without BatchNorm: adabn changes nothing, the tools say so, and row views is its baseline."""
+"""Rows beside those of the stages: views where there is no BatchNorm, the last step beside the chosen one."""
 
 from __future__ import annotations
 
@@ -66,3 +66,16 @@ def test_an_adaptation_without_batchnorm_says_so(tiny: Tiny, tmp_path: Path) -> 
 def test_no_variant_may_have_the_name_of_a_baseline(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"adapt\.views: this row name is taken"):
         load_recipe(tiny.recipe, ["adapt={views: {preset: minent, steps: 1, batch: 1, lr: 0.1}}"])
+
+
+def test_the_last_step_stands_beside_the_one_that_was_chosen(tiny: Tiny, tmp_path: Path) -> None:
+    """Where the last step is what was kept there is nothing to add."""
+    kept = "adapt.minent.guard={factor: 1.01, overlap: 0.99, unsafe: 9, patience: 9}"
+    last = "adapt.adami_tags.select=last"
+    recipe = tiny.load("adapt.*.snapshot_every=3", "evaluate={last: true}", kept, last)
+    pipeline.run(recipe, tmp_path / "run", until="evaluate")
+    rows = {row["name"]: row for row in read_metrics(tmp_path / "run")["rows"]}
+    assert list(rows) == ["source_only", "adabn", "minent", "minent_last", "adami_tags"]
+    assert (rows["minent"]["step"], rows["minent_last"]["step"]) == (0, 6)
+    assert rows["minent_last"]["supervision"] == rows["minent"]["supervision"]
+    assert "selection" not in rows["minent_last"]
