@@ -45,14 +45,15 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
     """All rows, and if asked what the words of their supervision mean."""
     rows, kind = ordered(metrics["rows"]), kind_of(metrics)
     used = {word for row in rows for word in row["supervision"]}
-    moved = {row["name"]: gain(row, rows) for row in rows if unadapted(row, rows) is not row}
     several = any("source" in row for row in rows)
+    begun = [row for row in rows if not several or role(row) != "supervised"]
+    moved = {row["name"]: gain(row, rows) for row in begun if unadapted(row, rows) is not row}
     return {
         "kind": kind,
         "rows": rows,
         "top": best(rows),
         "gains": moved,
-        "trained": {row["name"]: source_gain(row, rows) for row in rows} if several else {},
+        "trained": {row["name"]: source_gain(row, rows) for row in begun} if several else {},
         "unit": metrics.get("distance_unit"),
         "subsets": [f"mIoU, {name}" for name in subset_names(metrics)] if kind is PHOTOS else [],
         "fell": fell_back(rows),
