@@ -283,7 +283,7 @@ class Evaluate(Frozen):
     oracle: bool = False
     """Add a row per variant for the snapshot with the best score on the test labels. It is not a method."""
     last: bool = False
-    """Add a row ``…_last`` for the last snapshot of every training that kept snapshots and chose an earlier step, or the
+    """Add a row ``…_last`` for the last snapshot of every training that kept snapshots and chose an earlier step or the
     model before adaptation. A guard may have ended the training before its last step."""
     save_predictions: bool = False
     """Write the predicted label maps."""
