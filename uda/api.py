@@ -104,13 +104,7 @@ def adapt(
         knows_ratio = prior is not None or parent.info.class_ratio is not None
         method = default_method(card.photos, knows_ratio)
     settings = preset(method, list(overrides)) if isinstance(method, str) else method
-    if settings is None and prior is not None:
-        raise ConfigError(
-            "method 'adabn' uses no prior",
-            fix="leave the prior out (--prior), or choose another method",
-        )
-    if settings is not None and settings.prior is not None:
-        prior = (prior or _own_prior(parent)).validate(parent.info.classes)
+    prior = _prior_for(settings, prior, parent)
     cases = cases_in(target, card.photos)
     check_apart(out, [given, *folders_of(cases)])
     make_fabric(compute)  # refuses a missing device before anything is written
@@ -159,9 +153,17 @@ def _check_alone() -> None:
         )
 
 
-def _own_prior(parent: Trained) -> Prior:
-    """The class ratio of the model's training labels."""
-    return make_prior(SourceRatioPrior(), parent, Evidence(), DEFAULT_COMPUTE, seed=0)
+def _prior_for(settings: Adapt | None, given: Prior | None, parent: Trained) -> Prior | None:
+    """The prior of an adaptation: that given, or the class ratio of the model's training labels where it needs one."""
+    if settings is None and given is not None:
+        raise ConfigError(
+            "method 'adabn' uses no prior",
+            fix="leave the prior out (--prior), or choose another method",
+        )
+    if settings is None or settings.prior is None:
+        return given
+    own = given or make_prior(SourceRatioPrior(), parent, Evidence(), DEFAULT_COMPUTE, seed=0)
+    return own.validate(parent.info.classes)
 
 
 def predict(

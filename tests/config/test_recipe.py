@@ -17,6 +17,7 @@ from uda.config.loading import available, load_card, load_recipe, override, pars
 from uda.config.recipe import Adapt, Recipe
 from uda.config.terms import ClassRatioTerm
 from uda.errors import ConfigError
+from uda.pipeline.domains import Domains
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "pipelines").glob("*.y*ml"))
@@ -58,7 +59,8 @@ def test_shipped_card_parses_and_is_named_like_its_file(path: Path) -> None:
 @by_stem(RECIPES)
 def test_cards_of_a_shipped_recipe_exist_and_agree(path: Path) -> None:
     recipe = load_recipe(str(path))
-    source, target = load_card(recipe.data.source), load_card(recipe.data.target)
+    domains = Domains(recipe, Path("nowhere"))
+    source, target = domains.source, domains.target
     assert source.classes == target.classes
     assert source.photos == target.photos
     assert source.labels is not None
