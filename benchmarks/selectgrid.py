@@ -1,10 +1,9 @@
 """The grids of `selectbench.py`: which methods at which learning rates, for how long. Fixed before any of their
-checkpoints was scored.
+checkpoints was scored, but for the variants that say so.
 
-But for the variants that say so.
-
-The cardiac grid runs from every kind of source model alike. Seed 0 of each kind serves to choose a rule; the other
-seeds are looked at once, afterwards.
+The cardiac grid runs from every kind of source model alike. A first rule was chosen on seed 0 of both kinds and failed
+on seed 1 of the ordinary one; the guard's rule for slices was chosen on these three. Seed 1 of the generalised source
+and seed 2 of both had not been looked at then.
 """
 
 from __future__ import annotations
@@ -15,9 +14,6 @@ from typing import Any
 from uda.config.loading import parse
 from uda.config.methods import METHODS
 from uda.config.recipe import Adapt
-
-CHOSEN_ON = (0,)
-"""seeds on which a rule may be chosen"""
 
 
 @dataclass(frozen=True)

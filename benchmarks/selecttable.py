@@ -2,8 +2,8 @@
 
 A *run* is one training: its checkpoints, the source model and AdaBN. *Regret* is the best true score among them minus
 that of the pick. *Collapsed*: a quarter of AdaBN's true score is lost, or more. The criteria were written down before
-any checkpoint of the bench was scored, but for those of the trust region and their scores: they came when the truth of
-the seeds that a rule may be chosen on was known.
+any checkpoint of the bench was scored, but for the trust region and the last sets of scores: they came when the truth
+of what a rule may be chosen on was known.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ RANKED: tuple[tuple[str, ...], ...] = (
     ("held_out", "continuity", "largest_component"),
     ("agreement", "continuity", "largest_component"),
     ("nuclear_norm", "continuity", "largest_component"),
+    ("held_out", "nuclear_norm", "continuity", "largest_component"),
 )
 """sets of scores whose ranks are combined"""
 FLOOR = {"distance_floor": 0.001}

@@ -298,7 +298,8 @@ def test_a_rule_reads_what_it_names() -> None:
     better = {"held_out": 0.0, "continuity": 0.0}
     rule = Rule(ranked=("held_out", "agreement"), better=better, distance=2.0)
     assert needed(rule) == ("held_out", "agreement", "continuity", "ratio_distance")
-    assert needed(SLICES) == ("continuity", "largest_component", "before_agreement")
+    four = ("held_out", "nuclear_norm", "continuity", "largest_component")
+    assert needed(SLICES) == (*four, "before_agreement")
 
 
 def test_a_rule_knows_the_scores_and_a_guard_of_today_says_nothing_of_it() -> None:

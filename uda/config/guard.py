@@ -66,7 +66,12 @@ class Rule(Frozen):
     """distance from the models before adaptation that is never too large"""
 
 
-SLICES = Rule(ranked=("continuity", "largest_component"), trust_region=5.0, trust_region_floor=0.1)
+SLICES = Rule(
+    ranked=("held_out", "nuclear_norm", "continuity", "largest_component"),
+    better={"nuclear_norm": 0.0},
+    trust_region=4.0,
+    trust_region_floor=0.1,
+)
 """for images that are neighbouring slices; `benchmarks/selectbench.py` measures what a rule is worth"""
 IMAGES = Rule()
 """for images that have no neighbours, such as photographs"""
