@@ -27,7 +27,7 @@ import yaml
 from torch import Tensor, nn
 
 from uda.config.card import Prepare
-from uda.config.guard import Guard, Rule
+from uda.config.guard import SLICES, Guard, Rule
 from uda.config.loading import parse
 from uda.config.networks import Network
 from uda.config.recipe import Adapt, Compute
@@ -46,8 +46,8 @@ from uda.types import Batch, TargetBatch
 
 NETWORK = Network(channels=(16, 32, 64, 128, 256))
 CLASSES = ("background", "myo", "lv", "rv")
-SLICES = 15
-"""of a case"""
+DEPTH = 15
+"""slices of a case"""
 BLOCK = 5
 """steps between two judgements"""
 
@@ -67,7 +67,7 @@ class Noise:
         return numbers
 
     def cases(self, places: Numbers) -> Tensor:
-        return torch.from_numpy(places // SLICES)
+        return torch.from_numpy(places // DEPTH)
 
     def image(self, places: Numbers) -> Tensor:
         draws = [np.random.default_rng(place).standard_normal((1, self.size, self.size), np.float32)
@@ -166,14 +166,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", default="mean_teacher,minent")
-    parser.add_argument("--rule", default="{}", help="settings of guard.rule, as YAML")
+    parser.add_argument("--rule", help="settings of guard.rule, as YAML; default: that for slices")
     parser.add_argument("--every", action="store_true", help="also with every score")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--images", type=int, default=375, help="of the target")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5, help="judgements measured")
     given = parser.parse_args()
-    rule = parse(Rule, yaml.safe_load(given.rule), "--rule")
+    rule = SLICES if given.rule is None else parse(Rule, yaml.safe_load(given.rule), "--rule")
     print(f"| method, {given.steps} steps of 8 | scores | step | judgement | guard | AdaBN |")
     print("|---|---|---|---|---|---|")
     for method in given.methods.split(","):

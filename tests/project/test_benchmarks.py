@@ -287,7 +287,8 @@ def test_the_guards_cost_is_a_share_of_the_training(
     monkeypatch.setattr("sys.argv", ["guard_cost.py", *small])
     cost.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| minent")]
-    assert [row.split(" | ")[1] for row in rows] == ["consistency, nuclear_norm", "every one"]
+    ranked = "held_out, nuclear_norm, continuity, largest_component, before_agreement"
+    assert [row.split(" | ")[1] for row in rows] == [ranked, "every one"]
     for row in rows:
         assert len(re.findall(r"[\d.]+ (?:s|%)", row)) == 4
 
