@@ -111,7 +111,7 @@ BENCHES = {
             "upl_1e-5": _at("upl", 1e-5),
             "dg_tta_1e-5": _at("dg_tta", 1e-5),
             "tent_1e-3": _at("tent", 1e-3),
-            # a second round, after the truth of the first was known on the seeds that a rule may be chosen on
+            # a second round, after the truth of the first was known on seed 0
             "slice_teacher_1e-4": _at("slice_teacher", 1e-4),
             "slice_view_teacher_1e-4": _at("slice_view_teacher", 1e-4),
             "ratio_teacher_x10_1e-4": _at("ratio_teacher", 1e-4, **_teacher_weighted_ratio(10.0)),

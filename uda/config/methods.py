@@ -19,6 +19,7 @@ _SURE_TEACHER = {
     "portion_limit": 0.6,
     "confidence": "pixel",
 }
+_SLICE_TEACHER = {**_SURE_TEACHER, "dice": 1.0, "smooth": 0.8, "largest": "ignore"}
 _STRONG = {
     "rotate": 30,
     "scale": 0.2,
@@ -103,7 +104,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "batchnorm": "warmed",
         "augment": _STRONG,
         "objective": [
-            {**_SURE_TEACHER, "dice": 1.0, "smooth": 0.8, "largest": "ignore"},
+            _SLICE_TEACHER,
             {**_RATIO, "direction": "prior_to_prediction"},
         ],
     },
@@ -111,7 +112,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "batchnorm": "warmed",
         "augment": _STRONG,
         "objective": [
-            {**_SURE_TEACHER, "dice": 1.0, "smooth": 0.8, "largest": "ignore", "views": 3},
+            {**_SLICE_TEACHER, "views": 3},
             {**_RATIO, "direction": "prior_to_prediction"},
         ],
     },
