@@ -60,7 +60,9 @@ def test_an_adaptation_without_batchnorm_says_so(tiny: Tiny, tmp_path: Path) -> 
         assert shown.exit_code == 0, shown.output
         assert "no BatchNorm layer, so AdaBN changes nothing" in shown.stderr
         assert read_json(out / "stage.json")["batchnorm"] is False
-        assert "--postprocess views=5" in (out / "report.html").read_text()
+        page = (out / "report.html").read_text()
+        assert "--postprocess views=5" in page
+        assert "statistics of the target</b>" not in page
 
 
 def test_no_variant_may_have_the_name_of_a_baseline(tiny: Tiny) -> None:
