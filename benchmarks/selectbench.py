@@ -252,13 +252,19 @@ def repeated(judge: Judge, name: str, path: Path | None) -> float:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows; NaN is an empty field."""
+    """Rows; numbers have six digits, and NaN is an empty field."""
+
+    def field(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return "" if math.isnan(value) else f"{value:.6g}"
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as work, work.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: "" if value != value else value for key, value in row.items()})
+            writer.writerow({key: field(value) for key, value in row.items()})
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
