@@ -326,7 +326,7 @@ def test_the_figure_shows_ranks_over_steps_the_kept_one_and_crosses(
 ) -> None:
     axes = drawn(monkeypatch, GOOD)
     lines = {line.get_label(): line for line in axes.lines}
-    mean = lines["their mean, which decides"]
+    mean = lines["their mean"]
     assert list(mean.get_xdata()) == [10, 20, 30, 40]
     assert list(mean.get_ydata())[:2] == [3.0, 4.0]
     assert all(math.isnan(y) for y in list(mean.get_ydata())[2:])
@@ -336,6 +336,25 @@ def test_the_figure_shows_ranks_over_steps_the_kept_one_and_crosses(
     assert left < 20 < right
     assert {SCORES[name].title for name in RULE} <= set(lines)
     assert [one.get_text() for one in axes.get_xticklabels()][:2] == ["source", "adabn"]
+
+
+def test_what_may_not_replace_adabn_is_white_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = copy.deepcopy(GOOD)
+    said["candidates"][2]["refused"] = "its labels are <far>"
+    white = next(
+        one for one in drawn(monkeypatch, said).lines if one.get_label() == "may not replace AdaBN"
+    )
+    assert (list(white.get_xdata()), white.get_markerfacecolor()) == ([10], "white")
+    assert "may not replace AdaBN: its labels are <far>" in Reader(shown(minent=said)).text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_score_that_limits_says_so() -> None:
+    said = copy.deepcopy(GOOD)
+    said["criteria"] = {"better": {"consistency": 0}, "trust_region": 4.0, "distance": None}
+    text = Reader(shown(minent=said)).text
+    assert text.count("it limits what may replace AdaBN") == 2  # consistency, agreement before
+    assert "it does not rank, and it limits" in text
 
 
 def test_a_training_that_failed_before_its_first_checkpoint_still_has_a_figure(

@@ -184,18 +184,42 @@ def test_training_goes_on_where_the_labels_change(tiny: Tiny, runs: Path) -> Non
 
 def test_the_record_says_what_a_better_checkpoint_lacked(tiny: Tiny, runs: Path) -> None:
     """No class ratio is at a distance of 0 from the expected one."""
-    rule = "adapt.minent.guard.rule={ranked: [nuclear_norm], distance: 0}"
+    rule = "adapt.minent.guard.rule={ranked: [nuclear_norm], better: {}, trust_region: null, distance: 0}"
     wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
     record = adapted(tiny, runs, "adapt.minent.lr=1e-3", rule, *wide)["selection"]
     assert (record["kept"], record["fallback"]) == ("adabn", True)
     assert record["rule"] == ["nuclear_norm"]
+    assert record["criteria"]["distance"] == 0
     assert re.search(
         r"^none of \d safe checkpoints was better by the same scores; the best by rank, step \d, may not replace "
         r"AdaBN: its distance to the expected class ratio is \S+, expected at most 0$",
         record["why"],
     )
+    refused = {one["name"] for one in record["candidates"] if one["refused"]}
+    assert refused == {one["name"] for one in record["candidates"] if one["safe"]} - {"adabn"}
     for one in record["candidates"]:
         assert set(one["scores"]) == {"nuclear_norm", "ratio_distance"}
+
+
+def test_what_was_kept_although_another_ranked_higher_is_explained(
+    tiny: Tiny, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(scores: dict[str, Scores], rule: Rule) -> Choice:
+        ranks = {name: float(number) for number, name in enumerate(scores)}
+        return Choice("000003", ranks, refused={[*scores][-1]: "it is far away"})
+
+    monkeypatch.setattr(judging, "choose", choose)
+    wide = ("adapt.minent.guard.overlap=0", "adapt.minent.guard.factor=1000")
+    record = adapted(tiny, runs, "adapt.minent.lr=1e-5", *wide)["selection"]
+    told = {one["step"]: one["refused"] for one in record["candidates"]}
+    assert (record["kept"], told[3]) == ("step 3", "")
+    last = max(told)
+    assert told[last] == "it is far away"
+    number = len(told) - 2
+    assert record["why"] == (
+        f"best combined rank among AdaBN and {number - 1} of {number} checkpoints, those that are safe and may replace "
+        f"AdaBN; the best by rank, step {last}, may not replace AdaBN: it is far away"
+    )
 
 
 WARMED = ("adapt.minent.batchnorm=warmed", "adapt.minent.lr=1e-4")

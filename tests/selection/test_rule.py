@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uda.config.fields import WHOLE
+from uda.config.guard import IMAGES, SLICES, Guard, Rule
 from uda.config.guard import SCORES as KNOWN
-from uda.config.guard import SLICES, Guard, Rule
 from uda.config.loading import parse
 from uda.errors import ConfigError
 from uda.selection import (
@@ -291,6 +292,32 @@ def test_the_source_model_too_has_to_be_better_than_adabn() -> None:
     assert choose(scores).name == "source"
     assert choose(scores, Rule(better={"consistency": 0})).name == "source"
     assert choose(scores, Rule(better={"density": 0})).name == "adabn"
+
+
+def test_a_checkpoint_has_to_rank_above_a_source_model_that_may_not_replace_adabn() -> None:
+    source = replace(HIGH, density=0.0)
+    adabn, better = replace(LOW, density=0.5), replace(LOW, density=0.9, consistency=0.7)
+    scores = {"source": source, "adabn": adabn, "000010": better}
+    choice = choose(scores, Rule(better={"density": 0}))
+    assert choice.ranks["source"] > choice.ranks["000010"] > choice.ranks["adabn"]
+    assert choice.name == "adabn"
+    assert choice.refused["000010"] == "its mean rank, 1.75, is not above the source model's, 3.00"
+    del scores["source"]
+    assert choose(scores, Rule(better={"density": 0})).name == "000010"
+
+
+def test_a_rule_changes_what_it_names_and_no_more() -> None:
+    changed = Rule(trust_region=2.0, better={}).over(SLICES)
+    assert (changed.trust_region, changed.better) == (2.0, {})
+    assert (changed.ranked, changed.trust_region_floor) == (SLICES.ranked, 0.1)
+    assert Rule().over(SLICES) == SLICES
+    assert Rule(ranked=IMAGES.ranked).over(SLICES).ranked == IMAGES.ranked
+
+
+def test_a_dump_of_a_rule_holds_what_was_named_even_if_it_is_the_usual() -> None:
+    assert Rule().model_dump(mode="json") == {}
+    assert Rule(trust_region=None).model_dump(mode="json") == {"trust_region": None}
+    assert set(SLICES.model_dump(context=WHOLE)) == set(Rule.model_fields)
 
 
 def test_a_rule_reads_what_it_names() -> None:

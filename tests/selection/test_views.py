@@ -241,7 +241,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_run_computes_what_its_rule_reads_and_no_more(
     bench: Bench, ranked: tuple[str, ...], families: list[int]
 ) -> None:
-    judge = bench.judge(Rule(ranked=ranked))
+    judge = bench.judge(Rule(ranked=ranked, better={}, trust_region=None))
     candidate = judge.judge(bench.snapshot(), 10)
     assert candidate.safe
     assert bench.families == 3 * families  # source model, AdaBN, checkpoint

@@ -54,7 +54,11 @@ class Frozen(BaseModel):
         if info.context == WHOLE:
             return dumped
         fields = type(self).model_fields
-        usual = {n for n in self._left_out() if getattr(self, n) == fields[n].get_default()}
+        usual = {
+            n
+            for n in self._left_out()
+            if getattr(self, n) == fields[n].get_default(call_default_factory=True)
+        }
         return {name: value for name, value in dumped.items() if name not in usual}
 
     def _left_out(self) -> frozenset[str]:

@@ -44,6 +44,9 @@ class Rule(Frozen):
 
     The one of the best mean rank by ``ranked`` is kept. The other settings say what everything but AdaBN has to show
     to be chosen; where nothing does, AdaBN is kept. A score that is not known takes no part.
+
+    A recipe's rule names what it changes: :meth:`over` takes the rest from the rule for the kind of images. A dump
+    holds what was named.
     """
 
     ranked: Annotated[tuple[Score, ...], Field(min_length=1)] = ("consistency", "nuclear_norm")
@@ -64,6 +67,14 @@ class Rule(Frozen):
     (1 − ``before_agreement``); None: any"""
     trust_region_floor: Share = 0.0
     """distance from the models before adaptation that is never too large"""
+
+    def over(self, usual: Rule) -> Rule:
+        """The rule ``usual`` with the settings that were given here."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return usual.model_copy(update=given)
+
+    def _left_out(self) -> frozenset[str]:
+        return frozenset(type(self).model_fields) - self.model_fields_set
 
 
 SLICES = Rule(
@@ -96,7 +107,8 @@ class Guard(Frozen):
     unsafe: Positive = 2
     """Unsafe checkpoints in a row after which the training ends."""
     rule: Rule | None = None
-    """None: :data:`SLICES` where some of the judged images are neighbouring slices, else :data:`IMAGES`."""
+    """What to change of :data:`SLICES` where some of the judged images are neighbouring slices, else of
+    :data:`IMAGES`."""
     settled: Probability | None = None
     """The training ends when the labels of two checkpoints in a row agree by at least this Dice, the mean over
     structures on the judged images; None: it goes on."""

@@ -54,21 +54,24 @@ class RowSelection(TypedDict):
 
 
 class Candidate(TypedDict):
-    """A model that was judged; ``faults`` are sentences, ``rank`` is None where it could not be chosen."""
+    """A model that was judged; ``faults`` are sentences, ``rank`` is None where it could not be chosen, ``refused``
+    says why it may not replace AdaBN."""
 
     name: str
     step: int
     safe: bool
     faults: list[str]
     rank: float | None
+    refused: NotRequired[str]
     scores: dict[str, float | None]
 
 
 class Selection(RowSelection):
-    """What ``stage.json`` says of how a checkpoint was kept; ``rule`` names the scores that ranked, ``better``
-    which values of a score are better."""
+    """What ``stage.json`` says of how a checkpoint was kept; ``rule`` names the scores that ranked, ``criteria`` are
+    all settings of the rule, ``better`` says which values of a score are better."""
 
     rule: list[str]
+    criteria: NotRequired[dict[str, Any]]
     better: NotRequired[dict[str, Literal["larger", "smaller"]]]
     candidates: list[Candidate]
 

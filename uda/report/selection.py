@@ -127,6 +127,7 @@ def judged(selections: Mapping[str, Selection], unjudged: Iterable[str] = ()) ->
         unjudged: marked names of adapted rows that no guard looked at.
     """
     ruling = {score for one in selections.values() for score in one["rule"]}
+    limits = {score for one in selections.values() for score in _limiting(one)}
     names = dict.fromkeys(
         score for one in selections.values() for score in (*one["rule"], *_soft(one))
     )
@@ -138,7 +139,7 @@ def judged(selections: Mapping[str, Selection], unjudged: Iterable[str] = ()) ->
             (f"Ranks of the checkpoints of {name} over its steps", _figure(name, one))
             for name, one in selections.items()
         ],
-        "glossary": [(_words(name), name in ruling) for name in ranked],
+        "glossary": [(_words(name), name in ruling, name in limits) for name in ranked],
     }
 
 
@@ -172,8 +173,18 @@ def _words(score: str, selection: Selection | None = None) -> Words:
     return SCORES.get(score, Words(score, "", "less" if better.get(score) == "smaller" else "more"))
 
 
+def _limiting(selection: Selection) -> set[str]:
+    """Scores by which a checkpoint has to be better than AdaBN, or not too far from it."""
+    criteria = selection.get("criteria", {})
+    distances = {"distance": "ratio_distance", "trust_region": "before_agreement"}
+    return {
+        *criteria.get("better", {}),
+        *(score for name, score in distances.items() if criteria.get(name) is not None),
+    }
+
+
 def _soft(selection: Selection) -> list[str]:
-    """Scores that are shown and do not count, the entropy last."""
+    """Scores that are shown and not ranked, the entropy last."""
     found = dict.fromkeys(s for one in selection["candidates"] for s in one["scores"])
     return sorted((s for s in found if s not in selection["rule"]), key=lambda s: s == "entropy")
 
@@ -220,6 +231,7 @@ def _candidate(
         "rank": one["rank"],
         "scores": scores,
         "faults": one["faults"],
+        "refused": one.get("refused", ""),
     }
 
 
@@ -264,7 +276,15 @@ def rank_plot(
             colour = TERM_COLOURS[number % len(TERM_COLOURS)]
             _line(axes, places, heights, colour, 0.9, 2.6 if few else 1.0, said, shift)
         known = {c["name"]: c["rank"] for c in selection["candidates"] if c["rank"] is not None}
-        _line(axes, places, known, INK, 2.0, 5.0 if few else 2.6, "their mean, which decides")
+        _line(axes, places, known, INK, 2.0, 5.0 if few else 2.6, "their mean")
+        refused = [
+            c["name"] for c in selection["candidates"] if c.get("refused") and c["name"] in known
+        ]
+        if refused:
+            x, y = [places[name] for name in refused], [known[name] for name in refused]
+            axes.plot(
+                x, y, "o", mfc="white", mec=INK, ms=5.0, zorder=4, label="may not replace AdaBN"
+            )
         lost = [places[c["name"]] for c in selection["candidates"] if not c["safe"]]
         if lost:
             low = [0.06] * len(lost)  # of the height of the axes

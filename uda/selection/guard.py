@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from uda.config.fields import WHOLE
 from uda.config.guard import Guard
 from uda.devices.distributed import on_first
 from uda.errors import NotFiniteError
@@ -122,6 +123,7 @@ class Watch:
             "why": self._why(choice),
             "ended": self.ended or "at its last step",
             "rule": list(choice.rule),
+            "criteria": self.judge.rule.model_dump(mode="json", context=WHOLE),
             "better": BETTER,
             "candidates": self._listed(choice),
         }
@@ -129,20 +131,23 @@ class Watch:
     def _why(self, choice: Choice) -> str:
         checkpoints = self._checkpoints()
         safe = sum(one.safe for one in checkpoints)
-        if not choice.fallback:
-            return (
-                f"best combined rank among {safe} safe checkpoints of {len(checkpoints)} "
-                "and the models before adaptation"
-            )
         if not safe:
             reason = checkpoints[-1].faults[0] if checkpoints else "none was judged"
             return f"no checkpoint was safe: {reason}"
-        told = f"none of {safe} safe checkpoints was better by the same scores"
         first = max(choice.ranks, key=lambda name: choice.ranks[name])
-        why = choice.refused.get(first)
-        if why is None:
-            return told
-        return f"{told}; the best by rank, {_called(first)}, may not replace AdaBN: {why}"
+        refused = choice.refused.get(first)
+        beside = (
+            f"; the best by rank, {_called(first)}, may not replace AdaBN: {refused}"
+            if refused
+            else ""
+        )
+        if choice.fallback:
+            return f"none of {safe} safe checkpoints was better by the same scores{beside}"
+        able = sum(one.name not in choice.refused for one in checkpoints if one.safe)
+        return (
+            f"best combined rank among AdaBN and {able} of {len(checkpoints)} checkpoints, those that are safe and may "
+            f"replace AdaBN{beside}"
+        )
 
     def _listed(self, choice: Choice) -> list[dict[str, Any]]:
         scores = self.judge.scores()
@@ -153,6 +158,7 @@ class Watch:
                 "safe": one.safe,
                 "faults": list(one.faults),
                 "rank": choice.ranks.get(one.name),
+                "refused": choice.refused.get(one.name, ""),
                 "scores": {
                     name: value
                     for name, value in _finite(asdict(scores.get(one.name, one.alone))).items()

@@ -48,8 +48,8 @@ class Candidate:
 class Judge:
     """Judges models on the same images, by the same perturbations.
 
-    Its ``rule`` is that of the guard's settings, by default one for neighbouring slices or one for images without
-    neighbours.
+    Its ``rule`` is the one for neighbouring slices or the one for images without neighbours, with the changes of the
+    guard's settings.
 
     The gates see the images as they are. What they reject gets no score, and of the others only the scores that the
     rule reads are computed, because each family of perturbations costs as much as the images themselves.
@@ -83,7 +83,8 @@ class Judge:
         self.source, self.every, self.memory_format = source, every, memory_format
         self.case = images.case.to(fabric.device)
         before = [look(model, images, fabric, seed) for model in (source, adabn)]
-        self.rule = guard.rule or (SLICES if images.stacks(before[0].labels) else IMAGES)
+        usual = SLICES if images.stacks(before[0].labels) else IMAGES
+        self.rule = guard.rule.over(usual) if guard.rule else usual
         self.names = EVERY if every else needed(self.rule)
         self.source_log_p = before[0].log_p
         self.before = most_likely(before[0].log_p.exp() + before[1].log_p.exp())

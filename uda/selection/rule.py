@@ -64,7 +64,8 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def choose(scores: Mapping[str, Scores], rule: Rule = DEFAULT) -> Choice:
     """The candidate of the best mean rank among AdaBN and those that are better than AdaBN by the rule's criteria; of
-    equals AdaBN, then the source model, then the earliest checkpoint.
+    equals AdaBN, then the source model, then the earliest checkpoint. A checkpoint has to rank above the source model
+    too, even where that may not replace AdaBN.
 
     Args:
         scores: of the source model (``source``), of AdaBN (``adabn``) and of every safe checkpoint in the order of
@@ -86,6 +87,8 @@ def _refused(
 ) -> str:
     """Why a candidate may not replace AdaBN; empty if it may."""
     one, adabn = scores[name], scores["adabn"]
+    if name != "source" and "source" in scores and ranks[name] <= ranks["source"]:
+        return f"its mean rank, {ranks[name]:.2f}, is not above the source model's, {ranks['source']:.2f}"
     known = [score for score in rule.better if math.isfinite(adabn.merit(score))]
     gains = {score: one.merit(score) - adabn.merit(score) for score in known}
     worse = [score for score in known if not gains[score] > rule.better[score]]
