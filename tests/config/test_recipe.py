@@ -326,7 +326,7 @@ def test_names_of_the_tables_own_rows_are_taken(name: str) -> None:
 def test_no_two_rows_have_one_name(sources: list[str], variants: list[str], row: str) -> None:
     raw = raw_recipe()
     raw["sources"] = {name: {} for name in sources}
-    raw["adapt"] = {name: raw["adapt"]["minent"] for name in variants}
+    raw["adapt"] = dict.fromkeys(variants, raw["adapt"]["minent"])
     assert f"adapt.{row}: this row name is taken" in fault_of(raw)
 
 

@@ -392,7 +392,9 @@ class Recipe(Frozen):
         rows = [row for row, *_ in self._adapted()]
         for row in rows:
             if row in RESERVED_ROWS or row.endswith(RESERVED_ENDINGS) or rows.count(row) > 1:
-                raise ValueError(f"adapt.{row}: this row name is taken; rename a variant or a source")
+                raise ValueError(
+                    f"adapt.{row}: this row name is taken; rename a variant or a source"
+                )
         return self
 
 
