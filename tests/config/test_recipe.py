@@ -314,6 +314,40 @@ def test_names_of_the_tables_own_rows_are_taken(name: str) -> None:
     assert "this row name is taken" in fault_of(raw)
 
 
+@pytest.mark.parametrize(
+    ("sources", "variants", "row"),
+    [
+        (["a", "a_b"], ["b_c", "c"], "a_b_c"),
+        (["a"], ["x", "a_x"], "a_x"),
+        (["x"], ["x", "last"], "x_last"),
+        (["source_only"], ["oracle"], "source_only_oracle"),
+    ],
+)
+def test_no_two_rows_have_one_name(sources: list[str], variants: list[str], row: str) -> None:
+    raw = raw_recipe()
+    raw["sources"] = {name: {} for name in sources}
+    raw["adapt"] = dict.fromkeys(variants, raw["adapt"]["minent"])
+    assert f"adapt.{row}: this row name is taken" in fault_of(raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("network.size=[1, 2]", "network.size: got [1, 2]"),
+        ("network={size: [base]}", "network.size: got ['base']"),
+        ("network={size: base, channels: 5}", "size 'base' stands for channels"),
+        ("network={size: base, channels: null}", "size 'base' stands for channels"),
+        ("pretrain.augment.generalize=[light]", "generalize: got ['light']"),
+        ("pretrain.augment={generalize: {a: b}}", "generalize: got {'a': 'b'}"),
+        ("adapt.minent={preset: [minent], steps: 2, lr: 1e-3}", "no preset ['minent']"),
+    ],
+)
+def test_a_list_in_place_of_a_name_is_refused(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        override(parse(Recipe, raw_recipe(), "x"), [text])
+    assert expected in str(caught.value)
+
+
 def test_pretraining_takes_no_target_term() -> None:
     raw = raw_recipe()
     raw["pretrain"]["objective"].append({"term": "entropy"})

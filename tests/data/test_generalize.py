@@ -286,6 +286,13 @@ def test_a_mask_hides_whole_blocks() -> None:
     assert torch.equal(changed[changed != x], means[changed != x])
 
 
+def test_a_block_larger_than_the_image_hides_all_of_it_or_nothing() -> None:
+    x = image(8, 64)
+    changed, _ = augment(x, None, only("mask", block=10**9, ratio=0.5), generator(3))
+    hidden = (changed != x).flatten(1).float().mean(1)
+    assert set(hidden.tolist()) == {0.0, 1.0}
+
+
 def test_shear_moves_rows_along_x_alone() -> None:
     x = torch.zeros(200, 1, 20, 40)
     affine = random_affine(x, Augment(shear=30), generator())

@@ -65,6 +65,13 @@ def test_an_adaptation_without_batchnorm_says_so(tiny: Tiny, tmp_path: Path) -> 
         assert "statistics of the target</b>" not in page
 
 
+def test_no_steps_have_no_best_snapshot(tiny: Tiny, tmp_path: Path, no_page: None) -> None:
+    none = ("adapt.minent.steps=0", "adapt.minent.select=oracle", "adapt.minent.source=pretrain")
+    pipeline.run(tiny.load(*BARE, *none), tmp_path / "run", rows=["minent"])
+    rows = {row["name"]: row for row in read_metrics(tmp_path / "run")["rows"]}
+    assert rows["minent"]["dice"] == rows["source_only"]["dice"]
+
+
 def test_no_variant_may_have_the_name_of_a_baseline(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"adapt\.views: this row name is taken"):
         load_recipe(tiny.recipe, ["adapt={views: {preset: minent, steps: 1, batch: 1, lr: 0.1}}"])

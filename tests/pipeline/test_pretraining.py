@@ -116,6 +116,17 @@ def test_without_validation_images_there_is_nothing_to_select_by(
     with pytest.raises(ConfigError, match="needs labelled validation images") as caught:
         pretrained(tiny, tmp_path / "run", *STRONG)
     assert "pretrain.select=last" in str(caught.value)
+    with pytest.raises(
+        ConfigError, match=r"sources\.wide\.select=last"
+    ):  # before the first is trained
+        pretrained(tiny, tmp_path / "run", "sources={wide: {select: perturbed}}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_steps_have_no_best_one(tiny: Tiny, tmp_path: Path, no_page: None) -> None:
+    record = pretrained(tiny, tmp_path / "run", "pretrain.select=perturbed", "pretrain.steps=0")
+    assert "validation_steps" not in record
+    assert load_model(tmp_path / "run" / "pretrain")[1].step == 0
 
 
 def test_agreement_needs_two_views(tiny: Tiny) -> None:

@@ -92,6 +92,48 @@ def test_cases_that_cannot_serve_are_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("card", ["source", "target"])
+def test_source_labels_train_nothing_that_is_tested_on_them(
+    tiny: Tiny, tmp_path: Path, card: str
+) -> None:
+    raw = yaml.safe_load((tiny.home / "source.yaml").read_text())
+    raw |= {
+        "name": card,
+        "splits": {"train": ["c1"], "validate": ["c2"], "adapt": ["c1"], "test": ["c0"]},
+    }
+    (tiny.home / f"{card}.yaml").write_text(yaml.safe_dump(raw))
+
+    def check(train: str, validate: str) -> None:
+        chosen = f"data.splits.source={{train: [{train}], validate: [{validate}]}}"
+        recipe = tiny.load(f"data.target={tiny.home}/{card}.yaml", chosen)
+        Domains(recipe, tmp_path).check_splits()
+
+    check("c1", "c2")
+    with pytest.raises(ConfigError, match="splits 'train' and 'test'"):
+        check("c1, c0", "c2")
+    with pytest.raises(ConfigError, match="splits 'validate' and 'test'"):
+        check("c1", "c0")
+
+
+def test_rendered_data_are_checked_when_they_are_there(tmp_path: Path) -> None:
+    short = [
+        "pretrain.steps=1",
+        "adapt={}",
+        "data.streets={source: 2, target: 1, test: 1, size: [32, 64]}",
+    ]
+    both = "data.splits.source={train: ['*'], validate: ['*']}"
+    recipe = load_recipe("street_phantom", [*short, both])
+    with pytest.raises(ConfigError, match="would train and judge the same network"):
+        pipeline.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_a_further_subject_is_rendered_where_others_are(tmp_path: Path) -> None:
+    (tmp_path / "phantom" / "mr_train").mkdir(parents=True)
+    further = load_recipe("cardiac_phantom", ["data.splits.source.train=['1050']"])
+    Domains(further, tmp_path).check_splits()
+
+
 def test_test_cases_may_be_adapted_to_without_their_labels(tiny: Tiny, tmp_path: Path) -> None:
     Domains(tiny.load("data.splits.target.adapt=[c1, c2]"), tmp_path).check_splits()
 

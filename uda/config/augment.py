@@ -152,8 +152,8 @@ class Augment(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _from_set(cls, raw: Any) -> Any:
-        known = GENERALIZE.get(raw.get("generalize", "")) if isinstance(raw, dict) else None
-        return raw if known is None else {**known, **raw}
+        name = raw.get("generalize") if isinstance(raw, dict) else None
+        return {**GENERALIZE[name], **raw} if isinstance(name, str) and name in GENERALIZE else raw
 
     def _left_out(self) -> frozenset[str]:
         named = GENERALIZE[self.generalize] if self.generalize else {}

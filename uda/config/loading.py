@@ -216,7 +216,7 @@ def _stands_for(name: str, value: Any, node: dict[str, Any], text: str) -> dict[
         named = parse(Augment, {name: value}, f"override {text!r}")
         return named.model_dump(mode="json", context=WHOLE)
     if name == "size" and "channels" in node:
-        return {"channels": SIZES.get(value, node["channels"])}
+        return {"channels": SIZES.get(str(value), node["channels"])}
     return {}
 
 

@@ -53,12 +53,13 @@ class Network(_AnyNetwork):
     @model_validator(mode="before")
     @classmethod
     def _of_size(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or raw.get("size") not in SIZES:
+        size = raw.get("size") if isinstance(raw, dict) else None
+        if not isinstance(size, str) or size not in SIZES:
             return raw
-        channels = SIZES[raw["size"]]
-        if tuple(raw.get("channels", channels)) != channels:
+        channels = SIZES[size]
+        if raw.get("channels", channels) not in (channels, list(channels)):
             raise ValueError(
-                f"size {raw['size']!r} stands for channels {list(channels)}; set one of the two"
+                f"size {size!r} stands for channels {list(channels)}; set one of the two"
             )
         return {**raw, "channels": channels}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -212,9 +213,10 @@ class Adapt(Training):
     def _from_preset(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or raw.get("preset") is None:
             return raw
-        if raw["preset"] not in METHODS:
-            raise ValueError(f"no preset {raw['preset']!r}; {nearest(str(raw['preset']), METHODS)}")
-        return {**METHODS[raw["preset"]], **raw}
+        preset = str(raw["preset"])
+        if preset not in METHODS:
+            raise ValueError(f"no preset {raw['preset']!r}; {nearest(preset, METHODS)}")
+        return {**METHODS[preset], **raw}
 
     def needs(self) -> frozenset[Knowledge]:
         """What the terms need from the prior."""
@@ -363,24 +365,21 @@ class Recipe(Frozen):
     @property
     def variants(self) -> dict[str, tuple[str, Adapt]]:
         """Every adapted row: the source training that it starts from (``pretrain``: the first), and its settings."""
-        rows = {}
+        return {row: (source, variant) for row, source, variant in self._adapted()}
+
+    def _adapted(self) -> Iterator[tuple[str, str, Adapt]]:
+        """Row, source training and settings of every adaptation."""
         for source in (FIRST, *self.sources):
             for name, variant in self.adapt.items():
                 if variant.source in (None, source):
                     shared = variant.source is None and source != FIRST
-                    rows[f"{source}_{name}" if shared else name] = (source, variant)
-        return rows
+                    yield f"{source}_{name}" if shared else name, source, variant
 
     @model_validator(mode="after")
     def _named(self) -> Recipe:
         if FIRST in self.sources:
             raise ValueError(f"sources.{FIRST}: this name is taken")
         for name, variant in self.adapt.items():
-            doubled = [f"{source}_{name}" for source in self.sources if variant.source is None]
-            if taken := [one for one in doubled if one in self.adapt]:
-                raise ValueError(f"adapt.{taken[0]}: sources give adapt.{name} this row name")
-            if name in RESERVED_ROWS or name.endswith(RESERVED_ENDINGS):
-                raise ValueError(f"adapt.{name}: this row name is taken")
             if variant.source not in (None, FIRST, *self.sources):
                 known = (FIRST, *self.sources)
                 raise ValueError(
@@ -389,6 +388,12 @@ class Recipe(Frozen):
             if variant.prior is not None and variant.prior not in self.prior:
                 raise ValueError(
                     f"adapt.{name}.prior: no prior {variant.prior!r}; {nearest(variant.prior, self.prior)}"
+                )
+        rows = [row for row, *_ in self._adapted()]
+        for row in rows:
+            if row in RESERVED_ROWS or row.endswith(RESERVED_ENDINGS) or rows.count(row) > 1:
+                raise ValueError(
+                    f"adapt.{row}: this row name is taken; rename a variant or a source"
                 )
         return self
 

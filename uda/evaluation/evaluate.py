@@ -124,5 +124,8 @@ def _listed(
 
 
 def _oracle(scorer: Scorer, row: Row) -> Row:
-    """The row with its snapshot that has the best mean score on the test labels, the upper bound of selection."""
-    return replace(row, model=max(snapshots_in(row.model.parent), key=scorer.mean))
+    """The row with its snapshot that has the best mean score on the test labels, the upper bound of selection.
+
+    A training without steps has its model alone.
+    """
+    return replace(row, model=max(snapshots_in(row.model.parent) or [row.model], key=scorer.mean))

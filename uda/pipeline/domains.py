@@ -10,7 +10,7 @@ from pathlib import Path
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.config.recipe import Chosen, Data, Recipe
-from uda.data.cases import Case, cases_of, folders_of_card, names_of
+from uda.data.cases import Case, cases_of, folders_of_card, image_path, names_of
 from uda.data.hashes import Hashes
 from uda.data.sources import holds_both
 from uda.data.store import Store, content_key, open_store
@@ -79,6 +79,11 @@ class Domains:
             )
         return Path(self.recipe.data.root)
 
+    @property
+    def rendered(self) -> bool:
+        """Whether a stage of the run makes the data."""
+        return self.recipe.data.phantom is not None or self.recipe.data.streets is not None
+
     def folders(self) -> list[Path]:
         """The folders of the user's data; a rendered domain lies in the run's own folder."""
         if self.recipe.data.root is None:
@@ -86,7 +91,7 @@ class Domains:
         return [f for card in (self.source, self.target) for f in folders_of_card(card, self.root)]
 
     def check_splits(self) -> None:
-        """Check the cases that the recipe chooses, as far as the data are there.
+        """Check the cases that the recipe chooses, as far as the data are there; rendered data may be older than it.
 
         Raises:
             ConfigError: a case plays two roles of which one must not know the other's labels.
@@ -96,31 +101,39 @@ class Domains:
             (self.source, self.recipe.data.splits.source),
             (self.target, self.recipe.data.splits.target),
         ):
-            if isdir(self.root / card.root):
+            if not self.rendered and isdir(self.root / card.root):
                 for role in (role for role, cases in roles.items() if cases is not None):
                     self.cases(card, role, labels=role != "adapt")
         if any(self.recipe.data.splits.source.values()):
-            self._check_apart(self.source, "train", "validate")
+            self._check_apart((self.source, "train"), (self.source, "validate"))
+        for split in ("train", "validate"):  # the source may have images of the target
+            self._check_apart((self.source, split), (self.target, "test"))
         if self.recipe.target_supervised:
-            self._check_apart(self.target, self.supervised, "test")
+            self._check_apart((self.target, self.supervised), (self.target, "test"))
 
-    def _check_apart(self, card: DatasetCard, trained: str, judged: str) -> None:
-        """Refuse a case whose labels would train a network that it is to judge."""
-        if not {trained, judged} <= card.splits.keys():
+    def _check_apart(self, *of: tuple[DatasetCard, str]) -> None:
+        """Refuse cases of two splits whose labels would train, or select, a network that they are to judge."""
+        (trains, trained), (judges, judged) = of
+        if trained not in trains.splits or judged not in judges.splits:
             return
-        folder = self.root / card.root
         with contextlib.suppress(
             DataError
         ):  # no file fits a pattern; the stage that needs it says so
-            both = set(names_of(card, folder, trained)) & set(names_of(card, folder, judged))
+            first, second = (set(names_of(card, self.root / card.root, one)) for card, one in of)
+            shared = sorted(first & second)
+            both = [one for one in shared if self._image(trains, one) == self._image(judges, one)]
             if both:
+                cards = " and ".join(dict.fromkeys(repr(card.name) for card in (trains, judges)))
                 raise ConfigError(
-                    f"{len(both)} cases of card {card.name!r} would train and judge the same network: "
-                    f"{', '.join(sorted(both)[:MOST_NAMED])}",
+                    f"{len(both)} cases of card {cards} would train and judge the same network: "
+                    f"{', '.join(both[:MOST_NAMED])}",
                     where=f"splits {trained!r} and {judged!r}",
                     expected="no case in both: a score on a training image means nothing",
                     fix="choose other cases with data.splits, or correct the card",
                 )
+
+    def _image(self, card: DatasetCard, name: str) -> Path:
+        return image_path(card, self.root / card.root, name).resolve()
 
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)

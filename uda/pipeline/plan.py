@@ -19,7 +19,7 @@ from uda.config.priors import (
 )
 from uda.config.recipe import FIRST, PLACE, Adapt, Pretrain, Recipe
 from uda.devices.distributed import on_first
-from uda.errors import DataError
+from uda.errors import ConfigError, DataError
 from uda.evaluation.evaluate import evaluate, metrics_of
 from uda.evaluation.rows import Row
 from uda.files.atomic import read_json, write_json
@@ -50,7 +50,11 @@ NO_BATCHNORM = (
 
 
 def plan(recipe: Recipe, out: Path, quiet: bool = True) -> list[Stage]:
-    """The stages of a recipe, every parent before its children."""
+    """The stages of a recipe, every parent before its children.
+
+    Raises:
+        ConfigError: settings that do not fit the cards.
+    """
     return _Planner(recipe, out, quiet).stages()
 
 
@@ -108,6 +112,14 @@ class _Planner:
         domains, recipe = self.domains, self.recipe
         stage, settings = stage_of("pretrain", training), self.trainings[training]
         source, validated = domains.source, "validate" in domains.source.splits
+        if settings.select == "perturbed" and not validated:
+            where = FIRST if training == FIRST else f"sources.{training}"
+            raise ConfigError(
+                f"select: perturbed needs labelled validation images, but card {source.name!r} has none",
+                where=f"{where}.select",
+                expected="a split `validate` of the source",
+                fix=f"add one to the source's card or to data.splits.source, or set {where}.select=last",
+            )
 
         def data() -> dict[str, str]:
             keys = {"source/train": domains.key(source, "train", True)}

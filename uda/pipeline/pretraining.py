@@ -17,7 +17,6 @@ from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import first_then_all, on_first
-from uda.errors import ConfigError
 from uda.networks.batchnorm import set_mode
 from uda.networks.build import build
 from uda.networks.heads import use_auxiliary
@@ -53,17 +52,7 @@ def train_supervised(
         entries of ``stage.json``: the ledger, skipped cases and, with ``validation``, its
         :func:`~uda.pipeline.validation.validation_scores`; with ``select: perturbed`` also those of perturbed images,
         and their mean at every snapshot.
-
-    Raises:
-        ConfigError: ``select: perturbed`` without ``validation``.
     """
-    if settings.select == "perturbed" and validation is None:
-        raise ConfigError(
-            f"select: perturbed needs labelled validation images, but {ledger.removesuffix('_labels')} images of "
-            f"card {card.name!r} have none here",
-            expected="a split `validate` of the source",
-            fix="add one to the source's card, or set pretrain.select=last",
-        )
     labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
     ratio, presence = mean_ratios(labelled)
     info = ModelInfo(
@@ -92,7 +81,7 @@ def train_supervised(
             def validate(trained: nn.Module, perturbed: int | None = None) -> Scores:
                 return validation_scores(trained, info, card, validation, fabric, perturbed)
 
-            if settings.select == "perturbed":
+            if settings.select == "perturbed" and settings.steps:
                 best = _best_step(run, settings, validate, fabric.device)
                 watched = settings.model_copy(update={"snapshot_every": best.every})
                 train(watched, batches, set_mode_train, lambda at: on_first(lambda: best.seen(at)))

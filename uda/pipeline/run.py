@@ -84,6 +84,8 @@ def run(
                     read=[out / name for name in stage.parents],
                     announce=announce,
                 )
+                if domains.rendered and stage is stages[0]:  # only now are patterns known to fit
+                    on_first(domains.check_splits)
                 hashes[stage.name] = one.hash
                 done.append(one)
     return done

@@ -66,6 +66,7 @@ def mask(image: Tensor, settings: Mask, draws: Draws) -> Tensor:
     height, width = image.shape[-2:]
     rows, columns = (-(-size // settings.block) for size in (height, width))
     hidden = draws.uniform(len(image), rows, columns) < settings.ratio
-    hidden = hidden.repeat_interleave(settings.block, 1).repeat_interleave(settings.block, 2)
+    for axis, size in ((1, height), (2, width)):
+        hidden = hidden.repeat_interleave(min(settings.block, size), axis)
     hidden = hidden[:, :height, :width].view(len(image), *[1] * (image.dim() - 3), height, width)
     return torch.where(hidden, image.mean(tuple(range(2, image.dim())), keepdim=True), image)
