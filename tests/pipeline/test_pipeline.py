@@ -135,7 +135,7 @@ def test_source_files_removed_adapt_still_runs(finished: Path, tiny: Tiny) -> No
     run = finished
     shutil.rmtree(tiny.root / "s")
     shutil.rmtree(run / "store")  # it holds prepared source slices
-    changed = tiny.load("adapt.minent.lr=0.002")
+    changed = tiny.load("adapt.minent.lr=0.002", "adapt.minent.select=last")
     assert ran(pipeline.run(changed, run, until="adapt")) == ["adapt-minent"]
 
     with_source = tiny.load(ENTROPY_AND_SOURCE, "adapt.minent.source_free=false")
@@ -203,7 +203,7 @@ def test_changing_one_variant_reruns_only_it_and_what_hangs_on_it(
     finished: Path, tiny: Tiny
 ) -> None:
     before = artefacts(finished)
-    changed = tiny.load("adapt.minent.lr=0.002")
+    changed = tiny.load("adapt.minent.lr=0.002", "adapt.minent.select=last")
     done = pipeline.run(changed, finished)
     assert ran(done) == ["adapt-minent", "evaluate", "report"]
     rerun = ("adapt-minent", "evaluate", "report")

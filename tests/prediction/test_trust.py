@@ -227,7 +227,7 @@ def test_each_kind_of_stranger_is_flagged_by_its_kind() -> None:
 
 def test_flags_come_by_kind_and_in_the_order_of_the_classes() -> None:
     found = flagged(confidence=0.1, ratio__ring=0.9, ratio__disk=0.9, slices=1, intensity_p5=-900)
-    assert [kind for kind, _ in found] == [KINDS[0], KINDS[1], KINDS[2], KINDS[2], KINDS[3]]
+    assert [kind for kind, _ in found] == [KINDS[1], KINDS[2], KINDS[3], KINDS[3], KINDS[4]]
     assert found[2:4] == [("class ratio", "ratio/disk"), ("class ratio", "ratio/ring")]
 
 
@@ -399,6 +399,20 @@ def test_calibrated_limits_flag_and_say_where_they_come_from() -> None:
     assert sure.fix
     sound = {**case, "confidence_overall": 0.9, "stray/disk": 0.05}
     assert flags_of(sound, LIMITED) == ()
+
+
+@pytest.mark.parametrize(("poor", "flagged"), [(70, True), (69, False)])
+def test_every_case_of_a_model_that_was_never_good_is_flagged(poor: int, flagged: bool) -> None:
+    flags = flags_of(
+        OWN_IMAGES[0], describe(ranges_over(OWN_IMAGES), limits=Limits(0.7, 70, poor, {}))
+    )
+    assert [flag.kind for flag in flags] == ["model"] * flagged
+    for flag in flags:
+        assert (
+            flag.what
+            == "all 70 predictions of the source's own labelled images had a Dice below 70"
+        )
+        assert flag.fix.startswith("no limit tells")
 
 
 def test_a_description_with_limits_comes_back_from_json_and_one_without_has_no_trace() -> None:

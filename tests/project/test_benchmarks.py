@@ -298,7 +298,7 @@ def test_flags_are_counted_against_the_dice_of_each_case(
 ) -> None:
     trust = load("trust", monkeypatch)
     sure = trust.flags_of({"confidence": 0.1}, load_model(finished / "pretrain")[1])
-    assert [flag.kind for flag in sure] == ["class ratio", "confidence"]
+    assert [flag.kind for flag in sure] == ["model", "class ratio", "confidence"]
     cases = [
         trust.Case("minent", "a", 0.9, (), sure),
         trust.Case("minent", "b", 0.6, (), sure),

@@ -1,4 +1,4 @@
-"""Rows with post-processing in tables and on the page: beside the row of the same network, and not ranked."""
+"""Rows that are not ranked in tables and on the page: with post-processing, and of last steps beside the kept one."""
 
 from __future__ import annotations
 
@@ -93,3 +93,31 @@ def test_runs_with_different_steps_do_not_belong_together(metrics: Any) -> None:
             row["postprocess"] = {"views": 5}
     with pytest.raises(DataError, match="different postprocess in different runs"):
         seeds_summary([metrics, other])
+
+
+def test_a_last_step_beside_the_kept_one_wins_nothing_and_is_explained(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    content = write_run(run)
+    last = copy.deepcopy(next(row for row in content["rows"] if row["name"] == "minent"))
+    last["name"] = "minent_last"
+    last["dice"]["mean"] = 0.99
+    content["rows"].append(last)
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(content))
+    metrics = read_metrics(run)
+    top = best(metrics["rows"])
+    assert top is not None
+    assert top["name"] == "minent"
+    said = "…_last: the last step of a training of which another was kept, not ranked"
+    assert said in " ".join(rendered(table(metrics)).split())
+    write_report(run, tmp_path / "page")
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert said in page
+    assert "Not judged: minent_last" not in page
+
+
+def test_the_terminal_says_why_there_is_a_row_of_views(tmp_path: Path) -> None:
+    content = write_run(tmp_path / "run")
+    assert "for want of BatchNorm" not in rendered(table(content))
+    row = copy.deepcopy(content["rows"][0])
+    content["rows"].append({**row, "name": "views", "postprocess": {"views": 5}})
+    assert "for want of BatchNorm" in " ".join(rendered(table(content)).split())

@@ -205,11 +205,19 @@ def adapt(
         quiet=quiet,
         trust_code=trust_code,
     )
-    typer.echo(f"adapted model: {path}")
+    record = read_json(folder / STAGE_FILE)
+    selection, settings = record.get("selection", {}), record["settings"]
+    typer.echo(
+        f"{'model before adaptation' if selection.get('fallback') else 'adapted model'}: {path}"
+    )
+    if isinstance(settings, dict):
+        kept = selection.get("kept", "the last step")
+        typer.echo(f"method: {settings['preset']}, {settings['steps']} steps; kept: {kept}")
     if earlier not in (None, recorded_hash(folder)):
         typer.echo("replaced the earlier result, which had other images or settings", err=True)
-    if not read_json(folder / STAGE_FILE).get("batchnorm", True):
-        typer.echo("the network has no BatchNorm layer, so AdaBN changes nothing", err=True)
+    if not record.get("batchnorm", True):
+        told = "the network has no BatchNorm layer, so AdaBN changes nothing; the page names another baseline"
+        typer.echo(told, err=True)
     print_page(path.parent)
     exit_on_fallback([path.parent], allow_fallback)
 

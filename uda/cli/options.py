@@ -142,6 +142,7 @@ def exit_on_fallback(stages: Sequence[Path], allowed: bool) -> None:
             model = UNADAPTED[selection["kept"]]
             typer.echo(visible(f"{folder.name}: kept {model}: {selection['why']}"), err=True)
     if found:
-        typer.echo("  fix:      use it as it is, or try another --method or a prior", err=True)
+        fix = "use it as it is (--allow-fallback makes the exit code 0), or try another method or a prior"
+        typer.echo(f"  fix:      {fix}", err=True)
     if found and not allowed:
         raise typer.Exit(3)

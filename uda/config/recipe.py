@@ -402,4 +402,6 @@ FIRST = "pretrain"
 """name of the first source training"""
 RESERVED_ROWS = ("source_only", "adabn", "views", "target_supervised")
 """Row names that no variant may have."""
-RESERVED_ENDINGS = ("_oracle", "_last", *(f"_{row}" for row in RESERVED_ROWS))
+LAST = "_last"
+"""end of the name of the row of a training's last step, beside the step that was chosen"""
+RESERVED_ENDINGS = ("_oracle", LAST, *(f"_{row}" for row in RESERVED_ROWS))

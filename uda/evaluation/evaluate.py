@@ -12,7 +12,7 @@ from typing import Any
 
 from uda.config.card import DatasetCard
 from uda.config.postprocess import POST
-from uda.config.recipe import Compute, Evaluate
+from uda.config.recipe import LAST, Compute, Evaluate
 from uda.data.cases import Case
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import on_first
@@ -61,7 +61,7 @@ def evaluate(
             if steps.on and not own:
                 stepped = scorer.row(replace(row, name=f"{row.name}{POST}", steps=steps), extra)
                 table.append({**stepped, **origin, "postprocess": steps.record()})
-        plain = [r for r in table if "postprocess" not in r]  # pictures compare models, not steps
+        plain = [r for r in table if "postprocess" not in r and not r["name"].endswith(LAST)]
         adapted = [r for r in plain[1:] if "target_labels" not in r["supervision"]] or plain
         ranked = max(adapted, key=lambda r: r[scorer.measure]["mean"] or 0.0)["name"]
         on_first(lambda: scorer.write(ranked))
@@ -120,7 +120,7 @@ def _listed(
         if settings.last and not row.oracle and (snapshots := snapshots_in(row.model.parent)):
             last = snapshots[-1]
             if load_model(last)[1].step != load_model(row.model)[1].step:
-                yield replace(row, name=f"{row.name}_last", model=last), ()
+                yield replace(row, name=f"{row.name}{LAST}", model=last), ()
 
 
 def _oracle(scorer: Scorer, row: Row) -> Row:

@@ -151,6 +151,8 @@ def adapt(
             finish(run, kept, replace(info, step=settings.steps), store, fabric)
     supervision = {"supervision": list(info.supervision), "source_free": settings.source_free}
     bare = {} if layers(model) else {"batchnorm": False}
+    if bare and selection and selection["selection"]["kept"] == "adabn":
+        selection["selection"]["kept"] = "source"  # the same weights
     return {**supervision, **bare, **selection, **left_out(store)}
 
 

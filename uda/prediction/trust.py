@@ -5,6 +5,7 @@ A case has named measures: of the image (:mod:`uda.data.traits`) and of the pred
 its last domain. A case outside a range, widened by a margin, is flagged. Margins are wide on purpose, because a few
 dozen cases estimate the ends of a range poorly. Where the source had validation images, the file also holds limits
 that tell predictions with a Dice below 70 from others there (:mod:`uda.networks.limits`); they replace the ranges.
+Where all predictions were as poor there, every case is flagged.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from uda.config.card import PhotoPrepare
 from uda.networks.image_ranges import ImageRanges
+from uda.networks.limits import FEWEST
 from uda.networks.model_file import ModelInfo
 from uda.prediction.confidence import (
     CONFIDENCE,
@@ -27,7 +29,7 @@ from uda.prediction.confidence import (
     structures_of,
 )
 
-Kind = Literal["intensity", "field of view", "class ratio", "confidence", "shape"]
+Kind = Literal["model", "intensity", "field of view", "class ratio", "confidence", "shape"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SPAN = 0.25
@@ -43,6 +45,7 @@ LESS_SURE = 0.1
 LEAST_SURE = 0.7
 """lowest accepted mean confidence where that on the model's own images is unknown"""
 
+HOPELESS = "all {count} predictions of the source's own labelled images had a Dice below {dice:.0f}"
 NOTHING = "none of the structures is found"
 OWN = "in the model's own images"
 LABELS = "on average in the labels it was trained with"
@@ -85,6 +88,8 @@ _LIGHT = (
 )
 _CAMERA = "check that it is the same kind of camera; crop or resize it as the model's images were"
 FIXES: dict[str, str] = {
+    "model": "no limit tells good predictions of this model from poor ones: train the source model longer, and look at "
+    "its Dice on validation images",
     "intensity": "check that it is the same kind of image: modality, sequence, units, contrast agent; where all images "
     "of a scanner are like this, adapt the model to them",
     "brightness_p5": _LIGHT,
@@ -139,6 +144,8 @@ class Flag:
     @property
     def what(self) -> str:
         """One sentence on what is unusual."""
+        if self.kind == "model":
+            return self.where
         if not self.usual:
             return NOTHING
         if self.measure.startswith(RATIO) and not self.value:
@@ -157,11 +164,18 @@ def flags_of(measures: Mapping[str, float], info: ModelInfo) -> tuple[Flag, ...]
         measures: the traits of its image, and those of its prediction
             (:meth:`uda.prediction.confidence.CaseStatistics.measures`).
     """
-    found = list(_outside(measures, info))
+    found = [*_poor_model(info), *_outside(measures, info)]
     if not any(measures.get(f"{RATIO}{info.classes[k]}") for k in structures_of(info)):
         found = [flag for flag in found if flag.kind != "class ratio"]
         found.append(Flag("class ratio", RATIO, 0.0, 0.0, 1.0, "", "", FIXES["class ratio"]))
     return tuple(sorted(found, key=lambda flag: KINDS.index(flag.kind)))
+
+
+def _poor_model(info: ModelInfo) -> Iterator[Flag]:
+    limits = info.limits
+    if limits is not None and limits.poor == limits.predictions >= FEWEST:
+        told = HOPELESS.format(count=limits.predictions, dice=100 * limits.dice)
+        yield Flag("model", "limits", 0.0, 0.0, 1.0, "", told, FIXES["model"])
 
 
 def _outside(measures: Mapping[str, float], info: ModelInfo) -> Iterator[Flag]:

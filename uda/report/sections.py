@@ -17,6 +17,7 @@ from uda.report.wording import (
     fell_back,
     gain,
     kind_of,
+    last_said,
     ordered,
     points,
     role,
@@ -59,6 +60,7 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
         "fell": fell_back(rows),
         "bound": upper_bound(rows),
         "steps": steps_said(rows),
+        "last": last_said(rows),
         "ledger": {w: text for w, text in SUPERVISION.items() if w in used} if ledger else None,
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from uda.config.postprocess import POST
+from uda.config.recipe import LAST
 from uda.report.figures import INK, MISS, SOFT, TERM_COLOURS, figure_of, shorten, svg
 from uda.report.files import read_selections
 from uda.report.schema import Candidate, Selection
@@ -112,7 +113,7 @@ SPREAD = 0.012  # of the axis, between the points of one model
 def kept(run: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What the guard of each variant kept, and the adapted rows that had none."""
     rows = ordered(metrics["rows"])
-    plain = [row for row in rows if not row["name"].endswith(POST)]
+    plain = [row for row in rows if not row["name"].endswith((POST, LAST))]
     alone = [r for r in plain if role(r) in ("adapted", "oracle") and "selection" not in r]
     found = read_selections(run)
     shown = {row["name"]: found[row["name"]] for row in rows if row["name"] in found}

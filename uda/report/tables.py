@@ -21,6 +21,7 @@ from uda.report.wording import (
     head_lines,
     interval,
     kind_of,
+    last_said,
     leads,
     marked,
     missed,
@@ -35,6 +36,7 @@ from uda.report.wording import (
     subset_names,
     tops,
     upper_bound,
+    views_said,
 )
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ def frame(
 
     roles = {role(row) for row in metrics["rows"]}
     parts = [DAGGER] if roles & {"oracle", "supervised"} else []
-    said = (upper_bound, fell_back, steps_said)
+    said = (upper_bound, fell_back, steps_said, last_said, views_said)
     parts += filter(None, [one(metrics["rows"]) for one in said])
     if not metrics.get("same_data", True):
         parts.insert(0, "the runs were scored on DIFFERENT target data")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from uda.config.postprocess import POST
+from uda.config.recipe import LAST
 
 Role = Literal["baseline", "adapted", "oracle", "supervised"]
 Row = Mapping[str, Any]
@@ -93,19 +94,20 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 
 def competes(row: Row) -> bool:
-    """Whether a row is compared with the others: it saw no target labels and has no post-processing."""
-    return role(row) in FAIR and not row["name"].endswith(POST)
+    """Whether a row is compared with the others: it saw no target labels, has no post-processing, and is not the last
+    step of a training of which another was kept. Of two such rows only labels would tell the better one."""
+    return role(row) in FAIR and not row["name"].endswith((POST, LAST))
 
 
 def best(rows: Iterable[Row]) -> Row | None:
-    """The row without target labels and post-processing, adapted or not, that has the highest mean score."""
+    """The row that :func:`competes`, adapted or not, with the highest mean score."""
     fair = filter(competes, ordered(rows))  # of equals the one that did nothing
     scored = [r for r in fair if score(r)["mean"] is not None]
     return max(scored, key=lambda row: float(score(row)["mean"]), default=None)
 
 
 def tops(rows: Iterable[Row], names: Sequence[str]) -> list[float | None]:
-    """The highest score of each class without target labels and post-processing."""
+    """The highest score of each class among the rows that compete."""
     fair = [score(row)["per_class"] for row in rows if competes(row)]
     found = [[one[name]["mean"] for one in fair if one[name]["mean"] is not None] for name in names]
     return [max(values, default=None) for values in found]
@@ -151,6 +153,23 @@ def steps_said(rows: Iterable[Row]) -> str:
     found = [row["postprocess"] for row in rows if row["name"].endswith(POST)]
     said = ("+ post: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in one.items()) for one in found)
     return next(said, "")
+
+
+def last_said(rows: Iterable[Row]) -> str:
+    """What the rows of last steps are; empty where there are none."""
+    found = any(row["name"].removesuffix(POST).endswith(LAST) for row in rows)
+    return (
+        f"…{LAST}: the last step of a training of which another was kept, not ranked"
+        if found
+        else ""
+    )
+
+
+def views_said(rows: Iterable[Row]) -> str:
+    """Why there is a row ``views``; empty where there is none."""
+    found = any(row["name"].endswith("views") and role(row) == "baseline" for row in rows)
+    told = "views: the mean over views of an image, the baseline where adabn changes nothing for want of BatchNorm"
+    return told if found else ""
 
 
 def missed(row: Row, kind: Literal["missed", "spurious"] = "missed") -> int:
