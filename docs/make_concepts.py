@@ -252,11 +252,12 @@ def ledger(run: Path) -> Figure:
 
 
 def guard(run: Path) -> Figure:
-    """The two scores by which the guard chose, over the steps of the demo's default method."""
+    """The scores by which the guard chose, over the steps of the demo's default method."""
     chosen = stages_of(run)["adapt-ratio_teacher"]["selection"]
     before, steps = chosen["candidates"][:2], chosen["candidates"][2:]
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), chosen["rule"], strict=True):
+    ranked = chosen["rule"]
+    for axes, name in zip(figure.subplots(1, len(ranked)), ranked, strict=True):
         axes.plot(*series(steps, name), color=ACCENT, marker="o", ms=4, label="checkpoints")
         for model, line in zip(before, ("dotted", "dashed"), strict=True):
             label = {"source": "source model", "adabn": "AdaBN"}[model["name"]]

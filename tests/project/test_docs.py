@@ -7,6 +7,7 @@ import re
 from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,8 @@ from matplotlib.mathtext import MathTextParser
 import uda
 import uda.losses
 from uda.cli.main import app
-from uda.config.loading import available
+from uda.config.guard import SLICES, Rule
+from uda.config.loading import available, load_recipe
 from uda.config.methods import METHODS
 from uda.errors import UdaError
 
@@ -190,6 +192,24 @@ def test_the_citation_says_what_the_package_says() -> None:
     assert said["version"] == uda.__version__ == about["Version"]
     assert said["license"] == about["License-Expression"]
     assert [author["name"] for author in said["authors"]] == [about["Author"]]
+
+
+def blocks(page: str) -> list[dict[str, Any]]:
+    """What the YAML of a page says, a block each."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return [yaml.safe_load(one) for one in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_whole_recipe_of_the_page_is_one(tmp_path: Path) -> None:
+    (whole,) = [one for one in blocks("recipes.md") if "name" in one]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    assert load_recipe(str(path), []).variants.keys() == {"ratio_teacher"}
+
+
+def test_the_page_of_the_guard_prints_the_rule_for_slices() -> None:
+    (said,) = blocks("selection.md")
+    assert Rule.model_validate(said["guard"]["rule"]) == SLICES
 
 
 def test_the_page_of_the_design_has_every_room_once_and_no_other() -> None:

@@ -89,7 +89,9 @@ def test_a_structure_that_was_never_found_need_not_be_found() -> None:
 def test_a_structure_elsewhere_has_drifted() -> None:
     moved = labels_of(10, 20).flip(1)
     found = faults(views_of(moved), expected(), GUARD)
-    assert "disk overlaps by Dice 0.00 with where it was before adaptation, expected 0.50" in found
+    assert (
+        "disk overlaps by Dice 0.000 with where it was before adaptation, expected 0.500" in found
+    )
 
 
 def test_where_the_two_models_before_adaptation_differ_a_structure_may_move() -> None:
@@ -101,7 +103,7 @@ def test_where_the_two_models_before_adaptation_differ_a_structure_may_move() ->
     assert faults(views_of(moved), expectation, GUARD) == []
     found = faults(views_of(moved), expectation, GUARD.model_copy(update={"overlap": 0.7}))
     assert found == [
-        "disk overlaps by Dice 0.30 with where it was before adaptation, expected 0.35"
+        "disk overlaps by Dice 0.300 with where it was before adaptation, expected 0.350"
     ]
 
 

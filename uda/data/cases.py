@@ -310,7 +310,7 @@ def _missing(card: DatasetCard, name: str, path: Path) -> UdaError:
     return DataError(
         f"case {name!r} of card {card.name!r}: there is no such file",
         where=path,
-        fix="correct data.root (--root), or take the case out of the card's splits",
+        fix="correct data.root (--root), or take the case out of the splits of the card or the recipe",
     )
 
 
