@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import Tiny
 
+from uda.config.recipe import Compute
 from uda.errors import ConfigError
 from uda.networks.model_file import load_model
 from uda.pipeline import run as pipeline
 from uda.pipeline import validation
+from uda.training.run import StageRun
 
 STRONG = (
     "pretrain.augment={generalize: strong, elastic: {spacing: 8}, convolve: {spacing: 8}, bias: {spacing: 8}}",
@@ -53,6 +55,7 @@ def test_the_snapshot_that_is_best_on_perturbed_images_is_kept(
     record = pretrained(tiny, tmp_path / "run", *STRONG)
     assert load_model(tmp_path / "run" / "pretrain")[1].step == best
     assert [one["step"] for one in record["validation_steps"]] == [4, 8, 12]
+    assert record["validation_step"] == best
     assert set(record["validation_dice"]) == set(record["validation_perturbed"])
     snapshot = tmp_path / "run" / "pretrain" / "snapshots" / f"{best:06d}"
     kept, of_step = (load_model(p)[0].state_dict() for p in (snapshot.parents[1], snapshot))
@@ -93,6 +96,12 @@ def test_a_resumed_source_training_gives_the_same_weights(
     cut = pretrained(tiny, tmp_path / "cut", *overrides)
     assert weights(tmp_path / "whole") == weights(tmp_path / "cut")
     assert whole["validation_steps"] == cut["validation_steps"]
+
+
+def test_messages_name_the_stage_although_two_source_trainings_draw_alike(tmp_path: Path) -> None:
+    run = StageRun(0, "pretrain", tmp_path, compute=Compute(), origin={"stage": "pretrain-far"})
+    assert (run.stage, run.name) == ("pretrain", "pretrain-far")
+    assert StageRun(0, "adapt", tmp_path, compute=Compute(), origin={}).name == "adapt"
 
 
 def test_the_perturbations_are_those_of_the_seed_and_of_the_case() -> None:

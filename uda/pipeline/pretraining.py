@@ -88,7 +88,7 @@ def train_supervised(
                 step, steps = on_first(best.choice)
                 info = replace(info, step=step)
                 kept = load_model(snapshot_file(run.folder, step))[0].to(fabric.device)
-                record["validation_steps"] = steps
+                record |= {"validation_step": step, "validation_steps": steps}
                 record["validation_perturbed"] = on_first(lambda: validate(kept, run.seed))
             else:
                 kept = train(settings, batches, set_mode_train)

@@ -48,6 +48,11 @@ class Run:
     photos: bool = False
     """whether its images are photographs, which are logged in colour and not rotated"""
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.stage
+
 
 def learning_rate(settings: Training, step: int) -> float:
     """Learning rate of a step: linear warm-up, then constant, cosine to 0, poly with power 0.9, or step decay."""
@@ -124,10 +129,10 @@ def fit(
     set_mode(state.model)
     check_synchronised(state.model)
     with (
-        memory_for(run.stage, training=True),
+        memory_for(run.name, training=True),
         together(),
         after_step(),
-        open_log(run.folder, run.stage, settings.steps, state.step, run.quiet, state.log) as log,
+        open_log(run.folder, run.name, settings.steps, state.step, run.quiet, state.log) as log,
         contextlib.closing(_prefetched(batches, state.step, settings.steps)) as stream,
     ):
         ended = _is_due(state.step, settings) and snapshot(state.kept, state.step)
@@ -147,7 +152,7 @@ def fit(
             if save or stop:
                 _save(state, log, run)
             if stop:
-                raise stopped(f"{run.stage} saved at step {state.step}")
+                raise stopped(f"{run.name} saved at step {state.step}")
             if ended:
                 break
         if settings.steps and not settings.snapshot_every:

@@ -15,3 +15,7 @@ class StageRun(Run):
     compute: Compute
     origin: dict[str, str]
     """entry ``origin`` of its model files: recipe or method, stage, seed"""
+
+    @property
+    def name(self) -> str:
+        return self.origin.get("stage", self.stage)
