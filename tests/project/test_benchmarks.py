@@ -16,6 +16,7 @@ import torch
 from conftest import Tiny, load_script
 
 import uda.losses
+from uda.config.guard import IMAGES, SLICES, Guard
 from uda.config.loading import load_card, load_recipe
 from uda.data.cases import cases_of
 from uda.data.store import open_store
@@ -277,6 +278,22 @@ def test_the_selection_bench_trains_judges_and_prints(
     assert "| held_out + ratio_distance; margin 0.25 |" in told
     assert printed("table", "--read", "all.csv") == told
     assert printed("table", "--read", "all.csv", "--seeds", "1,2").strip() == ""
+
+
+@pytest.mark.parametrize("source", ["ordinary", "generalised"])
+def test_the_guards_rule_for_slices_keeps_its_promise_on_the_measured_checkpoints(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pick is collapsed or more than half a point below AdaBN, and on average less than a point is lost."""
+    bench, tables = load("selectbench", monkeypatch), load("selecttable", monkeypatch)
+    rows = bench.read_csv(FOLDER / "selection_cardiac.csv")
+    runs = [run for run in bench.runs_of(rows) if run.source == source]
+    assert len(runs) >= 36
+    said = tables.summary(runs, tables.by_rule(SLICES, Guard()))
+    assert said["collapsed"] == 0
+    assert said["against AdaBN"] >= -0.5
+    assert said["regret"] <= 1.0
+    assert tables.summary(runs, tables.by_rule(IMAGES, Guard()))["against AdaBN"] < -5
 
 
 def test_the_guards_cost_is_a_share_of_the_training(

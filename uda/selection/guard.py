@@ -142,7 +142,12 @@ class Watch:
             else ""
         )
         if choice.fallback:
-            return f"none of {safe} safe checkpoints was better by the same scores{beside}"
+            better = (
+                "ranks above AdaBN and may replace it"
+                if refused
+                else "was better by the same scores"
+            )
+            return f"none of {safe} safe checkpoints {better}{beside}"
         able = sum(one.name not in choice.refused for one in checkpoints if one.safe)
         return (
             f"best combined rank among AdaBN and {able} of {len(checkpoints)} checkpoints, those that are safe and may "
