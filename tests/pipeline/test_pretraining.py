@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import Tiny
 
 from uda.config.recipe import Compute
@@ -16,6 +17,7 @@ from uda.errors import ConfigError
 from uda.networks.model_file import load_model
 from uda.pipeline import run as pipeline
 from uda.pipeline import validation
+from uda.pipeline.plan import plan
 from uda.training.run import StageRun
 
 STRONG = (
@@ -141,3 +143,22 @@ def test_no_steps_have_no_best_one(tiny: Tiny, tmp_path: Path, no_page: None) ->
 def test_agreement_needs_two_views(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"set augment\.views: 2"):
         tiny.load(*AGREEING[1:])
+
+
+@pytest.mark.parametrize("training", ["pretrain", "sources.far"])
+def test_maps_by_class_are_refused_where_a_slab_has_labels_of_its_middle_slice(
+    tiny: Tiny, tmp_path: Path, training: str
+) -> None:
+    for card in (tiny.home / "source.yaml", tiny.home / "target.yaml"):
+        content = yaml.safe_load(card.read_text())
+        content["prepare"]["slab"] = 3
+        card.write_text(yaml.safe_dump(content))
+    form = (
+        "pretrain.augment={}"
+        if training == "pretrain"
+        else "sources={{far: {{steps: 4, augment: {}}}}}"
+    )
+    with pytest.raises(ConfigError, match="labels of the middle slice") as caught:
+        plan(tiny.load(form.format("{generalize: strong}")), tmp_path / "run")
+    assert caught.value.where == f"{training}.augment.class_bezier"
+    plan(tiny.load(form.format("{generalize: strong, class_bezier: null}")), tmp_path / "run")

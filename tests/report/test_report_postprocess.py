@@ -115,9 +115,13 @@ def test_a_last_step_beside_the_kept_one_wins_nothing_and_is_explained(tmp_path:
     assert "Not judged: minent_last" not in page
 
 
-def test_the_terminal_says_why_there_is_a_row_of_views(tmp_path: Path) -> None:
-    content = write_run(tmp_path / "run")
+def test_tables_say_why_there_is_a_row_of_views(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    content = write_run(run)
     assert "for want of BatchNorm" not in rendered(table(content))
     row = copy.deepcopy(content["rows"][0])
     content["rows"].append({**row, "name": "views", "postprocess": {"views": 5}})
     assert "for want of BatchNorm" in " ".join(rendered(table(content)).split())
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(content))
+    write_report(run, tmp_path / "page")
+    assert "for want of BatchNorm" in (tmp_path / "page" / "report.html").read_text()

@@ -240,7 +240,8 @@ class Adapt(Training):
         placed = [t.term for t in self.objective if isinstance(t, SpatialPriorTerm)]
         if self.augment.moves() and placed:
             raise ValueError(
-                f"terms {placed} depend on the place of pixels; rotate, scale, shift, flip and mirror must be off"
+                f"terms {placed} depend on the place of pixels; rotate, scale, shift, flip, mirror, shear and elastic "
+                "must be off"
             )
         self._check_classmix()
         if self.photo.moves() and {"maps", "landmarks"} & self.needs():

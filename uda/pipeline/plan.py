@@ -112,8 +112,15 @@ class _Planner:
         domains, recipe = self.domains, self.recipe
         stage, settings = stage_of("pretrain", training), self.trainings[training]
         source, validated = domains.source, "validate" in domains.source.splits
+        where = FIRST if training == FIRST else f"sources.{training}"
+        if settings.augment.class_bezier and not source.photos and source.prepare.channels > 1:
+            raise ConfigError(
+                "class_bezier goes by the labels of the middle slice, but the network sees the neighbours too",
+                where=f"{where}.augment.class_bezier",
+                expected="images of one slice (prepare.slab: 1)",
+                fix=f"set class_bezier: null in {where}.augment, where generalize stands too",
+            )
         if settings.select == "perturbed" and not validated:
-            where = FIRST if training == FIRST else f"sources.{training}"
             raise ConfigError(
                 f"select: perturbed needs labelled validation images, but card {source.name!r} has none",
                 where=f"{where}.select",

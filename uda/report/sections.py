@@ -26,6 +26,7 @@ from uda.report.wording import (
     subset_names,
     unadapted,
     upper_bound,
+    views_said,
 )
 
 Data = dict[str, Any]
@@ -60,7 +61,7 @@ def results(metrics: Mapping[str, Any], ledger: bool = True) -> Data:
         "fell": fell_back(rows),
         "bound": upper_bound(rows),
         "steps": steps_said(rows),
-        "last": last_said(rows),
+        "notes": [said for said in (last_said(rows), views_said(rows)) if said],
         "ledger": {w: text for w, text in SUPERVISION.items() if w in used} if ledger else None,
     }
 
