@@ -37,10 +37,10 @@ LEDGER = ("source_only", "adabn", "advent", "ratio_teacher", "adami_tags", "targ
 """rows of RESULTS.md that the ledger's picture shows"""
 
 
-def blank(height: float) -> tuple[Figure, Axes]:
+def blank(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """A white page whose coordinates are inches."""
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     return figure, axes
 
@@ -58,8 +58,9 @@ def box(
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """An arrow between two points."""
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": SOFT, "lw": 0.9})
+    """An arrow between two points, behind the boxes on its way."""
+    look = {"arrowstyle": "->", "color": SOFT, "lw": 0.9}
+    axes.annotate("", end, start, arrowprops=look, zorder=0.5)
 
 
 def stages_of(run: Path) -> dict[str, dict[str, Any]]:
@@ -74,10 +75,10 @@ def recipe(run: Path) -> Figure:
     columns = columns_of(stages)
     gap, tall, between = 0.36, 0.27, 0.36
     height = gap * max(map(len, columns)) + 0.4
-    figure, axes = blank(height)
+    widths = [0.16 + 0.069 * max(map(len, column)) for column in columns]
+    figure, axes = blank(height, sum(widths) + between * (len(widths) - 1) + 0.1)
     place, wide, left = {}, {}, 0.05
-    for column in columns:
-        width = 0.16 + 0.069 * max(map(len, column))
+    for column, width in zip(columns, widths, strict=True):
         for row, name in enumerate(column):
             middle = (height + 0.3) / 2 - gap * (row - (len(column) - 1) / 2)
             place[name], wide[name] = (left, middle - tall / 2), width
@@ -264,7 +265,7 @@ def guard(run: Path) -> Figure:
             axes.axhline(model["scores"][name], color=SOFT, ls=line, label=label)
         kept = [one for one in steps if f"step {one['step']}" == chosen["kept"]]
         axes.scatter(*series(kept, name), s=130, fc="none", ec="#d55e00", lw=2, label="kept")
-        axes.set_title(name, fontsize=10)
+        axes.set_title(name, fontsize=8)
         axes.set_xlabel("step")
         axes.margins(y=0.15)
     figure.legend(
