@@ -61,6 +61,7 @@ def evaluate(
             if steps.on and not own:
                 stepped = scorer.row(replace(row, name=f"{row.name}{POST}", steps=steps), extra)
                 table.append({**stepped, **origin, "postprocess": steps.record()})
+        # pictures compare models, not steps of prediction or of one training
         plain = [r for r in table if "postprocess" not in r and not r["name"].endswith(LAST)]
         adapted = [r for r in plain[1:] if "target_labels" not in r["supervision"]] or plain
         ranked = max(adapted, key=lambda r: r[scorer.measure]["mean"] or 0.0)["name"]

@@ -45,7 +45,7 @@ LESS_SURE = 0.1
 LEAST_SURE = 0.7
 """lowest accepted mean confidence where that on the model's own images is unknown"""
 
-HOPELESS = "all {count} predictions of the source's own labelled images had a Dice below {dice:.0f}"
+ALL_POOR = "all {count} predictions of the source's own labelled images had a Dice below {dice:.0f}"
 NOTHING = "none of the structures is found"
 OWN = "in the model's own images"
 LABELS = "on average in the labels it was trained with"
@@ -174,7 +174,7 @@ def flags_of(measures: Mapping[str, float], info: ModelInfo) -> tuple[Flag, ...]
 def _poor_model(info: ModelInfo) -> Iterator[Flag]:
     limits = info.limits
     if limits is not None and limits.poor == limits.predictions >= FEWEST:
-        told = HOPELESS.format(count=limits.predictions, dice=100 * limits.dice)
+        told = ALL_POOR.format(count=limits.predictions, dice=100 * limits.dice)
         yield Flag("model", "limits", 0.0, 0.0, 1.0, "", told, FIXES["model"])
 
 

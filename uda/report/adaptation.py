@@ -53,7 +53,8 @@ def _method(settings: Any) -> str:
     if not isinstance(settings, Mapping):
         return str(settings)
     terms = " + ".join(f"{one['weight']:g}\u00a0{one['term']}" for one in settings["objective"])
-    return f"method {settings.get('preset') or 'of its own'} · objective {terms}"
+    named = f"method {settings['preset']} · " if settings.get("preset") else ""
+    return f"{named}objective {terms}"
 
 
 def _sections(folder: Path, record: Mapping[str, Any]) -> Iterator[Section]:
