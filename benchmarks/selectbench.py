@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from selectgrid import BENCHES, Bench
-from selecttable import Run, table
+from selecttable import Run, table, variants
 
 from uda.config.guard import Guard
 from uda.config.loading import load_recipe
@@ -345,6 +345,7 @@ def arguments() -> argparse.Namespace:
     one.add_argument("--write", type=Path, metavar="CSV", help="also write all rows into one file")
     one.add_argument("--read", type=Path, metavar="CSV", help="rows of such a file instead")
     one.add_argument("--seeds", help="some seeds alone, as 1,2")
+    one.add_argument("--variants", action="store_true", help="rank the trainings of a source model")
     return parser.parse_args()
 
 
@@ -356,7 +357,8 @@ def main() -> None:
         if given.write:
             write_csv(given.write, rows)
         seeds = given.seeds.split(",") if given.seeds else {row["seed"] for row in rows}
-        print(table(runs_of([row for row in rows if row["seed"] in seeds])))
+        runs = runs_of([row for row in rows if row["seed"] in seeds])
+        print(variants(runs) if given.variants else table(runs))
         return
     for trainings in trainings_of(given):
         names = given.only or list(trainings.bench.variants)

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 
 from uda.config.guard import IMAGES, SLICES, Guard, Rule
 from uda.selection import BEFORE, SCORES, Scores, choose, smoothed, stale
+from uda.selection.rule import mean_ranks
 
 LOST = 0.25
 """share of AdaBN's true score whose loss is a collapse"""
@@ -268,3 +269,32 @@ def block(title: str, runs: Sequence[Run]) -> list[str]:
             f"{s['worst regret']:.1f} | {s['collapsed']:.0f} % | {s['against AdaBN']:+.1f} | {s['below AdaBN']:.0f} % |"
         )
     return lines
+
+
+def variants(runs: Sequence[Run]) -> str:
+    """Markdown: for each source model its trainings, ranked without labels by what the guard kept of each, and true
+    scores beside. A training of which a model from before was kept takes no part in the ranking."""
+    lines: list[str] = []
+    pick = by_rule(SLICES, Guard())
+    for bench, source, seed in dict.fromkeys((run.bench, run.source, run.seed) for run in runs):
+        some = [run for run in runs if (run.bench, run.source, run.seed) == (bench, source, seed)]
+        kept = {run.variant: pick(run) for run in some}
+        adapted = {name: one for name, one in kept.items() if one["name"] not in BEFORE}
+        known = adapted | {"adabn": some[0].of("adabn")}
+        ranks = mean_ranks(
+            {name: scores_of(one, True) for name, one in known.items()}, SLICES.ranked
+        )
+        lines += [
+            f"\n**{bench}, {source}, seed {seed}**",
+            "",
+            "| variant | rank | kept | true score |",
+            "|---|---|---|---|",
+        ]
+        for name in sorted(ranks, key=ranks.__getitem__, reverse=True):
+            one = known[name]
+            lines.append(f"| {name} | {ranks[name]:.1f} | {one['name']} | {one['true']:.1f} |")
+        refused = ", ".join(
+            f"{name} ({kept[name]['name']})" for name in kept if name not in adapted
+        )
+        lines += ["", f"Nothing kept of: {refused or 'none'}"]
+    return "\n".join(lines)

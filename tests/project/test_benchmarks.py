@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import re
@@ -219,6 +220,23 @@ def test_a_rule_sees_what_passed_the_gates_before_the_training_ended(
     assert selecttable.by_rule(rule)(settled)["step"] == 3
     far = picked_from(selecttable, {**best, "ratio_distance": 0.1})
     assert selecttable.by_rule(selecttable.Rule(distance=2.0))(far)["name"] == "adabn"
+
+
+def test_trainings_are_ranked_by_what_the_guard_kept_and_without_their_truth(
+    selecttable: ModuleType,
+) -> None:
+    names = selecttable.SLICES.ranked
+    better = picked_from(selecttable, {**dict.fromkeys(names, 0.9), "true": 60.0})
+    good = picked_from(selecttable, {**dict.fromkeys(names, 0.8), "true": 80.0})
+    runs = [
+        dataclasses.replace(run, variant=name)
+        for name, run in (("good", good), ("better", better), ("refused", picked_from(selecttable)))
+    ]
+    lines = selecttable.variants(runs).splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
+        "| variant", "| better", "| good", "| adabn"
+    ]  # fmt: skip
+    assert lines[-1] == "Nothing kept of: refused (adabn)"
 
 
 def test_every_criterion_has_one_name_and_one_rule(selecttable: ModuleType) -> None:

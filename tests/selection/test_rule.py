@@ -227,6 +227,20 @@ def test_a_score_that_nobody_knows_takes_no_part_in_the_comparison() -> None:
     assert against(ADABN, unknown, rule).name == "adabn"
 
 
+@pytest.mark.parametrize(
+    ("score", "value"), [("nuclear_norm", 0.5), ("continuity", 0.5), ("before_agreement", 0.5)]
+)
+def test_on_slices_a_good_rank_does_not_replace_what_one_score_says_against(
+    score: str, value: float
+) -> None:
+    """All else is better than AdaBN's: the classes, the shapes across slices, or the distance from before is not."""
+    some = dict.fromkeys(needed(SLICES), 0.8)
+    adabn = replace(LOW, **some | {"before_agreement": 0.95})
+    better = replace(adabn, **dict.fromkeys(SLICES.ranked, 0.9))
+    assert against(adabn, better, SLICES).name == "000100"
+    assert against(adabn, replace(better, **{score: value}), SLICES).name == "adabn"
+
+
 @pytest.mark.parametrize(("margin", "kept"), [(0.1, "000100"), (0.25, "000100"), (0.3, "adabn")])
 def test_a_margin_is_a_share_of_the_distance_between_the_ranks(margin: float, kept: str) -> None:
     """Five candidates: the checkpoint is first, AdaBN second, a quarter of the distance below."""

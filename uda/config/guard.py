@@ -79,7 +79,7 @@ class Rule(Frozen):
 
 SLICES = Rule(
     ranked=("held_out", "nuclear_norm", "continuity", "largest_component"),
-    better={"nuclear_norm": 0.0},
+    better={"nuclear_norm": 0.0, "continuity": 0.0},
     trust_region=4.0,
     trust_region_floor=0.1,
 )
