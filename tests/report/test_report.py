@@ -124,7 +124,22 @@ def test_headline_is_the_best_row_without_target_labels(run: Path, tmp_path: Pat
     gain = means["minent"] - means["source_only"]
     assert "minent has the highest mean Dice without target labels" in flat
     assert f"{means['minent']:.1f}" in flat
-    assert f"+{gain:.1f} points on source_only" in flat
+    assert f"+{gain:.1f} points on source_only." in flat
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_headline_tells_source_training_from_adaptation(run: Path, tmp_path: Path) -> None:
+    metrics = read_metrics(run)
+    rows = {row["name"]: row for row in metrics["rows"]}
+    other = copy.deepcopy(rows["source_only"]) | {"name": "other_source_only", "source": "other"}
+    other["dice"]["mean"] = rows["source_only"]["dice"]["mean"] + 0.05
+    rows["minent"]["source"] = "other"
+    metrics["rows"].append(other)
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+    flat = " ".join(Reader(write_report(run, tmp_path).read_text(encoding="utf-8")).text.split())
+    whole = 100 * (rows["minent"]["dice"]["mean"] - rows["source_only"]["dice"]["mean"])
+    said = f"+{whole:.1f} points on source_only (+5.0 by source training, {whole - 5:+.1f} by adaptation)."
+    assert said.replace("-", "−") in flat.replace("-", "−")
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -21,6 +21,7 @@ from uda.report.wording import (
     best,
     convention_title,
     kind_of,
+    source_gain,
     whole_gain,
 )
 
@@ -47,6 +48,7 @@ def write_report(run: Path, out: Path) -> Path:
         kind=kind_of(metrics),
         top=top,
         gain=whole_gain(top, metrics["rows"]) if top else None,
+        trained=source_gain(top, metrics["rows"]) if top else None,
     )
 
 
