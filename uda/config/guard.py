@@ -81,7 +81,6 @@ SLICES = Rule(
     ranked=("held_out", "nuclear_norm", "continuity", "largest_component"),
     better={"nuclear_norm": 0.0, "continuity": 0.0},
     trust_region=4.0,
-    trust_region_floor=0.1,
 )
 """for images that are neighbouring slices; `benchmarks/selectbench.py` measures what a rule is worth"""
 IMAGES = Rule()
