@@ -9,7 +9,8 @@
 few steps. A folder given as source holds ``seed-0/pretrain``, ``seed-1/pretrain``, …; without one the benchmark's own
 recipe trains it. What is complete is not done again, and a killed call goes on; seeds and sources can run side by side.
 ``judge`` reads the kept checkpoints alone: all scores of ``uda.selection`` on the unlabelled target images and, apart
-from them, the true score on the test images, a CSV for each training. ``table`` compares what each rule would pick.
+from them, the true score on the test images, a CSV for each training. ``table`` compares what each rule would pick;
+with ``--variants`` it ranks the trainings of a source model by what the guard kept of each.
 ``--recipe`` runs a grid on other cards, for example in the reverse direction; give it an ``--out`` of its own.
 """
 

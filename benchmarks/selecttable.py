@@ -277,15 +277,14 @@ def variants(runs: Sequence[Run]) -> str:
     """Markdown: for each source model its trainings, ranked without labels by what the guard kept of each, and true
     scores beside. A training of which a model from before was kept takes no part in the ranking."""
     lines: list[str] = []
-    pick = by_rule(SLICES, Guard())
     for bench, source, seed in dict.fromkeys((run.bench, run.source, run.seed) for run in runs):
         some = [run for run in runs if (run.bench, run.source, run.seed) == (bench, source, seed)]
-        kept = {run.variant: pick(run) for run in some}
+        rule = SLICES if has(some[0].of("adabn"), "continuity") else IMAGES
+        kept = {run.variant: by_rule(rule, Guard())(run) for run in some}
         adapted = {name: one for name, one in kept.items() if one["name"] not in BEFORE}
         known = adapted | {"adabn": some[0].of("adabn")}
-        ranks = mean_ranks(
-            {name: scores_of(one, True) for name, one in known.items()}, SLICES.ranked
-        )
+        scores = {name: scores_of(one, True) for name, one in known.items()}
+        ranks = mean_ranks(scores, rule.ranked)
         lines += [
             f"\n**{bench}, {source}, seed {seed}**",
             "",

@@ -239,6 +239,17 @@ def test_trainings_are_ranked_by_what_the_guard_kept_and_without_their_truth(
     assert lines[-1] == "Nothing kept of: refused (adabn)"
 
 
+def test_trainings_on_images_without_neighbours_are_ranked_by_their_own_rule(
+    selecttable: ModuleType,
+) -> None:
+    """`held_out` and `continuity` are unknown there."""
+    unknown = {"held_out": math.nan, "continuity": math.nan}
+    good = picked_from(selecttable, {"consistency": 0.9, "nuclear_norm": 0.9})
+    records = tuple({**one, **unknown} for one in good.records)
+    lines = selecttable.variants([dataclasses.replace(good, records=records)]).splitlines()
+    assert "| minent | 2.0 | 000001 | 70.0 |" in lines
+
+
 def test_every_criterion_has_one_name_and_one_rule(selecttable: ModuleType) -> None:
     names, rules = zip(*selecttable.criteria(), strict=True)
     assert len(set(names)) == len(names) > 100
