@@ -12,7 +12,7 @@ from typing import Any
 
 from uda.errors import MOST, DataError, ModelError, raise_all
 from uda.files.atomic import disk, read_json, scratch, sync, unfinished, write_json
-from uda.files.digests import sha256_of
+from uda.files.digests import fingerprint, sha256_of
 from uda.files.ledger import Ledger
 
 STAGE_FILE = "stage.json"
@@ -22,7 +22,8 @@ STARTED = ".uda-started"
 """file that marks a hidden folder as work of a stage that has not got its place yet"""
 REPLACED = ".uda-replaced"
 """file that marks the folder of a stage that another one is replacing"""
-UNREAD = ("tensorboard", "snapshots", "predictions")
+LOGS = "tensorboard"
+UNREAD = (LOGS, "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
 
 
@@ -234,6 +235,16 @@ def recorded_files(folder: Path, key: str = "files") -> list[tuple[str, str]]:
     files = record.get(key) if isinstance(record, dict) else None
     listed = files.items() if isinstance(files, dict) else ()
     return [(str(name), str(digest)) for name, digest in listed]
+
+
+def content_of(folder: Path) -> str:
+    """Hash of a complete stage's files, by its record and without its page and logs, which differ from run to run."""
+    results = [
+        (name, digest)
+        for name, digest in _named(folder)
+        if Path(name).name != PAGE and Path(name).parts[0] != LOGS
+    ]
+    return fingerprint(sorted(results))
 
 
 def check_files(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Run a recipe: those of its stages that are missing or changed.
 
-Stages exchange files. A stage's hash covers its settings, the content of the files it reads and its parents'
-hashes, so a change reruns exactly the stages that depend on it.
+Stages exchange files. A stage's hash covers its settings, the content of the files it reads, its parents' hashes and
+what they wrote, so a change reruns exactly the stages that depend on it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from uda.devices.device import memory_for
 from uda.devices.distributed import on_first, this_process
 from uda.errors import DataError, RunError, UdaError
 from uda.files.digests import fingerprint
-from uda.files.stage_folder import StageFolder
+from uda.files.stage_folder import StageFolder, content_of
 from uda.pipeline.environment import environment
 
 
@@ -69,15 +69,15 @@ def run_stage(
         path: the stage's folder, complete or absent.
         parents: hashes of its parents by name.
         restart: run even if it is complete, and discard the unfinished work of a killed run.
-        read: folders of other stages, whose files are compared with their recorded SHA-256.
+        read: folders of other stages, whose files are compared with their recorded SHA-256. The hash covers these
+            too, so a parent that was made again to other weights makes this stage run again.
         announce: called with the stage's name and ``"skip"`` or ``"run"``.
 
     Raises:
         UdaError: the stage fails; a complete folder stays as it was.
     """
     base = {"stage": stage.name, "settings": stage.settings, **stage.also, "parents": parents}
-    data, work = on_first(lambda: _begin(stage, path, base, restart, read))
-    hash_ = fingerprint({**base, "data": data})
+    inputs, hash_, work = on_first(lambda: _begin(stage, path, base, restart, read))
     here = this_process()
     if here.first:
         announce(stage.name, "skip" if work is None else "run")
@@ -96,14 +96,14 @@ def run_stage(
     record = {
         **base,
         "hash": hash_,
-        "data": data,
+        **inputs,
         **entries,
         "seconds": round(seconds, 2),
         "environment": {**environment(compute), **processes},
     }
 
     def commit() -> None:
-        _check_inputs(stage, data, read)
+        _check_inputs(stage, inputs["data"], read)
         stage.page(work, record)
         StageFolder(path, hash_).commit(record)
 
@@ -113,26 +113,30 @@ def run_stage(
 
 def _begin(
     stage: Stage, path: Path, base: dict[str, Any], restart: bool, read: Sequence[Path]
-) -> tuple[dict[str, str], Path | None]:
-    """Hashes of a stage's input files, and the folder to work in or None if the stage is complete."""
-    recorded = StageFolder(path, "").recorded()
+) -> tuple[dict[str, Any], str, Path | None]:
+    """Hashes of what a stage reads, the stage's hash, and the folder to work in or None if the stage is complete."""
+    recorded = StageFolder(path, "").recorded() or {}
+    written = {"read": {folder.name: content_of(folder) for folder in read}} if read else {}
+    older = "read" not in recorded  # stages from before parents' files were part of the hash
     try:
         data = stage.data()
     except DataError:
-        if restart or recorded is None or {k: recorded.get(k) for k in base} != _plain(base):
+        same = base if older else {**base, **written}
+        if restart or not recorded or {k: recorded.get(k) for k in same} != _plain(same):
             raise
-        data = recorded[
-            "data"
-        ]  # the files are missing, but the stage is complete with the same settings
-    hash_ = fingerprint({**base, "data": data})
+        data = recorded["data"]  # the files are missing, but the stage is complete and the same
+    inputs = {"data": data, **written}
+    if older and not restart and recorded.get("hash") == fingerprint({**base, "data": data}):
+        inputs = {"data": data}
+    hash_ = fingerprint({**base, **inputs})
     folder = StageFolder(path, hash_)
-    recorded = folder.recorded()
-    if recorded is not None and recorded.get("hash") == hash_ and not restart:
+    complete = folder.recorded()
+    if complete is not None and complete.get("hash") == hash_ and not restart:
         folder.check()
-        return data, None
+        return inputs, hash_, None
     for parent in read:
         StageFolder(parent, "").check()
-    return data, folder.begin(restart)
+    return inputs, hash_, folder.begin(restart)
 
 
 def _check_inputs(stage: Stage, data: dict[str, str], read: Sequence[Path]) -> None:
