@@ -1,17 +1,16 @@
 """Precision and recall of the flags of `uda predict` on labelled test cases, without and with calibrated limits.
 
-    python benchmarks/trust.py RUN --source cmrseg_bssfp --card cmrseg_lge --root FOLDER [--csv FILE]
+    python benchmarks/trust.py RUN --recipe cardiac_bssfp_lge_methods --root FOLDER [--csv FILE]
 
-Every model of a run folder predicts the card's test cases. A flag is right where the mean Dice of the case is below 70.
-Flags of the image (intensity, field of view) are the same on both sides; `on prediction` leaves them out. A source
-model from before there were limits is calibrated here, by the function that training calls. The limits and what they
-measure were fixed on source images alone, before any test label was read.
+Every model of a run folder predicts the recipe's test cases. A flag is right where the mean Dice of the case is below
+70. Flags of the image (intensity, field of view) are the same on both sides; `on prediction` leaves them out. A row's
+limits are those of the source training that it starts from. They and what they measure were fixed on source images
+alone, before any test label was read.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +19,17 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from uda.config.loading import load_card
-from uda.config.recipe import Compute
-from uda.data.cases import cases_of
+from uda.config.loading import load_recipe
+from uda.config.recipe import Compute, Recipe
 from uda.data.geometry import to_file_maps
-from uda.data.store import open_store
 from uda.devices.device import make_fabric
 from uda.evaluation.dice_hd95 import score_case
 from uda.evaluation.volumes import Reference, read_references
 from uda.files.atomic import write_text
 from uda.files.csv_files import csv_text
 from uda.networks.limits import DICE, Limits
-from uda.networks.model_file import MODEL_FILE, Trained, load_model
-from uda.pipeline.calibration import calibrated
+from uda.networks.model_file import MODEL_FILE, Trained
+from uda.pipeline.domains import Domains
 from uda.prediction.confidence import CaseStatistics
 from uda.prediction.trust import Flag, flags_of
 from uda.prediction.volumes import logit_planes
@@ -56,22 +53,6 @@ class Case:
         return any(about_image or flag.kind not in ABOUT_IMAGE for flag in flags)
 
 
-def source_limits(run: Path, card: str, root: Path, fabric: Fabric) -> Limits:
-    """Those of the source model's file, or calibrated now."""
-    model, info = load_model(run / "pretrain")
-    if info.limits is not None:
-        return info.limits
-    domain = load_card(card)
-    with tempfile.TemporaryDirectory() as folder:
-        train, validation = (
-            open_store(domain, cases_of(domain, root, split, labels=True), Path(folder) / split)
-            for split in ("train", "validate")
-        )
-        return calibrated(
-            model.to(fabric.device), info, train, validation, fabric, int(info.origin["seed"])
-        )
-
-
 def models(run: Path) -> dict[str, Path]:
     """Model files by row, in the order of the table."""
     stages = sorted(path.parent.name for path in run.glob(f"*/{MODEL_FILE}"))
@@ -81,10 +62,9 @@ def models(run: Path) -> dict[str, Path]:
 
 
 def predicted(
-    row: str, path: Path, references: Sequence[Reference], limits: Limits, fabric: Fabric
+    row: str, trained: Trained, references: Sequence[Reference], fabric: Fabric
 ) -> Iterator[Case]:
     """Every test case by one model."""
-    trained = Trained.load(path)
     model, info = trained.network.to(fabric.device), trained.info
     for reference in references:
         case = reference.case
@@ -107,7 +87,7 @@ def predicted(
             case.name,
             float(np.nanmean([one.dice for one in scores])),
             flags_of(measures, replace(info, limits=None)),
-            flags_of(calibrated_measures, replace(info, limits=limits)),
+            flags_of(calibrated_measures, info),
         )
 
 
@@ -148,33 +128,51 @@ def listed(cases: Sequence[Case]) -> str:
     return csv_text(rows)
 
 
-def measured(run: Path, source: str, card: str, root: Path) -> tuple[Limits, list[Case]]:
-    """The limits, and every case of every row."""
+def measured(run: Path, recipe: Recipe) -> tuple[dict[str, Limits], list[Case]]:
+    """The limits and every case of every row.
+
+    Raises:
+        SystemExit: a row's source training had no validation images.
+    """
     fabric = make_fabric(Compute(device="cpu"))
-    limits = source_limits(run, source, root, fabric)
-    domain = load_card(card)
-    found = []
+    domains = Domains(recipe, run)
+    limits: dict[str, Limits] = {}
+    found: list[Case] = []
     for row, path in models(run).items():
-        _, info = load_model(path)
-        test = cases_of(domain, root, "test", labels=True)
-        references = read_references(test, domain, info)
-        found += predicted(row, path, references, limits, fabric)
+        trained = Trained.load(path)
+        if trained.info.limits is None:
+            raise SystemExit(f"{path}: holds no limits; train its source with validation images")
+        limits[row] = trained.info.limits
+        test = domains.cases(domains.target, "test", labels=True)
+        references = read_references(test, domains.target, trained.info)
+        found += predicted(row, trained, references, fabric)
     return limits, found
+
+
+def described(limits: dict[str, Limits]) -> str:
+    """Each source training's limits and the rows that start from it."""
+    rows_of: dict[str, list[str]] = {}
+    for row, its in limits.items():
+        accepted = [
+            f"  {name}: {low:.3f} to {high:.3f}" for name, (low, high) in its.accepted.items()
+        ]
+        counted = f"{its.predictions} labelled source predictions, {its.poor} of them poor"
+        rows_of.setdefault("\n".join([counted, *accepted]), []).append(row)
+    return "\n".join(f"{', '.join(rows)}: {told}" for told, rows in rows_of.items())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--source", required=True, help="card of the source")
-    parser.add_argument("--card", required=True, help="card of the labelled test cases")
+    parser.add_argument(
+        "--recipe", required=True, help="recipe of the run: its target and test cases"
+    )
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--csv", type=Path, help="write a line a case")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    limits, cases = measured(given.run, given.source, given.card, given.root)
-    print(f"{limits.predictions} labelled source predictions, {limits.poor} of them poor")
-    for name, (low, high) in limits.accepted.items():
-        print(f"  {name}: {low:.3f} to {high:.3f}")
+    limits, cases = measured(given.run, load_recipe(given.recipe, [f"data.root={given.root}"]))
+    print(described(limits))
     print(table(cases))
     if given.csv is not None:
         write_text(given.csv, listed(cases))

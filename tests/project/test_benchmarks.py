@@ -353,10 +353,10 @@ def test_flags_are_counted_against_the_dice_of_each_case(
     assert (
         trust.line("minent", cases, False) == "| minent | 2 of 3 | 0 | – | 0.00 | 2 | 0.50 | 0.50 |"
     )
-    source, target = (str(tiny.home / f"{name}.yaml") for name in ("source", "target"))
-    limits, found = trust.measured(finished, source, target, tiny.root)
-    assert limits == load_model(finished / "pretrain")[1].limits
+    limits, found = trust.measured(finished, tiny.load())
     rows = ["source_only", "adabn", "adami_tags", "minent"]
+    assert limits == dict.fromkeys(rows, load_model(finished / "pretrain")[1].limits)
+    assert trust.described(limits).startswith("source_only, adabn, adami_tags, minent: ")
     assert [(case.row, case.name) for case in found] == [(row, "c2") for row in rows]
     scored = read_json(finished / "evaluate" / "metrics.json")["rows"]
     dice = {row["name"]: row["dice"]["mean"] for row in scored}
