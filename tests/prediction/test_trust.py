@@ -314,9 +314,9 @@ def test_shape_is_that_of_the_whole_volume(seed: int) -> None:
         largest = np.bincount(pieces.ravel())[1:].max()
         assert found[f"stray/{name}"] == pytest.approx(1 - largest / mask.sum())
         both = 2 * (mask[1:] & mask[:-1]).sum()
-        assert found[f"neighbours/{name}"] == pytest.approx(
-            both / (mask[1:].sum() + mask[:-1].sum())
-        )
+        neighbours = both / (mask[1:].sum() + mask[:-1].sum())
+        length = mask.any((1, 2)).sum()
+        assert found[f"continuity/{name}"] == pytest.approx(neighbours ** (length / 10))
         assert found[f"share/{name}"] == pytest.approx(mask.sum() / (seen > 0).sum())
     assert max(found["stray/disk"], found["stray/ring"]) > 0
     assert tallied(list(values.split(2))).calibrated(KNOWS) == found
@@ -331,13 +331,36 @@ def test_pieces_that_meet_in_a_later_slice_are_one() -> None:
     assert tallied([values]).calibrated(KNOWS)["stray/disk"] == 0
 
 
+def cone(slices: int) -> torch.Tensor:
+    """Logits of a square that shrinks along the stack and lies inside it."""
+    values = torch.zeros(slices + 2, 2, 64, 64)
+    values[:, 0] = 1
+    for at in range(slices):
+        side = round(60 * (1 - at / (2 * slices)))
+        values[at + 1, 1, :side, :side] = 9
+    return values
+
+
+def test_continuity_is_the_same_of_thin_and_of_thick_slices() -> None:
+    from uda.prediction.confidence import _Shape
+
+    found = []
+    for slices in (8, 16, 32):
+        shape = _Shape()
+        for plane in cone(slices).argmax(1).numpy():
+            shape.add(plane.astype(np.uint8), 2)
+        found.append(shape.continuity(1))
+    assert found == pytest.approx([found[0]] * 3, abs=0.01)
+    assert 0.75 < found[0] < 0.9
+
+
 def test_a_structure_that_is_not_found_counts_as_no_confidence() -> None:
     values = logits()
     values[:, 2] = -50
     found = tallied([values]).calibrated(KNOWS)
     alone = tallied([values]).measures(KNOWS)["confidence/disk"]
     assert found["confidence_overall"] == pytest.approx(alone / 2)
-    assert found["neighbours/ring"] == found["share/ring"] == 0
+    assert found["continuity/ring"] == found["share/ring"] == 0
     assert "stray/ring" not in found
 
 
@@ -351,33 +374,65 @@ def test_a_single_plane_has_no_shape() -> None:
 # calibrated limits
 
 
+PEOPLE = [f"p{number:02d}" for number in range(99)]
+
+
+def limits_of(measures: list[dict[str, float]], dice: list[float], people: int = 99) -> Limits:
+    return limits_from(measures, dice, [PEOPLE[at % people] for at in range(len(dice))])
+
+
 def test_a_limit_lies_between_the_last_sound_prediction_and_the_next_poor_one() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.6, 0.9]
-    dice = [0.2, 0.3, 0.1, 0.4, 0.6, 0.5, 0.9, 0.8]  # the poor one at 0.7 lies among the sound
-    found = limits_from([{"a": v, "b": 1 - v} for v in values], dice)
-    assert found.accepted == {"a": (0.55, 1.0), "b": (0.0, 0.45)}
-    assert (found.dice, found.predictions, found.poor) == (0.7, 8, 6)
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.6, *[0.9] * 4]
+    dice = [0.2, 0.3, 0.1, 0.4, 0.6, 0.5, *[0.9] * 5]  # the poor one at 0.7 lies among the sound
+    for name, sign in (("low", 1), ("high", -1)):
+        found = limits_of([{name: v if sign > 0 else 1 - v} for v in values], dice)
+        assert found.accepted == {name: (0.55, 1.0) if sign > 0 else (0.0, 0.45)}
+        assert (found.dice, found.predictions, found.poor) == (0.7, 11, 6)
 
 
 @pytest.mark.parametrize("dice", [[0.5] * 8, [0.9] * 8, [0.9, *[0.5] * 7]])
 def test_where_predictions_do_not_tell_there_is_no_limit(dice: list[float]) -> None:
-    assert limits_from([{"a": n / 8} for n in range(8)], dice).accepted.get("a", (0, 1))[0] == 0
+    assert limits_of([{"a": n / 8} for n in range(8)], dice).accepted.get("a", (0, 1))[0] == 0
 
 
 def test_few_poor_predictions_say_too_little() -> None:
     def limits(poor: int) -> dict[str, tuple[float, float]]:
         dice = [0.5] * poor + [0.9] * 10
-        return dict(limits_from([{"a": n / 20} for n in range(len(dice))], dice).accepted)
+        return dict(limits_of([{"a": n / 20} for n in range(len(dice))], dice).accepted)
 
     assert limits(FEWEST - 1) == {}
     assert limits(FEWEST) == {"a": ((FEWEST - 0.5) / 20, 1.0)}
 
 
 def test_a_measure_that_some_predictions_lack_is_judged_by_the_others() -> None:
-    measures = [{"a": n / 20, **({"b": n / 20} if n != 5 else {})} for n in range(12)]
-    found = limits_from(measures, [0.5] * 6 + [0.9] * 6).accepted
-    assert found["a"] == found["b"] or found["b"][0] == pytest.approx(0.25)
-    assert found["a"][0] == pytest.approx(0.275)
+    measures = [{"a": n / 20} if n != 5 else {} for n in range(12)]
+    found = limits_of(measures, [0.5] * 7 + [0.9] * 5).accepted
+    assert found["a"] == pytest.approx((0.325, 1.0))
+
+
+def poor_in_turn(people: int) -> Limits:
+    """Limits where each of four measures is low in other poor predictions; b also in those of a."""
+    measures, dice = [], []
+    for poor in ("a", "bb", "ccc", "dddd"):
+        measures += [
+            {name: 0.1 if name == poor[0] or (name, poor) == ("b", "a") else 0.5 for name in "abcd"}
+            for _ in range(FEWEST * len(poor))
+        ]
+    dice = [0.5] * len(measures)
+    measures += [dict.fromkeys("abcd", 0.5) for _ in range(people)]
+    return limits_of(measures, dice + [0.9] * people, people)
+
+
+def test_limits_that_find_most_of_the_poor_predictions_left_are_taken_first() -> None:
+    assert set(poor_in_turn(99).accepted) == {"b", "c", "d"}  # a finds nothing that b does not
+
+
+@pytest.mark.parametrize(("people", "taken"), [(3, ""), (4, "d"), (9, "bd"), (14, "bcd")])
+def test_so_many_limits_are_taken_that_few_sound_predictions_of_new_cases_are_flagged(
+    people: int, taken: str
+) -> None:
+    """Chances of 1 / (n + 1) each, and of 0.2 together; b and c find 15 each, and the first name wins."""
+    assert "".join(poor_in_turn(people).accepted) == taken
 
 
 LIMITED = describe(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ DICE = 0.7
 """mean Dice below which a prediction should be flagged"""
 FEWEST = 5
 """least number of poor predictions beyond a limit; fewer say too little"""
+FALSE_ALARMS = 0.2
+"""share of the sound predictions of new cases that all limits together may flag, as far as cases are alike"""
 
 
 @dataclass(frozen=True)
@@ -50,39 +52,69 @@ class Limits:
 
 
 def limits_from(
-    measures: Sequence[Mapping[str, float]], dice: Sequence[float], least: float = DICE
+    measures: Sequence[Mapping[str, float]],
+    dice: Sequence[float],
+    cases: Sequence[str],
+    least: float = DICE,
 ) -> Limits:
-    """The tightest limit on each side of each measure beyond which all predictions are poor.
+    """Few limits beyond which all known predictions are poor and which together find most of those.
 
-    It lies halfway between the last prediction that is not poor and the next poor one. A measure with fewer than
-    :data:`FEWEST` poor predictions beyond it gets none. Several measures flag together, so a limit that allowed for
-    some false alarms would add up to many.
+    A limit on a side of a measure lies halfway between the last prediction that is not poor and the next poor one, with
+    at least :data:`FEWEST` poor ones beyond it. Limits are taken one by one, each time that which finds most of the
+    poor ones that are left. A sound prediction of a new case is beyond one limit with a chance of about
+    ``1 / (n + 1)``, with ``n`` cases that have a sound one, and several limits add up: so many are taken that the sum
+    stays within :data:`FALSE_ALARMS`.
 
     Args:
         measures: of predictions, each between 0 and 1.
         dice: their mean Dice, between 0 and 1.
+        cases: the case that each is of.
         least: Dice below which a prediction is poor.
 
     Example:
         >>> sure = [{"confidence": n / 20} for n in range(20)]
-        >>> limits_from(sure, [n / 20 for n in range(20)]).accepted
+        >>> limits_from(sure, [n / 20 for n in range(20)], list("abcdefghijklmnopqrst")).accepted
         {'confidence': (0.675, 1.0)}
     """
     poor = np.array(dice) < least
-    accepted = {}
+    sides = _sides(measures, poor)
+    sound = len({case for case, bad in zip(cases, poor, strict=True) if not bad})
+    accepted: dict[str, tuple[float, float]] = {}
+    left = poor.copy()
+    for _ in range(int(FALSE_ALARMS * (sound + 1))):
+        best = max(sides, key=lambda one: (one.beyond & left).sum(), default=None)
+        if best is None or not (best.beyond & left).any():
+            break
+        left &= ~best.beyond
+        low, high = accepted.get(best.name, (0.0, 1.0))
+        end = round(best.end, 6)
+        accepted[best.name] = (end, high) if best.low else (low, end)
+    return Limits(least, len(measures), int(poor.sum()), dict(sorted(accepted.items())))
+
+
+class _Side(NamedTuple):
+    """A possible limit on one side of a measure."""
+
+    name: str
+    low: bool
+    """whether predictions below it are flagged, or those above"""
+    end: float
+    beyond: NDArray[np.bool_]
+    """the predictions that it flags"""
+
+
+def _sides(measures: Sequence[Mapping[str, float]], poor: NDArray[np.bool_]) -> list[_Side]:
+    """Every possible limit, by the names of the measures."""
+    found = []
     for name in sorted({name for one in measures for name in one}):
-        known = np.array([name in one for one in measures])
-        values = np.array([one[name] for one in measures if name in one])
-        low, high = _cut(values, poor[known]), -_cut(-values, poor[known])
-        if math.isfinite(low) or math.isfinite(high):
-            accepted[name] = (round(max(0.0, low), 6), round(min(1.0, high), 6))
-    return Limits(least, len(measures), int(poor.sum()), accepted)
-
-
-def _cut(values: NDArray[np.float64], poor: NDArray[np.bool_]) -> float:
-    """The limit on the low side; -inf if there is none."""
-    if poor.all():
-        return -math.inf
-    end = values[~poor].min()
-    beyond = values[poor & (values < end)]
-    return float((beyond.max() + end) / 2) if len(beyond) >= FEWEST else -math.inf
+        values = np.array([one.get(name, math.nan) for one in measures])
+        for low in (True, False):
+            signed = values if low else -values
+            sound = signed[~poor & ~np.isnan(signed)]
+            if not len(sound):
+                continue
+            beyond = poor & (signed < sound.min())
+            if beyond.sum() >= FEWEST:
+                end = float(signed[beyond].max() + sound.min()) / 2
+                found.append(_Side(name, low, end if low else -end, beyond))
+    return found

@@ -44,14 +44,15 @@ def calibrated(
     """
     found = list(_predictions(model, info, train, fabric, None))
     found += _predictions(model, info, validation, fabric, seed)
-    known = [(measures, dice) for measures, dice in found if not math.isnan(dice)]
-    return limits_from([measures for measures, _ in known], [dice for _, dice in known])
+    known = [one for one in found if not math.isnan(one[1])]
+    measures, dice = [one[0] for one in known], [one[1] for one in known]
+    return limits_from(measures, dice, [one[2] for one in known])
 
 
 def _predictions(
     model: nn.Module, info: ModelInfo, store: Store, fabric: Fabric, seed: int | None
-) -> Iterator[tuple[dict[str, float], float]]:
-    """Measures and mean Dice of each prediction; ``seed`` None: of the images as they are alone."""
+) -> Iterator[tuple[dict[str, float], float, str]]:
+    """Measures, mean Dice and case of each prediction; ``seed`` None: of the images as they are alone."""
     for number in nearest(len(store.cases), min(CASES, len(store.cases))):
         case = store.cases[number]
         image = np.array(store.images[case.start : case.stop])
@@ -60,7 +61,8 @@ def _predictions(
             statistics = CaseStatistics(case.geometry)
             planes = statistics.watch(logit_planes(model, info, seen, fabric))
             labels = torch.cat([most_likely(part).cpu() for part in planes]).numpy()
-            yield statistics.calibrated(info), mean_dice(labels, label, len(info.classes))
+            dice = mean_dice(labels, label, len(info.classes))
+            yield statistics.calibrated(info), dice, case.name
 
 
 def _perturbed(image: NDArray[np.float32], seed: int, case: str) -> Iterator[NDArray[np.float32]]:

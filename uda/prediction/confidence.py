@@ -15,7 +15,7 @@ from uda.losses.prediction import most_likely
 from uda.networks.model_file import ModelInfo
 
 RATIO, CONFIDENCE = "ratio/", "confidence/"
-SHARE, NEIGHBOURS, STRAY = "share/", "neighbours/", "stray/"
+SHARE, CONTINUITY, STRAY = "share/", "continuity/", "stray/"
 """prefixes of a structure's name in the measures"""
 MEAN = "confidence"
 OVERALL = "confidence_overall"
@@ -93,8 +93,8 @@ class CaseStatistics:
         """Measures of a volume from 0 to 1 that validation images calibrate (:mod:`uda.networks.limits`).
 
         ``confidence_overall``, the mean confidence with 0 for a structure that was not found; ``share/<structure>``
-        among the pixels of all structures; ``neighbours/<structure>``, the Dice of neighbouring slices over the whole
-        case; ``stray/<structure>``, the share outside its largest connected piece.
+        among the pixels of all structures; ``continuity/<structure>``, the Dice of slices a tenth of its length apart;
+        ``stray/<structure>``, the share outside its largest connected piece.
         """
         if self.depth < 2 or not self.finite:
             return {}
@@ -105,7 +105,7 @@ class CaseStatistics:
         for k in classes:
             name = info.classes[k]
             found[f"{SHARE}{name}"] = float(self._sums[k][0] / shown) if shown else 0.0
-            found[f"{NEIGHBOURS}{name}"] = self._shape.neighbours(k)
+            found[f"{CONTINUITY}{name}"] = self._shape.continuity(k)
             if self._sums[k][0]:
                 found[f"{STRAY}{name}"] = self._shape.stray(k)
         return found
@@ -117,11 +117,13 @@ class _Shape:
     def __init__(self) -> None:
         self._before: NDArray[np.uint8] | None = None
         self._overlaps = np.zeros((1, 2), np.int64)
+        self._slices = np.zeros(1, np.int64)
         self._pieces: list[_Pieces] = []
 
     def add(self, labels: NDArray[np.uint8], classes: int) -> None:
         """Add the next slice ``[h, w]``."""
         self._pieces = self._pieces or [_Pieces() for _ in range(classes)]
+        self._slices = self._slices + (np.bincount(labels.ravel(), minlength=classes) > 0)
         for k in range(1, classes):
             self._pieces[k].add(labels == k)
         if self._before is not None:
@@ -133,10 +135,14 @@ class _Shape:
             self._overlaps = self._overlaps + np.stack([2 * both, here + before], 1)
         self._before = labels
 
-    def neighbours(self, k: int) -> float:
-        """Dice of a class between neighbouring slices, over all pairs of them; 0 where it was not found."""
+    def continuity(self, k: int) -> float:
+        """Dice of a class between slices a tenth of its length apart; 0 where it was not found.
+
+        Where that of neighbouring slices is ``d`` over all pairs, that of slices ``m`` apart is taken as ``d ** m``. So
+        images with thin and with thick slices compare.
+        """
         both, total = self._overlaps[k]
-        return float(both / total) if total else 0.0
+        return float((both / total) ** (self._slices[k] / 10)) if total else 0.0
 
     def stray(self, k: int) -> float:
         """Share of a class outside its largest piece."""

@@ -20,8 +20,8 @@ from uda.networks.limits import FEWEST
 from uda.networks.model_file import ModelInfo
 from uda.prediction.confidence import (
     CONFIDENCE,
+    CONTINUITY,
     MEAN,
-    NEIGHBOURS,
     OVERALL,
     RATIO,
     SHARE,
@@ -78,7 +78,7 @@ WORDS: dict[str, tuple[str, str]] = {
 PREFIXES = {
     CONFIDENCE: "confidence of {}",
     SHARE: "share of {} among the structures",
-    NEIGHBOURS: "agreement of neighbouring slices in {}",
+    CONTINUITY: "agreement of slices a tenth of its length apart in {}",
     STRAY: "share of {} outside its largest piece",
 }
 """words of a measure of one structure"""
@@ -190,7 +190,7 @@ def kind_of(measure: str) -> Kind:
     """The kind of a measure."""
     if measure.startswith((RATIO, SHARE)):
         return "class ratio"
-    if measure.startswith((NEIGHBOURS, STRAY)):
+    if measure.startswith((CONTINUITY, STRAY)):
         return "shape"
     if measure in (MEAN, OVERALL) or measure.startswith(CONFIDENCE):
         return "confidence"
