@@ -307,6 +307,26 @@ def test_an_adaptation_that_cannot_be_is_refused(changes: dict[str, Any], expect
     assert expected in fault_of(raw)
 
 
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("noise", 1e300),
+        ("brightness", 101),
+        ("blur", 1e9),
+        ("bias", {"strength": 1e30}),
+        ("low_resolution", {"factor": 1e300}),
+        ("elastic", {"displacement": 1e9}),
+        ("location_scale", {"shift": 1e30}),
+    ],
+)
+def test_augmentation_that_leaves_no_image_is_refused_by_name(key: str, change: Any) -> None:
+    raw = raw_recipe()
+    raw["pretrain"]["augment"] = {key: change}
+    fault = fault_of(raw)
+    assert f"pretrain.augment.{key}" in fault
+    assert "less than or equal to" in fault
+
+
 @pytest.mark.parametrize("name", ["source_only", "adabn", "target_supervised", "x_oracle"])
 def test_names_of_the_tables_own_rows_are_taken(name: str) -> None:
     raw = raw_recipe()

@@ -115,6 +115,50 @@ def test_source_labels_train_nothing_that_is_tested_on_them(
         check("c1", "c0")
 
 
+def test_the_same_image_under_two_names_does_not_train_and_judge(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    for folder, ending in (("images", "nii.gz"), ("labels", "nii.gz")):
+        (tiny.root / "t" / folder / f"d2.{ending}").symlink_to(f"c2.{ending}")
+    recipe = tiny.load("target_supervised=true", "data.splits.target={train: [d2], test: [c2]}")
+    with pytest.raises(ConfigError, match="would train and judge the same network: d2 = c2"):
+        pipeline.run(recipe, tmp_path / "run")
+    raw = yaml.safe_load((tiny.home / "source.yaml").read_text())
+    raw |= {"images": "t/images/c{case}.nii.gz", "labels": "t/labels/c{case}.nii.gz"}
+    raw["splits"] = {"train": ["0", "2"]}
+    (tiny.home / "source.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match="would train and judge the same network: 2 = c2"):
+        pipeline.run(tiny.load(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+THREE_D = ["network.spatial_dims=3"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["network.channels=[2, 4, 8, 16, 32, 64, 128]"], ["card 'source'", "multiples of 64"]),
+        (["network.size=base", "network.channels=[16, 32, 64, 128, 256]", *THREE_D,
+          "network.patch=[4, 16, 20]"], ["network.patch", "multiples of 16, such as [16, 16, 16]"]),
+        ([*THREE_D, "network.patch=[2, 2, 2]", "pretrain.batch=1"], ["pretrain.batch", "2 or more"]),
+        (
+            [*THREE_D, "network.patch=[2, 8, 8]", "adapt.minent.preset=slice_teacher",
+             "adapt.minent.objective=[{term: pseudo_labels, smooth: 0.8}]"],
+            ["adapt.minent", "pseudo_labels.smooth"],
+        ),
+        (["network.norm=instance", "adapt.minent.train=batchnorm"], ["adapt.minent", "train: all"]),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_the_network_are_refused_before_anything_is_trained(
+    tiny: Tiny, tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipeline.run(tiny.load(*overrides), tmp_path / "run")
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "run").exists()
+
+
 def test_rendered_data_are_checked_when_they_are_there(tmp_path: Path) -> None:
     short = [
         "pretrain.steps=1",

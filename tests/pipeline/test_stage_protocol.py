@@ -136,3 +136,12 @@ def test_a_stage_from_before_that_runs_again_records_what_it_read(chain: Chain) 
     chain._data = lambda: {"images": "another key"}  # type: ignore[method-assign]
     assert chain.run() == ["pretrain", "adapt"]
     assert set(chain.record("adapt")["read"]) == {"pretrain"}
+
+
+def test_a_record_without_its_data_is_not_taken_for_a_complete_one(chain: Chain) -> None:
+    record = chain.record("adapt")
+    del record["data"]
+    (chain.out / "adapt" / STAGE_FILE).write_text(json.dumps(record))
+    chain.gone = True
+    with pytest.raises(DataError, match="no images"):
+        chain.run()

@@ -79,7 +79,9 @@ def with_split(tiny: Tiny, entry: str, card: str = "target") -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "x/..", "a\\b", "a\u202eb", ".x", "x/", "a" * 201], ids=ascii
+    "name",
+    ["..", "x/..", "../x", "a/../x", "/x", "a\\b", "a\u202eb", ".x", "x/", "a" * 201],
+    ids=ascii,
 )
 def test_a_case_of_a_card_cannot_be_called_like_that(name: str, tiny: Tiny) -> None:
     card = with_split(tiny, name)

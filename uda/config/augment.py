@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from uda.config.fields import Amount, Frozen, Positive, Probability, Rate, Share
+from uda.config.fields import Amount, Frozen, Positive, Probability, Rate, Share, Strength
 
 
 class _Change(Frozen):
@@ -19,7 +19,7 @@ class _Change(Frozen):
 class Elastic(_Change):
     """Elastic deformation in the plane."""
 
-    displacement: Rate = 6.0
+    displacement: Annotated[float, Field(gt=0, le=1000)] = 6.0
     """largest displacement of a control point, in pixels"""
     spacing: Annotated[float, Field(ge=4)] = 48.0
     """pixels between two control points"""
@@ -38,7 +38,7 @@ class ClassBezier(_Change):
     inverted: Probability = 0.5
     scale: Share = 0.1
     """sd and largest deviation of the factor from 1"""
-    shift: Amount = 0.5
+    shift: Strength = 0.5
     """sd of the shift, as a share of the image's range"""
 
 
@@ -47,7 +47,7 @@ class LocationScale(_Change):
 
     scale: Share = 0.1
     """sd and largest deviation of the factor from 1"""
-    shift: Amount = 0.5
+    shift: Strength = 0.5
     """sd of the shift, as a share of the image's range"""
 
 
@@ -65,7 +65,7 @@ class Convolve(_Change):
 class Bias(_Change):
     """A smooth multiplicative field."""
 
-    strength: Rate = 0.4
+    strength: Annotated[float, Field(gt=0, le=10)] = 0.4
     """largest logarithm of the field at a control point"""
     spacing: Annotated[float, Field(ge=4)] = 64.0
     """pixels between two control points"""
@@ -74,7 +74,7 @@ class Bias(_Change):
 class LowResolution(_Change):
     """Larger pixels along each axis, interpolated."""
 
-    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    factor: Annotated[float, Field(gt=1, le=100)] = 3.0
     """largest ratio of the pixel sizes"""
 
 
@@ -126,16 +126,16 @@ class Augment(Frozen):
     """mirror each in-plane axis with probability 1/2"""
     mirror: bool = False
     """swap left and right with probability 1/2"""
-    gamma: Amount = 0.0
+    gamma: Strength = 0.0
     """intensities in [0, 1] to the power exp(u), u in ±gamma"""
     contrast: Share = 0.0
-    brightness: Amount = 0.0
+    brightness: Strength = 0.0
     """in units of the image's sd"""
-    noise: Amount = 0.0
+    noise: Strength = 0.0
     """largest Gaussian sd, in units of the image's sd"""
     color: Share = 0.0
     """multiply each channel by its own factor in 1 ± color"""
-    blur: Amount = 0.0
+    blur: Strength = 0.0
     """largest Gaussian sd, in pixels"""
     shear: Annotated[float, Field(ge=0, le=45)] = 0.0
     """degrees, in the plane"""

@@ -20,6 +20,8 @@ Side = Annotated[int, Field(gt=0, le=65_536)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=0, le=100)]
+"""of a change of images; more would leave no image"""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")

@@ -50,6 +50,11 @@ class Network(_AnyNetwork):
     norm: Literal["batch", "instance"] = "batch"
     dropout: Share = 0.0
 
+    @property
+    def step(self) -> int:
+        """Every side of its images is a multiple of it: each level but the first halves them."""
+        return int(2 ** (len(self.channels) - 1))
+
     @model_validator(mode="before")
     @classmethod
     def _of_size(cls, raw: Any) -> Any:

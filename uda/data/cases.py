@@ -151,12 +151,13 @@ def _strange_name(name: str, where: Path) -> DataError | None:
     """A fault for a name by which no file of results should be called, or that a terminal would not show as it is."""
     case = name.rpartition("/")[2]
     sound = case and case[0] != "." and "\\" not in case and name.isprintable()
-    if sound and len(case.encode()) <= LONGEST:
+    inside = not name.startswith("/") and ".." not in name.split("/")
+    if sound and inside and len(case.encode()) <= LONGEST:
         return None
     return DataError(
         f"a case cannot be called {name[:LONGEST]!r}",
         where=where,
-        expected=f"up to {LONGEST} bytes that can be printed, no backslash, no dot at the beginning",
+        expected=f"up to {LONGEST} bytes that can be printed, without backslash, '..' or a dot at the beginning",
         fix="rename the file",
     )
 

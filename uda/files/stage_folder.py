@@ -23,6 +23,8 @@ STARTED = ".uda-started"
 REPLACED = ".uda-replaced"
 """file that marks the folder of a stage that another one is replacing"""
 LOGS = "tensorboard"
+LONGEST = 1000
+"""bytes of a file's name below a stage's folder at most"""
 UNREAD = (LOGS, "snapshots", "predictions")
 """Folders in a stage that no later stage reads, or whose files carry their own checksum."""
 
@@ -233,8 +235,17 @@ def recorded_files(folder: Path, key: str = "files") -> list[tuple[str, str]]:
         return []
     record = read_json(folder / STAGE_FILE)
     files = record.get(key) if isinstance(record, dict) else None
-    listed = files.items() if isinstance(files, dict) else ()
-    return [(str(name), str(digest)) for name, digest in listed]
+    listed = files if isinstance(files, dict) else {}
+    for name in listed:
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts or len(name.encode()) > LONGEST:
+            raise ModelError(
+                f"{key} names {name[:LONGEST]!r}, which no stage could have written",
+                where=folder / STAGE_FILE,
+                expected="files in its own folder",
+                fix=f"move your own files out of {folder}, delete it, and run the same command again",
+            )
+    return [(name, str(digest)) for name, digest in listed.items()]
 
 
 def content_of(folder: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.config.recipe import Chosen, Data, Recipe
-from uda.data.cases import Case, cases_of, folders_of_card, image_path, names_of
+from uda.data.cases import Case, Listing, cases_of, folders_of_card, image_path, names_of
 from uda.data.hashes import Hashes
 from uda.data.sources import holds_both
 from uda.data.store import Store, content_key, open_store
@@ -119,21 +119,25 @@ class Domains:
         with contextlib.suppress(
             DataError
         ):  # no file fits a pattern; the stage that needs it says so
-            first, second = (set(names_of(card, self.root / card.root, one)) for card, one in of)
-            shared = sorted(first & second)
-            both = [one for one in shared if self._image(trains, one) == self._image(judges, one)]
+            first, second = self._images(trains, trained), self._images(judges, judged)
+            both = sorted(first.keys() & second.keys())
             if both:
                 cards = " and ".join(dict.fromkeys(repr(card.name) for card in (trains, judges)))
+                named = [" = ".join(dict.fromkeys((first[one], second[one]))) for one in both]
                 raise ConfigError(
                     f"{len(both)} cases of card {cards} would train and judge the same network: "
-                    f"{', '.join(both[:MOST_NAMED])}",
+                    f"{', '.join(named[:MOST_NAMED])}",
                     where=f"splits {trained!r} and {judged!r}",
                     expected="no case in both: a score on a training image means nothing",
                     fix="choose other cases with data.splits, or correct the card",
                 )
 
-    def _image(self, card: DatasetCard, name: str) -> Path:
-        return image_path(card, self.root / card.root, name).resolve()
+    def _images(self, card: DatasetCard, split: str) -> dict[Path, str]:
+        """The image files of a split, wherever links and names lead, with their cases."""
+        folder = self.root / card.root
+        listing: Listing = {}
+        names = names_of(card, folder, split)
+        return {image_path(card, folder, name, listing).resolve(): name for name in names}
 
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)

@@ -122,7 +122,8 @@ def _begin(
         data = stage.data()
     except DataError:
         same = base if older else {**base, **written}
-        if restart or not recorded or {k: recorded.get(k) for k in same} != _plain(same):
+        same_as = {key: recorded.get(key) for key in same}
+        if restart or same_as != _plain(same) or not isinstance(recorded.get("data"), dict):
             raise
         data = recorded["data"]  # the files are missing, but the stage is complete and the same
     inputs = {"data": data, **written}

@@ -32,7 +32,8 @@ def simple_changes(image: Tensor, settings: Augment, generator: torch.Generator)
         image = (image - mean) * gain + mean + offset * sd
         if settings.blur:
             width = uniform(image, settings.blur, generator).abs()
-            image = _blurred(image, width, math.ceil(3 * settings.blur))
+            radius = min(math.ceil(3 * settings.blur), max(image.shape[-2:]))
+            image = _blurred(image, width, radius)
         if settings.noise:
             strength = uniform(image, settings.noise, generator).abs().view(shape)
             normal = torch.randn(image.shape, device=image.device, generator=generator)
