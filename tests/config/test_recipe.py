@@ -307,6 +307,15 @@ def test_an_adaptation_that_cannot_be_is_refused(changes: dict[str, Any], expect
     assert expected in fault_of(raw)
 
 
+def test_two_views_that_look_alike_are_refused() -> None:
+    raw = raw_recipe()
+    raw["pretrain"]["objective"].append({"term": "view_agreement"})
+    raw["pretrain"]["augment"] = {"views": 2, "rotate": 20, "flip": True}
+    assert "augment changes none; set augment.generalize" in fault_of(raw)
+    for change in ({"gamma": 0.2}, {"bezier": {}}, {"generalize": "light"}):
+        parse(Recipe, raw | {"pretrain": raw["pretrain"] | {"augment": {"views": 2} | change}}, "r")
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -410,6 +419,26 @@ def test_an_index_reaches_into_a_list() -> None:
     term = found.objective[1]
     assert isinstance(term, ClassRatioTerm)
     assert term.over == "batch"
+
+
+@pytest.mark.parametrize("name", ["light", "strong"])
+def test_settings_beside_a_named_set_stay_when_another_set_is_chosen(name: str) -> None:
+    def recipe(**named: str) -> Recipe:
+        raw = raw_recipe()
+        raw["pretrain"]["augment"] = {"views": 2, "rotate": 7, "bias": {"p": 0.9}, **named}
+        return parse(Recipe, raw, "a recipe")
+
+    for first in (recipe(), recipe(generalize="strong")):
+        chosen = override(first, [f"pretrain.augment.generalize={name}"])
+        assert chosen == recipe(generalize=name)
+    none = override(chosen, ["pretrain.augment.generalize=null"]).pretrain.augment
+    assert (none.rotate, none.views, none.shear, none.class_bezier) == (7, 2, 0, None)
+
+
+def test_the_order_of_two_overrides_of_a_set_does_not_matter() -> None:
+    recipe = parse(Recipe, raw_recipe(), "a recipe")
+    both = ["pretrain.augment.views=2", "pretrain.augment.generalize=light"]
+    assert override(recipe, both) == override(recipe, both[::-1])
 
 
 def test_an_override_opens_a_section_that_is_null() -> None:

@@ -107,11 +107,14 @@ def test_a_resumed_3d_run_gives_the_same_weights(
 def test_priors_of_slices_and_places_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     priors = "prior={sizes: {kind: image_level}, maps: {kind: spatial, sigma: 1.0}, ratio: {kind: predicted}}"
     cut = f"adapt={{cbst_sp: {{preset: cbst_sp, prior: maps, {SHORT}}}}}"
-    recipe = recipe_of(tiny, priors, cut)
+    with pytest.raises(
+        ConfigError, match=r"a 3-D network sees patches anywhere(.|\n)*adapt\.cbst_sp"
+    ):
+        pipeline.run(recipe_of(tiny, priors, cut), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    recipe = recipe_of(tiny, "adapt={}", priors)
     with pytest.raises(PriorError, match="asks the network about single slices"):
         pipeline.run(recipe, tmp_path / "run", until="prior-sizes")
-    with pytest.raises(ConfigError, match="a 3-D network sees patches anywhere"):
-        pipeline.run(recipe, tmp_path / "run", until="adapt-cbst_sp")
     (*_, done) = pipeline.run(recipe, tmp_path / "run", until="prior-ratio")
     assert sum(Prior.load(done.folder).ratio) == pytest.approx(1, abs=1e-4)
 

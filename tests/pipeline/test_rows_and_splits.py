@@ -259,3 +259,13 @@ def test_a_label_that_is_missing_is_told_before_the_training(tiny: Tiny, tmp_pat
     with pytest.raises(DataError, match="case 'c1'"):
         pipeline.run(tiny.load("data.splits.target.test=[c1]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_source_model_that_failed_where_it_was_trained_is_named_below_the_table(
+    tiny: Tiny, tmp_path: Path, no_page: None
+) -> None:
+    again = "sources={again: {steps: 1}}"
+    pipeline.run(tiny.load(*ONE_STEP, again), tmp_path / "run", rows=["again_adabn"])
+    rules = " ".join(read_metrics(tmp_path / "run")["rules"])
+    for row in ("source_only", "again_source_only"):
+        assert f"The model of {row} is poor where it was trained: all 12 predictions" in rules

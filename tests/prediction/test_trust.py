@@ -16,7 +16,7 @@ from uda.errors import ModelError
 from uda.networks.image_ranges import ImageRanges, Range, ranges_over
 from uda.networks.limits import FEWEST, Limits, limits_from
 from uda.networks.model_file import ModelInfo
-from uda.prediction.confidence import CaseStatistics
+from uda.prediction.confidence import CaseStatistics, _Shape, worse
 from uda.prediction.trust import KINDS, OWN, accepted, expectations, flags_of, in_words, unknown
 
 CLASSES = ("background", "disk", "ring")
@@ -342,8 +342,6 @@ def cone(slices: int) -> torch.Tensor:
 
 
 def test_continuity_is_the_same_of_thin_and_of_thick_slices() -> None:
-    from uda.prediction.confidence import _Shape
-
     found = []
     for slices in (8, 16, 32):
         shape = _Shape()
@@ -408,6 +406,16 @@ def test_a_measure_that_some_predictions_lack_is_judged_by_the_others() -> None:
     measures = [{"a": n / 20} if n != 5 else {} for n in range(12)]
     found = limits_of(measures, [0.5] * 7 + [0.9] * 5).accepted
     assert found["a"] == pytest.approx((0.325, 1.0))
+
+
+def test_limits_lie_on_the_sides_on_which_a_prediction_may_be_poor() -> None:
+    names = ["stray/a", "continuity/a", "confidence_overall", "share/a"]
+    ends = []
+    for poor in (0.1, 0.9):
+        measures = [{name: value} for name in names for value in [poor] * 9 + [0.5] * 9]
+        found = limits_from(measures, ([0.5] * 9 + [0.9] * 9) * 4, PEOPLE[:72], worse)
+        ends.append(set(found.accepted))
+    assert ends == [{*names[1:]}, {"stray/a", "share/a"}]
 
 
 def poor_in_turn(people: int) -> Limits:

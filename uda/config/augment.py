@@ -161,6 +161,21 @@ class Augment(Frozen):
             self.LATER - named.keys()
         )  # switched off beside a named set, a change has to be listed
 
+    def recolours(self) -> bool:
+        """Whether intensities change."""
+        steady = {
+            "generalize",
+            "views",
+            "rotate",
+            "scale",
+            "shift",
+            "flip",
+            "mirror",
+            "shear",
+            "elastic",
+        }
+        return any(bool(value) for name, value in self if name not in steady)
+
     def moves(self) -> bool:
         """Whether pixels change place."""
         affine = self.rotate or self.scale or self.shift or self.flip or self.mirror or self.shear

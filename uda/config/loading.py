@@ -205,18 +205,26 @@ def _set(node: Any, keys: list[str], value: Any, text: str) -> None:
             else:
                 _set(node[entry], rest, value, text)
         else:
+            before = copy.copy(node)
             node[entry] = copy.deepcopy(value)
-            if isinstance(node, dict):
-                node.update(_stands_for(name, value, node, text))
+            if isinstance(before, dict):
+                node.update(_stands_for(name, value, before, text))
 
 
-def _stands_for(name: str, value: Any, node: dict[str, Any], text: str) -> dict[str, Any]:
-    """The settings of ``node`` that an override by a name stands for."""
-    if name == "generalize" and "low_resolution" in node:
-        named = parse(Augment, {name: value}, f"override {text!r}")
-        return named.model_dump(mode="json", context=WHOLE)
-    if name == "size" and "channels" in node:
-        return {"channels": SIZES.get(str(value), node["channels"])}
+def _stands_for(name: str, value: Any, before: dict[str, Any], text: str) -> dict[str, Any]:
+    """The settings of a node that an override by a name stands for; those beside the name stay.
+
+    Args:
+        before: the node as it was.
+    """
+    if name == "generalize" and "low_resolution" in before:
+        old, new = (
+            parse(Augment, {name: one}, f"override {text!r}").model_dump(mode="json", context=WHOLE)
+            for one in (before[name], value)
+        )
+        return {key: setting for key, setting in new.items() if before[key] == old[key]}
+    if name == "size" and "channels" in before:
+        return {"channels": SIZES.get(str(value), before["channels"])}
     return {}
 
 

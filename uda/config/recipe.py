@@ -153,6 +153,11 @@ class Training(Frozen):
         agreeing = any(isinstance(term, ViewAgreementTerm) for term in self.objective)
         if agreeing and self.augment.views != 2:
             raise ValueError("term view_agreement compares two views; set augment.views: 2")
+        if agreeing and not self.augment.recolours():
+            raise ValueError(
+                "term view_agreement compares two appearances, and augment changes none; set augment.generalize, or "
+                "a change of intensity"
+            )
         return self
 
     @model_validator(mode="after")

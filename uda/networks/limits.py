@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,11 @@ class Limits:
     poor: int
     """how many of them were poor"""
     accepted: Mapping[str, tuple[float, float]]
+
+    @property
+    def all_poor(self) -> bool:
+        """Whether every prediction was poor, and enough were made to say so."""
+        return self.poor == self.predictions >= FEWEST
 
     def as_json(self) -> dict[str, Any]:
         return {**vars(self), "accepted": {k: list(ends) for k, ends in self.accepted.items()}}
@@ -55,6 +60,7 @@ def limits_from(
     measures: Sequence[Mapping[str, float]],
     dice: Sequence[float],
     cases: Sequence[str],
+    worse: Callable[[str], Sequence[Literal["low", "high"]]] = lambda measure: ("low", "high"),
     least: float = DICE,
 ) -> Limits:
     """Few limits beyond which all known predictions are poor and which together find most of those.
@@ -69,6 +75,7 @@ def limits_from(
         measures: of predictions, each between 0 and 1.
         dice: their mean Dice, between 0 and 1.
         cases: the case that each is of.
+        worse: the sides of a measure on which a prediction may be poor.
         least: Dice below which a prediction is poor.
 
     Example:
@@ -77,7 +84,11 @@ def limits_from(
         {'confidence': (0.675, 1.0)}
     """
     poor = np.array(dice) < least
-    sides = _sides(measures, poor)
+    sides = [
+        side
+        for side in _sides(measures, poor)
+        if ("low" if side.low else "high") in worse(side.name)
+    ]
     sound = len({case for case, bad in zip(cases, poor, strict=True) if not bad})
     accepted: dict[str, tuple[float, float]] = {}
     left = poor.copy()

@@ -19,7 +19,7 @@ from uda.losses.prediction import most_likely
 from uda.networks.limits import Limits, limits_from
 from uda.networks.model_file import ModelInfo
 from uda.pipeline.validation import PERTURBED
-from uda.prediction.confidence import CaseStatistics
+from uda.prediction.confidence import CaseStatistics, worse
 from uda.prediction.volumes import logit_planes
 
 CASES = 20
@@ -46,7 +46,7 @@ def calibrated(
     found += _predictions(model, info, validation, fabric, seed)
     known = [one for one in found if not math.isnan(one[1])]
     measures, dice = [one[0] for one in known], [one[1] for one in known]
-    return limits_from(measures, dice, [one[2] for one in known])
+    return limits_from(measures, dice, [one[2] for one in known], worse)
 
 
 def _predictions(

@@ -43,6 +43,10 @@ KEPT = ("select", "kept", "step", "fallback", "why", "ended")
 """Entries of a stage's selection record that its row in ``metrics.json`` repeats."""
 
 
+POOR_SOURCE = (
+    "The model of {} is poor where it was trained: all {} predictions of the source's own labelled images had a Dice "
+    "below {:.0f}. Train it longer before anything here is compared."
+)
 NO_BATCHNORM = (
     "The network has no BatchNorm, so adabn changes nothing and equals source_only. Row views is a baseline without "
     "training in its place: the source model's mean probabilities over views of an image."
@@ -319,6 +323,16 @@ class _Planner:
             rows.append(self._row("target_supervised", "target_supervised"))
         return rows
 
+    def _poor_sources(self) -> list[str]:
+        """A warning for each source training whose model failed on its own labelled images."""
+        found = []
+        for training in self.trainings:
+            limits = self._source_model(training).info.limits
+            if limits is not None and limits.all_poor:
+                name = "source_only" if training == FIRST else f"{training}_source_only"
+                found.append(POOR_SOURCE.format(name, limits.predictions, 100 * limits.dice))
+        return found
+
     def _views(self) -> list[Row]:
         """The baseline in place of ``adabn`` for source models without BatchNorm: the mean over views of an image."""
         steps = Postprocess.averaging(self.domains.target.photos)
@@ -354,6 +368,7 @@ class _Planner:
             ]  # the last row's model has the target's preparation
             result = evaluate(listed, cases, target, recipe.evaluate, recipe.compute, folder)
             result["rules"] += [NO_BATCHNORM] if views else []
+            result["rules"] += self._poor_sources()
             env = {**environment(recipe.compute), "seed": recipe.seed}
             metrics = metrics_of(recipe.name, target, result, env, data()["target/test"])
             metrics["rows"] = [self._told(row) for row in metrics["rows"]]

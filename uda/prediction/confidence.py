@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -109,6 +110,16 @@ class CaseStatistics:
             if self._sums[k][0]:
                 found[f"{STRAY}{name}"] = self._shape.stray(k)
         return found
+
+
+def worse(measure: str) -> tuple[Literal["low", "high"], ...]:
+    """The sides on which a measure of :meth:`CaseStatistics.calibrated` tells a poor prediction.
+
+    Too sure, too smooth or too much in one piece is no fault; a share may be too small or too large.
+    """
+    if measure.startswith(STRAY):
+        return ("high",)
+    return ("low", "high") if measure.startswith(SHARE) else ("low",)
 
 
 class _Shape:

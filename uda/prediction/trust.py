@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 
 from uda.config.card import PhotoPrepare
 from uda.networks.image_ranges import ImageRanges
-from uda.networks.limits import FEWEST
 from uda.networks.model_file import ModelInfo
 from uda.prediction.confidence import (
     CONFIDENCE,
@@ -173,7 +172,7 @@ def flags_of(measures: Mapping[str, float], info: ModelInfo) -> tuple[Flag, ...]
 
 def _poor_model(info: ModelInfo) -> Iterator[Flag]:
     limits = info.limits
-    if limits is not None and limits.poor == limits.predictions >= FEWEST:
+    if limits is not None and limits.all_poor:
         told = ALL_POOR.format(count=limits.predictions, dice=100 * limits.dice)
         yield Flag("model", "limits", 0.0, 0.0, 1.0, "", told, FIXES["model"])
 
