@@ -84,7 +84,7 @@ def _drifted(labels: Tensor, expected: Expected, share: float) -> list[str]:
     least = share * expected.dice(expected.source, expected.adabn)
     return [
         f"{expected.classes[structure]} overlaps by Dice {now:.3f} with where it was before adaptation, "
-        f"expected {limit:.3f}"
+        f"expected {limit:.3f} or more"
         for structure, now, limit in zip(
             expected.structures, kept.tolist(), least.tolist(), strict=True
         )
