@@ -90,7 +90,8 @@ def test_a_structure_elsewhere_has_drifted() -> None:
     moved = labels_of(10, 20).flip(1)
     found = faults(views_of(moved), expected(), GUARD)
     assert (
-        "disk overlaps by Dice 0.000 with where it was before adaptation, expected 0.500" in found
+        "disk overlaps by Dice 0.000 with where it was before adaptation, expected 0.500 or more"
+        in found
     )
 
 
@@ -103,7 +104,7 @@ def test_where_the_two_models_before_adaptation_differ_a_structure_may_move() ->
     assert faults(views_of(moved), expectation, GUARD) == []
     found = faults(views_of(moved), expectation, GUARD.model_copy(update={"overlap": 0.7}))
     assert found == [
-        "disk overlaps by Dice 0.300 with where it was before adaptation, expected 0.350"
+        "disk overlaps by Dice 0.300 with where it was before adaptation, expected 0.350 or more"
     ]
 
 
@@ -247,7 +248,7 @@ def test_a_margin_is_a_share_of_the_distance_between_the_ranks(margin: float, ke
     choice = against(ADABN, BETTER, Rule(margin=margin), others=2)
     assert choice.name == kept
     if kept == "adabn":
-        told = "its rank is 0.25 of the ranks above AdaBN's, expected 0.30"
+        told = "its rank is 0.25 of the ranks above AdaBN's, expected 0.30 or more"
         assert choice.refused["000100"] == told
 
 

@@ -51,7 +51,7 @@ class Network(_AnyNetwork):
     dropout: Share = 0.0
 
     @property
-    def step(self) -> int:
+    def divisor(self) -> int:
         """Every side of its images is a multiple of it: each level but the first halves them."""
         return int(2 ** (len(self.channels) - 1))
 

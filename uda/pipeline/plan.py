@@ -95,15 +95,18 @@ class _Planner:
             if training.photo.crop is not None:
                 sides[f"{where}.photo.crop"] = training.photo.crop
         for where, size in sides.items():
-            fits = [max(network.step, network.step * round(side / network.step)) for side in size]
+            fits = [
+                max(network.divisor, network.divisor * round(side / network.divisor))
+                for side in size
+            ]
             if list(size) != fits:
                 raise ConfigError(
                     f"the U-Net halves its images {len(network.channels) - 1} times, but {list(size)} cannot be",
                     where=where,
-                    expected=f"multiples of {network.step}, such as {fits}",
+                    expected=f"multiples of {network.divisor}, such as {fits}",
                     fix="change it, or give the network fewer channels (network.size, network.channels)",
                 )
-            if network.norm == "batch" and fits == [network.step] * len(fits):
+            if network.norm == "batch" and fits == [network.divisor] * len(fits):
                 alone = [name for name, training in trainings.items() if training.batch == 1]
                 if alone:
                     raise ConfigError(

@@ -100,7 +100,9 @@ def _refused(
         return f"it is not enough better than AdaBN by {', '.join(told)}"
     lead = (ranks[name] - ranks["adabn"]) / max(len(ranks) - 1, 1)
     if rule.margin and lead < rule.margin:
-        return f"its rank is {lead:.2f} of the ranks above AdaBN's, expected {rule.margin:.2f} or more"
+        return (
+            f"its rank is {lead:.2f} of the ranks above AdaBN's, expected {rule.margin:.2f} or more"
+        )
     if rule.distance is not None and math.isfinite(adabn.ratio_distance):
         most = max(rule.distance * adabn.ratio_distance, rule.distance_floor)
         if not one.ratio_distance <= most:
