@@ -63,13 +63,13 @@ def limits_from(
     worse: Callable[[str], Sequence[Literal["low", "high"]]] = lambda measure: ("low", "high"),
     least: float = DICE,
 ) -> Limits:
-    """Few limits beyond which all known predictions are poor and which together find most of those.
+    """The limits beyond which all known predictions are poor, those that find most of them first.
 
     A limit on a side of a measure lies halfway between the last prediction that is not poor and the next poor one, with
-    at least :data:`FEWEST` poor ones beyond it. Limits are taken one by one, each time that which finds most of the
-    poor ones that are left. A sound prediction of a new case is beyond one limit with a chance of about
-    ``1 / (n + 1)``, with ``n`` cases that have a sound one, and several limits add up: so many are taken that the sum
-    stays within :data:`FALSE_ALARMS`.
+    at least :data:`FEWEST` poor ones beyond it. A sound prediction of a new case is beyond one limit with a chance of
+    about ``1 / (n + 1)``, with ``n`` cases that have a sound one, and several limits add up: so many are taken that the
+    sum stays within :data:`FALSE_ALARMS`. Limits that find the same predictions count too, because an adaptation may
+    make one measure look sound and not the others.
 
     Args:
         measures: of predictions, each between 0 and 1.
@@ -91,15 +91,12 @@ def limits_from(
     ]
     sound = len({case for case, bad in zip(cases, poor, strict=True) if not bad})
     accepted: dict[str, tuple[float, float]] = {}
-    left = poor.copy()
-    for _ in range(int(FALSE_ALARMS * (sound + 1))):
-        best = max(sides, key=lambda one: (one.beyond & left).sum(), default=None)
-        if best is None or not (best.beyond & left).any():
-            break
-        left &= ~best.beyond
-        low, high = accepted.get(best.name, (0.0, 1.0))
-        end = round(best.end, 6)
-        accepted[best.name] = (end, high) if best.low else (low, end)
+    for side in sorted(sides, key=lambda one: -int(one.beyond.sum()))[
+        : int(FALSE_ALARMS * (sound + 1))
+    ]:
+        low, high = accepted.get(side.name, (0.0, 1.0))
+        end = round(side.end, 6)
+        accepted[side.name] = (end, high) if side.low else (low, end)
     return Limits(least, len(measures), int(poor.sum()), dict(sorted(accepted.items())))
 
 
