@@ -380,12 +380,12 @@ def limits_of(measures: list[dict[str, float]], dice: list[float], people: int =
 
 
 def test_a_limit_lies_between_the_last_sound_prediction_and_the_next_poor_one() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.6, *[0.9] * 4]
-    dice = [0.2, 0.3, 0.1, 0.4, 0.6, 0.5, *[0.9] * 5]  # the poor one at 0.7 lies among the sound
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.6, *[0.9] * 9]
+    dice = [0.2, 0.3, 0.1, 0.4, 0.6, 0.5, *[0.9] * 10]  # the poor one at 0.7 lies among the sound
     for name, sign in (("low", 1), ("high", -1)):
         found = limits_of([{name: v if sign > 0 else 1 - v} for v in values], dice)
         assert found.accepted == {name: (0.55, 1.0) if sign > 0 else (0.0, 0.45)}
-        assert (found.dice, found.predictions, found.poor) == (0.7, 11, 6)
+        assert (found.dice, found.predictions, found.poor) == (0.7, 16, 6)
 
 
 @pytest.mark.parametrize("dice", [[0.5] * 8, [0.9] * 8, [0.9, *[0.5] * 7]])
@@ -403,8 +403,8 @@ def test_few_poor_predictions_say_too_little() -> None:
 
 
 def test_a_measure_that_some_predictions_lack_is_judged_by_the_others() -> None:
-    measures = [{"a": n / 20} if n != 5 else {} for n in range(12)]
-    found = limits_of(measures, [0.5] * 7 + [0.9] * 5).accepted
+    measures = [{"a": n / 20} if n != 5 else {} for n in range(20)]
+    found = limits_of(measures, [0.5] * 7 + [0.9] * 13).accepted
     assert found["a"] == pytest.approx((0.325, 1.0))
 
 
@@ -429,12 +429,12 @@ def poor_in_turn(people: int) -> Limits:
 
 
 @pytest.mark.parametrize(
-    ("people", "taken"), [(3, ""), (4, "d"), (9, "cd"), (14, "bcd"), (99, "abcd")]
+    ("people", "taken"), [(8, ""), (9, "d"), (19, "cd"), (29, "bcd"), (99, "abcd")]
 )
 def test_so_many_limits_are_taken_that_few_sound_predictions_of_new_cases_are_flagged(
     people: int, taken: str
 ) -> None:
-    """Chances of 1 / (n + 1) each, and of 0.2 together; those that find most come first."""
+    """Chances of 1 / (n + 1) each, and of 0.1 together; those that find most come first."""
     assert "".join(poor_in_turn(people).accepted) == taken
 
 

@@ -14,7 +14,7 @@ DICE = 0.7
 """mean Dice below which a prediction should be flagged"""
 FEWEST = 5
 """least number of poor predictions beyond a limit; fewer say too little"""
-FALSE_ALARMS = 0.2
+FALSE_ALARMS = 0.1
 """share of the sound predictions of new cases that all limits together may flag, as far as cases are alike"""
 
 
@@ -79,9 +79,9 @@ def limits_from(
         least: Dice below which a prediction is poor.
 
     Example:
-        >>> sure = [{"confidence": n / 20} for n in range(20)]
-        >>> limits_from(sure, [n / 20 for n in range(20)], list("abcdefghijklmnopqrst")).accepted
-        {'confidence': (0.675, 1.0)}
+        >>> sure, people = [n / 40 for n in range(40)], [str(n) for n in range(40)]
+        >>> limits_from([{"confidence": value} for value in sure], sure, people).accepted
+        {'confidence': (0.6875, 1.0)}
     """
     poor = np.array(dice) < least
     sides = [
