@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -31,6 +32,7 @@ from uda.data.store import open_store
 from uda.devices.device import make_fabric
 from uda.errors import ConfigError, DataError, RunError
 from uda.networks.build import build
+from uda.networks.limits import Limits
 from uda.networks.model_file import ModelInfo, card_of, load_model, save_model
 from uda.prediction import folder as prediction_folder
 from uda.prediction import page as prediction_page
@@ -169,6 +171,23 @@ def test_the_page_shows_what_is_not_trusted_first_and_needs_no_other_file(
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     assert "://" not in html
     assert "<script" not in html
+
+
+def test_the_page_tells_calibrated_limits_from_ranges_of_the_models_own_images(
+    knows: ModelInfo, images: Path, tmp_path: Path
+) -> None:
+    said = "the limit was calibrated"
+    predict(knows, images, tmp_path / "ranges")
+    assert said not in (tmp_path / "ranges/report.html").read_text(encoding="utf-8")
+    limits = Limits(0.7, 70, 27, {"confidence_overall": (0.86, 1.0)})
+    predict(replace(knows, limits=limits), images, tmp_path / "limits")
+    html = (tmp_path / "limits/report.html").read_text(encoding="utf-8")
+    html = html[html.index("What is expected") :]
+    (row,) = re.findall(
+        r"<tr[^>]*><th scope=row>confidence over all structures</th>.*?</tr>", html, re.DOTALL
+    )
+    assert re.findall(r"<td>(.*?)</td>", row) == ["–", "0.86 to 1", "70"]
+    assert said in html
 
 
 def test_what_a_name_holds_is_text_and_not_html(knows: ModelInfo, tmp_path: Path) -> None:

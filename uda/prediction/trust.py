@@ -120,7 +120,9 @@ class Expectation:
     where: str
     """the origin of the usual range"""
     cases: int = 0
-    """number of images behind the usual range"""
+    """number of images behind the usual range, or of predictions behind a calibrated limit"""
+    calibrated: bool = False
+    """whether labelled source predictions set the range; it is the usual one then"""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def expectations(info: ModelInfo) -> dict[str, Expectation]:
     if info.limits is not None:
         where = CALIBRATED.format(dice=100 * info.limits.dice)
         for name, ends in info.limits.accepted.items():
-            found[name] = Expectation(*ends, ends, where, info.limits.predictions)
+            found[name] = Expectation(*ends, ends, where, info.limits.predictions, calibrated=True)
     return {name: found[name] for name in sorted(found, key=lambda name: _place(name, info))}
 
 
