@@ -4,8 +4,7 @@
 
 Every model of a run folder predicts the recipe's test cases. A flag is right where the mean Dice of the case is below
 70. Flags of the image (intensity, field of view) are the same on both sides; `on prediction` leaves them out. A row's
-limits are those of the source training that it starts from. They and what they measure were fixed on source images
-alone, before any test label was read.
+limits are those of the source training that it starts from, calibrated on its labelled images.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from uda.prediction.trust import Flag, flags_of
 from uda.prediction.volumes import logit_planes
 
 ABOUT_IMAGE = ("intensity", "field of view")
-SIDES = ("old", "new")
+SIDES = ("ranges", "limits")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Case:
     row: str
     name: str
     dice: float
-    old: tuple[Flag, ...]
-    new: tuple[Flag, ...]
+    ranges: tuple[Flag, ...]
+    limits: tuple[Flag, ...]
 
     def flagged(self, side: str, about_image: bool) -> bool:
         flags: tuple[Flag, ...] = getattr(self, side)
@@ -122,7 +121,7 @@ def listed(cases: Sequence[Case]) -> str:
     for case in cases:
         sides = (
             [flag.measure for flag in flags if flag.kind not in ABOUT_IMAGE]
-            for flags in (case.old, case.new)
+            for flags in (case.ranges, case.limits)
         )
         rows.append([case.row, case.name, f"{case.dice:.4f}", *(" ".join(side) for side in sides)])
     return csv_text(rows)

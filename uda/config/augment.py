@@ -163,25 +163,14 @@ class Augment(Frozen):
 
     def recolours(self) -> bool:
         """Whether intensities change."""
-        steady = {
-            "generalize",
-            "views",
-            "rotate",
-            "scale",
-            "shift",
-            "flip",
-            "mirror",
-            "shear",
-            "elastic",
-        }
-        return any(bool(value) for name, value in self if name not in steady)
+        return any(value for name, value in self if name not in {"generalize", "views", *_MOVING})
 
     def moves(self) -> bool:
         """Whether pixels change place."""
-        affine = self.rotate or self.scale or self.shift or self.flip or self.mirror or self.shear
-        return bool(affine or self.elastic)
+        return any(getattr(self, name) for name in _MOVING)
 
 
+_MOVING = ("rotate", "scale", "shift", "flip", "mirror", "shear", "elastic")
 _GEOMETRY = {"rotate": 30, "scale": 0.2, "shift": 0.1}
 _PHOTO = {"color": 0.25, "gamma": 0.3, "blur": 1.5}
 """without geometry, which photographs have in ``photo``"""

@@ -14,6 +14,8 @@ DICE = 0.7
 """mean Dice below which a prediction should be flagged"""
 FEWEST = 5
 """least number of poor predictions beyond a limit; fewer say too little"""
+Worse = Callable[[str], Sequence[Literal["low", "high"]]]
+"""gives the sides of a measure on which a prediction may be poor"""
 FALSE_ALARMS = 0.1
 """share of the sound predictions of new cases that all limits together may flag, as far as cases are alike"""
 
@@ -60,7 +62,7 @@ def limits_from(
     measures: Sequence[Mapping[str, float]],
     dice: Sequence[float],
     cases: Sequence[str],
-    worse: Callable[[str], Sequence[Literal["low", "high"]]] = lambda measure: ("low", "high"),
+    worse: Worse = lambda measure: ("low", "high"),
     least: float = DICE,
 ) -> Limits:
     """The limits beyond which all known predictions are poor, those that find most of them first.
@@ -84,16 +86,11 @@ def limits_from(
         {'confidence': (0.6875, 1.0)}
     """
     poor = np.array(dice) < least
-    sides = [
-        side
-        for side in _sides(measures, poor)
-        if ("low" if side.low else "high") in worse(side.name)
-    ]
+    sides = _sides(measures, poor, worse)
+    sides.sort(key=lambda one: -int(one.beyond.sum()))
     sound = len({case for case, bad in zip(cases, poor, strict=True) if not bad})
     accepted: dict[str, tuple[float, float]] = {}
-    for side in sorted(sides, key=lambda one: -int(one.beyond.sum()))[
-        : int(FALSE_ALARMS * (sound + 1))
-    ]:
+    for side in sides[: int(FALSE_ALARMS * (sound + 1))]:
         low, high = accepted.get(side.name, (0.0, 1.0))
         end = round(side.end, 6)
         accepted[side.name] = (end, high) if side.low else (low, end)
@@ -111,12 +108,15 @@ class _Side(NamedTuple):
     """the predictions that it flags"""
 
 
-def _sides(measures: Sequence[Mapping[str, float]], poor: NDArray[np.bool_]) -> list[_Side]:
+def _sides(
+    measures: Sequence[Mapping[str, float]], poor: NDArray[np.bool_], worse: Worse
+) -> list[_Side]:
     """Every possible limit, by the names of the measures."""
     found = []
     for name in sorted({name for one in measures for name in one}):
         values = np.array([one.get(name, math.nan) for one in measures])
-        for low in (True, False):
+        for end_of in worse(name):
+            low = end_of == "low"
             signed = values if low else -values
             sound = signed[~poor & ~np.isnan(signed)]
             if not len(sound):

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from uda.config.networks import DeepLab, Network
+from uda.config.networks import DeepLab
 from uda.config.postprocess import POST, Postprocess
 from uda.config.priors import (
     NEEDS_SOURCE,
@@ -29,10 +29,11 @@ from uda.networks.model_file import MODEL_FILE, Trained
 from uda.networks.weights import fetch_weights
 from uda.pipeline.domains import Domains
 from uda.pipeline.environment import environment
+from uda.pipeline.network_fit import check_adaptation, check_sides
 from uda.pipeline.pretraining import train_supervised
 from uda.pipeline.rendering import render_data
 from uda.pipeline.stage_protocol import Stage
-from uda.pipeline.stages import adabn, adapt, check_fits, estimate_prior
+from uda.pipeline.stages import adabn, adapt, estimate_prior
 from uda.priors import Prior
 from uda.priors.estimate import Evidence, card_tags
 from uda.report.page import write_report
@@ -68,53 +69,10 @@ class _Planner:
     def __init__(self, recipe: Recipe, out: Path, quiet: bool) -> None:
         self.recipe, self.out, self.quiet = recipe, out, quiet
         self.domains = Domains(recipe, out)
-        self._check_sides()
+        check_sides(recipe, self.domains.source, self.domains.target)
         rendered = render_data(recipe.data, self.domains)
         self.rendering = [] if rendered is None else [rendered]
         self.data_parents = tuple(stage.name for stage in self.rendering)
-
-    def _check_sides(self) -> None:
-        """Refuse images that a U-Net cannot halve from level to level.
-
-        Raises:
-            ConfigError: names the setting and sizes that fit.
-        """
-        recipe, network = self.recipe, self.recipe.network
-        if not isinstance(network, Network):
-            return
-        sides: dict[str, tuple[int, ...]] = {
-            f"prepare.size of card {card.name!r}": card.prepare.size
-            for card in (self.domains.source, self.domains.target)
-        }
-        if network.patch is not None:
-            sides = {"network.patch": network.patch}
-        trainings: dict[str, Pretrain | Adapt] = {FIRST: recipe.pretrain}
-        trainings |= {f"sources.{name}": one for name, one in recipe.sources.items()}
-        trainings |= {f"adapt.{name}": one for name, one in recipe.adapt.items()}
-        for where, training in trainings.items():
-            if training.photo.crop is not None:
-                sides[f"{where}.photo.crop"] = training.photo.crop
-        for where, size in sides.items():
-            fits = [
-                max(network.divisor, network.divisor * round(side / network.divisor))
-                for side in size
-            ]
-            if list(size) != fits:
-                raise ConfigError(
-                    f"the U-Net halves its images {len(network.channels) - 1} times, but {list(size)} cannot be",
-                    where=where,
-                    expected=f"multiples of {network.divisor}, such as {fits}",
-                    fix="change it, or give the network fewer channels (network.size, network.channels)",
-                )
-            if network.norm == "batch" and fits == [network.divisor] * len(fits):
-                alone = [name for name, training in trainings.items() if training.batch == 1]
-                if alone:
-                    raise ConfigError(
-                        f"at the deepest level {list(size)} is one pixel, of which alone BatchNorm knows no spread",
-                        where=f"{alone[0]}.batch",
-                        expected="2 or more, or larger images",
-                        fix=f"raise it, or change {where}",
-                    )
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -288,7 +246,7 @@ class _Planner:
         domains, stage = self.domains, f"adapt-{row}"
         source, model = domains.source, stage_of("pretrain", training)
         known = stage_of(f"prior-{variant.prior}", training) if variant.prior else None
-        check_fits(variant, self.recipe.network, f"adapt.{row}")
+        check_adaptation(variant, self.recipe.network, f"adapt.{row}")
 
         def data() -> dict[str, str]:
             keys = self._target_data()

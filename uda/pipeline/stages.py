@@ -18,16 +18,14 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from uda.config.card import DatasetCard
-from uda.config.networks import AnyNetwork, Network
 from uda.config.priors import PriorSpec
 from uda.config.recipe import Adapt
-from uda.config.terms import PseudoLabelTerm
 from uda.data.items import Items, Slices, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
 from uda.devices.distributed import on_first
-from uda.errors import ConfigError, ModelError, NotFiniteError, PriorError
+from uda.errors import ModelError, NotFiniteError, PriorError
 from uda.networks.batchnorm import copy_statistics, estimate_batchnorm, layers, set_mode
 from uda.networks.heads import head, use_auxiliary
 from uda.networks.model_file import (
@@ -38,6 +36,7 @@ from uda.networks.model_file import (
     save_model,
 )
 from uda.networks.normalization import normalization_only
+from uda.pipeline.network_fit import check_adaptation
 from uda.pipeline.training_stage import clear, finish, fit_model, left_out, memory_format
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior
@@ -68,46 +67,6 @@ def adabn(run: StageRun, parent: Trained, store: Store, card: DatasetCard) -> di
     return {"supervision": list(info.supervision), "batchnorm": estimated}
 
 
-def check_fits(settings: Adapt, network: AnyNetwork, where: str | None = None) -> None:
-    """Refuse an adaptation that the kind of network rules out.
-
-    Args:
-        where: the variant in a recipe.
-
-    Raises:
-        ConfigError: a term needs to know where classes lie, or which slices are neighbours, and the network is 3-D; or
-            normalisation layers are to be trained, and those of the network have no weights.
-    """
-    deep = network.spatial_dims == 3
-    if deep and {"maps", "landmarks"} & settings.needs():
-        raise ConfigError(
-            "a spatial prior gives the place of a class in a slice, but a 3-D network sees patches anywhere",
-            where=where,
-            expected="terms without maps and landmarks",
-            fix="leave cbst_sp, spatial_prior_kl and landmarks out, or use a 2-D network",
-        )
-    if deep and any(
-        isinstance(term, PseudoLabelTerm) and term.smooth for term in settings.objective
-    ):
-        raise ConfigError(
-            "the images have no neighbouring slices, so a teacher cannot smooth across them",
-            where=where,
-            expected="a 2-D network on slices of volumes",
-            fix="set pseudo_labels.smooth to 0",
-        )
-    if (
-        settings.train == "batchnorm"
-        and isinstance(network, Network)
-        and network.norm == "instance"
-    ):
-        raise ConfigError(
-            "train: batchnorm trains the weights of normalisation layers, and a U-Net with norm: instance has none",
-            where=where,
-            expected="network.norm: batch",
-            fix="set train: all there, or take another method",
-        )
-
-
 def adapt(
     run: StageRun,
     parent: Trained,
@@ -136,7 +95,7 @@ def adapt(
     # The guard compares checkpoints with the model before adaptation, so it must stay unchanged.
     model = copy.deepcopy(parent.network) if guarded else parent.network
     items = items_of(store, info.network.patch)
-    check_fits(settings, info.network)
+    check_adaptation(settings, info.network)
     tensors = prior_tensors(prior.validate(info.classes), store) if prior else None
     neighbours = (
         partial(neighbours_of, items) if isinstance(items, Slices) and not card.photos else None
