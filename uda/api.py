@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda.config.default_method import default_method, preset
+from uda.config.default_method import check_used, completed, default_method, preset
 from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
 from uda.config.postprocess import NO_STEPS, Postprocess, steps_named
@@ -67,6 +67,7 @@ def adapt(
     method: str | Adapt = DEFAULT,
     overrides: Sequence[str] = (),
     prior: Prior | None = None,
+    annotations: PathLike | None = None,
     seed: int = 0,
     compute: Compute = DEFAULT_COMPUTE,
     restart: bool = False,
@@ -82,7 +83,10 @@ def adapt(
         out: folder of the result, complete or absent; a killed call resumes.
         method: a name of :data:`uda.config.methods.OWN`, or settings.
         overrides: ``key=value`` changes of a named method's settings.
-        prior: by default the class ratio of the model's training labels, if the method needs a prior.
+        prior: by default the class ratio of the model's training labels, if the method needs a prior; with tags
+            among the annotations that of the tags.
+        annotations: folder of what is marked on some of the images (docs/annotations.md). The default method is then
+            joined with the one that fits them, ``ratio_teacher+scribbles``; ``default+boxes`` names another one.
         restart: run again from the start, even if the result is complete.
         trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
 
@@ -100,13 +104,19 @@ def adapt(
     of_model = hashes.of(given) if given.is_file() else ""
     parent = Trained.load(Path(model), trust_code=trust_code)
     card = card_of(parent.info)
-    if method == DEFAULT:
-        knows_ratio = prior is not None or parent.info.class_ratio is not None
-        method = default_method(card.photos, knows_ratio)
-    settings = preset(method, list(overrides)) if isinstance(method, str) else method
-    prior = _prior_for(settings, prior, parent)
     cases = cases_in(target, card.photos)
-    check_apart(out, [given, *folders_of(cases)])
+    marked = None if annotations is None else annotations_of(Path(annotations), card, cases)
+    kinds = marked.kinds if marked else ()
+    if prior is None and marked is not None and marked.tags:
+        prior = prior_of_tags(parent, marked)
+    if isinstance(method, str):
+        knows_ratio = prior is not None or parent.info.class_ratio is not None
+        method = completed(method, default_method(card.photos, knows_ratio), kinds)
+    settings = preset(method, list(overrides), kinds) if isinstance(method, str) else method
+    check_used(settings, kinds, None if annotations is None else Path(annotations))
+    prior = _prior_for(settings, prior, parent)
+    inputs = [given, *folders_of(cases), *(() if annotations is None else [Path(annotations)])]
+    check_apart(out, inputs)
     make_fabric(compute)  # refuses a missing device before anything is written
     key = content_key(card, cases, hashes)
 
@@ -117,7 +127,7 @@ def adapt(
         if settings is None:
             record = stages.adabn(run, parent, store, card)
         else:
-            record = stages.adapt(run, parent, store, card, settings, prior)
+            record = stages.adapt(run, parent, store, card, settings, prior, annotations=marked)
         if prior is not None:
             prior.save(work / PRIOR_FILE)
         shutil.rmtree(work / "store")
@@ -127,7 +137,7 @@ def adapt(
         name="adapt",
         settings=settings.model_dump(mode="json") if settings else "adabn",
         parents=(),
-        data=lambda: {"target": key},
+        data=lambda: {"target": key} | ({} if marked is None else {"annotations": marked.digest}),
         body=body,
         also={"seed": seed, "compute": compute.model_dump(mode="json", exclude=set(PLACE))},
         page=lambda work, record: write_adaptation(work, out.resolve().name, record, card.photos),

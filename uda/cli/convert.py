@@ -1,4 +1,4 @@
-"""``uda convert`` and ``uda tags``: a card's data in another form."""
+"""``uda convert``, ``uda tags`` and ``uda simulate``: a card's data in another form."""
 
 from __future__ import annotations
 
@@ -42,3 +42,24 @@ def tags(
     from uda.data.convert import write_tags
 
     typer.echo(f"tags: {write_tags(load_card(card), root, split, out)}")
+
+
+def simulate(
+    card: CardName,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="Split of the card.")] = "adapt",
+    partial: Annotated[
+        str, typer.Option(help="Structures that every second case has labels of, e.g. lv,aa.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the clicks.")] = 0,
+) -> None:
+    """Write points, scribbles, boxes and a few labels that somebody could have drawn, made from a card's labels.
+
+    They show what annotations are worth before anybody draws. Training on them is supervision.
+    """
+    from uda.config.loading import load_card
+    from uda.data.annotations.simulate import write_simulated
+
+    names = [name.strip() for name in partial.split(",") if name.strip()]
+    typer.echo(f"annotations: {write_simulated(load_card(card), root, split, out, names, seed)}")

@@ -14,7 +14,7 @@ import typer
 
 from uda import __version__
 from uda.cli.check import check
-from uda.cli.convert import convert, tags
+from uda.cli.convert import convert, simulate, tags
 from uda.cli.options import (
     Allow,
     Device,
@@ -164,6 +164,10 @@ def adapt(
         Path | None,
         typer.Option(help="prior.json. Default: the class ratio of the model's training labels."),
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is marked on some images: points.csv, scribbles/, …"),
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method, e.g. steps=200."),
@@ -199,6 +203,7 @@ def adapt(
         method=method,
         overrides=setting or [],
         prior=None if prior is None else Prior.load(prior),
+        annotations=annotations,
         seed=seed,
         compute=compute_on(device),
         restart=restart,
@@ -443,6 +448,7 @@ def _shares(values: Sequence[str] | None) -> dict[str, float] | None:
 
 app.command()(convert)
 app.command()(tags)
+app.command()(simulate)
 
 
 @app.command()

@@ -120,6 +120,9 @@ class DatasetCard(Frozen):
     """Axis code of arrays (rows, columns, slices) in formats that store none."""
     tags: str | None = None
     """CSV ``case,slice,<class>,…`` of 0/1: the structures that an image shows. Reading it is supervision."""
+    annotations: str | None = None
+    """Folder of points, scribbles, boxes, partial or complete labels of some cases, below the card's root
+    (docs/annotations.md). Reading it is supervision."""
     classes: Annotated[tuple[FileName, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     """Names in order of their index; class 0 is background except in photo cards."""
     label_values: dict[str, tuple[int, ...]]

@@ -6,10 +6,13 @@ For a prior with values per image (tags), ``--set objective.1.over=image`` is th
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from uda.config.annotations import LABELS, Kind
 from uda.config.loading import override, parse
-from uda.config.methods import METHODS, OWN, SOURCE_FREE
+from uda.config.methods import ANNOTATED, DEFAULT, METHODS, OWN, SOURCE_FREE, method_settings
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError, nearest
 
@@ -38,8 +41,73 @@ def default_method(photos: bool, ratio_known: bool) -> str:
     return "ratio_teacher" if ratio_known else "mean_teacher"
 
 
-def preset(name: str, overrides: list[str]) -> Adapt | None:
+FITTING: dict[Kind, str] = {
+    "labels": "labels",
+    "scribbles": "scribbles",
+    "points": "points",
+    "partial": "partial",
+}
+"""the method that fits annotations of a kind; of several kinds the first decides, and reads them all"""
+
+
+def completed(name: str, usual: str, kinds: Collection[Kind]) -> str:
+    """A method's name with ``default`` replaced, alone by what fits the annotations, before a ``+`` by ``usual``.
+
+    Args:
+        kinds: of annotations that are there.
+
+    Example:
+        >>> completed("default", "ratio_teacher", ["boxes", "points"])
+        'ratio_teacher+points+boxes'
+        >>> completed("default+boxes", "ratio_teacher", ["boxes", "points"])
+        'ratio_teacher+boxes'
+    """
+    first, plus, joined = name.partition("+")
+    if first != DEFAULT:
+        return name
+    if plus:
+        return f"{usual}+{joined}"
+    fitting = [method for kind, method in FITTING.items() if kind in kinds][:1]
+    return "+".join([usual, *fitting, *(["boxes"] if "boxes" in kinds else [])])
+
+
+def check_used(settings: Adapt | None, kinds: Collection[Kind], where: Path | None) -> None:
+    """Refuse annotations that no term reads, and settings that name annotations of a kind that is not there.
+
+    Args:
+        kinds: of annotations that are there.
+        where: their folder; None: none were given.
+
+    Raises:
+        ConfigError: names the kinds.
+    """
+    named = settings.annotations if settings else ()
+    if where is None and named:
+        raise ConfigError(
+            f"the method trains on annotations of kind {', '.join(named)}, but none were given",
+            expected="a folder of annotations",
+            fix="give it with --annotations FOLDER",
+        )
+    if where is not None and kinds and not named:
+        raise ConfigError(
+            f"the method uses no annotations, but there are {', '.join(kinds)}",
+            where=where,
+            fix=f"leave --method out, or join one: --method {DEFAULT}+{FITTING.get(next(iter(kinds)), 'boxes')}",
+        )
+    if missing := [kind for kind in named if where is not None and kind not in kinds]:
+        raise ConfigError(
+            f"there are no annotations of kind {', '.join(missing)}",
+            where=where,
+            expected=f"{', '.join(named)}, which the method reads; there are {', '.join(kinds) or 'none'}",
+            fix="add them, or choose another method",
+        )
+
+
+def preset(name: str, overrides: list[str], kinds: Collection[Kind] = ()) -> Adapt | None:
     """Settings of a method by its name, with ``key=value`` changes; None for ``adabn``, which has none.
+
+    Args:
+        kinds: of annotations that are there; terms that read the class of pixels read all of these kinds.
 
     Raises:
         ConfigError: the name or a setting is unknown, or the method needs source images.
@@ -48,15 +116,24 @@ def preset(name: str, overrides: list[str]) -> Adapt | None:
         if overrides:
             raise ConfigError(f"adabn has no settings to change: {overrides}")
         return None
-    if name in METHODS and name not in SOURCE_FREE:
+    first, *joined = name.split("+")
+    if first in METHODS and first not in SOURCE_FREE:
         raise ConfigError(
-            f"method {name!r} needs the source's images, but only a folder of target images is given",
+            f"method {first!r} needs the source's images, but only a folder of target images is given",
             expected=f"one of {', '.join(OWN)}",
             fix=f"write a recipe with a variant `preset: {name}`",
         )
-    if name not in METHODS:
-        raise ConfigError(f"there is no method {name!r}", expected=nearest(name, OWN))
-    raw: dict[str, Any] = {"preset": name, **_LENGTHS.get(name, _SHORT), "prior": "given"}
+    if first not in METHODS:
+        raise ConfigError(f"there is no method {first!r}", expected=nearest(first, OWN))
+    if unknown := [one for one in joined if one not in ANNOTATED]:
+        raise ConfigError(
+            f"there is no method {unknown[0]!r} of annotations", expected=nearest(unknown[0], ANNOTATED)
+        )
+    raw: dict[str, Any] = {"preset": name, **_LENGTHS.get(first, _SHORT), "prior": "given"}
+    if marked := method_settings(name).get("annotations"):
+        read = [kind for kind in LABELS if kind in kinds] if set(LABELS) & set(marked) else []
+        raw["annotations"] = [*(read or marked), *(["boxes"] if "boxes" in marked and read else [])]
+        raw["batch"] = raw["batch"] + raw["batch"] // 2 if joined else raw["batch"]
     settings = parse(Adapt, raw, f"method {name!r}")
     settings = override(settings, overrides) if overrides else settings
     return settings if settings.needs() else settings.model_copy(update={"prior": None})

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from uda.errors import nearest
+
 _WEIGHTED = {"term": "entropy", "normalized": False, "class_weights": "inverse_ratio"}
 _RATIO = {"term": "class_ratio_kl", "over": "batch"}
 _SURE_TEACHER = {
@@ -228,6 +230,31 @@ METHODS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+
+ANNOTATED = tuple(name for name, raw in METHODS.items() if "annotations" in raw)
+"""methods of annotations, which can be joined to others"""
+
+
+def method_settings(name: str) -> dict[str, Any]:
+    """Settings of a method, or of one joined by ``+`` with methods of annotations: it gets their terms and annotations.
+
+    Raises:
+        ValueError: there is no such method, or a joined one reads no annotations.
+    """
+    first, *joined = name.split("+")
+    for one in (first, *joined):
+        if one not in METHODS:
+            raise ValueError(f"no preset {one!r}; {nearest(one, METHODS)}")
+    settings = dict(METHODS[first])
+    for one in joined:
+        if one not in ANNOTATED:
+            raise ValueError(f"preset {one!r} reads no annotations; {nearest(one, ANNOTATED)}")
+        own = METHODS[one]
+        settings["objective"] = [*settings["objective"], *own["objective"]]
+        kinds = (*settings.get("annotations", ()), *own["annotations"])
+        settings["annotations"] = list(dict.fromkeys(kinds))
+    return settings
+
 
 SOURCE_FREE = ("adabn", *(n for n, raw in METHODS.items() if raw.get("source_free", True)))
 """what a model and a folder of images are enough for"""

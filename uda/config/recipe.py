@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from uda.config.augment import Augment, PhotoAugment
 from uda.config.fields import Amount, Count, FileName, Frozen, Positive, Rate, RowName, Share
 from uda.config.guard import Guard
-from uda.config.methods import METHODS
+from uda.config.annotations import Kind
+from uda.config.methods import method_settings
 from uda.config.networks import AnyNetwork, Network
 from uda.config.postprocess import NO_STEPS, Postprocess
 from uda.config.priors import PriorSpec
@@ -185,11 +186,15 @@ class Pretrain(Training):
         return self
 
 
+_READERS = "partial_labels reads points, scribbles, partial and labels, boxes and deepcut read boxes"
+
+
 class Adapt(Training):
     """One adaptation variant."""
 
     preset: str | None = None
-    """Name of a published method (`uda.config.methods`); its settings replace the defaults of this variant."""
+    """Name of a published method (`uda.config.methods`); its settings replace the defaults of this variant. With ``+``
+    and a method of annotations, ``ratio_teacher+scribbles``, it has the terms of both."""
     prior: str | None = None
     """Name of the prior that its terms use."""
     batchnorm: Literal["train", "frozen", "target", "warmed"] = "train"
@@ -211,17 +216,31 @@ class Adapt(Training):
     source: RowName | None = None
     """The one source training that it starts from: ``pretrain``, or a name of ``sources``. Default: it starts from
     each of them, a row for each."""
-    LATER: ClassVar[frozenset[str]] = frozenset({"train", "source"})
+    annotations: tuple[Kind, ...] = ()
+    """What is marked on target images that its terms may use: ``points``, ``scribbles``, ``boxes``, ``partial``,
+    ``labels`` (:mod:`uda.config.annotations`). Each is a ledger entry of its own."""
+    annotated_cases: tuple[str, ...] | None = None
+    """Cases whose annotations it may use: names, or patterns with ``*`` and ``?``. Default: all that have any."""
+    annotated_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of each batch that is drawn from the marked images; the rest is drawn from all. Terms that compare with a
+    prior, and ``mutual_information``, see the rest alone, because marked images are no fair sample."""
+    start: Literal["source", "scratch"] = "source"
+    """``scratch``: a network of new weights, which shows what the annotations alone are worth."""
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"train", "source", "annotations", "annotated_cases", "annotated_share", "start"}
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or raw.get("preset") is None:
             return raw
-        preset = str(raw["preset"])
-        if preset not in METHODS:
-            raise ValueError(f"no preset {raw['preset']!r}; {nearest(preset, METHODS)}")
-        return {**METHODS[preset], **raw}
+        return {**method_settings(str(raw["preset"])), **raw}
+
+    @property
+    def marked(self) -> int:
+        """Images of a batch that are drawn because they are marked."""
+        return max(1, round(self.batch * self.annotated_share)) if self.annotations else 0
 
     def needs(self) -> frozenset[Knowledge]:
         """What the terms need from the prior."""
@@ -249,11 +268,39 @@ class Adapt(Training):
                 "must be off"
             )
         self._check_classmix()
+        self._check_annotations()
         if self.photo.moves() and {"maps", "landmarks"} & self.needs():
             raise ValueError(
                 "a prior with maps or landmarks needs whole images; photo.scale, crop and mirror must be off"
             )
         return self
+
+    def _check_annotations(self) -> None:
+        """Check that terms and annotations need each other, and that enough images are drawn from all."""
+        if self.start == "scratch" and self.select == "guarded":
+            raise ValueError(
+                "start: scratch begins with a network that knows nothing, which select: guarded compares with the source "
+                "model; set select: last"
+            )
+        if len(set(self.annotations)) < len(self.annotations):
+            raise ValueError(f"annotations names a kind twice: {list(self.annotations)}")
+        read = frozenset(kind for term in self.objective for kind in term.reads())
+        if unused := [kind for kind in self.annotations if kind not in read]:
+            raise ValueError(f"no term uses annotations of kind {unused}; {_READERS}")
+        for term in self.objective:
+            if term.reads() and not term.optional and not term.reads() & set(self.annotations):
+                listed = ", ".join(sorted(term.reads()))
+                raise ValueError(
+                    f"term {term.term!r} needs annotations; set annotations to some of {listed}"
+                )
+        compared = [term.term for term in self.objective if term.compares]
+        if compared and self.marked == self.batch:
+            raise ValueError(
+                f"terms {compared} compare with all images, but every image of a batch is a marked one; set "
+                "annotated_share below 1, or a larger batch"
+            )
+        if "boxes" in self.annotations and self.photo.moves():
+            raise ValueError("boxes need whole images; photo.scale, crop and mirror must be off")
 
     def _check_classmix(self) -> None:
         """Check that no other term depends on the place of pixels, which pasting images together changes."""
@@ -266,6 +313,8 @@ class Adapt(Training):
         if noted or len(labels) > 1:
             other = noted[0] if noted else "another pseudo_labels"
             raise ValueError(f"classmix pastes images together, which {other} does not support")
+        if "boxes" in self.annotations:
+            raise ValueError("classmix pastes images together, which boxes do not support")
         if pasting[0].soft:
             raise ValueError("classmix pastes hard labels; soft must be 0")
         if self.source_free and pasting[0].classmix == "source":

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from uda.config.annotations import LABELS, Kind
 from uda.config.fields import Amount, Count, Frozen, Positive, Probability, Rate, Share
 
 Knowledge = Literal["ratio", "maps", "sizes", "landmarks"]
@@ -40,12 +41,23 @@ class _Term(Frozen):
     ramp_steps: Count = 0
     """Steps over which the weight rises from 0; 0 = at once."""
 
+    compares: ClassVar[bool] = False
+    """whether it compares sums over the images with what is known of all images, of which marked ones are no sample"""
+    optional: ClassVar[bool] = False
+    """whether it also works without the annotations that it reads"""
+
     def needs(self) -> frozenset[Knowledge]:
         """What the prior of the target has to know."""
         return frozenset()
 
+    def reads(self) -> frozenset[Kind]:
+        """Kinds of annotations of which it uses any."""
+        return frozenset()
+
 
 class _RatioTerm(_Term):
+    compares = True
+
     def needs(self) -> frozenset[Knowledge]:
         return frozenset({"ratio"})
 
@@ -105,6 +117,7 @@ class MutualInformationTerm(_Term):
     """Mutual information of pixel and class: sure pixels, diverse classes."""
 
     term: Literal["mutual_information"] = "mutual_information"
+    compares = True
     alpha: Amount = 1.0
     """weight of the pixels' entropy beside that of the marginal"""
     over: Literal["image", "batch"] = "batch"
@@ -158,6 +171,7 @@ class DualClassRatioTerm(_RatioTerm):
 
 
 class _BoundedTerm(_Term):
+    compares = True
     bounds: Literal["ratio", "quantiles", "tags"] = "ratio"
     """``ratio``: τ (1 ∓ margin), a class with τ = 0 is suppressed; ``quantiles``: at most the 95 %
     quantile of the source's sizes; ``tags``: a class with τ = 0 is suppressed, any other has a pixel."""
@@ -283,6 +297,17 @@ class PseudoLabelTerm(_Term):
         return frozenset({"maps"} if self.spatial else ())
 
 
+class PartialLabelsTerm(_Term):
+    """Cross-entropy with what is marked on target images: points, scribbles, labels, also of some classes only."""
+
+    term: Literal["partial_labels"] = "partial_labels"
+    dice: Amount = 0.0
+    """Weight of a soft Dice loss on the marked pixels, beside their cross-entropy; for complete labels."""
+
+    def reads(self) -> frozenset[Kind]:
+        return frozenset(LABELS)
+
+
 class CentroidTerm(_Term):
     """Pseudo-labels of the nearest class centroid in the features (SHOT)."""
 
@@ -333,6 +358,7 @@ Term = Annotated[
     | SpatialPriorTerm
     | PottsTerm
     | PseudoLabelTerm
+    | PartialLabelsTerm
     | CentroidTerm
     | ViewConsistencyTerm
     | AdversarialTerm,

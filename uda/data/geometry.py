@@ -124,9 +124,15 @@ class Geometry:
 
     def own_slice(self, index: int) -> int:
         """Index along the file's own slice axis of slice ``index`` after reorientation."""
-        for axis, (to, flip) in enumerate(self.turn):
+        axis = self.file_slice_axis
+        return index if self.turn[axis][1] > 0 else self.shape[axis] - 1 - index
+
+    @property
+    def file_slice_axis(self) -> int:
+        """Axis of the file's array along which its slices lie."""
+        for axis, (to, _) in enumerate(self.turn):
             if to == self.slice_axis:
-                return index if flip > 0 else self.shape[axis] - 1 - index
+                return axis
         raise DataError(f"no axis of the file becomes the slice axis {self.slice_axis}")
 
     def as_json(self) -> dict[str, Any]:
@@ -299,6 +305,21 @@ def label_slices(labels: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.ui
         if whole.shape[axis] != size:
             whole = whole.take(nearest(whole.shape[axis], size), axis)
     return crop(whole, geometry)[0]
+
+
+def on_prepared(points: NDArray[np.float64], geometry: Geometry) -> NDArray[np.float64]:
+    """Points ``[n, 3]`` of a file's array, whose voxel i covers [i, i + 1) on each axis, on the prepared grid.
+
+    Returns:
+        slice, row and column ``[n, 3]``, likewise; negative or beyond the size outside the crop.
+    """
+    turned_points = np.empty_like(points, dtype=np.float64)
+    for axis, (to, flip) in enumerate(geometry.turn):
+        turned_points[:, to] = points[:, axis] if flip > 0 else geometry.shape[axis] - points[:, axis]
+    others = [axis for axis in range(3) if axis != geometry.slice_axis]
+    ordered = turned_points[:, [geometry.slice_axis, *others]]
+    sizes = np.array([geometry.depth, *geometry.resized]) / np.array(geometry.turned_shape)
+    return ordered * sizes - np.array([0, *geometry.start])
 
 
 def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from uda.errors import DataError
 from uda.types import IGNORE
 
 Numbers = NDArray[np.int64]
+Labels = NDArray[np.uint8]
 UNCHANGED = PhotoAugment()
 
 
@@ -43,8 +44,17 @@ class Items(Protocol):
     def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
         """Images ``[b, c, *s]`` float32 with the random changes of this draw."""
 
-    def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images as in :meth:`seen`, and labels ``[b, *s]`` int64 with ``IGNORE`` outside the image."""
+    def labelled(
+        self, places: Numbers, seeds: Sequence[int], labels: Labels | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images as in :meth:`seen`, and labels ``[b, *s]`` int64 with ``IGNORE`` outside the image.
+
+        Args:
+            labels: ``[n, h, w]`` of the store's slices; default the store's own.
+        """
+
+    def positions(self, places: Numbers) -> Tensor:
+        """Slice (in 3-D), row and column of each pixel in its case: ``[b, a, *s]`` float32."""
 
     def index(self, places: Numbers) -> Tensor:
         """Numbers of each item's slices in the store: ``[b]``, or ``[b, d]`` in 3-D."""
@@ -82,10 +92,16 @@ class Slices:
     def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
         return self._scaled(self._changed(self.store.stacks(places), None, seeds)[0])
 
-    def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        stacks, labels = self.store.stacks(places), self.store.labels[places]
-        stacks, labels = self._changed(stacks, labels, seeds)
-        return self._scaled(stacks), torch.from_numpy(labels.astype(np.int64))
+    def labelled(
+        self, places: Numbers, seeds: Sequence[int], labels: Labels | None = None
+    ) -> tuple[Tensor, Tensor]:
+        own = (self.store.labels if labels is None else labels)[places]
+        stacks, own = self._changed(self.store.stacks(places), own, seeds)
+        return self._scaled(stacks), torch.from_numpy(own.astype(np.int64))
+
+    def positions(self, places: Numbers) -> Tensor:
+        grid = torch.meshgrid(*(torch.arange(float(n)) for n in self.store.size), indexing="ij")
+        return torch.stack(grid).expand(len(places), -1, -1, -1)
 
     def index(self, places: Numbers) -> Tensor:
         return torch.from_numpy(places)
@@ -160,10 +176,18 @@ class Patches:
     def seen(self, places: Numbers, seeds: Sequence[int]) -> Tensor:
         return self.image(places)
 
-    def labelled(self, places: Numbers, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        parts = [self._cut(self.store.labels, place) for place in places]
+    def labelled(
+        self, places: Numbers, seeds: Sequence[int], labels: Labels | None = None
+    ) -> tuple[Tensor, Tensor]:
+        labels = self.store.labels if labels is None else labels
+        parts = [self._cut(labels, place) for place in places]
         filled = self._filled(parts, [IGNORE] * len(parts))
         return self.image(places), torch.from_numpy(np.stack(filled).astype(np.int64))
+
+    def positions(self, places: Numbers) -> Tensor:
+        grid = torch.meshgrid(*(torch.arange(float(n)) for n in self.patch), indexing="ij")
+        corners = torch.from_numpy(places[:, 1:]).float()
+        return torch.stack(grid) + corners[:, :, None, None, None]
 
     def index(self, places: Numbers) -> Tensor:
         rows = []

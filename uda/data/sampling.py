@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,41 @@ def batch_indices(
     """
     positions = positions_of(batch, step, rank, world)
     return np.array([_epoch(seed, int(p) // count, count)[p % count] for p in positions])
+
+
+@dataclass(frozen=True)
+class Share:
+    """A batch of which the first ``drawn`` images come from all images and the others from ``chosen`` ones."""
+
+    drawn: int
+    """of all processes together"""
+    batch: int
+    chosen: NDArray[np.int64]
+    """numbers of images"""
+
+    def indices(
+        self, count: int, positions: NDArray[np.int64], seed: int
+    ) -> tuple[NDArray[np.int64], list[int]]:
+        """Images at these positions of the sequence of all draws, and a seed for each.
+
+        The images from all are those of a batch without chosen ones.
+
+        Args:
+            count: number of all images.
+        """
+        numbers, seeds = [], []
+        for step, place in (divmod(int(position), self.batch) for position in positions):
+            if place < self.drawn:
+                own = step * self.drawn + place
+                numbers.append(_epoch(seed, own // count, count)[own % count])
+                seeds.append(mix(seed, "place", own))
+            else:
+                own = step * (self.batch - self.drawn) + place - self.drawn
+                some = len(self.chosen)
+                order = _epoch(mix(seed, "chosen"), own // some, some)
+                numbers.append(self.chosen[order[own % some]])
+                seeds.append(mix(seed, "chosen place", own))
+        return np.array(numbers), seeds
 
 
 def source_batch(

@@ -48,7 +48,7 @@ def own_rows(batch: Batch) -> Batch:
     if target is not None:
         own = rows_of(len(target.image))
         target = TargetBatch(target.image[own], target.index[own])
-    return Batch(source, target)
+    return Batch(source, target)  # no network reads an annotation
 
 
 def gathered(batch: Batch) -> Batch:
@@ -58,7 +58,7 @@ def gathered(batch: Batch) -> Batch:
         source = SourceBatch(all_rows(source.image), all_rows(source.label))
     if target is not None:
         target = TargetBatch(all_rows(target.image), all_rows(target.index))
-    return Batch(source, target)
+    return Batch(source, target, batch.annotation and batch.annotation.mapped(all_rows))
 
 
 def all_rows(tensor: Tensor) -> Tensor:

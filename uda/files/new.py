@@ -26,19 +26,23 @@ def new_files(folder: Path) -> Iterator[Path]:
         work = unfinished / "new"  # the folder above is locked
         work.mkdir()
         yield work
-        files = sorted(work.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
-        if differing := [folder / one.name for one in files if _differs(one, folder / one.name)]:
+        files = [path for path in work.rglob("*") if path.is_file()]
+        files = sorted(files, key=lambda path: (path.suffix == ".json", path.relative_to(work)))
+        places = {path: folder / path.relative_to(work) for path in files}
+        if differing := [there for path, there in places.items() if _differs(path, there)]:
             raise DataError(
                 "there is another file of this name, which would be replaced",
                 where=" and ".join(map(str, differing)),
                 fix="give another name with --out, or move the file away",
             )
         with contextlib.ExitStack() as placed:
-            for path in files:
+            for path, there in places.items():
                 sync(path)
-                if _put(path, folder / path.name):
-                    placed.callback((folder / path.name).unlink)
-            sync(folder)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                if _put(path, there):
+                    placed.callback(there.unlink)
+            for place in dict.fromkeys((folder, *(there.parent for there in places.values()))):
+                sync(place)
             placed.pop_all()
 
 

@@ -60,6 +60,7 @@ class Domains:
                     where=f"cards {self.source.name!r} and {self.target.name!r}",
                     expected="equal values",
                 )
+        self._annotations: Annotations | None = None
         self._hashes = Hashes(out / "store" / "hashes.json")
         self._keys: dict[tuple[str, str, bool], str] = {}
         self._read: dict[Path, str] = {}
@@ -141,6 +142,41 @@ class Domains:
 
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)
+
+    def annotations(self) -> Annotations:
+        """What is marked on the target's cases to adapt to.
+
+        Raises:
+            ConfigError: the card names no annotations.
+            DataError: lists every fault; an annotation of a test case is one, because a score on it would mean nothing.
+        """
+        if self._annotations is None:
+            self._annotations = self._read_annotations()
+        return self._annotations
+
+    def _read_annotations(self) -> Annotations:
+        card = self.target
+        if card.annotations is None:
+            raise ConfigError(
+                f"card {card.name!r} names no annotations",
+                where=f"card {card.name!r}",
+                fix="add `annotations: FOLDER` to the card, or leave `annotations` out of the variants",
+            )
+        folder = self.root / card.root / card.annotations
+        cases = self.cases(card, "adapt", labels=False)
+        tested = self._images(card, "test") if "test" in card.splits else {}
+        refused = {
+            Path(case).name: "it is a case of the test split, and its annotation would leak into the score"
+            for case in tested.values()
+        }
+        refused |= {
+            case.name: f"its image is that of the test case {tested[case.image.resolve()]!r}"
+            for case in cases
+            if case.image.resolve() in tested
+        }
+        known = {Path(name).name for split in card.splits for name in names_of(card, self.root / card.root, split)}
+        files = find_annotations(folder, card.photos)
+        return read_annotations(files, card, cases, refused, known)
 
     def key(self, card: DatasetCard, split: str, labels: bool) -> str:
         """The content hash of a split.

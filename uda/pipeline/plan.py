@@ -70,7 +70,8 @@ class _Planner:
         self.recipe, self.out, self.quiet = recipe, out, quiet
         self.domains = Domains(recipe, out)
         check_sides(recipe, self.domains.source, self.domains.target)
-        rendered = render_data(recipe.data, self.domains)
+        annotated = any(variant.annotations for variant in recipe.adapt.values())
+        rendered = render_data(recipe.data, self.domains, annotated)
         self.rendering = [] if rendered is None else [rendered]
         self.data_parents = tuple(stage.name for stage in self.rendering)
 
@@ -252,6 +253,8 @@ class _Planner:
             keys = self._target_data()
             if not variant.source_free:
                 keys["source/train"] = domains.key(source, "train", True)
+            if variant.annotations:
+                keys["target/annotations"] = domains.annotations().digest
             return keys
 
         def body(folder: Path) -> dict[str, Any]:
@@ -264,6 +267,7 @@ class _Planner:
                 variant,
                 prior,
                 None if variant.source_free else domains.store(source, "train", True),
+                domains.annotations() if variant.annotations else None,
             )
 
         parents = (model, known) if known else (model,)

@@ -66,7 +66,7 @@ def train_supervised(
         sizes=size_distribution(labelled),
         step=settings.steps,
     )
-    model = _new(run, network, card)
+    model = new_network(run, network, card)
     record: dict[str, Any] = {"supervision": list(info.supervision), **left_out(store)}
     with deterministic():
         fabric = make_fabric(run.compute)
@@ -104,7 +104,7 @@ def train_supervised(
     return record
 
 
-def _new(run: StageRun, network: AnyNetwork, card: DatasetCard) -> nn.Module:
+def new_network(run: StageRun, network: AnyNetwork, card: DatasetCard) -> nn.Module:
     """A network with initial weights from the seed, those of the backbone from its file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(run.seed, "initial weights"))

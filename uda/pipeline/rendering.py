@@ -12,26 +12,39 @@ from uda.pipeline.domains import Domains
 from uda.pipeline.stage_protocol import Stage
 
 RECORD = {"supervision": ["none"]}
+PARTIAL = ("lv",)
+"""structures that the phantom's partial labels name"""
 
 
-def render_data(data: Data, domains: Domains) -> Stage | None:
-    """The stage that renders a recipe's data; None if the recipe uses the user's files."""
+def render_data(data: Data, domains: Domains, annotated: bool) -> Stage | None:
+    """The stage that renders a recipe's data; None if the recipe uses the user's files.
+
+    Args:
+        annotated: whether the phantom needs annotations of its target.
+    """
     if data.phantom is not None:
-        return _phantom(data.phantom, domains)
+        return _phantom(data.phantom, domains, annotated)
     return None if data.streets is None else _streets(data.streets)
 
 
-def _phantom(phantom: Phantom, domains: Domains) -> Stage:
-    """Render one subject for each case in the cards' splits."""
+def _phantom(phantom: Phantom, domains: Domains, annotated: bool) -> Stage:
+    """Render one subject for each case in the cards' splits, and simulate what somebody could mark in the target."""
     subjects = {"mr": _subjects(domains.source), "ct": _subjects(domains.target)}
 
     def body(folder: Path) -> dict[str, Any]:
         from uda.data.synthetic.phantom.dataset import write_phantom
 
         write_phantom(folder, mr=subjects["mr"], ct=subjects["ct"], seed=phantom.seed)
+        card = domains.target
+        if annotated and card.annotations is not None:
+            from uda.data.annotations.simulate import write_simulated
+
+            place = folder / card.root / card.annotations
+            write_simulated(card, folder, "adapt", place, PARTIAL, phantom.seed)
         return RECORD
 
-    return Stage("phantom", {"seed": phantom.seed, **subjects}, (), dict, body)
+    settings = {"seed": phantom.seed, **subjects} | ({"annotations": True} if annotated else {})
+    return Stage("phantom", settings, (), dict, body)
 
 
 def _subjects(card: DatasetCard) -> list[int]:

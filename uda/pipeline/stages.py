@@ -20,6 +20,8 @@ from torch import nn
 from uda.config.card import DatasetCard
 from uda.config.priors import PriorSpec
 from uda.config.recipe import Adapt
+from uda.data.annotations.folder import Annotations
+from uda.data.annotations.prepared import PreparedAnnotations, prepared
 from uda.data.items import Items, Slices, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
@@ -37,6 +39,7 @@ from uda.networks.model_file import (
 )
 from uda.networks.normalization import normalization_only
 from uda.pipeline.network_fit import check_adaptation
+from uda.pipeline.pretraining import new_network
 from uda.pipeline.training_stage import clear, finish, fit_model, left_out, memory_format
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior
@@ -75,11 +78,13 @@ def adapt(
     settings: Adapt,
     prior: Prior | None,
     source: Store | None = None,
+    annotations: Annotations | None = None,
 ) -> dict[str, Any]:
     """Adapt the parent model to unlabelled target images with one variant's objective.
 
     Args:
         source: labelled source images; None if the variant is source-free.
+        annotations: what is marked on target images; None if the variant names no kind.
 
     Returns:
         entries of ``stage.json``.
@@ -89,11 +94,19 @@ def adapt(
         ModelError: the parent's classes differ from the card's, or the network lacks the layers to train.
         PriorError: the prior does not fit the classes or the images.
     """
-    used = (*(prior.supervision if prior else ()), *(() if settings.source_free else SOURCE_AGAIN))
+    marked = _marked(annotations, settings, store, card)
+    used = (
+        *(prior.supervision if prior else ()),
+        *(() if settings.source_free else SOURCE_AGAIN),
+        *(marked.supervision if marked else ()),
+    )
     info = _starting_from(parent, run, card, used)
     guarded = settings.select == "guarded"
     # The guard compares checkpoints with the model before adaptation, so it must stay unchanged.
     model = copy.deepcopy(parent.network) if guarded else parent.network
+    if settings.start == "scratch":
+        model = new_network(run, info.network, card)
+        info = replace(info, supervision=used)
     items = items_of(store, info.network.patch)
     check_adaptation(settings, info.network)
     tensors = prior_tensors(prior.validate(info.classes), store) if prior else None
@@ -122,7 +135,7 @@ def adapt(
             if guarded:  # now, before the statistics follow the training
                 warmed = copy.deepcopy(parent.network)
                 copy_statistics(model, warmed)
-        batches = target_batches(store, source, info.network, settings, run, fabric)
+        batches = target_batches(store, source, info.network, settings, run, fabric, marked)
 
         def mode(trained: nn.Module) -> None:
             set_mode(trained, settings.batchnorm)
@@ -149,7 +162,24 @@ def adapt(
     bare = {} if layers(model) else {"batchnorm": False}
     if bare and selection and selection["selection"]["kept"] == "adabn":
         selection["selection"]["kept"] = "source"  # the same weights
-    return {**supervision, **bare, **selection, **left_out(store)}
+    told = {"annotations": marked.record()} if marked else {}
+    return {**supervision, **bare, **selection, **told, **left_out(store)}
+
+
+def _marked(
+    annotations: Annotations | None, settings: Adapt, store: Store, card: DatasetCard
+) -> PreparedAnnotations | None:
+    """The annotations of the kinds that a variant names, on the grid of its images."""
+    if annotations is None or not settings.annotations:
+        return None
+    return prepared(
+        annotations,
+        store,
+        card.classes,
+        card.structures,
+        settings.annotations,
+        settings.annotated_cases,
+    )
 
 
 def _starting_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,10 +11,12 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uda.data.annotations.prepared import PreparedAnnotations
 from uda.config.networks import AnyNetwork
-from uda.config.recipe import Training
+from uda.config.recipe import Adapt, Training
 from uda.data.items import Items, Slices, items_of
 from uda.data.sampling import (
+    Share,
     batch_indices,
     positions_of,
     shuffled_batches,
@@ -25,7 +28,7 @@ from uda.data.store import Store
 from uda.networks.batchnorm import BATCHNORM_BATCH
 from uda.training.loop import Batches
 from uda.training.run import StageRun
-from uda.types import Batch
+from uda.types import Batch, TargetBatch
 
 
 def source_batches(
@@ -41,17 +44,56 @@ def target_batches(
     store: Store,
     source: Store | None,
     network: AnyNetwork,
-    settings: Training,
+    settings: Adapt,
+    run: StageRun,
+    fabric: Fabric,
+    annotations: PreparedAnnotations | None = None,
+) -> Batches:
+    """Batches of unlabelled target images, with ``source`` also of labelled source images.
+
+    Args:
+        annotations: what is marked on the target; ``annotated_share`` of each batch are images that are marked.
+    """
+    items = items_of(store, network.patch, settings.photo, run.compute.workers)
+    if annotations is None:
+        draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "target"), fabric)
+
+        def drawn(step: int) -> Batch:
+            return Batch(target=target_batch(items, *draw(step), pin))
+
+    else:
+        drawn = _annotated_batches(items, annotations, settings, run, fabric)
+    if source is None:
+        return drawn
+    both = source_batches(source, network, settings, run, fabric)
+    return lambda step: replace(drawn(step), source=both(step).source)
+
+
+def _annotated_batches(
+    items: Items,
+    annotations: PreparedAnnotations,
+    settings: Adapt,
     run: StageRun,
     fabric: Fabric,
 ) -> Batches:
-    """Batches of unlabelled target images, with ``source`` also of labelled source images."""
-    items = items_of(store, network.patch, settings.photo, run.compute.workers)
-    draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "target"), fabric)
-    if source is None:
-        return lambda step: Batch(target=target_batch(items, *draw(step), pin))
-    both = source_batches(source, network, settings, run, fabric)
-    return lambda step: Batch(both(step).source, target_batch(items, *draw(step), pin))
+    """Batches of target images with what is marked on them; the images that were drawn from all come first."""
+    rank, world = fabric.global_rank, fabric.world_size
+    seed, count = mix(run.seed, run.stage, "target"), settings.batch
+    share = Share(count - settings.marked, count, annotations.items(items))
+
+    def drawn(step: int) -> Batch:
+        positions = positions_of(count // world, step, rank, world)
+        numbers, seeds = share.indices(len(items), positions, seed)
+        places = items.places(numbers, seeds)
+        image, label = items.labelled(places, seeds, annotations.labels)
+        target = TargetBatch(image, items.index(places))
+        annotation = annotations.of(items, places, label, share.drawn)
+        if fabric.device.type == "cuda":
+            target = TargetBatch(target.image.pin_memory(), target.index.pin_memory())
+            annotation = annotation.mapped(Tensor.pin_memory)
+        return Batch(target=target, annotation=annotation)
+
+    return drawn
 
 
 Draw = Callable[[int], tuple[NDArray[np.int64], list[int]]]

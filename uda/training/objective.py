@@ -122,15 +122,17 @@ class Objective:
             )
             for head in (False, True)
         ]
+        drawn = [view.of_drawn() for view in views]
         values: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         for number, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
             term, note = self.terms[number], notes[number] if notes else None
-            value = part.value(replace(views[0], notes=note))
+            seen = drawn if self.terms[number].compares else views
+            value = part.value(replace(seen[0], notes=note))
             values[name] = value.detach()
             weighted.append(ramp(term, step) * value)
             if term.aux:
-                value = part.value(replace(views[1], notes=note))
+                value = part.value(replace(seen[1], notes=note))
                 weighted.append(ramp(term, step, term.aux) * value)
         return torch.stack(weighted).sum(), values
 

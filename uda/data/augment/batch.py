@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from uda.data.augment.draws import Draws
 from uda.data.augment.geometry import warp
 from uda.data.augment.intensity import simple_changes
 from uda.data.augment.intensity_maps import bezier, class_bezier, location_scale
-from uda.types import Batch, SourceBatch, TargetBatch
+from uda.types import Annotation, Batch, SourceBatch, TargetBatch
 
 Change = Callable[[Tensor, Any, Draws], Tensor]
 STYLES: dict[str, Change] = {
@@ -66,20 +67,38 @@ def augment_batch(
     settings: Augment,
     generator: torch.Generator,
 ) -> tuple[Batch, list[Tensor | None]]:
-    """The batch under random changes; labels and notes ``[b, m, *s]`` get the geometry of their images."""
-    source, target = batch.source, batch.target
+    """The batch under random changes; labels, notes ``[b, m, *s]`` and annotations get the geometry of their images."""
+    source, target, annotation = batch.source, batch.target, batch.annotation
     if source is not None:
         image, label = augment(source.image, source.label, settings, generator, "source")
         source = SourceBatch(image, source.label if label is None else label)
     if target is not None:
         written = [note for note in notes if note is not None]
-        together = torch.cat(written, 1) if written else None
+        marked = _maps(annotation)
+        maps = [*written, *marked]
+        together = torch.cat(maps, 1) if maps else None
         image, moved = augment(target.image, together, settings, generator, "target")
         target = TargetBatch(image, target.index)
         if moved is not None:
-            parts = iter(moved.split([note.shape[1] for note in written], 1))
+            parts = iter(moved.split([one.shape[1] for one in maps], 1))
             notes = [None if note is None else next(parts) for note in notes]
-    return Batch(source, target), notes
+            annotation = _with_maps(annotation, list(parts))
+    return Batch(source, target, annotation), notes
+
+
+def _maps(annotation: Annotation | None) -> list[Tensor]:
+    """What of an annotation moves with its images, ``[b, m, *s]``."""
+    if annotation is None:
+        return []
+    label = annotation.label[:, None].float()
+    return [label] if annotation.place is None else [label, annotation.place]
+
+
+def _with_maps(annotation: Annotation | None, maps: list[Tensor]) -> Annotation | None:
+    if annotation is None:
+        return None
+    label = maps[0][:, 0].to(annotation.label.dtype)
+    return replace(annotation, label=label, place=maps[1] if len(maps) > 1 else None)
 
 
 class _Streams:

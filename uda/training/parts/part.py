@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uda.errors import ConfigError, PriorError
 from uda.losses import Prediction
-from uda.types import Batch, SourceBatch, TargetBatch
+from uda.types import Annotation, Batch, SourceBatch, TargetBatch
 
 T = TypeVar("T")
 
@@ -77,6 +77,21 @@ class StepInputs:
     def labelled(self) -> tuple[Prediction, SourceBatch]:
         """Prediction of the source images, with their labels."""
         return present(self.source), present(self.batch.source)
+
+    @property
+    def annotated(self) -> tuple[Prediction, Annotation]:
+        """Prediction of the target images, with what is marked on them."""
+        return present(self.target), present(self.batch.annotation)
+
+    def of_drawn(self) -> StepInputs:
+        """The target images that were drawn from all, without those that were drawn because they are marked."""
+        target, annotation = self.batch.target, self.batch.annotation
+        if target is None or annotation is None or annotation.drawn == len(target.image):
+            return self
+        some = slice(annotation.drawn)
+        batch = replace(self.batch, target=TargetBatch(target.image[some], target.index[some]))
+        seen = self.target and Prediction(self.target.logits[some])
+        return replace(self, batch=replace(batch, annotation=None), target=seen)
 
     def ratio(self, prior: PriorTensors) -> Tensor:
         """The prior's rows ``[b, k]`` of this batch's target images; of a patch the mean over its slices."""

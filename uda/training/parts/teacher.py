@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from uda.priors import relative_maps
 from uda.training.parts.components import outside_largest
 from uda.training.parts.part import Part, PriorTensors, StepInputs, TrainingContext, present
 from uda.training.parts.views import mean_of_views, predicted_views, size_variation, taken_for
-from uda.types import IGNORE, Batch, TargetBatch
+from uda.types import IGNORE, OTHER, Annotation, Batch, TargetBatch
 
 
 class PseudoLabels(Part):
@@ -176,7 +177,19 @@ class PseudoLabels(Part):
             )
         cut = losses.class_mask(pasted[:, 1].long(), generator)[:, None]
         mixed = TargetBatch(torch.where(cut, image, target.image), target.index)
-        return Batch(batch.source, mixed), torch.where(cut, pasted, written)
+        annotation = batch.annotation and self._pasted(batch.annotation, cut[:, 0])
+        moved = replace(batch, target=mixed, annotation=annotation)
+        return moved, torch.where(cut, pasted, written)
+
+    def _pasted(self, annotation: Annotation, cut: Tensor) -> Annotation:
+        """What is marked on target images under the pasted pixels ``cut`` ``[b, *s]``."""
+        label, named = annotation.label, annotation.labelled
+        pasted = torch.full_like(label, IGNORE)
+        if self.term.classmix == "target":
+            alike = (named == named.roll(1, 0)).all(1).view(-1, *[1] * (label.dim() - 1))
+            kept = (label.roll(1, 0) != OTHER) | alike  # OTHER is none of what its own image's labels name
+            pasted = torch.where(kept, label.roll(1, 0), pasted)
+        return replace(annotation, label=torch.where(cut, pasted, label))
 
     def value(self, inputs: StepInputs) -> Tensor:
         notes = present(inputs.notes)
