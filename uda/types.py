@@ -15,6 +15,8 @@ from torch import Tensor
 
 IGNORE = 255
 """Label of a pixel that losses and scores skip."""
+OTHER = 254
+"""Label of a pixel that is of none of the classes that its case's labels name."""
 
 Logits: TypeAlias = Float[Tensor, "b k *s"]
 Heads: TypeAlias = Tensor | tuple[Tensor, Tensor]
