@@ -12,7 +12,7 @@ from typing import Any
 
 from uda.config.annotations import LABELS, Kind
 from uda.config.loading import override, parse
-from uda.config.methods import ANNOTATED, DEFAULT, METHODS, OWN, SOURCE_FREE, method_settings
+from uda.config.methods import WEAK, DEFAULT, METHODS, OWN, SOURCE_FREE, method_settings
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError, nearest
 
@@ -125,9 +125,9 @@ def preset(name: str, overrides: list[str], kinds: Collection[Kind] = ()) -> Ada
         )
     if first not in METHODS:
         raise ConfigError(f"there is no method {first!r}", expected=nearest(first, OWN))
-    if unknown := [one for one in joined if one not in ANNOTATED]:
+    if unknown := [one for one in joined if one not in WEAK]:
         raise ConfigError(
-            f"there is no method {unknown[0]!r} of annotations", expected=nearest(unknown[0], ANNOTATED)
+            f"there is no method {unknown[0]!r} of weak labels", expected=nearest(unknown[0], WEAK)
         )
     raw: dict[str, Any] = {"preset": name, **_LENGTHS.get(first, _SHORT), "prior": "given"}
     if marked := method_settings(name).get("annotations"):

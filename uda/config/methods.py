@@ -46,6 +46,15 @@ _EVEN_TEACHER = {
 }
 """one threshold for all classes, so that the unlabelled zone lies evenly on both sides of a border"""
 
+_MARKED = {
+    "batchnorm": "warmed",
+    "augment": _STRONG,
+    "select": "last",
+    "annotated_share": 1.0,
+}
+"""training on annotations alone: every image of a batch is a marked one"""
+_PIXELS = {"term": "partial_labels"}
+
 _RECOLOURED = {
     "contrast": 0.25,
     "brightness": 0.25,
@@ -229,17 +238,45 @@ METHODS: dict[str, dict[str, Any]] = {
             {"term": "size_bounds", "weight": 100.0, "over": "batch"},
         ]
     },
+    # Weak labels of target images. Each stands alone, and joined by + to an adaptation (`ratio_teacher+points`)
+    # Bearman et al. 2016, without their objectness
+    "points": {**_MARKED, "annotations": ["points"], "objective": [_PIXELS]},
+    # Tang et al. 2018, without and with the dense CRF
+    "scribbles": {**_MARKED, "annotations": ["scribbles"], "objective": [_PIXELS]},
+    # complete labels of a few images
+    "labels": {
+        **_MARKED,
+        "annotations": ["labels"],
+        "objective": [{**_PIXELS, "dice": 1.0}],
+    },
+    # Boudiaf et al. (TIM) 2020: the labelled images, and mutual information on images drawn from all
+    "few_shot": {
+        **_MARKED,
+        "annotations": ["labels"],
+        "annotated_share": 0.5,
+        "objective": [
+            {**_PIXELS, "weight": 0.1},
+            {"term": "mutual_information", "alpha": 0.1},
+        ],
+    },
+    # Zhou et al. (PaNN) 2019: labels of some classes, and the class ratio of the data set by primal-dual updates
+    "partial": {
+        **_MARKED,
+        "annotations": ["partial"],
+        "annotated_share": 0.5,
+        "objective": [_PIXELS, {"term": "dual_class_ratio"}],
+    },
 }
 
-ANNOTATED = tuple(name for name, raw in METHODS.items() if "annotations" in raw)
-"""methods of annotations, which can be joined to others"""
+WEAK = ("points", "scribbles", "labels", "few_shot", "partial")
+"""methods of weak labels, which can be joined to others"""
 
 
 def method_settings(name: str) -> dict[str, Any]:
-    """Settings of a method, or of one joined by ``+`` with methods of annotations: it gets their terms and annotations.
+    """Settings of a method, or of one joined by ``+`` with methods of weak labels: it gets their terms and annotations.
 
     Raises:
-        ValueError: there is no such method, or a joined one reads no annotations.
+        ValueError: there is no such method, or a joined one is none of weak labels.
     """
     first, *joined = name.split("+")
     for one in (first, *joined):
@@ -247,11 +284,11 @@ def method_settings(name: str) -> dict[str, Any]:
             raise ValueError(f"no preset {one!r}; {nearest(one, METHODS)}")
     settings = dict(METHODS[first])
     for one in joined:
-        if one not in ANNOTATED:
-            raise ValueError(f"preset {one!r} reads no annotations; {nearest(one, ANNOTATED)}")
+        if one not in WEAK:
+            raise ValueError(f"preset {one!r} is none of weak labels; {nearest(one, WEAK)}")
         own = METHODS[one]
         settings["objective"] = [*settings["objective"], *own["objective"]]
-        kinds = (*settings.get("annotations", ()), *own["annotations"])
+        kinds = (*settings.get("annotations", ()), *own.get("annotations", ()))
         settings["annotations"] = list(dict.fromkeys(kinds))
     return settings
 

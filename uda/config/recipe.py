@@ -168,10 +168,54 @@ class Training(Frozen):
         return self
 
 
-class Pretrain(Training):
-    """Training with labels."""
+_READERS = "partial_labels reads points, scribbles, partial and labels, boxes and deepcut read boxes"
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"select"})
+
+class _Annotated(Training):
+    """A training that may use what somebody marked on its images."""
+
+    annotations: tuple[Kind, ...] = ()
+    """What is marked on images that its terms may use: ``points``, ``scribbles``, ``boxes``, ``partial``, ``labels``
+    (:mod:`uda.config.annotations`). Each is a ledger entry of its own."""
+    annotated_cases: tuple[str, ...] | None = None
+    """Cases whose annotations it may use: names, or patterns with ``*`` and ``?``. Default: all that have any."""
+
+    @property
+    def marked(self) -> int:
+        """Images of a batch that are drawn because they are marked."""
+        return self.batch if self.annotations else 0
+
+    @model_validator(mode="after")
+    def _annotations_are_read(self) -> _Annotated:
+        """Check that terms and annotations need each other, and that enough images are drawn from all."""
+        if len(set(self.annotations)) < len(self.annotations):
+            raise ValueError(f"annotations names a kind twice: {list(self.annotations)}")
+        if self.annotated_cases is not None and not self.annotations:
+            raise ValueError("annotated_cases chooses among annotations, but annotations names none")
+        read = frozenset(kind for term in self.objective for kind in term.reads())
+        if unused := [kind for kind in self.annotations if kind not in read]:
+            raise ValueError(f"no term uses annotations of kind {unused}; {_READERS}")
+        for term in self.objective:
+            if term.reads() and not term.optional and not term.reads() & set(self.annotations):
+                listed = ", ".join(sorted(term.reads()))
+                raise ValueError(
+                    f"term {term.term!r} needs annotations; set annotations to some of {listed}"
+                )
+        compared = [term.term for term in self.objective if term.compares]
+        if compared and self.marked == self.batch:
+            raise ValueError(
+                f"terms {compared} compare with all images, but every image of a batch is a marked one; set "
+                "annotated_share below 1, or a larger batch"
+            )
+        if "boxes" in self.annotations and self.photo.moves():
+            raise ValueError("boxes need whole images; photo.scale, crop and mirror must be off")
+        return self
+
+
+class Pretrain(_Annotated):
+    """Training with labels, or with annotations of the source's card in their place."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"select", "annotations", "annotated_cases"})
     select: Literal["last", "perturbed"] = "last"
     """Which checkpoint to keep. ``last``: the last one; ``perturbed``: of the snapshots (about ten, with
     ``snapshot_every: 0``) the one with the best Dice or IoU on the source's validation images under strong random
@@ -179,17 +223,19 @@ class Pretrain(Training):
 
     @model_validator(mode="after")
     def _labelled(self) -> Pretrain:
-        if wrong := [t.term for t in self.objective if not isinstance(t, SourceTerm)]:
+        if self.annotations:
+            if wrong := [t.term for t in self.objective if isinstance(t, SourceTerm) or t.needs()]:
+                raise ValueError(
+                    f"terms {wrong} need complete labels or a prior; training on annotations has neither"
+                )
+        elif wrong := [t.term for t in self.objective if not isinstance(t, SourceTerm)]:
             raise ValueError(
                 f"terms {wrong} need unlabelled target images; pretraining has labels only"
             )
         return self
 
 
-_READERS = "partial_labels reads points, scribbles, partial and labels, boxes and deepcut read boxes"
-
-
-class Adapt(Training):
+class Adapt(_Annotated):
     """One adaptation variant."""
 
     preset: str | None = None
@@ -216,11 +262,6 @@ class Adapt(Training):
     source: RowName | None = None
     """The one source training that it starts from: ``pretrain``, or a name of ``sources``. Default: it starts from
     each of them, a row for each."""
-    annotations: tuple[Kind, ...] = ()
-    """What is marked on target images that its terms may use: ``points``, ``scribbles``, ``boxes``, ``partial``,
-    ``labels`` (:mod:`uda.config.annotations`). Each is a ledger entry of its own."""
-    annotated_cases: tuple[str, ...] | None = None
-    """Cases whose annotations it may use: names, or patterns with ``*`` and ``?``. Default: all that have any."""
     annotated_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of each batch that is drawn from the marked images; the rest is drawn from all. Terms that compare with a
     prior, and ``mutual_information``, see the rest alone, because marked images are no fair sample."""
@@ -268,39 +309,16 @@ class Adapt(Training):
                 "must be off"
             )
         self._check_classmix()
-        self._check_annotations()
-        if self.photo.moves() and {"maps", "landmarks"} & self.needs():
-            raise ValueError(
-                "a prior with maps or landmarks needs whole images; photo.scale, crop and mirror must be off"
-            )
-        return self
-
-    def _check_annotations(self) -> None:
-        """Check that terms and annotations need each other, and that enough images are drawn from all."""
         if self.start == "scratch" and self.select == "guarded":
             raise ValueError(
                 "start: scratch begins with a network that knows nothing, which select: guarded compares with the source "
                 "model; set select: last"
             )
-        if len(set(self.annotations)) < len(self.annotations):
-            raise ValueError(f"annotations names a kind twice: {list(self.annotations)}")
-        read = frozenset(kind for term in self.objective for kind in term.reads())
-        if unused := [kind for kind in self.annotations if kind not in read]:
-            raise ValueError(f"no term uses annotations of kind {unused}; {_READERS}")
-        for term in self.objective:
-            if term.reads() and not term.optional and not term.reads() & set(self.annotations):
-                listed = ", ".join(sorted(term.reads()))
-                raise ValueError(
-                    f"term {term.term!r} needs annotations; set annotations to some of {listed}"
-                )
-        compared = [term.term for term in self.objective if term.compares]
-        if compared and self.marked == self.batch:
+        if self.photo.moves() and {"maps", "landmarks"} & self.needs():
             raise ValueError(
-                f"terms {compared} compare with all images, but every image of a batch is a marked one; set "
-                "annotated_share below 1, or a larger batch"
+                "a prior with maps or landmarks needs whole images; photo.scale, crop and mirror must be off"
             )
-        if "boxes" in self.annotations and self.photo.moves():
-            raise ValueError("boxes need whole images; photo.scale, crop and mirror must be off")
+        return self
 
     def _check_classmix(self) -> None:
         """Check that no other term depends on the place of pixels, which pasting images together changes."""

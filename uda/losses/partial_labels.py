@@ -184,13 +184,6 @@ def _check_labels(labels: Tensor, labelled: Tensor) -> None:
                 f" or {IGNORE} for no label",
                 fix="map the label values in the data set's card",
             )
-        unnamed = sorted(v for v in found - {OTHER} if not names[v])
-        if unnamed:
-            raise DataError(
-                f"image {image} of the batch has labels of class {unnamed[0]}, which its labels do not name",
-                expected=f"labels of the named classes, {OTHER} or {IGNORE}",
-                fix="name the class for this image, or label its pixels as OTHER",
-            )
         if OTHER in found and bool(names.all()):
             raise DataError(
                 f"image {image} of the batch has OTHER ({OTHER}), though its labels name every class",

@@ -10,6 +10,8 @@ from pathlib import Path
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
 from uda.config.recipe import Chosen, Data, Recipe
+from uda.data.annotations.folder import Annotations, find_annotations, read_annotations
+from uda.data.annotations.grids import grids_of
 from uda.data.cases import Case, Listing, cases_of, folders_of_card, image_path, names_of
 from uda.data.hashes import Hashes
 from uda.data.sources import holds_both
@@ -60,7 +62,7 @@ class Domains:
                     where=f"cards {self.source.name!r} and {self.target.name!r}",
                     expected="equal values",
                 )
-        self._annotations: Annotations | None = None
+        self._annotations: dict[tuple[str, str], Annotations] = {}
         self._hashes = Hashes(out / "store" / "hashes.json")
         self._keys: dict[tuple[str, str, bool], str] = {}
         self._read: dict[Path, str] = {}
@@ -143,40 +145,39 @@ class Domains:
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)
 
-    def annotations(self) -> Annotations:
-        """What is marked on the target's cases to adapt to.
+    def annotations(self, card: DatasetCard, split: str) -> Annotations:
+        """What is marked on the cases of a split.
 
         Raises:
             ConfigError: the card names no annotations.
-            DataError: lists every fault; an annotation of a test case is one, because a score on it would mean nothing.
+            DataError: lists every fault; an annotation of a case that judges the network is one, because a score on it
+                would mean nothing.
         """
-        if self._annotations is None:
-            self._annotations = self._read_annotations()
-        return self._annotations
+        if (card.name, split) not in self._annotations:
+            self._annotations[card.name, split] = self._read_annotations(card, split)
+        return self._annotations[card.name, split]
 
-    def _read_annotations(self) -> Annotations:
-        card = self.target
+    def _read_annotations(self, card: DatasetCard, split: str) -> Annotations:
         if card.annotations is None:
             raise ConfigError(
                 f"card {card.name!r} names no annotations",
                 where=f"card {card.name!r}",
-                fix="add `annotations: FOLDER` to the card, or leave `annotations` out of the variants",
+                fix="add `annotations: FOLDER` to the card, or leave `annotations` out of the recipe",
             )
-        folder = self.root / card.root / card.annotations
-        cases = self.cases(card, "adapt", labels=False)
-        tested = self._images(card, "test") if "test" in card.splits else {}
-        refused = {
-            Path(case).name: "it is a case of the test split, and its annotation would leak into the score"
-            for case in tested.values()
-        }
-        refused |= {
-            case.name: f"its image is that of the test case {tested[case.image.resolve()]!r}"
-            for case in cases
-            if case.image.resolve() in tested
-        }
-        known = {Path(name).name for split in card.splits for name in names_of(card, self.root / card.root, split)}
-        files = find_annotations(folder, card.photos)
-        return read_annotations(files, card, cases, refused, known)
+        folder = self.root / card.root
+        cases = self.cases(card, split, labels=False)
+        refused: dict[str, str] = {}
+        for judges, judging in ((self.target, "test"), (self.source, "validate")):
+            if judging not in judges.splits:
+                continue
+            images = self._images(judges, judging)
+            why = f"it is of the split {judging!r} of card {judges.name!r}, and its annotation would leak into the score"
+            if judges.name == card.name:
+                refused |= {Path(case).name: why for case in images.values()}
+            refused |= {one.name: why for one in cases if one.image.resolve() in images}
+        known = {Path(name).name for other in card.splits for name in names_of(card, folder, other)}
+        files = find_annotations(folder / card.annotations, card.photos)
+        return read_annotations(files, card, grids_of(cases, card), refused, known)
 
     def key(self, card: DatasetCard, split: str, labels: bool) -> str:
         """The content hash of a split.

@@ -135,8 +135,12 @@ class _Planner:
                 fix=f"add one to the source's card or to data.splits.source, or set {where}.select=last",
             )
 
+        labelled = not settings.annotations
+
         def data() -> dict[str, str]:
-            keys = {"source/train": domains.key(source, "train", True)}
+            keys = {"source/train": domains.key(source, "train", labelled)}
+            if settings.annotations:
+                keys["source/annotations"] = domains.annotations(source, "train").digest
             if validated:
                 keys["source/validate"] = domains.key(source, "validate", True)
             return {**keys, **self._weights_data()}
@@ -147,10 +151,11 @@ class _Planner:
                 self._run(folder, stage, draws="pretrain"),  # alike weights and batches at first
                 recipe.network,
                 source,
-                domains.store(source, "train", True),
+                domains.store(source, "train", labelled),
                 settings,
                 "source_labels",
                 domains.store(source, "validate", True) if validated else None,
+                domains.annotations(source, "train") if settings.annotations else None,
             )
 
         hashed = {**self.common, "train": settings.model_dump(mode="json")}
@@ -254,7 +259,7 @@ class _Planner:
             if not variant.source_free:
                 keys["source/train"] = domains.key(source, "train", True)
             if variant.annotations:
-                keys["target/annotations"] = domains.annotations().digest
+                keys["target/annotations"] = domains.annotations(domains.target, "adapt").digest
             return keys
 
         def body(folder: Path) -> dict[str, Any]:
@@ -267,7 +272,7 @@ class _Planner:
                 variant,
                 prior,
                 None if variant.source_free else domains.store(source, "train", True),
-                domains.annotations() if variant.annotations else None,
+                domains.annotations(domains.target, "adapt") if variant.annotations else None,
             )
 
         parents = (model, known) if known else (model,)

@@ -45,32 +45,46 @@ def train_supervised(
     settings: Pretrain,
     ledger: str,
     validation: Store | None = None,
+    annotations: Annotations | None = None,
 ) -> dict[str, Any]:
     """Train a new network on labelled images: pretraining on the source, or the upper bound on the target.
+
+    Args:
+        ledger: entry for the labels.
+        annotations: what is marked on the images, to train on in place of labels.
 
     Returns:
         entries of ``stage.json``: the ledger, skipped cases and, with ``validation``, its
         :func:`~uda.pipeline.validation.validation_scores`; with ``select: perturbed`` also those of perturbed images,
         and their mean at every snapshot.
     """
-    labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
-    ratio, presence = mean_ratios(labelled)
+    marked = marked_on(store, card, settings, annotations)
     info = ModelInfo(
         network=network,
         classes=card.classes,
         prepare=card.prepare,
         supervision=(ledger,),
-        class_ratio=ratio,
-        presence_ratio=presence,
         origin=run.origin,
-        sizes=size_distribution(labelled),
         step=settings.steps,
     )
+    if marked is None:
+        labelled = on_first(lambda: label_table(store.labels, len(card.classes)))
+        ratio, presence = mean_ratios(labelled)
+        sizes = size_distribution(labelled)
+        info = replace(info, class_ratio=ratio, presence_ratio=presence, sizes=sizes)
+    else:
+        words = tuple(word.replace("target_", "source_") for word in marked.supervision)
+        info = replace(info, supervision=words)
     model = new_network(run, network, card)
     record: dict[str, Any] = {"supervision": list(info.supervision), **left_out(store)}
+    if marked is not None:
+        record["annotations"] = marked.record()
     with deterministic():
         fabric = make_fabric(run.compute)
-        batches = source_batches(store, network, settings, run, fabric)
+        if marked is None:
+            batches = source_batches(store, network, settings, run, fabric)
+        else:
+            batches = target_batches(store, None, network, settings, run, fabric, marked)
         objective = Objective(settings.objective)
         use_auxiliary(model, any(term.aux for term in settings.objective))
         train = partial(fit_model, run, fabric, model, info, objective)
@@ -94,7 +108,7 @@ def train_supervised(
                 kept = train(settings, batches, set_mode_train)
             name = "validation_iou" if card.photos else "validation_dice"
             record[name] = on_first(lambda: validate(kept))
-            if not card.photos:
+            if not card.photos and marked is None:
                 limits = on_first(
                     lambda: calibrated(kept, info, store, validation, fabric, run.seed)
                 )

@@ -21,7 +21,6 @@ from uda.config.card import DatasetCard
 from uda.config.priors import PriorSpec
 from uda.config.recipe import Adapt
 from uda.data.annotations.folder import Annotations
-from uda.data.annotations.prepared import PreparedAnnotations, prepared
 from uda.data.items import Items, Slices, items_of
 from uda.data.seeds import mix
 from uda.data.store import Store
@@ -40,7 +39,14 @@ from uda.networks.model_file import (
 from uda.networks.normalization import normalization_only
 from uda.pipeline.network_fit import check_adaptation
 from uda.pipeline.pretraining import new_network
-from uda.pipeline.training_stage import clear, finish, fit_model, left_out, memory_format
+from uda.pipeline.training_stage import (
+    clear,
+    finish,
+    fit_model,
+    left_out,
+    marked_on,
+    memory_format,
+)
 from uda.prediction.image_ranges import describe_images, with_ranges
 from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
@@ -94,7 +100,7 @@ def adapt(
         ModelError: the parent's classes differ from the card's, or the network lacks the layers to train.
         PriorError: the prior does not fit the classes or the images.
     """
-    marked = _marked(annotations, settings, store, card)
+    marked = marked_on(store, card, settings, annotations)
     used = (
         *(prior.supervision if prior else ()),
         *(() if settings.source_free else SOURCE_AGAIN),
@@ -164,22 +170,6 @@ def adapt(
         selection["selection"]["kept"] = "source"  # the same weights
     told = {"annotations": marked.record()} if marked else {}
     return {**supervision, **bare, **selection, **told, **left_out(store)}
-
-
-def _marked(
-    annotations: Annotations | None, settings: Adapt, store: Store, card: DatasetCard
-) -> PreparedAnnotations | None:
-    """The annotations of the kinds that a variant names, on the grid of its images."""
-    if annotations is None or not settings.annotations:
-        return None
-    return prepared(
-        annotations,
-        store,
-        card.classes,
-        card.structures,
-        settings.annotations,
-        settings.annotated_cases,
-    )
 
 
 def _starting_from(

@@ -11,8 +11,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from uda.config.card import PhotoPrepare
-from uda.config.recipe import Training
+from uda.config.card import DatasetCard, PhotoPrepare
+from uda.config.recipe import Adapt, Pretrain, Training
+from uda.data.annotations.folder import Annotations
+from uda.data.annotations.prepared import PreparedAnnotations, prepared
 from uda.data.store import Store
 from uda.devices.distributed import on_first
 from uda.networks.heads import head_parameters
@@ -74,6 +76,16 @@ def clear(run: StageRun, snapshots: bool) -> None:
 def left_out(store: Store) -> dict[str, Any]:
     """The store's entry of ``stage.json``, where it skipped cases."""
     return {"skipped": store.skipped} if store.skipped else {}
+
+
+def marked_on(
+    store: Store, card: DatasetCard, settings: Pretrain | Adapt, annotations: Annotations | None
+) -> PreparedAnnotations | None:
+    """The annotations of the kinds that a training names, on the grid of its images; None where it names none."""
+    if annotations is None or not settings.annotations:
+        return None
+    kinds, cases = settings.annotations, settings.annotated_cases
+    return prepared(annotations, store, card.classes, card.structures, kinds, cases)
 
 
 def memory_format(run: StageRun, info: ModelInfo) -> torch.memory_format:

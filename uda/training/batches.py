@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uda.data.annotations.prepared import PreparedAnnotations
 from uda.config.networks import AnyNetwork
-from uda.config.recipe import Adapt, Training
+from uda.config.recipe import Adapt, Pretrain, Training
 from uda.data.items import Items, Slices, items_of
 from uda.data.sampling import (
     Share,
@@ -44,7 +44,7 @@ def target_batches(
     store: Store,
     source: Store | None,
     network: AnyNetwork,
-    settings: Adapt,
+    settings: Adapt | Pretrain,
     run: StageRun,
     fabric: Fabric,
     annotations: PreparedAnnotations | None = None,
@@ -72,7 +72,7 @@ def target_batches(
 def _annotated_batches(
     items: Items,
     annotations: PreparedAnnotations,
-    settings: Adapt,
+    settings: Adapt | Pretrain,
     run: StageRun,
     fabric: Fabric,
 ) -> Batches:
