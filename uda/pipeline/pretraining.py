@@ -13,6 +13,7 @@ from torch import nn
 from uda.config.card import DatasetCard
 from uda.config.networks import AnyNetwork
 from uda.config.recipe import Pretrain
+from uda.data.annotations.folder import Annotations
 from uda.data.seeds import mix
 from uda.data.store import Store
 from uda.devices.device import deterministic, make_fabric
@@ -23,11 +24,11 @@ from uda.networks.heads import use_auxiliary
 from uda.networks.model_file import ModelInfo, load_model
 from uda.networks.weights import load_backbone_weights
 from uda.pipeline.calibration import calibrated
-from uda.pipeline.training_stage import clear, finish, fit_model, left_out
+from uda.pipeline.training_stage import clear, finish, fit_model, left_out, marked_on
 from uda.pipeline.validation import BestStep, Scores, validation_scores
 from uda.priors import label_table, mean_ratios, size_distribution
 from uda.selection.guard import snapshot_file
-from uda.training.batches import source_batches
+from uda.training.batches import source_batches, target_batches
 from uda.training.objective import Objective
 from uda.training.run import StageRun
 
