@@ -16,6 +16,9 @@ from torch import Tensor
 IGNORE = 255
 """Label of a pixel that losses and scores skip."""
 
+OTHER = 254
+"""Label of a pixel that is of none of the classes that its case's labels name."""
+
 Logits: TypeAlias = Float[Tensor, "b k *s"]
 Heads: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Logits of the network's head, or of its main and its auxiliary head."""
