@@ -71,12 +71,20 @@ def grids_of(cases: Sequence[Case], card: DatasetCard) -> dict[str, Grid]:
     found: dict[str, Grid] = {}
     faults: list[UdaError] = []
     for case in cases:
-        try:
-            found[case.name] = _grid(case, card)
-        except DataError as fault:
-            faults.append(fault)
+        grid = _grid_or_fault(case, card)
+        if isinstance(grid, Grid):
+            found[case.name] = grid
+        else:
+            faults.append(grid)
     raise_all(faults, f"the images of card {card.name!r}")
     return found
+
+
+def _grid_or_fault(case: Case, card: DatasetCard) -> Grid | UdaError:
+    try:
+        return _grid(case, card)
+    except DataError as fault:
+        return fault
 
 
 def _grid(case: Case, card: DatasetCard) -> Grid:
