@@ -53,17 +53,24 @@ class Canvas:
         high = np.clip(np.floor(corners.max(0)), 0, size - 1).astype(int) + 1
         part = slice(low[1], high[1]), slice(low[0], high[0])
         columns, rows = (high - low).tolist()
-        self._left -= rows * columns
-        if self._left < 0:
-            raise ValueError(f"shapes cover more than {MOST_TIMES} times the image")
-        self.mark(part, how(corners - low, (rows, columns)), index)
+        self._spend(rows * columns)
+        self._mark(part, how(corners - low, (rows, columns)), index)
 
-    def mark(self, part: tuple[slice, slice], pixels: NDArray[np.bool_], index: int) -> None:
-        """Give pixels of a part a class.
+    def mark(self, pixels: NDArray[np.bool_], index: int) -> None:
+        """Give pixels ``[rows, columns]`` of the image a class.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or shapes cover too much.
         """
+        self._spend(pixels.size)
+        self._mark((slice(None), slice(None)), pixels, index)
+
+    def _spend(self, pixels: int) -> None:
+        self._left -= pixels
+        if self._left < 0:
+            raise ValueError(f"shapes cover more than {MOST_TIMES} times the image")
+
+    def _mark(self, part: tuple[slice, slice], pixels: NDArray[np.bool_], index: int) -> None:
         if not pixels.any():
             raise ValueError("it covers the centre of no pixel")
         labels, claimed = self.labels[part], self._claimed[part]

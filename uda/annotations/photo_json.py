@@ -7,9 +7,9 @@ polygon, circle, mask   a label map, filled; outside nothing is said
 line, line strip        a scribble, one pixel wide
 ======================  ======================================================
 
-In COCO a segmentation counts more than the ``bbox`` beside it. Its annotations have no order, so pixels that two classes
-claim are ``IGNORE``; in LabelMe a later shape covers an earlier one. :mod:`uda.annotations.raster` says which pixels
-coordinates stand for.
+In COCO a segmentation counts more than the ``bbox`` beside it. Its annotations have no order, so pixels that two
+classes claim are ``IGNORE``; in LabelMe a later shape covers an earlier one. :mod:`uda.annotations.raster` says which
+pixels coordinates stand for.
 """
 
 from __future__ import annotations
@@ -136,8 +136,11 @@ def _shape(shape: Any) -> tuple[str, NDArray[np.float64], str]:
     if kind not in FEWEST:
         raise ValueError(f"its type {str(kind)[:SHOWN]!r} is not read, only {', '.join(FEWEST)}")
     points = shape.get("points")
-    sound = isinstance(points, list) and all(isinstance(p, list) and len(p) == 2 for p in points)
-    if not sound or len(points) < FEWEST[kind]:
+    if (
+        not isinstance(points, list)
+        or not all(isinstance(p, list) and len(p) == 2 for p in points)
+        or len(points) < FEWEST[kind]
+    ):
         raise ValueError(f"it has fewer than {FEWEST[kind]} points [x, y]")
     return kind, _numbers([n for p in points for n in p]).reshape(-1, 2), shape["label"]
 
@@ -243,7 +246,7 @@ def _annotation(
     shape = entry.get("segmentation")
     try:
         if isinstance(shape, dict):
-            canvas.mark((slice(None), slice(None)), mask_of(shape, canvas.shape), index)
+            canvas.mark(mask_of(shape, canvas.shape), index)
         elif isinstance(shape, list) and shape:
             for part in shape:
                 canvas.draw(_polygon(part), filled, index)
