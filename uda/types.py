@@ -19,6 +19,9 @@ IGNORE = 255
 OTHER = 254
 """Label of a pixel that is of none of the classes that its case's labels name."""
 
+OTHER = 254
+"""Label of a pixel that is of none of the classes that its case's labels name."""
+
 Logits: TypeAlias = Float[Tensor, "b k *s"]
 Heads: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Logits of the network's head, or of its main and its auxiliary head."""

@@ -102,7 +102,7 @@ def test_what_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
-    for name in (*(f"{n}.dcm" for n in range(4)), "a.nrrd", "b.NRRD", "IM0001", "x.tar.gz"):
+    for name in (*(f"{n}.dcm" for n in range(4)), "a.mha", "b.MHA", "IM0001", "x.tar.gz"):
         (tmp_path / name).touch()
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "more").mkdir()
@@ -110,7 +110,7 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     told = refused(tmp_path)
     for part in (
         "4 .dcm",
-        "2 .nrrd",
+        "2 .mha",
         "1 folder",
         "1 files without",
         "1 .tar.gz",

@@ -261,7 +261,7 @@ LIES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "words-as-ids": (change(labels={"background": "none", "a": "b"}), ["whole numbers as ids"]),
     "count": (change(numTraining=20), ["numTraining is 20", "there are 6"]),
     "png": (change(file_ending=".png"), ["file_ending is '.png'", ".nii.gz or .nii", "convert"]),
-    "nrrd": (change(file_ending=".nrrd"), ["file_ending is '.nrrd'"]),
+    "mha": (change(file_ending=".mha"), ["file_ending is '.mha'"]),
     "json-cut": (
         lambda f: (f / "dataset.json").write_text('{"labels"'),
         ["cannot be read as JSON"],

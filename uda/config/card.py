@@ -101,7 +101,7 @@ class DatasetCard(Frozen):
     images: Patterns
     """Path pattern below the root with ``{case}``; of several patterns the first whose file exists. ``{folder}`` is
     the part of a split's entry before the last ``/``; a folder ``*`` matches any folder. The name's ending gives the
-    format: ``.nii``, ``.nii.gz``, ``.tfrecords``, ``.npz``; ``.png``, ``.jpg``, ``.jpeg`` in photo cards."""
+    format: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.tfrecords``, ``.npz``; ``.png``, ``.jpg``, ``.jpeg`` in photo cards."""
     labels: Patterns | None = None
     """Likewise; ``inside`` if the label maps lie in the image files (``.tfrecords``, ``.npz``)."""
     label_bits: Literal[8, 16] = 8

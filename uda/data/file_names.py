@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 
-from uda.data.formats import READERS
+from uda.data.formats import READERS, SEGMENTATION
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -13,7 +13,7 @@ PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 def stem(name: str) -> str:
     """The name of a volume or photograph without its ending."""
     low = name.lower()
-    ends = (end for end in (*READERS, *PHOTO_SUFFIXES) if low.endswith(end))
+    ends = (end for end in (SEGMENTATION, *READERS, *PHOTO_SUFFIXES) if low.endswith(end))
     return name[: -len(next(ends, "")) or None]
 
 

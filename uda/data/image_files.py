@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,71 @@ def read_file(path: Path) -> tuple[bytes, Header]:
         )
     _check_upright(header.exif, path)
     return data, header
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """Rows and columns of a PNG or JPEG by its header; its pixels are not read.
+
+    Raises:
+        UnreadableError: neither PNG nor JPEG, cut short within its header, or damaged there.
+        DataError: there is no such file, or its EXIF orientation turns the stored pixels.
+    """
+    if not path.is_file():
+        raise DataError(
+            "there is no such file", where=path, fix="correct the card's pattern or root"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(PNG) + 25)
+            if head.startswith(PNG):
+                rows, columns, exif = _png_head(head)
+            elif head.startswith(JPEG):
+                rows, columns, exif = _jpeg_head(file)
+            else:
+                _header(head + file.read(HEAD), path)  # says what it is
+                raise ValueError("is neither PNG nor JPEG")
+    except OSError as error:
+        raise _unreadable(f"cannot be read: {error.strerror}", path) from error
+    except (struct.error, IndexError):
+        raise _unreadable("is cut short within its header", path) from None
+    except ValueError as error:
+        raise _unreadable(str(error), path) from None
+    if not 0 < rows * columns <= MAX_PIXELS:
+        raise _unreadable(f"claims {rows}×{columns} pixels", path)
+    _check_upright(exif, path)
+    return rows, columns
+
+
+def _png_head(head: bytes) -> tuple[int, int, bytes]:
+    """Rows and columns of the first bytes of a PNG; its EXIF may lie behind the pixels and is not looked for."""
+    length, kind, columns, rows = struct.unpack_from(">I4sII", head, len(PNG))
+    if kind != b"IHDR" or not _whole(head, _Chunk(kind, len(PNG) + 8, len(PNG) + 8 + length)):
+        raise ValueError("its PNG header is damaged")
+    return rows, columns, b""
+
+
+def _jpeg_head(file: BinaryIO) -> tuple[int, int, bytes]:
+    """Rows, columns and EXIF of a JPEG, from its segments before the frame header."""
+    exif = b""
+    file.seek(len(JPEG))
+    while True:
+        (start, marker) = struct.unpack(">BB", file.read(2))
+        while marker == 0xFF:
+            (marker,) = struct.unpack(">B", file.read(1))
+        if start != 0xFF or marker in (SCAN, END):
+            raise ValueError("its JPEG header is damaged")
+        if marker in BARE:
+            continue
+        (length,) = struct.unpack(">H", file.read(2))
+        if marker in FRAMES:
+            _, rows, columns = struct.unpack(">BHH", file.read(5))
+            return rows, columns, exif
+        if marker == EXIF:
+            segment = file.read(length - 2)
+            if segment.startswith(b"Exif\0\0"):
+                exif = segment[6:]
+        else:
+            file.seek(length - 2, io.SEEK_CUR)
 
 
 def png_size(path: Path) -> int:

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.data.file_names import PHOTO_SUFFIXES, stem, wildcard
-from uda.data.formats import READERS
+from uda.data.formats import READERS, SEGMENTATION, read_blocks
 from uda.data.image_files import pixels, png_size, read_file
-from uda.data.nifti import read_blocks, read_header
+from uda.data.nifti import read_header
 from uda.errors import DataError, UdaError
 from uda.files.atomic import read_json
 
@@ -152,6 +152,8 @@ def _named(files: Sequence[Path]) -> dict[Path, str]:
         partner = re.sub(r"[^A-Za-z0-9]+[A-Za-z0-9]*$", "", name) in others - {name}
         if path.parent in ours and _predicted(path.parent / "cases", name):
             found[path] = PREDICTED
+        elif path.name.lower().endswith(SEGMENTATION):
+            found[path] = "segmentations of 3D Slicer"
         elif name.removesuffix("_entropy") in others - {name} and _is_scaled(path):
             found[path] = "entropy maps"
         elif is_label(name) and (partner or not jpeg):

@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 
 from uda.data.geometry import Volume
 from uda.data.transforms import Placement, placement
+from uda.data.unpacking import unpacked
 from uda.errors import DataError
 from uda.files.signatures import HEAD, kind_of
 from uda.files.untrusted import INFLATES, check_memory
 
 Result = TypeVar("Result")
 
-BLOCK = 1 << 20
-TRAILING = 1 << 20
-"""Bytes that an archive may hold behind its image; unpacking more could take for ever."""
 _GZIP = b"\x1f\x8b"
 _KINDS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 """by the size that a header says it has"""
@@ -220,7 +218,9 @@ def _read(path: Path) -> tuple[NDArray[Any], Header]:
     with _opened(path) as (file, header):
         _check(header, path)
         if isinstance(file, gzip.GzipFile):
-            array = _unpacked(file, header)
+            file.seek(header.offset)
+            flat = unpacked(cast("BinaryIO", file), header.voxels, header.dtype)
+            array = flat.reshape(header.shape, order="F")
         else:
             array = np.memmap(path, header.dtype, "c", header.offset, header.shape, order="F")
     slope, intercept = map(np.float64, header.scale)
@@ -264,25 +264,3 @@ def _check(header: Header, path: Path) -> None:
     width = header.dtype.itemsize if header.scale == (1, 0) else max(header.dtype.itemsize, 8)
     shape = "×".join(map(str, header.shape))
     check_memory(header.voxels * width, f"its image of {shape} voxels", path)
-
-
-def _unpacked(file: BinaryIO, header: Header) -> NDArray[Any]:
-    """The voxels of an archive, read straight into their array."""
-    file.seek(header.offset)
-    flat = np.empty(header.voxels, header.dtype)
-    room: memoryview = flat.view(np.uint8).data
-    at = 0
-    while at < len(room):
-        block = file.read(min(BLOCK, len(room) - at))
-        if not block:
-            raise EOFError(f"its archive ends {len(room) - at} bytes before its image does")
-        room[at : at + len(block)] = block
-        at += len(block)
-    beyond = 0
-    while block := file.read(BLOCK):
-        beyond += len(block)
-        if beyond > TRAILING:
-            raise ValueError(
-                "much follows behind its last voxel: header and image do not belong together"
-            )
-    return flat.reshape(header.shape, order="F")

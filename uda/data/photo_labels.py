@@ -36,6 +36,22 @@ def read_classes(path: Path, card: DatasetCard) -> NDArray[np.uint8]:
         DataError: the file has another form than the card describes, or values or colours that the card does not
             name (listed with their pixels).
     """
+    classes, raw = look_up(path, card)
+    if (classes == UNKNOWN).any():
+        raise unknown_values(raw[classes == UNKNOWN], path, card)
+    return classes
+
+
+def look_up(path: Path, card: DatasetCard) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Class indices ``[h, w]`` of a label file, with :data:`UNKNOWN` where the card names no class.
+
+    Returns:
+        the classes, and the file's values ``[h, w]`` or colours ``[h, w, 3]``.
+
+    Raises:
+        UnreadableError: the file cannot be decoded completely.
+        DataError: the file has another form than the card describes.
+    """
     raw = _raw(path, card)
     if raw.ndim == 3:
         if not card.colors:
@@ -50,10 +66,7 @@ def read_classes(path: Path, card: DatasetCard) -> NDArray[np.uint8]:
         classes = opencv().LUT(raw, _table(path, card))
     else:
         classes = _table(path, card)[raw]
-    if (classes == UNKNOWN).any():
-        raise _unknown(raw[classes == UNKNOWN], path, card)
-    found: NDArray[np.uint8] = classes
-    return found
+    return classes, raw
 
 
 def value_counts(path: Path, card: DatasetCard) -> dict[Value, int]:
@@ -168,7 +181,7 @@ def _counts(raw: NDArray[Any], *, colored: bool) -> dict[Value, int]:
     }
 
 
-def _unknown(raw: NDArray[Any], path: Path, card: DatasetCard) -> DataError:
+def unknown_values(raw: NDArray[Any], path: Path, card: DatasetCard) -> DataError:
     """The error for ``[n]`` values or ``[n, 3]`` colours that the card does not name."""
     colored = raw.ndim == 2
     counts = _counts(raw, colored=colored)

@@ -221,9 +221,25 @@ def check_same_grid(volume: Volume, geometry: Geometry, path: Path) -> None:
             expected=f"the image's shape {geometry.shape}",
             fix="resample the label to the image (nearest neighbour)",
         )
-    affine, side = np.asarray(geometry.affine), min(geometry.spacing)
-    difference = float(np.abs(volume.affine - affine).max())
-    apart = farthest(volume.affine, affine, geometry.shape)
+    check_same_place(volume.affine, np.asarray(geometry.affine), geometry.shape, path)
+
+
+def check_same_place(
+    found: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    path: Path,
+) -> None:
+    """Refuse a label whose affine is not its image's, beyond rounding noise.
+
+    Args:
+        found: the label's affine.
+        affine: the image's.
+        shape: of both.
+    """
+    side = float(np.linalg.norm(affine[:3, :3], axis=0).min())
+    difference = float(np.abs(found - affine).max())
+    apart = farthest(found, affine, shape)
     if difference > (most := min(GRID_TOLERANCE, FINE * side)) or apart > FAR * side:
         raise DataError(
             f"the label's affine differs from the image's by up to {difference:.4g} mm; voxels lie up to "

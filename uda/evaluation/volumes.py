@@ -70,7 +70,7 @@ def _read_reference(case: Case, card: DatasetCard, info: ModelInfo) -> Reference
         raise DataError(
             f"case {case.name!r} is a file of records with single slices, but distances need volumes",
             where=case.image,
-            expected="a .nii, .nii.gz or .npz file of the whole volume",
+            expected="a .nii, .nii.gz, .nrrd or .npz file of the whole volume",
             fix="name volumes in the card's test split",
         )
     if isinstance(info.prepare, PhotoPrepare):

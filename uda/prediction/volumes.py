@@ -76,7 +76,7 @@ def _read(case: Case, card: DatasetCard | None) -> Volume:
         raise DataError(
             "records are single slices, each with its neighbours, and not one volume",
             where=case.image,
-            expected="a .nii, .nii.gz or .npz file of the whole volume",
+            expected="a .nii, .nii.gz, .nrrd or .npz file of the whole volume",
             fix="name volume files in the card's images",
         )
     return volumes[0]

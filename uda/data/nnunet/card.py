@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard
 from uda.config.loading import parse
+from uda.data.formats import read_grid
 from uda.data.geometry import turn_to
-from uda.data.nifti import read_header
 from uda.data.nnunet.listing import IGNORE_NAME, Listing
 from uda.errors import DataError, UdaError, one_line, raise_all
 from uda.files.apart import check_apart
@@ -188,7 +187,7 @@ def _pixels(listing: Listing) -> tuple[float, tuple[int, int]]:
     faults: list[UdaError] = []
     for pair in [*listing.training.values(), *listing.unlabelled.values()]:
         try:
-            shape, affine = _read_grid(listing.folder / pair.image)
+            shape, affine = read_grid(listing.folder / pair.image)
         except DataError as fault:
             faults.append(fault)
             continue
@@ -202,16 +201,3 @@ def _pixels(listing: Listing) -> tuple[float, tuple[int, int]]:
     most = np.percentile(np.array(extents) / spacing, SIZE_PERCENTILE, axis=0)
     rows, columns = (max(1, int(np.ceil(round(n, 3) / SIZE_STEP))) * SIZE_STEP for n in most)
     return spacing, (rows, columns)
-
-
-def _read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Shape and affine of a NIfTI file; no voxel is read."""
-    header = read_header(path)
-    if len(header.shape) != 3:
-        raise DataError(
-            f"has shape {header.shape}",
-            where=path,
-            expected="three axes",
-            fix="split channels or time frames",
-        )
-    return header.shape, header.affine

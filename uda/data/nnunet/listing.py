@@ -16,7 +16,7 @@ from uda.data.nnunet.files import FILE, Pair, Reader, find_files
 from uda.errors import DataError, raise_all
 from uda.files.untrusted import MAX_YAML, parse_json, read_text
 
-ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii", ".nrrd")
 IGNORE_NAME = "ignore"
 BACKGROUND = {"background", "bg", "unlabelled", "unlabeled", "clear label"}
 CT_WORD = re.compile(r"ct|cta|cect")
