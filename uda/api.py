@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uda.config.card import DatasetCard
 from uda.config.default_method import check_used, completed, default_method, preset
 from uda.config.loading import load_card, override, parse
 from uda.config.methods import DEFAULT
 from uda.config.postprocess import NO_STEPS, Postprocess, steps_named
-from uda.config.priors import KINDS, SourceRatioPrior
+from uda.config.priors import KINDS, SourceRatioPrior, TagPrior
 from uda.config.recipe import PLACE, Adapt, Compute, Evaluate, Recipe
-from uda.data.cases import card_root, cases_in, cases_of, folders_of
+from uda.data.annotations.folder import Annotations, find_annotations, read_annotations
+from uda.data.annotations.grids import grids_of
+from uda.data.cases import Case, card_root, cases_in, cases_of, folders_of
 from uda.data.hashes import Hashes
 from uda.data.store import content_key, open_store
 from uda.devices.device import make_fabric, memory_for
@@ -105,10 +108,10 @@ def adapt(
     parent = Trained.load(Path(model), trust_code=trust_code)
     card = card_of(parent.info)
     cases = cases_in(target, card.photos)
-    marked = None if annotations is None else annotations_of(Path(annotations), card, cases)
-    kinds = marked.kinds if marked else ()
+    marked = None if annotations is None else _annotations_of(Path(annotations), card, cases)
+    kinds = () if marked is None else marked.kinds
     if prior is None and marked is not None and marked.tags:
-        prior = prior_of_tags(parent, marked)
+        prior = make_prior(TagPrior(), parent, Evidence(tags=marked.tags), compute, seed=0)
     if isinstance(method, str):
         knows_ratio = prior is not None or parent.info.class_ratio is not None
         method = completed(method, default_method(card.photos, knows_ratio), kinds)
@@ -153,6 +156,10 @@ def adapt(
     with lock(out.parent, f".{out.name}.lock"):
         run_stage(stage, out, parents, compute, restart=restart)
     return out / MODEL_FILE
+
+
+def _annotations_of(folder: Path, card: DatasetCard, cases: Sequence[Case]) -> Annotations:
+    return read_annotations(find_annotations(folder, card.photos), card, grids_of(cases, card))
 
 
 def _check_alone() -> None:

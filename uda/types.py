@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,10 +83,9 @@ class Annotation:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Annotation:
         """Every tensor changed."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Annotation(
-            **{n: change(v) if isinstance(v, Tensor) else v for n, v in values.items()}
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {n: change(v) if isinstance(v, Tensor) else v for n, v in values.items()}
+        return Annotation(**changed)
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,7 @@ def test_voxels_lie_where_their_labels_lie(
 
 
 def test_resampling_keeps_the_borders_of_the_volume() -> None:
-    geometry = geometry_of(
-        "stored", np.diag([1.0, 1.0, 4.0, 1.0]), spacing=2.0, slice_spacing=2.0
-    )
+    geometry = geometry_of("stored", np.diag([1.0, 1.0, 4.0, 1.0]), spacing=2.0, slice_spacing=2.0)
     moved = replace(geometry, start=(0, 0))
     np.testing.assert_allclose(on_prepared(np.zeros((1, 3)), moved), [[0, 0, 0]])
     corner = on_prepared(np.array([[12.0, 10.0, 7.0]]), moved)

@@ -7,7 +7,7 @@ from typing import Literal
 Kind = Literal["points", "scribbles", "boxes", "partial", "labels"]
 LABELS: tuple[Kind, ...] = ("labels", "scribbles", "points", "partial")
 """kinds that say the class of pixels; where two speak of one pixel, the first of them decides"""
-LEDGER: dict[str, str] = {
+LEDGER: dict[Kind, str] = {
     "points": "target_points",
     "scribbles": "target_scribbles",
     "boxes": "target_boxes",

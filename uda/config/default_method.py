@@ -12,7 +12,7 @@ from typing import Any
 
 from uda.config.annotations import LABELS, Kind
 from uda.config.loading import override, parse
-from uda.config.methods import WEAK, DEFAULT, METHODS, OWN, SOURCE_FREE, method_settings
+from uda.config.methods import DEFAULT, METHODS, OWN, SOURCE_FREE, WEAK, method_settings
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError, nearest
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from uda.config.annotations import Kind
 from uda.config.augment import Augment, PhotoAugment
 from uda.config.fields import Amount, Count, FileName, Frozen, Positive, Rate, RowName, Share
 from uda.config.guard import Guard
-from uda.config.annotations import Kind
 from uda.config.methods import method_settings
 from uda.config.networks import AnyNetwork, Network
 from uda.config.postprocess import NO_STEPS, Postprocess
@@ -168,7 +168,9 @@ class Training(Frozen):
         return self
 
 
-_READERS = "partial_labels reads points, scribbles, partial and labels, boxes and deepcut read boxes"
+_READERS = (
+    "partial_labels reads points, scribbles, partial and labels, boxes and deepcut read boxes"
+)
 
 
 class _Annotated(Training):
@@ -191,7 +193,9 @@ class _Annotated(Training):
         if len(set(self.annotations)) < len(self.annotations):
             raise ValueError(f"annotations names a kind twice: {list(self.annotations)}")
         if self.annotated_cases is not None and not self.annotations:
-            raise ValueError("annotated_cases chooses among annotations, but annotations names none")
+            raise ValueError(
+                "annotated_cases chooses among annotations, but annotations names none"
+            )
         read = frozenset(kind for term in self.objective for kind in term.reads())
         if unused := [kind for kind in self.annotations if kind not in read]:
             raise ValueError(f"no term uses annotations of kind {unused}; {_READERS}")
@@ -311,8 +315,8 @@ class Adapt(_Annotated):
         self._check_classmix()
         if self.start == "scratch" and self.select == "guarded":
             raise ValueError(
-                "start: scratch begins with a network that knows nothing, which select: guarded compares with the source "
-                "model; set select: last"
+                "start: scratch begins with a network that knows nothing, which select: guarded would compare with the "
+                "source model; set select: last"
             )
         if self.photo.moves() and {"maps", "landmarks"} & self.needs():
             raise ValueError(

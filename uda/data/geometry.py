@@ -315,11 +315,14 @@ def on_prepared(points: NDArray[np.float64], geometry: Geometry) -> NDArray[np.f
     """
     turned_points = np.empty_like(points, dtype=np.float64)
     for axis, (to, flip) in enumerate(geometry.turn):
-        turned_points[:, to] = points[:, axis] if flip > 0 else geometry.shape[axis] - points[:, axis]
+        turned_points[:, to] = (
+            points[:, axis] if flip > 0 else geometry.shape[axis] - points[:, axis]
+        )
     others = [axis for axis in range(3) if axis != geometry.slice_axis]
     ordered = turned_points[:, [geometry.slice_axis, *others]]
     sizes = np.array([geometry.depth, *geometry.resized]) / np.array(geometry.turned_shape)
-    return ordered * sizes - np.array([0, *geometry.start])
+    found: NDArray[np.float64] = ordered * sizes - np.array([0, *geometry.start])
+    return found
 
 
 def to_file_grid(planes: Iterable[Tensor], geometry: Geometry) -> NDArray[np.uint8]:

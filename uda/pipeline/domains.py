@@ -171,7 +171,7 @@ class Domains:
             if judging not in judges.splits:
                 continue
             images = self._images(judges, judging)
-            why = f"it is of the split {judging!r} of card {judges.name!r}, and its annotation would leak into the score"
+            why = f"it is of split {judging!r} of card {judges.name!r}, and its annotation would leak into the score"
             if judges.name == card.name:
                 refused |= {Path(case).name: why for case in images.values()}
             refused |= {one.name: why for one in cases if one.image.resolve() in images}

@@ -11,9 +11,9 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.data.annotations.prepared import PreparedAnnotations
 from uda.config.networks import AnyNetwork
 from uda.config.recipe import Adapt, Pretrain, Training
+from uda.data.annotations.prepared import PreparedAnnotations
 from uda.data.items import Items, Slices, items_of
 from uda.data.sampling import (
     Share,
@@ -57,10 +57,7 @@ def target_batches(
     items = items_of(store, network.patch, settings.photo, run.compute.workers)
     if annotations is None:
         draw, pin = _draw(len(items), settings, mix(run.seed, run.stage, "target"), fabric)
-
-        def drawn(step: int) -> Batch:
-            return Batch(target=target_batch(items, *draw(step), pin))
-
+        drawn: Batches = lambda step: Batch(target=target_batch(items, *draw(step), pin))  # noqa: E731
     else:
         drawn = _annotated_batches(items, annotations, settings, run, fabric)
     if source is None:

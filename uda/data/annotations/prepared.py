@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda.data.annotations.folder import Annotations
-from uda.data.annotations.marks import Box, Point
 from uda.config.annotations import LABELS, LEDGER, Kind
+from uda.data.annotations.folder import Annotations
+from uda.data.annotations.marks import Box, Partial, Point
 from uda.data.file_names import wildcard
 from uda.data.geometry import Geometry, inside, label_slices, on_prepared
 from uda.data.items import Items, Numbers
@@ -117,18 +117,18 @@ def prepared(
         DataError: no case of the store has an annotation of a kind, or a name fits none.
     """
     kinds = tuple(kinds)
-    builder = _Builder(store, len(classes), [classes.index(name) for name in structures])
+    builder = _Builder(store, classes, structures)
     used: dict[str, None] = {}
     for kind in (*LABELS, "boxes"):
         if kind not in kinds:
             continue
-        held = {case: marks for case, marks in _held(given, kind).items() if _chosen(case, cases)}
-        own = [case for case in store.cases if case.name in held]
+        held: Mapping[str, Any] = getattr(given, kind)
+        own = [case for case in store.cases if case.name in held and _chosen(case.name, cases)]
         if not own:
             raise DataError(
                 f"no case to adapt to has annotations of kind {kind!r}"
                 + ("" if cases is None else f" among {', '.join(cases)}"),
-                where=given.where,
+                where=given.folder,
                 expected=f"one of {', '.join([case.name for case in store.cases][:5])}, …",
                 fix="leave the kind out of `annotations`, or mark one of these cases",
             )
@@ -139,11 +139,6 @@ def prepared(
     return builder.made(words, tuple(used))
 
 
-def _held(given: Annotations, kind: str) -> Mapping[str, object]:
-    held: Mapping[str, object] = getattr(given, kind)
-    return held
-
-
 def _chosen(case: str, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(wildcard(one).fullmatch(case) for one in patterns)
 
@@ -151,13 +146,13 @@ def _chosen(case: str, patterns: Sequence[str] | None) -> bool:
 class _Builder:
     """Puts marks on the prepared grid; what is put first stays."""
 
-    def __init__(self, store: Store, classes: int, structures: Sequence[int]) -> None:
-        shape = (len(store), *store.size)
-        self.structures = list(structures)
-        self.labels = np.full(shape, IGNORE, dtype=np.uint8)
-        self.labelled = np.ones((len(store), classes), dtype=bool)
+    def __init__(self, store: Store, classes: Sequence[str], structures: Sequence[str]) -> None:
+        self.classes = np.array(classes)
+        self.structures = np.isin(self.classes, structures)
+        self.labels = np.full((len(store), *store.size), IGNORE, dtype=np.uint8)
+        self.labelled = np.ones((len(store), len(classes)), dtype=bool)
         self.boxes: dict[int, list[tuple[int, ...]]] = {}
-        self.boxed = np.zeros((len(store), classes), dtype=bool)
+        self.boxed = np.zeros_like(self.labelled)
         self.outside = 0
 
     def add(self, kind: str, case: StoredCase, marks: object) -> None:
@@ -168,24 +163,27 @@ class _Builder:
         np.copyto(own, prepared, where=own == IGNORE)
 
     def _labels(self, case: StoredCase, array: Labels) -> None:
-        prepared = label_slices(array, case.geometry)
+        whole = array.reshape(case.geometry.shape)  # a photograph has one slice
+        prepared = label_slices(whole, case.geometry)
         self._fill(case, _without_padding(prepared, case.geometry))
 
     def _scribbles(self, case: StoredCase, array: Labels) -> None:
+        array = array.reshape(case.geometry.shape)
         self._labels(case, array)
-        drawn = np.argwhere(array != IGNORE)  # thin lines may lie between the centres of larger pixels
-        self._put(case, drawn + 0.5, array[tuple(drawn.T)])
+        drawn = np.argwhere(
+            array != IGNORE
+        )  # thin lines may lie between the centres of larger pixels
+        self._put(case, drawn.astype(np.float64) + 0.5, array[tuple(drawn.T)])
 
     def _points(self, case: StoredCase, points: Sequence[Point]) -> None:
         places = [_file_place(point.slice, point.row, point.column, case) for point in points]
         classes = np.array([point.class_index for point in points], dtype=np.uint8)
-        self.outside += self._put(case, np.array(places) + 0.5, classes)
+        self.outside += self._put(case, np.array(places, dtype=np.float64) + 0.5, classes)
 
-    def _partial(self, case: StoredCase, marks: tuple[Labels, Sequence[int]]) -> None:
-        array, named = marks
+    def _partial(self, case: StoredCase, marks: Partial) -> None:
         rows = self.labelled[case.start : case.stop]
-        rows[:] = np.isin(np.arange(rows.shape[1]), named)
-        self._labels(case, array)
+        rows[:] = np.isin(self.classes, marks.named)
+        self._labels(case, marks.labels)
 
     def _put(self, case: StoredCase, points: NDArray[np.float64], classes: Labels) -> int:
         """Mark the pixels that hold points of the file; returns how many lie outside."""

@@ -57,7 +57,11 @@ def simulated(labels: Labels, axis: int, classes: int, seed: int) -> Simulated:
     slices = np.moveaxis(labels, axis, 0)
     shown = np.flatnonzero(((slices > 0) & (slices != IGNORE)).any((1, 2)))
     rng = np.random.default_rng(seed)
-    chosen = sorted({int(shown[int(share * (len(shown) - 1))]) for share in SLICES}) if len(shown) else []
+    chosen = (
+        sorted({int(shown[int(share * (len(shown) - 1))]) for share in SLICES})
+        if len(shown)
+        else []
+    )
     scribbles = np.full_like(labels, IGNORE)
     drawn = np.moveaxis(scribbles, axis, 0)  # a view
     points: list[Point] = []
@@ -79,7 +83,7 @@ def _line(plane: Labels, region: NDArray[np.bool_], index: int) -> NDArray[np.bo
     if index > 0:
         from skimage.morphology import skeletonize
 
-        line: NDArray[np.bool_] = skeletonize(region)
+        line: NDArray[np.bool_] = skeletonize(region)  # type: ignore[no-untyped-call]
         return line if line.any() else region
     away = ndimage.distance_transform_edt((plane == 0) | (plane == IGNORE))
     ring: NDArray[np.bool_] = region & (away >= STROKE[0]) & (away < STROKE[1])
@@ -114,21 +118,39 @@ def write_simulated(
     """
     volume_prepare(card)
     if unknown := [name for name in partial if name not in card.structures]:
-        raise ConfigError(f"card {card.name!r} has no structure {unknown[0]!r}", expected=", ".join(card.structures))
+        raise ConfigError(
+            f"card {card.name!r} has no structure {unknown[0]!r}",
+            expected=", ".join(card.structures),
+        )
     cases = cases_of(card, root, split, labels=True)
     check_apart(out, folders_of_card(card, root))
     check_file(out / "points.csv")
     named = [card.classes.index(name) for name in partial]
-    full = {cases[i].name for i in np.linspace(0, len(cases) - 1, min(FULL, len(cases))).astype(int)}
+    full = {
+        cases[i].name for i in np.linspace(0, len(cases) - 1, min(FULL, len(cases))).astype(int)
+    }
     points: list[list[Any]] = [["case", "slice", "row", "column", "class"]]
     boxes: list[list[Any]] = [["case", "slice", "class", "row0", "column0", "row1", "column1"]]
     with new_files(out) as folder:
         for number, case in enumerate(cases):
             labels, geometry, affine = _labels(case, card)
-            found = simulated(labels, geometry.file_slice_axis, len(card.classes), mix(seed, case.name))
-            points += [[case.name, p.slice, p.row, p.column, card.classes[p.class_index]] for p in found.points]
+            found = simulated(
+                labels, geometry.file_slice_axis, len(card.classes), mix(seed, case.name)
+            )
+            points += [
+                [case.name, p.slice, p.row, p.column, card.classes[p.class_index]]
+                for p in found.points
+            ]
             boxes += [
-                [case.name, b.slice, card.classes[b.class_index], b.row0, b.column0, b.row1, b.column1]
+                [
+                    case.name,
+                    b.slice,
+                    card.classes[b.class_index],
+                    b.row0,
+                    b.column0,
+                    b.row1,
+                    b.column1,
+                ]
                 for b in found.boxes
             ]
             maps = {"scribbles": found.scribbles}
@@ -136,7 +158,9 @@ def write_simulated(
                 maps["labels"] = labels
             if named and number % 2:
                 other = np.where(labels == IGNORE, IGNORE, OTHER)
-                maps["partial_" + "_".join(partial)] = np.where(np.isin(labels, named), labels, other)
+                maps["partial_" + "_".join(partial)] = np.where(
+                    np.isin(labels, named), labels, other
+                )
             for kind, array in maps.items():
                 write_volume(folder / kind / f"{case.name}.nii.gz", _raw(array, card), affine)
         write_text(folder / "points.csv", csv_text(points))

@@ -187,7 +187,9 @@ class PseudoLabels(Part):
         pasted = torch.full_like(label, IGNORE)
         if self.term.classmix == "target":
             alike = (named == named.roll(1, 0)).all(1).view(-1, *[1] * (label.dim() - 1))
-            kept = (label.roll(1, 0) != OTHER) | alike  # OTHER is none of what its own image's labels name
+            kept = (
+                label.roll(1, 0) != OTHER
+            ) | alike  # OTHER is none of what its own image's labels name
             pasted = torch.where(kept, label.roll(1, 0), pasted)
         return replace(annotation, label=torch.where(cut, pasted, label))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from uda.annotations.faults import Faults
-from uda.annotations.inside import inside
-from uda.annotations.marks import Point
-from uda.annotations.table import table_rows
-from uda.annotations.target import Target
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.inside import inside
+from uda.data.annotations.marks import Point
+from uda.data.annotations.table import table_rows
+from uda.data.annotations.target import Target
 
 
 class Clicks:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from uda.annotations.faults import Faults
-from uda.annotations.inside import inside
-from uda.annotations.marks import Box
-from uda.annotations.table import Row, object_rows, table_rows
-from uda.annotations.target import Target
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.inside import inside
+from uda.data.annotations.marks import Box
+from uda.data.annotations.table import Row, object_rows, table_rows
+from uda.data.annotations.target import Target
 
 NUMBERS = ("slice", "row0", "column0", "row1", "column1")
 

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.annotations.grids import Grid
-from uda.annotations.placement import place
-from uda.annotations.segments import merged, segment_classes, segments_of
 from uda.config.card import DatasetCard
+from uda.data.annotations.grids import Grid
+from uda.data.annotations.placement import place
+from uda.data.annotations.segments import merged, segment_classes, segments_of
 from uda.data.formats import reader
 from uda.data.nrrd import read_header, read_layers, read_nrrd
 from uda.data.photo_labels import check_same_size, look_up, read_classes, unknown_values

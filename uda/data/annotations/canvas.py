@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.annotations.grids import Grid
+from uda.data.annotations.grids import Grid
 from uda.types import IGNORE
 
 BEYOND = 1.0

@@ -27,17 +27,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.annotations.boxes import Boxes, boxes_of_list, read_boxes
-from uda.annotations.faults import Faults, Names
-from uda.annotations.grids import Grid
-from uda.annotations.inside import inside
-from uda.annotations.label_files import read_complete, read_partial, read_scribbles
-from uda.annotations.marks import Box, Partial, Point
-from uda.annotations.packed import PackedMaps
-from uda.annotations.photo_json import Shapes, read_json, read_shapes
-from uda.annotations.points import Clicks, read_points
-from uda.annotations.target import Target, class_index
+from uda.config.annotations import LEDGER, Kind
 from uda.config.card import DatasetCard
+from uda.data.annotations.boxes import Boxes, boxes_of_list, read_boxes
+from uda.data.annotations.faults import Faults, Names
+from uda.data.annotations.grids import Grid
+from uda.data.annotations.inside import inside
+from uda.data.annotations.label_files import read_complete, read_partial, read_scribbles
+from uda.data.annotations.marks import Box, Partial, Point
+from uda.data.annotations.packed import PackedMaps
+from uda.data.annotations.photo_json import Shapes, read_json, read_shapes
+from uda.data.annotations.points import Clicks, read_points
+from uda.data.annotations.target import Target, class_index
 from uda.data.file_names import stem
 from uda.data.formats import READERS
 from uda.data.image_folder import entries
@@ -250,12 +251,12 @@ class Annotations:
     """(case, slice of the file) → which of the card's structures it shows"""
     digest: str = ""
     """SHA-256 over names and content of all files"""
+    folder: Path = Path()
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """What there is: ``points``, ``boxes``, ``scribbles``, ``partial``, ``labels``, ``tags``."""
-        names = ("points", "boxes", "scribbles", "partial", "labels", "tags")
-        return tuple(name for name in names if getattr(self, name))
+    def kinds(self) -> tuple[Kind, ...]:
+        """What there is besides tags, which a prior reads."""
+        return tuple(kind for kind in LEDGER if getattr(self, kind))
 
 
 def read_annotations(
@@ -263,6 +264,7 @@ def read_annotations(
     card: DatasetCard,
     grids: Mapping[str, Grid],
     refused: Mapping[str, str] | None = None,
+    others: Collection[str] = (),
     unmarked: Collection[int] | None = None,
 ) -> Annotations:
     """Read all files and compare them with the images.
@@ -271,13 +273,14 @@ def read_annotations(
         card: of the target.
         grids: case → grid of its image, for every case that may be annotated.
         refused: case → why it may not, such as the cases that scores are computed on.
-        unmarked: values of scribbles that say nothing (:func:`uda.annotations.label_files.read_scribbles`).
+        others: further cases of the domain, whose annotations are passed over.
+        unmarked: values of scribbles that say nothing (:func:`uda.data.annotations.label_files.read_scribbles`).
 
     Raises:
         DataError: lists the faults of all files.
     """
     digest = digest_of(files)
-    reading = _Reading(Target(card, grids, refused or {}), Faults())
+    reading = _Reading(Target(card, grids, refused or {}, others), Faults())
     if files.points:
         read_points(files.points, reading.target, reading.clicks)
     for path in files.boxes:
@@ -302,6 +305,7 @@ def read_annotations(
         reading.labels,
         tags,
         digest,
+        files.folder,
     )
 
 

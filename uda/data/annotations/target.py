@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from uda.annotations.grids import Grid
 from uda.config.card import DatasetCard
+from uda.data.annotations.grids import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +18,8 @@ class Target:
     """by case: those that may be annotated"""
     refused: Mapping[str, str] = field(default_factory=dict)
     """case → why it may not be annotated, such as a case on which scores are computed"""
+    others: Collection[str] = ()
+    """further cases, whose annotations are passed over"""
 
     def class_index(self, name: str) -> int | None:
         """The index of a class by its name: as the card writes it, or in other letters if that is one class.

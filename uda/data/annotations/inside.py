@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from uda.annotations.faults import Faults
-from uda.annotations.grids import Grid
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.grids import Grid
 
 
 def inside(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.annotations.grids import Grid
+from uda.data.annotations.grids import Grid
 from uda.data.volumes import check_same_place
 from uda.errors import DataError
 from uda.files.untrusted import check_memory

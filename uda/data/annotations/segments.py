@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.annotations.target import class_index
 from uda.config.card import DatasetCard
+from uda.data.annotations.target import class_index
 from uda.data.nrrd import Header
 from uda.errors import DataError, UdaError, nearest, raise_all
 from uda.files.untrusted import parse_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from uda.annotations.target import Target
+from uda.data.annotations.target import Target
 from uda.errors import MOST, DataError, UdaError, combine, nearest
 
 SHOWN = 5
@@ -81,7 +81,8 @@ class Names:
         """
         if name in self.target.grids and name not in self.target.refused:
             return True
-        self._cases.setdefault(name, []).append(place)
+        if name in self.target.refused or name not in self.target.others:
+            self._cases.setdefault(name, []).append(place)
         return False
 
     def class_index(self, name: str, place: str = "") -> int | None:

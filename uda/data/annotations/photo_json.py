@@ -8,8 +8,8 @@ line, line strip        a scribble, one pixel wide
 ======================  ======================================================
 
 In COCO a segmentation counts more than the ``bbox`` beside it. Its annotations have no order, so pixels that two
-classes claim are ``IGNORE``; in LabelMe a later shape covers an earlier one. :mod:`uda.annotations.raster` says which
-pixels coordinates stand for.
+classes claim are ``IGNORE``; in LabelMe a later shape covers an earlier one. :mod:`uda.data.annotations.raster` says
+which pixels coordinates stand for.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.annotations.boxes import Boxes
-from uda.annotations.canvas import BEYOND, Canvas
-from uda.annotations.faults import Faults, Names
-from uda.annotations.grids import Grid
-from uda.annotations.inside import inside
-from uda.annotations.marks import Box, Point
-from uda.annotations.points import Clicks
-from uda.annotations.raster import disk, filled, line, pixel, span
-from uda.annotations.runs import mask_of
-from uda.annotations.target import Target
+from uda.data.annotations.boxes import Boxes
+from uda.data.annotations.canvas import BEYOND, Canvas
+from uda.data.annotations.faults import Faults, Names
+from uda.data.annotations.grids import Grid
+from uda.data.annotations.inside import inside
+from uda.data.annotations.marks import Box, Point
+from uda.data.annotations.points import Clicks
+from uda.data.annotations.raster import disk, filled, line, pixel, span
+from uda.data.annotations.runs import mask_of
+from uda.data.annotations.target import Target
 from uda.data.file_names import stem
 from uda.files.untrusted import parse_json, read_text
 from uda.types import IGNORE

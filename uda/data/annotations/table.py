@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uda.annotations.faults import Faults, Names
-from uda.annotations.grids import Grid
-from uda.annotations.target import Target
+from uda.data.annotations.faults import Faults, Names
+from uda.data.annotations.grids import Grid
+from uda.data.annotations.target import Target
 from uda.files.csv_files import read_rows
 
 SEPARATORS = ",;\t"
