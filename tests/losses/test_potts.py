@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from uda.errors import ConfigError, DataError
-from uda.losses.potts import _energy, _pairs, potts
+from uda.losses.neighbours import window_pairs
+from uda.losses.potts import _energy, potts
 
 seeds = st.integers(0, 2**31)
 class_counts = st.sampled_from([2, 3, 19])
@@ -68,7 +69,7 @@ WINDOWS = st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 1)])
 
 @settings(max_examples=20, deadline=None)
 @given(seeds, class_counts, spaces, WINDOWS, st.floats(0.3, 3), st.floats(0.5, 5))
-def test_value_equals_a_float64_sum_over_all_pairs(
+def test_value_equals_a_float64_sum_over_allwindow_pairs(
     seed: int, classes: int, space: tuple[int, ...], window: Any, colour: float, far: float
 ) -> None:
     logits, image = draw(seed, classes, space)
@@ -171,7 +172,7 @@ def test_every_pair_within_the_window_is_listed_once() -> None:
     grid = np.arange(5 * 6 * 7).reshape(5, 6, 7)
     listed = [
         (int(a), int(b))
-        for here, there, _ in _pairs((5, 6, 7), 2, 1, 3.0)
+        for here, there, _ in window_pairs((5, 6, 7), 2, 1, 3.0)
         for a, b in zip(grid[here].ravel(), grid[there].ravel(), strict=True)
     ]
     places = list(np.ndindex(grid.shape))
@@ -187,7 +188,7 @@ def test_every_pair_within_the_window_is_listed_once() -> None:
 
 def test_the_whole_batch_at_once_equals_image_by_image() -> None:
     logits, image = draw(5, 3, (4, 5), images=3)
-    p, pairs = logits.softmax(1), list(_pairs((4, 5), 2, 1, 3.0))
+    p, pairs = logits.softmax(1), list(window_pairs((4, 5), 2, 1, 3.0))
     together, apart = torch.zeros_like(p), torch.zeros_like(p)
     energies = _energy(p, image, pairs, together)
     for i in range(3):

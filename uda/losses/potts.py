@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import product
-from types import EllipsisType
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from uda.errors import ConfigError, DataError
 from uda.losses.closed_form import with_gradient
-from uda.losses.inspection import readable
+from uda.losses.neighbours import (
+    Pair,
+    add_neighbours,
+    check_counts,
+    check_guidance,
+    check_widths,
+    parts,
+    window_pairs,
+)
 from uda.losses.prediction import Predicted, predicted
 from uda.types import Image, Scalar
 
@@ -69,73 +73,28 @@ def potts(
         0.1786
     """
     prediction = predicted(logits)
-    widths = {"sigma_color": sigma_color, "sigma_space": sigma_space}
-    _check(widths, radius, dilation)
-    batch, _, *space = prediction.shape
-    if image.shape[:1] != (batch,) or list(image.shape[2:]) != space:
-        raise DataError(
-            f"the image has shape {tuple(image.shape)}",
-            expected=f"({batch}, channels, {', '.join(map(str, space))}), the pixels of the logits",
-        )
-    if readable(image) and not bool(image.isfinite().all()):
-        raise DataError("the image has values that are not finite", fix="repair the image file")
+    check_widths(sigma_color=sigma_color, sigma_space=sigma_space)
+    check_counts(radius=radius, dilation=dilation)
+    check_guidance(prediction, image)
     p = prediction.p.detach()
     scaled = image.detach().to(p) / (math.sqrt(2) * sigma_color)
-    pairs = list(_pairs(space, radius, dilation, sigma_space))
-    # one image at a time stays in the cache of a CPU; a GPU wants few large kernels
-    parts = [slice(None)] if p.is_cuda else [slice(i, i + 1) for i in range(batch)]
+    pairs = list(window_pairs(p.shape[2:], radius, dilation, sigma_space))
     gradient = torch.zeros_like(p, memory_format=torch.contiguous_format)
-    values = [_energy(p[part], scaled[part], pairs, gradient[part]) for part in parts]
-    return with_gradient(prediction.log_p, torch.cat(values).mean(), gradient.div_(batch))
-
-
-Region: TypeAlias = tuple[EllipsisType | slice, ...]
-Pair: TypeAlias = tuple[Region, Region, float]
+    values = [_energy(p[part], scaled[part], pairs, gradient[part]) for part in parts(p)]
+    return with_gradient(prediction.log_p, torch.cat(values).mean(), gradient.div_(p.shape[0]))
 
 
 @torch.no_grad()
 def _energy(
     p: Tensor, image: Tensor, pairs: Sequence[Pair], gradient: Tensor
 ) -> Float[Tensor, "b"]:
-    """Energy of each image; its gradient by log p, −2 p · Wp / Σw, is written into ``gradient``.
-
-    W is symmetric, so that half of the offsets serve both ends of a pair.
-    """
+    """Energy of each image; its gradient by log p, −2 p · Wp / Σw, is written into ``gradient``."""
     p = p.contiguous()
     spread = gradient
-    for here, there, far in pairs:
-        weight = image[here] - image[there]
-        weight = weight.square_().sum(1, keepdim=True).add_(far).neg_().exp_()
-        spread[here].addcmul_(p[there], weight)
-        spread[there].addcmul_(p[here], weight)
+    add_neighbours(p, image, pairs, spread)
     axes = list(range(1, p.dim()))
     # Σ_c Wp_c = W1, because Σ_c p_c = 1
     total = spread.sum(axes).clamp_min(torch.finfo(p.dtype).tiny)
     disagreeing = (1 - p).mul_(spread).sum(axes)
     spread.mul_(p).mul_((-2 / total).view(-1, *[1] * len(axes)))
     return disagreeing / total
-
-
-def _pairs(space: Sequence[int], radius: int, dilation: int, sigma_space: float) -> Iterator[Pair]:
-    """Both ends of every pair, an offset and its opposite once, with the exponent of their distance."""
-    for steps in product(range(-radius, radius + 1), repeat=len(space)):
-        offset = [dilation * step for step in steps]
-        fits = all(abs(o) < size for o, size in zip(offset, space, strict=True))
-        if steps > (0,) * len(space) and fits:
-            here = tuple(
-                slice(max(-o, 0), size - max(o, 0)) for o, size in zip(offset, space, strict=True)
-            )
-            there = tuple(
-                slice(max(o, 0), size - max(-o, 0)) for o, size in zip(offset, space, strict=True)
-            )
-            far = sum(o * o for o in offset) / (2 * sigma_space**2)
-            yield (..., *here), (..., *there), far
-
-
-def _check(widths: dict[str, float], radius: int, dilation: int) -> None:
-    for name, value in widths.items():
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{name} is {value}", expected="a positive number")
-    for name, count in (("radius", radius), ("dilation", dilation)):
-        if count < 1:
-            raise ConfigError(f"{name} is {count}", expected="a whole number of at least 1")
