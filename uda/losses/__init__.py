@@ -32,6 +32,8 @@ from uda.losses.entropy import max_square as max_square
 from uda.losses.entropy import min_entropy as min_entropy
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
 from uda.losses.mutual_information import mutual_information as mutual_information
+from uda.losses.partial_labels import partial_dice as partial_dice
+from uda.losses.partial_labels import partial_labels as partial_labels
 from uda.losses.potts import potts as potts
 from uda.losses.prediction import Prediction as Prediction
 from uda.losses.self_training import PseudoLabeler as PseudoLabeler

@@ -122,12 +122,11 @@ class Objective:
             )
             for head in (False, True)
         ]
-        drawn = [view.of_drawn() for view in views]
         values: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         for number, (name, part) in enumerate(zip(self.names, self.parts, strict=True)):
             term, note = self.terms[number], notes[number] if notes else None
-            seen = drawn if self.terms[number].compares else views
+            seen = [v.of_drawn() for v in views] if self.terms[number].compares else views
             value = part.value(replace(seen[0], notes=note))
             values[name] = value.detach()
             weighted.append(ramp(term, step) * value)
