@@ -146,6 +146,9 @@ ROWS = {
         lambda s, z: losses.landmark_cross_entropy(z, s.segments, s.landmarks)
     ),
     "potts": Row(lambda s, z: losses.potts(z, s.image), share=1.0),
+    "laplacian": Row(lambda s, z: losses.laplacian(z, s.image)),
+    "laplacian window": Row(lambda s, z: losses.laplacian(z, s.image, "window"), share=1.0),
+    "dense_crf": Row(lambda s, z: losses.dense_crf(z, s.image)),
     "adversarial_loss": WITH_NETWORK(lambda s, z: losses.adversarial_loss(s.discriminator, z)),
     "discriminator_loss": WITH_NETWORK(
         lambda s, z: losses.discriminator_loss(

@@ -25,12 +25,14 @@ from uda.losses.constraints import log_barrier as log_barrier
 from uda.losses.constraints import ratio_bounds as ratio_bounds
 from uda.losses.constraints import size_bounds as size_bounds
 from uda.losses.constraints import tag_bounds as tag_bounds
+from uda.losses.dense_crf import dense_crf as dense_crf
 from uda.losses.dual import dual_ascent as dual_ascent
 from uda.losses.dual import dual_class_ratio as dual_class_ratio
 from uda.losses.entropy import entropy as entropy
 from uda.losses.entropy import max_square as max_square
 from uda.losses.entropy import min_entropy as min_entropy
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
+from uda.losses.laplacian import laplacian as laplacian
 from uda.losses.mutual_information import mutual_information as mutual_information
 from uda.losses.partial_labels import partial_dice as partial_dice
 from uda.losses.partial_labels import partial_labels as partial_labels
