@@ -19,6 +19,7 @@ from uda.config.terms import (
     CentroidTerm,
     Knowledge,
     LandmarksTerm,
+    SeedsTerm,
     PseudoLabelTerm,
     SourceTerm,
     SpatialPriorTerm,
@@ -249,9 +250,9 @@ class Adapt(Training):
                 "must be off"
             )
         self._check_classmix()
-        if self.photo.moves() and {"maps", "landmarks"} & self.needs():
+        if self.photo.moves() and {"maps", "landmarks", "seeds"} & self.needs():
             raise ValueError(
-                "a prior with maps or landmarks needs whole images; photo.scale, crop and mirror must be off"
+                "a prior with maps, landmarks or seeds needs whole images; photo.scale, crop and mirror must be off"
             )
         return self
 
@@ -261,7 +262,7 @@ class Adapt(Training):
         pasting = [t for t in labels if t.classmix != "none"]
         if not pasting:
             return
-        kinds = CentroidTerm | LandmarksTerm | ViewConsistencyTerm
+        kinds = CentroidTerm | LandmarksTerm | SeedsTerm | ViewConsistencyTerm
         noted = [t.term for t in self.objective if isinstance(t, kinds)]
         if noted or len(labels) > 1:
             other = noted[0] if noted else "another pseudo_labels"
