@@ -279,6 +279,7 @@ def estimate_prior(
     areas_mm2: Mapping[str, float] | None = None,
     sizes_csv: PathLike | None = None,
     column: str | None = None,
+    cam: bool = False,
     predicted: bool = False,
     image_level: str | None = None,
     landmarks: bool = False,
@@ -296,6 +297,7 @@ def estimate_prior(
     Args:
         model: the trained model; it knows the class ratio of its training labels.
         tags: CSV ``case,slice,<structures>`` of the target images.
+        cam: with ``tags`` and ``target``: also the seeds of class activation maps.
         sizes_ml: structure → ml; needs ``target``, for the images' physical size.
         areas_mm2: structure → mean area in mm² over all slices; needs ``target``.
         sizes_csv: CSV of pixel counts per image; needs ``column`` and ``target``.
@@ -314,7 +316,8 @@ def estimate_prior(
             true.
     """
     given: dict[str, dict[str, Any] | None] = {
-        "target_tags": None if tags is None else {},
+        "target_tags": None if tags is None or cam else {},
+        "cam": {} if cam else None,
         "sizes_ml": None if sizes_ml is None else {"sizes_ml": sizes_ml},
         "areas_mm2": None if areas_mm2 is None else {"areas_mm2": areas_mm2},
         "size_csv": None if sizes_csv is None else {"file": str(sizes_csv), "column": column},

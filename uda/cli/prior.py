@@ -213,10 +213,10 @@ def _settings(kind: type[AnyPrior]) -> dict[str, str]:
 
 def _inputs() -> Mapping[str, tuple[type[AnyPrior], ...]]:
     """Which kinds use an option."""
-    from uda.config.priors import NEEDS_SOURCE, NEEDS_TARGET, TagPrior
+    from uda.config.priors import NEEDS_SOURCE, NEEDS_TAGS, NEEDS_TARGET, TagPrior
 
     return {
-        "--tags": (TagPrior,),
+        "--tags": NEEDS_TAGS,
         "--target": (*NEEDS_TARGET, TagPrior),
         "--source": NEEDS_SOURCE,
         "--root": NEEDS_SOURCE,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from uda.config.fields import Amount, Frozen, Positive, Rate
+from uda.config.fields import Amount, Frozen, Positive, Probability, Rate
 
 Told = Literal["anatomical", "target_sizes"]
 """Ledger entry: textbook values, or sizes measured on the target's own cases."""
@@ -40,6 +40,33 @@ class TagPrior(Frozen):
     """
 
     kind: Literal["target_tags"] = "target_tags"
+
+
+class CamPrior(Frozen):
+    """As target_tags, with seeds: pixels of known class.
+
+    A classifier of the tags on the network's features says by its class activation maps which pixels its answers come
+    from.
+    """
+
+    kind: Literal["cam"] = "cam"
+    foreground: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Seeds of a structure are where its map is at least this share of its largest value in the image."""
+    background: Probability = 0.05
+    """Seeds of background are where no structure's map is above this share."""
+    min_accuracy: Probability = 0.7
+    """A structure's map is used if the classifier has at least this balanced accuracy on cases that it was not fitted
+    to; 0.5 is chance. 0 = always."""
+    l2: Rate = 0.1
+    """weight decay of the classifier"""
+    stride: Positive = 2
+    """Pixels of the prepared image along one pixel of the stored seeds; 4 or 8 for large photographs."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> CamPrior:
+        if self.background > self.foreground:
+            raise ValueError("background is above foreground; it must be at most as large")
+        return self
 
 
 class SizePrior(Frozen):
@@ -132,6 +159,7 @@ AnyPrior = (
     SourceRatioPrior
     | SpatialPrior
     | TagPrior
+    | CamPrior
     | SizePrior
     | AreaPrior
     | PredictedPrior
@@ -146,7 +174,17 @@ KINDS: dict[str, type[AnyPrior]] = {
 }
 NEEDS_SOURCE = (SpatialPrior, ImageLevelPrior, LandmarkPrior)
 """kinds that need the labelled source images, not only the model"""
-NEEDS_TARGET = (SizePrior, AreaPrior, PredictedPrior, ImageLevelPrior, LandmarkPrior, SizeCsvPrior)
+NEEDS_TARGET = (
+    CamPrior,
+    SizePrior,
+    AreaPrior,
+    PredictedPrior,
+    ImageLevelPrior,
+    LandmarkPrior,
+    SizeCsvPrior,
+)
 """kinds that need the target images"""
-RUNS_NETWORK = (PredictedPrior, ImageLevelPrior, LandmarkPrior)
+NEEDS_TAGS = (TagPrior, CamPrior)
+"""kinds that need the tags of the target images"""
+RUNS_NETWORK = (CamPrior, PredictedPrior, ImageLevelPrior, LandmarkPrior)
 """kinds that run the network, so their stage's hash covers seed and compute settings"""

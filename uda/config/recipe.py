@@ -20,6 +20,7 @@ from uda.config.terms import (
     CentroidTerm,
     Knowledge,
     LandmarksTerm,
+    SeedsTerm,
     PseudoLabelTerm,
     SourceTerm,
     SpatialPriorTerm,
@@ -318,9 +319,9 @@ class Adapt(_Annotated):
                 "start: scratch begins with a network that knows nothing, which select: guarded would compare with the "
                 "source model; set select: last"
             )
-        if self.photo.moves() and {"maps", "landmarks"} & self.needs():
+        if self.photo.moves() and {"maps", "landmarks", "seeds"} & self.needs():
             raise ValueError(
-                "a prior with maps or landmarks needs whole images; photo.scale, crop and mirror must be off"
+                "a prior with maps, landmarks or seeds needs whole images; photo.scale, crop and mirror must be off"
             )
         return self
 
@@ -330,7 +331,7 @@ class Adapt(_Annotated):
         pasting = [t for t in labels if t.classmix != "none"]
         if not pasting:
             return
-        kinds = CentroidTerm | LandmarksTerm | ViewConsistencyTerm
+        kinds = CentroidTerm | LandmarksTerm | SeedsTerm | ViewConsistencyTerm
         noted = [t.term for t in self.objective if isinstance(t, kinds)]
         if noted or len(labels) > 1:
             other = noted[0] if noted else "another pseudo_labels"

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from uda.config.annotations import LABELS, Kind
 from uda.config.fields import Amount, Count, Frozen, Positive, Probability, Rate, Share
 
-Knowledge = Literal["ratio", "maps", "sizes", "landmarks"]
-"""what a prior may know: class ratios, where each class lies, how its size varies, the class of some superpixels"""
+Knowledge = Literal["ratio", "maps", "sizes", "landmarks", "seeds"]
+"""what a prior may know: class ratios, where each class lies, how its size varies, the class of some superpixels
+or of some pixels"""
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -160,6 +161,15 @@ class LandmarksTerm(_Term):
 
     def needs(self) -> frozenset[Knowledge]:
         return frozenset({"landmarks"})
+
+
+class SeedsTerm(_Term):
+    """Cross-entropy with the prior's seeds: pixels of which class activation maps are sure (SEC)."""
+
+    term: Literal["seeds"] = "seeds"
+
+    def needs(self) -> frozenset[Knowledge]:
+        return frozenset({"seeds"})
 
 
 class DualClassRatioTerm(_RatioTerm):
@@ -351,6 +361,7 @@ Term = Annotated[
     | ClassRatioHingeTerm
     | SizeCrossEntropyTerm
     | LandmarksTerm
+    | SeedsTerm
     | DualClassRatioTerm
     | SizeBoundsTerm
     | LogBarrierTerm

@@ -59,12 +59,12 @@ def check_adaptation(settings: Adapt, network: AnyNetwork, where: str | None = N
             normalisation layers are to be trained, and those of the network have no weights.
     """
     deep = network.spatial_dims == 3
-    if deep and {"maps", "landmarks"} & settings.needs():
+    if deep and {"maps", "landmarks", "seeds"} & settings.needs():
         raise ConfigError(
             "a spatial prior gives the place of a class in a slice, but a 3-D network sees patches anywhere",
             where=where,
-            expected="terms without maps and landmarks",
-            fix="leave cbst_sp, spatial_prior_kl and landmarks out, or use a 2-D network",
+            expected="terms without maps, landmarks and seeds",
+            fix="leave cbst_sp, spatial_prior_kl, landmarks and seeds out, or use a 2-D network",
         )
     if deep and any(
         isinstance(term, PseudoLabelTerm) and term.smooth for term in settings.objective

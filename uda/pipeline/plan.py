@@ -11,11 +11,11 @@ from uda.config.networks import DeepLab
 from uda.config.postprocess import POST, Postprocess
 from uda.config.priors import (
     NEEDS_SOURCE,
+    NEEDS_TAGS,
     NEEDS_TARGET,
     RUNS_NETWORK,
     PriorSpec,
     SizeCsvPrior,
-    TagPrior,
 )
 from uda.config.recipe import FIRST, PLACE, Adapt, Pretrain, Recipe
 from uda.devices.distributed import on_first
@@ -217,7 +217,7 @@ class _Planner:
             keys["source/train"] = domains.key(domains.source, "train", True)
         if isinstance(spec, NEEDS_TARGET):
             keys["target/adapt"] = domains.key(target, "adapt", False)
-        if isinstance(spec, TagPrior) and target.tags is not None:
+        if isinstance(spec, NEEDS_TAGS) and target.tags is not None:
             keys["target/tags"] = _text_hash(domains.root / target.root / target.tags)
             keys["target/adapt names"] = fingerprint(target.splits.get("adapt", ()))
         if isinstance(spec, SizeCsvPrior):
@@ -230,7 +230,7 @@ class _Planner:
         return Evidence(
             target=domains.store(domains.target, "adapt", False) if target else None,
             source=domains.store(domains.source, "train", True) if source else None,
-            tags=card_tags(domains.target, domains.root) if isinstance(spec, TagPrior) else None,
+            tags=card_tags(domains.target, domains.root) if isinstance(spec, NEEDS_TAGS) else None,
             sizes=domains.root / spec.file if isinstance(spec, SizeCsvPrior) else None,
         )
 

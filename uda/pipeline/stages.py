@@ -231,7 +231,7 @@ def _judge_maker(
 
 
 def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
-    """A prior's ratios, maps, sizes and landmarks for the images of a store.
+    """A prior's ratios, maps, sizes, landmarks and seeds for the images of a store.
 
     Raises:
         PriorError: its maps differ from the images in size, or it has no entry for some images.
@@ -247,7 +247,8 @@ def prior_tensors(prior: Prior, store: Store) -> PriorTensors:
         largest = torch.tensor([1.0, *(row[-1] for row in prior.sizes.quantiles[1:])])
     segments, classes = prior.landmarks.of(store.places()) if prior.landmarks else (None, None)
     ratio = prior.table(store.places(), store.file_places())
-    return PriorTensors(ratio, prior.maps, largest, segments, classes)
+    seeds = prior.seeds.of(store.places()) if prior.seeds else None
+    return PriorTensors(ratio, prior.maps, largest, segments, classes, seeds=seeds)
 
 
 def estimate_prior(

@@ -24,16 +24,19 @@ from uda.priors.makers import (
     from_source_labels,
     from_source_maps,
     from_tags,
+    presence_ratio,
     select_tags,
 )
 from uda.priors.maps import relative_maps
 from uda.priors.prior import PRIOR_FILE, Prior
+from uda.priors.seeds import Seeds
 from uda.priors.size_csv import read_sizes
 
 __all__ = [
     "PRIOR_FILE",
     "Landmarks",
     "Prior",
+    "Seeds",
     "SizeDistribution",
     "from_areas_mm2",
     "from_image_level",
@@ -50,6 +53,7 @@ __all__ = [
     "logistic_ratios",
     "mean_ratios",
     "nearest_ratios",
+    "presence_ratio",
     "read_sizes",
     "relative_maps",
     "ridge_ratios",

@@ -18,6 +18,7 @@ from torch import nn
 from uda.config.card import DatasetCard, PhotoPrepare
 from uda.config.priors import (
     AreaPrior,
+    CamPrior,
     ImageLevelPrior,
     LandmarkPrior,
     PredictedPrior,
@@ -38,10 +39,11 @@ from uda.data.tags import read_tags
 from uda.devices.device import deterministic, make_fabric
 from uda.errors import DataError, PriorError
 from uda.networks.batchnorm import BATCHNORM_BATCH, estimate_batchnorm
-from uda.networks.model_file import ModelInfo, Trained
+from uda.networks.model_file import ModelInfo, Trained, card_of
 from uda.priors import (
     Landmarks,
     Prior,
+    Seeds,
     from_areas_mm2,
     from_image_level,
     from_predictions,
@@ -54,22 +56,26 @@ from uda.priors import (
     label_maps,
     label_table,
     mean_ratios,
+    presence_ratio,
     read_sizes,
     select_tags,
     size_distribution,
 )
+from uda.priors.class_activation import fit_tags, held_out_accuracy, told, usable
 from uda.priors.network_evidence import (
+    activation_seeds,
     example_images,
     image_features,
     predicted_ratios,
     superpixel_features,
 )
+from uda.priors.prior import listed
 from uda.priors.superpixels import classify, majority, rowed, surest
 
 SOURCE_IMAGES = 200
 """labelled images that train the landmark classifier, evenly spread over the source"""
 EXAMPLES = 4
-"""images in the picture of the landmarks"""
+"""images in the picture of landmarks or seeds"""
 
 T = TypeVar("T")
 
@@ -111,6 +117,8 @@ def make_prior(
             prior = _predicted(spec, model, info, evidence, compute, seed)
         case ImageLevelPrior() | LandmarkPrior():
             prior = _image_level(spec, model, info, evidence, compute, seed)
+        case CamPrior():
+            prior = _cam(spec, model, info, evidence, compute, seed)
         case SizeCsvPrior():
             prior = _counted(spec, info, evidence)
         case SpatialPrior():
@@ -209,6 +217,66 @@ def _image_level(
         return prior
     how = "; superpixel classes by logistic regression from class scores in and around them"
     return replace(prior, landmarks=landmarks, how=prior.how + how)
+
+
+def _cam(
+    spec: CamPrior,
+    model: nn.Module,
+    info: ModelInfo,
+    evidence: Evidence,
+    compute: Compute,
+    seed: int,
+) -> Prior:
+    """From image tags, with seeds by class activation maps of a classifier of these tags.
+
+    The network has the target's BatchNorm statistics. A model that does not know the class ratio of its training labels
+    predicts it, on the images that show a structure.
+    """
+    target, tags = _needed(evidence.target, spec.kind), _needed(evidence.tags, spec.kind)
+    _refuse_3d(info, spec.kind)
+    places = target.places()
+    if untagged := [place for place in places if place not in tags]:
+        raise PriorError(
+            f"there are no tags of {len(untagged)} of {len(places)} target images: {listed(untagged)}",
+            expected="a line for each target image",
+            fix="add their lines to the tags",
+        )
+    table = np.array([tags[place] for place in places], dtype=bool)
+    names = card_of(info).structures
+    shown = np.unique(np.linspace(0, len(target) - 1, min(EXAMPLES, len(target))).astype(int))
+    with deterministic():
+        fabric = make_fabric(compute)
+        model.to(fabric.device)
+        items = Slices(target)
+        images = shuffled_batches(items, BATCHNORM_BATCH, mix(seed, "batchnorm"))
+        estimate_batchnorm(model, images, fabric.device)
+        features = image_features(model, items, fabric)
+        classifier = fit_tags(features, table, spec.l2)
+        accuracy = held_out_accuracy(features, table, [case for case, _ in places], spec.l2)
+        used = usable(names, table, accuracy, spec.min_accuracy)
+        right = float(((classifier.logits(features) > 0) == table).mean())
+        classifier = replace(classifier, weights=classifier.weights * used[:, None])
+        numbers = [info.classes.index(name) for name in names]
+        labels, maps = activation_seeds(
+            model, items, classifier, table, numbers, spec, shown, fabric
+        )
+        ratio = info.presence_ratio
+        if ratio is None:
+            ratio = presence_ratio(predicted_ratios(model, items, fabric), table, numbers)
+    prior = from_tags(info.classes, ratio, tags, info.sizes)
+    if info.presence_ratio is None:
+        how = "image tags; a shown structure has its mean predicted ratio in the images that show it"
+        prior = replace(prior, supervision=("target_tags",), how=how)
+    seeds = Seeds(
+        tuple(places),
+        labels,
+        example_images(target, shown),
+        maps[:, torch.from_numpy(used)],
+        tuple(number for number, one in zip(numbers, used, strict=True) if one),
+        tuple(shown.tolist()),
+    )
+    how = f"{prior.how}; {told(names, accuracy, used, right)}"
+    return replace(prior, seeds=seeds, how=how)
 
 
 def _landmarks(

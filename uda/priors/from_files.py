@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from uda.config.loading import load_card
-from uda.config.priors import NEEDS_SOURCE, NEEDS_TARGET, PriorSpec, SizeCsvPrior, TagPrior
+from uda.config.priors import NEEDS_SOURCE, NEEDS_TAGS, NEEDS_TARGET, PriorSpec, SizeCsvPrior
 from uda.config.recipe import Compute
 from uda.data.cases import cases_in, cases_of
 from uda.data.store import Store, open_store
@@ -90,16 +90,17 @@ def _tags_of(
     info: ModelInfo, path: str | Path | None, target: str | Path | None, spec: PriorSpec
 ) -> Mapping[tuple[str, int], Sequence[bool]] | None:
     """The tags of a file; with ``target`` they may name its images alone."""
-    if not isinstance(spec, TagPrior):
+    if not isinstance(spec, NEEDS_TAGS):
         return None
+    card = card_of(info)
     if path is None:
         raise PriorError(
             f"a prior of kind {spec.kind!r} needs the tags of the target images",
-            expected=f"a CSV case,slice,{','.join(info.classes[1:])}",
+            expected=f"a CSV case,slice,{','.join(card.structures)}",
             fix="give the CSV: tags=FILE (--tags FILE)",
         )
-    tags = read_tags(Path(path), info.classes[1:])
+    tags = read_tags(Path(path), card.structures)
     if target is None:
         return tags
-    names = {case.name for case in cases_in(Path(target), card_of(info).photos)}
+    names = {case.name for case in cases_in(Path(target), card.photos)}
     return select_tags(tags, names, names, path)

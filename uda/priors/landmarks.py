@@ -55,14 +55,7 @@ class Landmarks:
         """
         if tuple(places) == self.places:
             return self.segments, self.classes
-        numbers = {place: number for number, place in enumerate(self.places)}
-        if missing := [place for place in places if place not in numbers]:
-            listed = ", ".join(f"{case} slice {index}" for case, index in missing[:5])
-            raise PriorError(
-                f"the prior has no superpixels of {len(missing)} of {len(places)} images: {listed}",
-                fix="make the prior again for these images",
-            )
-        rows = torch.tensor([numbers[place] for place in places], dtype=torch.long)
+        rows = rows_among(self.places, places, "superpixels")
         return self.segments[rows], self.classes[rows]
 
     def faults(self, classes: int, where: Path | str) -> list[PriorError]:
@@ -159,6 +152,25 @@ def load_landmarks(path: Path, said: Mapping[str, Any]) -> Landmarks:
             fix=fix,
         )
     return found
+
+
+def rows_among(held: Sequence[Place], places: Sequence[Place], what: str) -> Tensor:
+    """Where each of ``places`` stands in ``held``, ``[n]`` int64.
+
+    Args:
+        what: what the prior holds of these images, for the message.
+
+    Raises:
+        PriorError: an image that is not there.
+    """
+    numbers = {place: number for number, place in enumerate(held)}
+    if missing := [place for place in places if place not in numbers]:
+        listed = ", ".join(f"{case} slice {index}" for case, index in missing[:5])
+        raise PriorError(
+            f"the prior has no {what} of {len(missing)} of {len(places)} images: {listed}",
+            fix="make the prior again for these images",
+        )
+    return torch.tensor([numbers[place] for place in places], dtype=torch.long)
 
 
 def _files(path: Path) -> tuple[Path, Path]:

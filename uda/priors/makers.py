@@ -57,29 +57,58 @@ def from_tags(
     """Per-image ratios from image tags.
 
     An absent structure gets 0, a present one its mean ratio over the source slices that show it, background
-    the rest.
+    the rest. Where every class has a tag (photographs), the ratios of the present ones are scaled to sum to 1.
 
     Source: Bateson et al., Constrained / source-free domain adaptation, 2019–2022: a prior of image tags.
 
     Args:
         presence_ratio: mean ratio of each class over the source slices that show it, background first.
-        tags: for each image, which structures it shows (background left out).
+        tags: for each image, which structures it shows (background left out), or which classes (photographs).
 
     Raises:
-        PriorError: there are no tags, or the structures together exceed the image.
+        PriorError: there are no tags, the structures together exceed the image, or a photograph shows no class.
     """
     if not tags:
         raise PriorError("the tags name no image", fix="add a line for each target image")
-    foreground = np.asarray(presence_ratio[1:])
     images: dict[str, dict[int, tuple[float, ...]]] = {}
     for (case, index), shown in tags.items():
-        row = foreground * np.asarray(shown, dtype=float)
-        images.setdefault(case, {})[index] = (float(1 - row.sum()), *row.tolist())
+        row = np.asarray(presence_ratio[-len(shown) :]) * np.asarray(shown, dtype=float)
+        if len(shown) < len(classes):
+            row = np.array([1 - row.sum(), *row])
+        elif row.sum() == 0:
+            raise PriorError(
+                f"the tags of {case} slice {index} name no class that the source shows",
+                expected="one class or more: in a photograph every pixel has one",
+                fix="correct this line of the tags",
+            )
+        else:
+            row /= row.sum()
+        images.setdefault(case, {})[index] = tuple(row.tolist())
     rows = [row for of_case in images.values() for row in of_case.values()]
     mean = tuple(np.mean(rows, axis=0).tolist())
     how = "image tags; a shown structure has its mean ratio in source slices that show it"
     supervision = union(("source_labels",), ("target_tags",))
     return Prior(tuple(classes), mean, supervision, how, images, sizes).validate(classes)
+
+
+def presence_ratio(
+    ratios: Floats, tags: NDArray[np.bool_], numbers: Sequence[int]
+) -> tuple[float, ...]:
+    """Mean ratio ``[k]`` of each tagged class over the images that show it; 0 for the others.
+
+    Args:
+        ratios: ``[n, k]`` of the images.
+        tags: ``[n, s]`` which structures they show.
+        numbers: class number of each structure.
+
+    Example:
+        >>> ratios = np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3]])
+        >>> presence_ratio(ratios, np.array([[False], [True], [True]]), [1])
+        (0.0, 0.4)
+    """
+    mean = np.zeros(ratios.shape[1])
+    mean[list(numbers)] = (ratios[:, list(numbers)] * tags).sum(0) / np.maximum(tags.sum(0), 1)
+    return tuple(mean.tolist())
 
 
 def select_tags(

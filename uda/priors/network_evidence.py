@@ -1,8 +1,8 @@
-"""Run a network on images for priors: predicted class ratios, mean features, descriptions of superpixels."""
+"""Run a network on images for priors: class ratios, mean features, class activation maps, superpixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from uda.config.priors import CamPrior
 from uda.data.items import Items, Numbers, Slices
 from uda.data.store import Store
 from uda.losses import class_ratio
 from uda.networks.heads import features_of
 from uda.networks.inference import BATCH, PIXELS, inference
+from uda.networks.resize import upsample
+from uda.priors.class_activation import (
+    TagClassifier,
+    Tags,
+    activation_maps,
+    relative_activation,
+    seeds_of,
+)
 from uda.priors.superpixels import Ids, describe, grid_of, reduced, superpixels
 
 EXAMPLE = 512
@@ -47,6 +56,47 @@ def image_features(model: nn.Module, items: Items, fabric: Fabric) -> Floats:
             parts.append(seen.pop().float().flatten(2).mean(2).cpu())
     features: Floats = torch.cat(parts).double().numpy()
     return features
+
+
+def activation_seeds(
+    model: nn.Module,
+    items: Slices,
+    classifier: TagClassifier,
+    tags: Tags,
+    classes: Sequence[int],
+    settings: CamPrior,
+    examples: Numbers,
+    fabric: Fabric,
+) -> tuple[Tensor, Tensor]:
+    """Seeds ``[n, h', w']`` uint8 of all items, and the relative maps ``[m, s, h', w']`` uint8 of some.
+
+    The maps are enlarged from the grid of the features to that of the seeds before they are rectified.
+
+    Args:
+        tags: ``[n, s]`` which structures each item shows; the maps of others are 0.
+        classes: class number of each structure; if class 0 is one, there is no class of background.
+        examples: ``[m]`` the items whose maps to return.
+
+    Raises:
+        ModelError: the network's last layer is unknown.
+    """
+    grid, first = grid_of(items.store.size, settings.stride), 0
+    weights = torch.from_numpy(classifier.weights).float().to(fabric.device)
+    background = None if 0 in classes else settings.background
+    seeds, kept = [], []
+    with inference(model), features_of(model) as seen:
+        for batch in _batches(items, fabric):
+            with fabric.autocast():
+                model(batch)
+            raw = activation_maps(seen.pop().float(), weights)
+            maps = relative_activation(upsample(raw, grid))
+            rows = np.arange(first, first + len(batch))
+            shown = torch.from_numpy(tags[rows]).to(fabric.device)
+            seeds.append(seeds_of(maps, shown, classes, settings.foreground, background).cpu())
+            visible = (maps * shown[:, :, None, None] * 255).round().to(torch.uint8)
+            kept.append(visible[torch.from_numpy(np.isin(rows, examples)).to(fabric.device)].cpu())
+            first += len(batch)
+    return torch.cat(seeds), torch.cat(kept)
 
 
 def superpixel_features(

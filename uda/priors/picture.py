@@ -1,4 +1,4 @@
-"""Draw the pictures of a prior: class maps and landmarks, to check them before use."""
+"""Draw the pictures of a prior: class maps, landmarks and seeds, to check them before use."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from uda.files.atomic import atomic_path
 from uda.types import IGNORE
 
 COLUMNS = 5
+MAPS = 4
+"""class activation maps of an image in the picture of the seeds"""
 PANEL = 2.6  # inches
 YELLOW = np.array([255, 255, 0])
 Bytes = NDArray[np.uint8]
@@ -77,7 +79,62 @@ def draw_landmarks(
     _save(figure, path)
 
 
-def _legend(figure: Any, counts: Mapping[str, int], palette: Bytes) -> None:
+def draw_seeds(
+    path: Path,
+    shares: Mapping[str, float],
+    titles: Sequence[str],
+    images: Tensor,
+    maps: Tensor,
+    mapped: Sequence[int],
+    labels: Tensor,
+) -> None:
+    """Draw one row per image: the image, its class activation maps, and its seeds in the colours of their classes.
+
+    Of more than :data:`MAPS` maps it shows those of the structures with the most seeds in these images. Slices are
+    rotated as in :func:`draw_maps`; photographs are upright.
+
+    Args:
+        shares: share of all pixels that are seeds of each class.
+        titles: one for each image.
+        images: ``[m, c, h, w]`` uint8; three channels are red, green and blue.
+        maps: ``[m, s, h', w']`` uint8, 255 at the largest activation of a structure in an image.
+        mapped: class number of each map.
+        labels: ``[m, h', w']`` uint8, ``IGNORE`` where there is no seed.
+    """
+    names, palette = list(shares), _palette(len(shares))
+    counts = [int((labels == number).sum()) for number in mapped]
+    first = sorted(sorted(range(len(mapped)), key=lambda s: -counts[s])[:MAPS])
+    height, width = images.shape[2:] if images.shape[1] == 3 else images.shape[:1:-1]
+    columns, rows = len(first) + 2, len(images)
+    legend = 0.2 * math.ceil(len(shares) / 4) + 0.2
+    figure = _figure(PANEL * columns, rows * (PANEL * height / width + 0.3) + legend)
+    for row, (title, image) in enumerate(zip(titles, images, strict=True)):
+        shown = np.moveaxis(np.broadcast_to(image.numpy(), (3, *image.shape[1:])), 0, -1)
+        seeds = _enlarged(labels[row].numpy(), image.shape)[..., None]
+        colour = palette[np.where(seeds == IGNORE, 0, seeds)[..., 0]]
+        over = np.where(seeds == IGNORE, 0.5 * shown, 0.35 * shown + 0.65 * colour)
+        panels = [shown, *maps[row, first].numpy(), over.astype(np.uint8)]
+        heads = [title, *(names[mapped[s]] for s in first), "seeds"]
+        for column, (panel, head) in enumerate(zip(panels, heads, strict=True)):
+            axes = figure.add_subplot(rows, columns, row * columns + column + 1)
+            turned = panel if image.shape[0] == 3 else np.rot90(panel)
+            axes.imshow(turned, vmin=0, vmax=255, cmap="viridis", interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(head, fontsize=8, parse_math=False)
+    _legend(figure, {name: f"{100 * share:.1f} %" for name, share in shares.items()}, palette)
+    _save(figure, path)
+
+
+def _enlarged(coarse: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """A map ``[h', w']`` at the size of an image ``[c, h, w]``, by the nearest pixel."""
+    (height, width), (rows, columns) = shape[1:], coarse.shape
+    fine: NDArray[Any] = coarse[np.arange(height) * rows // height][
+        :, np.arange(width) * columns // width
+    ]
+    return fine
+
+
+def _legend(figure: Any, counts: Mapping[str, Any], palette: Bytes) -> None:
     from matplotlib.patches import Patch
 
     handles = [
@@ -91,8 +148,7 @@ def _panels(
     image: Bytes, ids: NDArray[np.int16], classes: Bytes, palette: Bytes
 ) -> tuple[Bytes, Bytes]:
     """The image with the borders of its superpixels, and the image under the colours of its landmarks."""
-    (height, width), (rows, columns) = image.shape[1:], ids.shape
-    fine = ids[np.arange(height) * rows // height][:, np.arange(width) * columns // width]
+    (height, width), fine = image.shape[1:], _enlarged(ids, image.shape)
     border = np.zeros((height, width, 1), dtype=bool)
     border[:, 1:, 0] |= fine[:, 1:] != fine[:, :-1]
     border[1:, :, 0] |= fine[1:] != fine[:-1]

@@ -18,6 +18,7 @@ from uda.files.new import check_file, new_files
 from uda.networks.size_distribution import SizeDistribution
 from uda.priors.landmarks import Landmarks, load_landmarks, save_landmarks
 from uda.priors.maps import load_maps, maps_digest, maps_fault, save_maps
+from uda.priors.seeds import Seeds, load_seeds, save_seeds
 
 SUM_TOLERANCE = 1e-4
 FORMAT = "uda-prior-1"
@@ -27,7 +28,7 @@ REMEDY = "correct the numbers, or make the prior again with `uda prior`"
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Class ratios of the data set; optionally of each image, with sizes, maps and landmarks."""
+    """Class ratios of the data set; optionally of each image, with sizes, maps, landmarks and seeds."""
 
     classes: tuple[str, ...]
     ratio: tuple[float, ...]
@@ -43,6 +44,8 @@ class Prior:
     """``[k, h, w]`` float32: how often each class is at a pixel; sums to 1 over the classes"""
     landmarks: Landmarks | None = None
     """superpixels of each image, and the classes of the most confident ones"""
+    seeds: Seeds | None = None
+    """the class of those pixels of each image that class activation maps are sure of"""
     photos: bool = False
     """whether the images are photographs: pictures of the prior show them upright"""
 
@@ -69,6 +72,8 @@ class Prior:
             raw["maps"] = maps_digest(self.maps)
         if self.landmarks is not None:
             raw["landmarks"] = self.landmarks.digest()
+        if self.seeds is not None:
+            raw["seeds"] = self.seeds.digest()
         return fingerprint(raw)
 
     def validate(self, classes: Sequence[str], where: Path | str = "the prior") -> Prior:
@@ -96,6 +101,8 @@ class Prior:
             faults.append(fault)
         if self.landmarks is not None:
             faults += self.landmarks.faults(len(classes), where)
+        if self.seeds is not None:
+            faults += self.seeds.faults(len(classes), where)
         raise_all(faults[:10], str(where))
         return self
 
@@ -136,7 +143,7 @@ class Prior:
         return torch.tensor([self.images[case][i] for case, i in places], dtype=torch.float32)
 
     def save(self, path: Path) -> None:
-        """Write ``prior.json``; maps and landmarks go beside it as safetensors, each with a picture.
+        """Write ``prior.json``; maps, landmarks and seeds go beside it as safetensors, each with a picture.
 
         The JSON moves to its place last and holds their checksums, so it never describes other tensors.
 
@@ -165,18 +172,20 @@ class Prior:
                 raw["maps"] = save_maps(new, self.classes, self.maps, self.photos)
             if self.landmarks is not None:
                 raw["landmarks"] = save_landmarks(new, self.classes, self.landmarks)
+            if self.seeds is not None:
+                raw["seeds"] = save_seeds(new, self.classes, self.seeds)
             if self.photos:
                 raw["photos"] = True
             write_json(new, raw)
 
     @classmethod
     def load(cls, path: Path) -> Prior:
-        """Read ``prior.json`` with its maps and landmarks; the caller validates it against its classes.
+        """Read ``prior.json`` with its maps, landmarks and seeds; the caller validates it against its classes.
 
         Raises:
             ModelError: the file is not JSON.
-            PriorError: no such file, missing keys, values of another type, or maps or landmarks that are
-                missing or changed.
+            PriorError: no such file, missing keys, values of another type, or maps, landmarks or seeds that
+                are missing or changed.
         """
         path = path / PRIOR_FILE if path.is_dir() else path
         if not path.is_file():
@@ -190,7 +199,7 @@ class Prior:
             if raw["format"] != FORMAT:
                 raise ValueError(f"format {raw['format']!r}")
             images, sizes, maps = raw.get("images"), raw.get("sizes"), raw.get("maps")
-            landmarks = raw.get("landmarks")
+            landmarks, seeds = raw.get("landmarks"), raw.get("seeds")
             return cls(
                 classes=tuple(str(c) for c in raw["classes"]),
                 ratio=tuple(float(r) for r in raw["ratio"]),
@@ -205,6 +214,7 @@ class Prior:
                 sizes=None if sizes is None else SizeDistribution.from_json(sizes),
                 maps=None if maps is None else load_maps(path, maps),
                 landmarks=None if landmarks is None else load_landmarks(path, landmarks),
+                seeds=None if seeds is None else load_seeds(path, seeds),
                 photos=bool(raw.get("photos", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -12,6 +12,7 @@ from uda.training.parts.dual import DualClassRatio
 from uda.training.parts.landmarks import Landmarks
 from uda.training.parts.part import Part, PriorTensors, check_prior
 from uda.training.parts.pointwise import Bounded, Entropy, Pointwise, ViewAgreement
+from uda.training.parts.seeds import Seeds
 from uda.training.parts.teacher import PseudoLabels
 
 PARTS: dict[type[Frozen], type[Part]] = {
@@ -20,6 +21,7 @@ PARTS: dict[type[Frozen], type[Part]] = {
     terms.SizeBoundsTerm: Bounded,
     terms.LogBarrierTerm: Bounded,
     terms.LandmarksTerm: Landmarks,
+    terms.SeedsTerm: Seeds,
     terms.DualClassRatioTerm: DualClassRatio,
     terms.PseudoLabelTerm: PseudoLabels,
     terms.PartialLabelsTerm: PartialLabels,

@@ -38,6 +38,10 @@ class PriorTensors:
     landmarks: Tensor | None = None
     """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not sure enough"""
 
+    seeds: Tensor | None = None
+    """``[n, h', w']`` uint8: the class of each pixel of the target slices, on a coarser grid; ``IGNORE`` where it is not
+    known"""
+
     def to(self, device: torch.device) -> PriorTensors:
         values = [getattr(self, field.name) for field in fields(self)]
         return PriorTensors(*(None if value is None else value.to(device) for value in values))
@@ -159,6 +163,7 @@ def check_prior(prior: PriorTensors, needed: Iterable[str], term: str) -> None:
         "ratio": ("class ratios", "name a prior with prior:"),
         "maps": ("where each class lies", "use a prior of kind spatial"),
         "landmarks": ("the class of superpixels", "use a prior of kind landmarks"),
+        "seeds": ("the class of some pixels", "use a prior of kind cam"),
         "sizes": (
             "how the sizes vary",
             "use a prior of kind source_labels whose model knows them, or bounds: ratio",
@@ -168,6 +173,7 @@ def check_prior(prior: PriorTensors, needed: Iterable[str], term: str) -> None:
         "ratio": prior.ratio,
         "maps": prior.maps,
         "landmarks": prior.landmarks,
+        "seeds": prior.seeds,
         "sizes": prior.largest,
     }
     for name in needed:
