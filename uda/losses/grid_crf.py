@@ -28,8 +28,10 @@ POTTS = 80.0
 """Weight of the pairs in the code of Marin et al., for photographs of 321×321 pixels."""
 CYCLES = 5
 """Most passes over the classes, as there."""
-FIRST_RADIUS = 4
-"""Pixels around those that gain among which a cut is sought first."""
+RADII = (4, 8)
+"""How many pixels around those that gain a cut is sought among first, and how many more the next times."""
+MOST = 0.5
+"""Share of all that may switch from which on they are all taken."""
 
 
 def grid_crf(
@@ -367,7 +369,7 @@ def _expansion(grid: _Grid, alpha: int, maxflow: ModuleType) -> np.ndarray:
     w/2 |s − s'|, the middle of which goes into u. Only a pixel whose u is negative gives a reason to switch, so the
     cut is sought near those. It leaves out the pairs that lead away from there, which cost nothing at the least. If
     no pixel at such a pair switches, they do cost nothing, and no other pixel can gain: the cut is that of the whole
-    image. Otherwise the search goes on in a wider neighbourhood.
+    image. Otherwise the search goes on in a wider neighbourhood, in the end among all pixels that may switch.
     """
     change = grid.cost[alpha] - grid.own
     # from there on no neighbours can outvote the pixel
@@ -378,18 +380,22 @@ def _expansion(grid: _Grid, alpha: int, maxflow: ModuleType) -> np.ndarray:
     inside = np.zeros_like(movable)
     inside[gaining] = True
     nodes = front = gaining
-    radius = FIRST_RADIUS
-    while front.size:
+    for radius in RADII:
+        if not front.size:
+            return nodes
         for _ in range(radius):
             near = grid.near(front)
             near = near[movable[near] & ~inside[near]]
             inside[near] = True
             front = np.unique(near)
-        nodes = np.flatnonzero(inside)
+        nodes = front = np.flatnonzero(inside)
+        if nodes.size > MOST * np.count_nonzero(movable):
+            break
         switched, leaving = move.cut(nodes, inside, maxflow)
-        front = nodes[switched & leaving]
-        nodes = nodes[switched]
-        radius *= 2
+        nodes, front = nodes[switched], nodes[switched & leaving]
+    if front.size:
+        nodes = np.flatnonzero(movable)
+        nodes = nodes[move.cut(nodes, movable, maxflow)[0]]
     return nodes
 
 
