@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from types import EllipsisType, ModuleType
 from typing import TypeAlias
@@ -27,6 +28,10 @@ POTTS = 80.0
 """Weight of the pairs in the code of Marin et al., for photographs of 321×321 pixels."""
 CYCLES = 5
 """Most passes over the classes, as there."""
+RADII = (4, 8)
+"""How many pixels around those that gain a cut is sought among first, and how many more the next times."""
+MOST = 0.5
+"""Share of all that may switch from which on they are all taken."""
 
 
 def grid_crf(
@@ -308,12 +313,16 @@ class _Grid:
             sums[step:] += counted
         return sums
 
+    def near(self, places: np.ndarray) -> np.ndarray:
+        """All neighbours of pixels, the later ones first, ``[2 o, m]``; at a border others, at a weight of 0."""
+        return (places + np.concatenate([self.step, -self.step])[:, None]) % self.labels.size
+
     def around(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All neighbours of pixels, the later ones first, and the weights to them, ``[2 o, m]`` each."""
-        step = self.step[:, None]
-        later, earlier = ((places + way) % self.labels.size for way in (step, -step))
+        """The same, and the weights to them."""
+        near = self.near(places)
+        earlier = near[len(self.step) :]
         ahead, behind = self.weight[:, places], np.take_along_axis(self.weight, earlier, axis=1)
-        return np.concatenate([later, earlier]), np.concatenate([ahead, behind]).astype(np.float64)
+        return near, np.concatenate([ahead, behind]).astype(np.float64)
 
     def relabel(self, places: np.ndarray, label: int) -> bool:
         """Give pixels a label if that lowers the energy."""
@@ -355,63 +364,79 @@ def _minimise(grid: _Grid, cycles: int, maxflow: ModuleType) -> None:
 def _expansion(grid: _Grid, alpha: int, maxflow: ModuleType) -> np.ndarray:
     """The pixels that take class α in the best expansion of it.
 
-    Let c(x) be what −log p changes when x switches. A pair of neighbours that keep their labels l costs w [l ≠ l'], one
-    of which one switches w, and one of which both switch nothing. So a switch saves at most w for every neighbour, and
-    a set of pixels gains by switching only if one of them has a c below the weights at which it disagrees now.
+    With s = 1 where a pixel switches to α, the move costs u(x) s(x), summed, and for each pair of pixels that may
+    switch w |s − s'| if their labels are the same. If they differ it costs w (1 − s s') = w − w/2 (s + s') +
+    w/2 |s − s'|, the middle of which goes into u. Only a pixel whose u is negative gives a reason to switch, so the
+    cut is sought near those. It leaves out the pairs that lead away from there, which cost nothing at the least. If
+    no pixel at such a pair switches, they do cost nothing, and no other pixel can gain: the cut is that of the whole
+    image. Otherwise the search goes on in a wider neighbourhood, in the end among all pixels that may switch.
     """
     change = grid.cost[alpha] - grid.own
-    candidates = grid.free & (grid.labels != alpha) & (change < grid.reach)
-    if not bool((candidates & (change < grid.cut)).any()):
-        return np.empty(0, dtype=np.int64)
-    label = grid.labels.copy()
-    nodes = np.flatnonzero(candidates)
-    unary = change[nodes].astype(np.float64)
-    near, weight = grid.around(nodes)
-    while nodes.size:
-        undecided, same = candidates[near], label[near] == label[nodes]
-        certain = unary + (weight * np.where(undecided, 0.0, same * 1.0 - (label[near] == alpha))).sum(0)
-        keeps = certain - (weight * undecided).sum(0) >= 0
-        switches = ~keeps & (certain + (weight * (undecided & same)).sum(0) <= 0)
-        open_ = ~(keeps | switches)
-        if 16 * int(open_.sum()) >= 15 * nodes.size:
-            label[nodes[_cut(grid, nodes, certain, undecided, same, weight, maxflow)]] = alpha
+    # from there on no neighbours can outvote the pixel
+    movable = grid.free & (grid.labels != alpha) & (change < grid.reach)
+    move = _Move(grid, alpha, change, movable)
+    suspects = np.flatnonzero(movable & (change < grid.cut))
+    gaining = suspects[move.unary(suspects, *grid.around(suspects)) < 0]
+    inside = np.zeros_like(movable)
+    inside[gaining] = True
+    nodes = front = gaining
+    for radius in RADII:
+        if not front.size:
+            return nodes
+        for _ in range(radius):
+            near = grid.near(front)
+            near = near[movable[near] & ~inside[near]]
+            inside[near] = True
+            front = np.unique(near)
+        nodes = front = np.flatnonzero(inside)
+        if nodes.size > MOST * np.count_nonzero(movable):
             break
-        label[nodes[switches]] = alpha
-        candidates[nodes[~open_]] = False
-        nodes, unary, near, weight = nodes[open_], unary[open_], near[:, open_], weight[:, open_]
-    return np.flatnonzero(label != grid.labels)
+        switched, leaving = move.cut(nodes, inside, maxflow)
+        nodes, front = nodes[switched], nodes[switched & leaving]
+    if front.size:
+        nodes = np.flatnonzero(movable)
+        nodes = nodes[move.cut(nodes, movable, maxflow)[0]]
+    return nodes
 
 
-def _cut(
-    grid: _Grid,
-    nodes: np.ndarray,
-    unary: np.ndarray,
-    undecided: np.ndarray,
-    same: np.ndarray,
-    weight: np.ndarray,
-    maxflow: ModuleType,
-) -> np.ndarray:
-    """Which nodes switch in the minimum cut.
+@dataclass(frozen=True)
+class _Move:
+    """An expansion of class α: what it changes in −log p ``[n]``, and which pixels it may move ``[n]``."""
 
-    With s = 1 where a node switches, two nodes of one label cost w |s − s'|, and two of different labels
-    w (1 − s s') = w − w/2 (s + s') + w/2 |s − s'|.
-    """
-    apart = undecided & ~same
-    unary = unary - 0.5 * (weight * apart).sum(0)
-    place = np.empty(grid.labels.size, dtype=np.int64)
-    place[nodes] = np.arange(nodes.size)
-    steps = len(grid.step)
-    linked = undecided[:steps] & (weight[:steps] > 0)
-    number, first = np.nonzero(linked)
-    second = place[(nodes[first] + grid.step[number]) % grid.labels.size]
-    capacity = (weight[:steps] * np.where(apart[:steps], 0.5, 1.0))[linked]
-    graph = maxflow.Graph[float](nodes.size, first.size)
-    ids = graph.add_grid_nodes((nodes.size,))
-    graph.add_edges(first, second, capacity, capacity)
-    graph.add_grid_tedges(ids, unary.clip(0), (-unary).clip(0))
-    graph.maxflow()
-    switched: np.ndarray = graph.get_grid_segments(ids)
-    return switched
+    grid: _Grid
+    alpha: int
+    change: np.ndarray
+    movable: np.ndarray
+
+    def unary(self, places: np.ndarray, near: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """u of pixels, given what is around them."""
+        labels, own = self.grid.labels[near], self.grid.labels[places]
+        same = labels == own
+        share = np.where(self.movable[near], 0.5 * same - 0.5, 1.0 * same - (labels == self.alpha))
+        return self.change[places] + (weight * share).sum(0)
+
+    def cut(
+        self, nodes: np.ndarray, inside: np.ndarray, maxflow: ModuleType
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which nodes switch in the minimum cut among them, and which are at a pair that was left out."""
+        near, weight = self.grid.around(nodes)
+        unary = self.unary(nodes, near, weight)
+        known = inside[near]
+        leaving = (self.movable[near] & ~known & (weight > 0)).any(0)
+        later = slice(len(self.grid.step))
+        linked = known[later] & (weight[later] > 0)
+        first = np.nonzero(linked)[1]
+        ends = near[later][linked]
+        same = self.grid.labels[ends] == self.grid.labels[nodes[first]]
+        capacity = weight[later][linked] * np.where(same, 1.0, 0.5)
+        place = np.empty(inside.size, dtype=np.int64)
+        place[nodes] = np.arange(nodes.size)
+        graph = maxflow.Graph[float](nodes.size, first.size)
+        ids = graph.add_grid_nodes((nodes.size,))
+        graph.add_edges(first, place[ends], capacity, capacity)
+        graph.add_grid_tedges(ids, unary.clip(0), (-unary).clip(0))
+        graph.maxflow()
+        return graph.get_grid_segments(ids), leaving
 
 
 def _maxflow() -> ModuleType:
