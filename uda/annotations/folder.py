@@ -429,7 +429,9 @@ class _Reading:
             try:
                 lines = read_text(part.listed).split("\n")
             except (OSError, ValueError) as error:
-                self.faults.add(f"cannot be read: {error}", where=part.listed)
+                self.faults.add(
+                    f"cannot be read: {error}", where=part.listed, fix="save it as text in UTF-8"
+                )
                 return ()
             words = [line.strip() for line in lines if line.strip()]
             names = Names(part.listed, self.target, self.faults)
@@ -459,7 +461,7 @@ class _Reading:
             self.faults.take(fault)
             return {}
         if not tags:
-            self.faults.add("the table has no line below its first", where=path)
+            self.faults.add("the table has no line below its first", where=path, fix="take it out")
         names = Names(path, self.target, self.faults)
         for case, slice_ in tags:
             if names.case(case, f"slice {slice_}"):
