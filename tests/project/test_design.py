@@ -135,8 +135,8 @@ READERS = {
     "check.photos",
     "annotations.label_files",
 }
-"""Who may open a label file: the store for labelled splits, what scores, checks or converts data, and annotations, which
-a user gives of cases that no score is computed on."""
+"""Who may open a label file: the store for labelled splits, what scores, checks or converts data, and annotations,
+which a user gives of cases that no score is computed on."""
 
 
 def test_only_who_scores_checks_or_converts_opens_labels_outside_the_store() -> None:
