@@ -94,7 +94,11 @@ def test_the_type_of_the_numbers_does_not_matter(tmp_path: Path, dtype: type) ->
 
 
 FAULTS = {
-    "a value without a class": (raw(0, v10=(0, 0, 0), v11=(1, 1, 1)), AFFINE, ["11 (1 voxels)", "10"]),
+    "a value without a class": (
+        raw(0, v10=(0, 0, 0), v11=(1, 1, 1)),
+        AFFINE,
+        ["11 (1 voxels)", "10"],
+    ),
     "nothing is marked": (raw(0), AFFINE, ["marks nothing"]),
     "all is 255": (raw(255), AFFINE, ["marks nothing"]),
     "another shape": (raw(0)[:4], AFFINE, ["has shape (4, 7, 6)", "(5, 7, 6)"]),

@@ -55,7 +55,10 @@ def test_tables_of_spreadsheets_say_the_same(tmp_path: Path, content: str) -> No
 
 
 def test_photographs_have_one_slice(tmp_path: Path) -> None:
-    for content in ("case,row,column,class\na,7,11,car\n", "case,slice,row,column,class\na,,7,11,car\n"):
+    for content in (
+        "case,row,column,class\na,7,11,car\n",
+        "case,slice,row,column,class\na,,7,11,car\n",
+    ):
         points, faults = read(tmp_path / "points.csv", content, photo_target())
         assert points == {"a": (Point(0, 7, 11, 1),)}
         assert faults == ""
@@ -139,9 +142,7 @@ def test_a_fault_of_many_lines_is_one_fault(tmp_path: Path) -> None:
 
 @given(
     st.dictionaries(
-        st.tuples(
-            st.sampled_from(["a", "b"]), st.integers(0, 7), st.integers(0, 11)
-        ),
+        st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 7), st.integers(0, 11)),
         st.integers(0, 2),
         min_size=1,
     )
@@ -155,7 +156,9 @@ def test_any_table_of_clicks_inside_comes_back(clicks: dict[tuple[str, int, int]
     ]
     with tempfile.TemporaryDirectory() as folder:
         points, faults = read(
-            Path(folder) / "points.csv", "\n".join(["case,row,column,class", *lines]), photo_target()
+            Path(folder) / "points.csv",
+            "\n".join(["case,row,column,class", *lines]),
+            photo_target(),
         )
     assert faults == ""
     found = {(case, p.row, p.column): p.class_index for case in points for p in points[case]}

@@ -57,7 +57,10 @@ def slicer(*segments: tuple[str, int, int]) -> dict[str, str]:
 
 def mitk(*groups: dict[str, int]) -> dict[str, str]:
     raw = [
-        {"labels": [{"name": name, "value": value, "color": {}} for name, value in group.items()] or None}
+        {
+            "labels": [{"name": name, "value": value, "color": {}} for name, value in group.items()]
+            or None
+        }
         for group in groups
     ]
     return {
@@ -154,7 +157,9 @@ def test_signs_in_names_are_read_as_each_format_writes_them(tmp_path: Path) -> N
     card = card_of(classes=["background", "a-b"], label_values={"background": [0], "a-b": [1]})
     array = (two() == 1).astype(np.uint8)
     for fields in (slicer(("A-B", 1, 0)), mitk({"a-b": 1}), old_mitk({"a&#45;b": 1})):
-        assert read_scribbles(write(tmp_path / "p.seg.nrrd", array, fields), GRID, card)[1, 2, 3] == 1
+        assert (
+            read_scribbles(write(tmp_path / "p.seg.nrrd", array, fields), GRID, card)[1, 2, 3] == 1
+        )
 
 
 # placement
@@ -242,23 +247,39 @@ def test_empty_room_beyond_the_image_may_be_cut(tmp_path: Path) -> None:
 # faults
 
 BAD: dict[str, tuple[dict[str, str], str]] = {
-    "an unknown name": (slicer(("dsk", 1, 0), ("ring", 2, 0)), "no class 'dsk', the name of a segment"),
+    "an unknown name": (
+        slicer(("dsk", 1, 0), ("ring", 2, 0)),
+        "no class 'dsk', the name of a segment",
+    ),
     "a name that is no class of a value that is one": (
         slicer(("lung", 1, 0), ("ring", 2, 0)),
         "no class 'lung'",
     ),
-    "a value without a class": (slicer(("Segment_1", 1, 0), ("ring", 2, 0)), "no class 'Segment_1'"),
-    "two names for a value": (slicer(("disk", 1, 0), ("ring", 1, 0)), "two segments have the value 1"),
+    "a value without a class": (
+        slicer(("Segment_1", 1, 0), ("ring", 2, 0)),
+        "no class 'Segment_1'",
+    ),
+    "two names for a value": (
+        slicer(("disk", 1, 0), ("ring", 1, 0)),
+        "two segments have the value 1",
+    ),
     "voxels without a segment": (slicer(("disk", 1, 0)), "1 voxels have the value 2 in layer 0"),
     "a layer that is not there": (slicer(("disk", 1, 3)), "layers that it does not have"),
     "no number": ({"Segment0_Name": "disk", "Segment0_LabelValue": "one"}, "cannot be read"),
-    "no JSON": (mitk({}) | {"org.mitk.multilabel.segmentation.labelgroups": "[{"}, "cannot be read"),
-    "other JSON": (mitk({}) | {"org.mitk.multilabel.segmentation.labelgroups": "[1]"}, "cannot be"),
-    "a label without a value": (
-        mitk({}) | {"org.mitk.multilabel.segmentation.labelgroups": '[{"labels": [{"name": "disk"}]}]'},
+    "no JSON": (
+        mitk({}) | {"org.mitk.multilabel.segmentation.labelgroups": "[{"},
         "cannot be read",
     ),
-    "XML without a name": (old_mitk({}) | {"label_000_00001": "<Label/>"}, "has no value or no name"),
+    "other JSON": (mitk({}) | {"org.mitk.multilabel.segmentation.labelgroups": "[1]"}, "cannot be"),
+    "a label without a value": (
+        mitk({})
+        | {"org.mitk.multilabel.segmentation.labelgroups": '[{"labels": [{"name": "disk"}]}]'},
+        "cannot be read",
+    ),
+    "XML without a name": (
+        old_mitk({}) | {"label_000_00001": "<Label/>"},
+        "has no value or no name",
+    ),
 }
 
 

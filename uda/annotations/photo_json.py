@@ -134,7 +134,7 @@ def _shape(shape: Any) -> tuple[str, NDArray[np.float64], str]:
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError("it has no label")
     kind = shape.get("shape_type") or "polygon"
-    if kind not in FEWEST:
+    if not isinstance(kind, str) or kind not in FEWEST:
         raise ValueError(f"its type {str(kind)[:SHOWN]!r} is not read, only {', '.join(FEWEST)}")
     points = shape.get("points")
     if (
