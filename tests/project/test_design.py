@@ -18,6 +18,7 @@ FLOORS = (
     ("files", "losses"),
     ("config",),
     ("data",),
+    ("annotations",),
     ("networks",),
     ("devices",),
     ("priors", "selection"),
@@ -30,7 +31,7 @@ FLOORS = (
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-DOORS = 20
+DOORS = 21
 """entries of the package's root at the most: what a screen shows at a glance"""
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
@@ -132,8 +133,10 @@ READERS = {
     "evaluation.sifa",
     "check.volumes",
     "check.photos",
+    "annotations.label_files",
 }
-"""Who may open a label file: the store for labelled splits, what scores, checks or converts data."""
+"""Who may open a label file: the store for labelled splits, what scores, checks or converts data, and annotations,
+which a user gives of cases that no score is computed on."""
 
 
 def test_only_who_scores_checks_or_converts_opens_labels_outside_the_store() -> None:

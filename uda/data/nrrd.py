@@ -250,7 +250,11 @@ def _fields(path: Path) -> tuple[bytes, dict[str, Any]]:
     elif len(raw) == MAX_HEADER:
         raise ValueError(f"its header has more than {MAX_HEADER} bytes")
     lines = raw.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
-    fields = _pynrrd(path).read_header(lines)
+    parser = _pynrrd(path)
+    try:
+        fields = parser.read_header(lines)
+    except parser.NRRDError as error:
+        raise ValueError(str(error)) from error
     if not ends and not {"data file", "datafile"} & set(fields):
         raise EOFError("it ends within its header")
     return raw, dict(fields)

@@ -427,34 +427,37 @@ class _Reading:
 
     def _named(self, part: PartialFiles) -> tuple[str, ...]:
         """The classes of a folder of partial labels; none, and a fault, where they are not said."""
-        card = self.target.card
-        found: list[tuple[str, ...]] = []
+        card, before = self.target.card, self.faults.count
         if part.listed is not None:
-            try:
-                lines = read_text(part.listed).split("\n")
-            except (OSError, ValueError) as error:
-                self.faults.add(f"cannot be read: {error}", where=part.listed)
-                return ()
-            words = [line.strip() for line in lines if line.strip()]
-            names = Names(part.listed, self.target, self.faults)
-            known = [names.class_index(word) for word in words]
-            names.report()
-            if words and None not in known:
-                found = [tuple(card.classes[index] for index in known if index is not None)]
+            found = self._listed(part.listed)
         else:
             found = classes_in(part.folder.name[len(PARTIAL) :].lstrip("_"), card)
         if len(found) == 1 and len(set(found[0])) == len(found[0]):
             return found[0]
-        if part.listed is None or not found:
+        if self.faults.count == before:
+            readings = " or ".join(", ".join(names) for names in found)
             self.faults.add(
-                "the folder does not say for which classes its labels are complete"
-                if not found
-                else f"the folder may mean {' or '.join(', '.join(names) for names in found[:2])}",
+                f"the folder may mean {readings}"
+                if found
+                else "the folder does not say for which classes its labels are complete",
                 where=part.listed or part.folder,
-                expected=f"partial_<class>_<class>, of {', '.join(card.classes[:MOST_WORDS])}",
+                expected=f"partial_<class>_<class>, each once, of {', '.join(card.classes[:MOST_WORDS])}",
                 fix=f"rename it, or name the classes in its {CLASSES}, a line each",
             )
         return ()
+
+    def _listed(self, path: Path) -> list[tuple[str, ...]]:
+        """The classes that a file names, as one reading; none where there is none, or one is unknown."""
+        try:
+            lines = read_text(path).split("\n")
+        except (OSError, ValueError) as error:
+            self.faults.add(f"cannot be read: {error}", where=path, fix="save it as text in UTF-8")
+            return []
+        names = Names(path, self.target, self.faults)
+        indices = [names.class_index(line.strip()) for line in lines if line.strip()]
+        names.report()
+        known = tuple(self.target.card.classes[index] for index in indices if index is not None)
+        return [known] if known and len(known) == len(indices) else []
 
     def read_tags(self, path: Path) -> dict[tuple[str, int], tuple[bool, ...]]:
         try:
@@ -463,7 +466,7 @@ class _Reading:
             self.faults.take(fault)
             return {}
         if not tags:
-            self.faults.add("the table has no line below its first", where=path)
+            self.faults.add("the table has no line below its first", where=path, fix="take it out")
         names = Names(path, self.target, self.faults)
         for case, slice_ in tags:
             if names.case(case, f"slice {slice_}"):

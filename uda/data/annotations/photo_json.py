@@ -39,6 +39,7 @@ from uda.types import IGNORE
 
 SHOWN = 60
 """Characters of a value in a message."""
+AGAIN = "correct it in the program that wrote it, and export it again"
 FEWEST = {"polygon": 3, "rectangle": 2, "circle": 2, "point": 1, "line": 2, "linestrip": 2}
 """Points of each shape of LabelMe, at least."""
 
@@ -123,7 +124,7 @@ def _labelme(raw: Mapping[str, Any], path: Path, to: Shapes, names: Names) -> No
             if index is not None:
                 painted |= _put(kind, corners, index, case, canvas, f"{path}, {place}", to)
         except ValueError as error:
-            to.faults.add(f"{place}: {error}", where=path)
+            to.faults.add(f"{place}: {error}", where=path, fix=AGAIN)
     if painted:
         to.keep(case, canvas.labels, path)
 
@@ -133,7 +134,7 @@ def _shape(shape: Any) -> tuple[str, NDArray[np.float64], str]:
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
         raise ValueError("it has no label")
     kind = shape.get("shape_type") or "polygon"
-    if kind not in FEWEST:
+    if not isinstance(kind, str) or kind not in FEWEST:
         raise ValueError(f"its type {str(kind)[:SHOWN]!r} is not read, only {', '.join(FEWEST)}")
     points = shape.get("points")
     if (
@@ -200,6 +201,7 @@ def _coco(raw: Mapping[str, Any], path: Path, to: Shapes, names: Names) -> None:
             to.faults.add(
                 f"annotation {number} has the image_id {str(image)[:SHOWN]}, which no image has",
                 where=path,
+                fix=AGAIN,
             )
     if not raw["annotations"]:
         to.faults.add("holds no annotation", where=path, fix="take the file out")
@@ -209,7 +211,7 @@ def _coco(raw: Mapping[str, Any], path: Path, to: Shapes, names: Names) -> None:
         if not names.case(case):
             continue
         if seen.setdefault(case, image) != image:
-            to.faults.add(f"two images are called {case!r}", where=path)
+            to.faults.add(f"two images are called {case!r}", where=path, fix=AGAIN)
             continue
         size = (images[image].get("height"), images[image].get("width"))
         if not _same_size(*size, case, to.target.grids[case], path, to.faults):
@@ -238,6 +240,7 @@ def _annotation(
         to.faults.add(
             f"{place} has the category_id {str(category)[:SHOWN]}, which no category has",
             where=path,
+            fix=AGAIN,
         )
         return False
     index = names.class_index(classes[category]["name"], place)
@@ -260,7 +263,7 @@ def _annotation(
             _box(x, y, x + width, y + height, index, case, f"{path}, {place}", to)
             return False
     except ValueError as error:
-        to.faults.add(f"{place}: {error}", where=path)
+        to.faults.add(f"{place}: {error}", where=path, fix=AGAIN)
         return False
     return True
 
