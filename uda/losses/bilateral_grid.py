@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -193,9 +193,7 @@ def _axes_of_color(
     return lower.long(), ends, factor
 
 
-def _interpolation(
-    past: Tensor, step: Tensor, spread: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
+def _interpolation(past: Tensor, step: Tensor, spread: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Weights of the two ends of each cell and B between all nodes.
 
     Args:

@@ -127,5 +127,6 @@ def check_mask(prediction: Prediction, mask: Tensor | None) -> None:
     batch, _, *space = prediction.shape
     if mask is not None and list(mask.shape) != [batch, *space]:
         raise DataError(
-            f"the mask has shape {tuple(mask.shape)}", expected=f"{(batch, *space)}, one value a pixel"
+            f"the mask has shape {tuple(mask.shape)}",
+            expected=f"{(batch, *space)}, one value a pixel",
         )

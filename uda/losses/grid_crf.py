@@ -178,7 +178,9 @@ def grid_crf_energy(
         4.0
     """
     prediction = predicted(logits)
-    _check_labels("labels", prediction.shape, labels, (labels >= 0) & (labels < prediction.shape[1]))
+    _check_labels(
+        "labels", prediction.shape, labels, (labels >= 0) & (labels < prediction.shape[1])
+    )
     chosen = prediction.log_p.gather(1, labels.long().unsqueeze(1)).double()
     energy = -chosen.flatten(1).sum(1)
     for here, there, weight in _edges(prediction.shape, image, potts, sigma, spacing):
@@ -238,16 +240,16 @@ def _squared_width(
     return total / max(count, 1)
 
 
-def _pairs(
-    space: Sequence[int], sizes: Sequence[float]
-) -> Iterator[tuple[Region, Region, float]]:
+def _pairs(space: Sequence[int], sizes: Sequence[float]) -> Iterator[tuple[Region, Region, float]]:
     """Regions of both ends, and the distance between them in units of the smallest size."""
     for offset in product((-1, 0, 1), repeat=len(space)):
         fits = all(abs(o) < size for o, size in zip(offset, space, strict=True))
         if offset > (0,) * len(space) and fits:
             here = [slice(max(-o, 0), n - max(o, 0)) for o, n in zip(offset, space, strict=True)]
             there = [slice(max(o, 0), n - max(-o, 0)) for o, n in zip(offset, space, strict=True)]
-            distance = math.dist([o * s for o, s in zip(offset, sizes, strict=True)], [0] * len(space))
+            distance = math.dist(
+                [o * s for o, s in zip(offset, sizes, strict=True)], [0] * len(space)
+            )
             yield (..., *here), (..., *there), distance / min(sizes)
 
 
@@ -263,9 +265,7 @@ def _start(prediction: Prediction, seeds: Tensor) -> Int64[Tensor, "b *s"]:
     return most_likely(prediction.log_p.detach()).where(unknown, seeds.long())
 
 
-def _flat(
-    edges: list[Edge], batch: int, space: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _flat(edges: list[Edge], batch: int, space: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Weights ``[b, o, n]`` at the first end of each pair, 0 where it has no partner, and how far off the second is."""
     place = torch.arange(math.prod(space)).view(*space)
     weights = torch.zeros(batch, len(edges), *space)
@@ -468,9 +468,7 @@ def _check_labels(name: str, shape: torch.Size, labels: Tensor, sound: Tensor) -
         )
 
 
-def _check_settings(
-    potts: float, sigma: float | None, sizes: Sequence[float], axes: int
-) -> None:
+def _check_settings(potts: float, sigma: float | None, sizes: Sequence[float], axes: int) -> None:
     widths = {"potts": potts} | ({} if sigma is None else {"sigma": sigma})
     for name, value in widths.items():
         if not 0 < value < math.inf:

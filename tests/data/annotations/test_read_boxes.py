@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from annotated import photo_target, target, told
 
-from uda.annotations.boxes import Boxes, boxes_of_list, read_boxes
-from uda.annotations.faults import Faults
-from uda.annotations.marks import Box
-from uda.annotations.target import Target
+from uda.data.annotations.boxes import Boxes, boxes_of_list, read_boxes
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.marks import Box
+from uda.data.annotations.target import Target
 
 HEAD = "case,slice,class,row0,column0,row1,column1\n"
 TABLE = HEAD + "p1,0,disk,0,0,6,5\np1,0,disk,1,1,1,1\np2,4,ring,2,3,4,5\n"

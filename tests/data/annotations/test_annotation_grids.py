@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from uda.annotations.grids import Grid, grids_of
-from uda.annotations.packed import PackedMaps
+from uda.data.annotations.grids import Grid, grids_of
+from uda.data.annotations.packed import PackedMaps
 from uda.data.cases import Case
 from uda.data.image_files import photo_size
 from uda.data.sources import prepared_stack

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from annotated import AFFINE, CARD, GRID, SHAPE, card_of
 
-from uda.annotations.label_files import read_complete, read_partial, read_scribbles
+from uda.data.annotations.label_files import read_complete, read_partial, read_scribbles
 from uda.errors import DataError
 from uda.types import IGNORE, OTHER
 

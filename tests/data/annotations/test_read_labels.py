@@ -19,7 +19,7 @@ from annotated import (
     write_png,
 )
 
-from uda.annotations.label_files import read_complete, read_partial, read_scribbles
+from uda.data.annotations.label_files import read_complete, read_partial, read_scribbles
 from uda.data.cases import Case
 from uda.data.sources import photo_classes, prepared_stack, read_label
 from uda.data.volumes import map_labels
@@ -124,7 +124,7 @@ def test_a_fault_says_where_and_what(tmp_path: Path, name: str) -> None:
 
 
 def test_an_image_of_many_values_is_no_label_map(tmp_path: Path) -> None:
-    from uda.annotations.grids import Grid
+    from uda.data.annotations.grids import Grid
 
     grid = Grid((20, 20, 20), AFFINE, 0)
     array = np.arange(8000, dtype=np.int32).reshape(20, 20, 20)

@@ -12,14 +12,14 @@ from annotated import PHOTO, photo_target, told
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uda.annotations.boxes import Boxes
-from uda.annotations.canvas import MOST_TIMES
-from uda.annotations.faults import Faults
-from uda.annotations.marks import Box, Point
-from uda.annotations.photo_json import Shapes, read_json, read_shapes
-from uda.annotations.points import Clicks
-from uda.annotations.runs import mask_of, unpacked_runs
-from uda.annotations.target import Target
+from uda.data.annotations.boxes import Boxes
+from uda.data.annotations.canvas import MOST_TIMES
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.marks import Box, Point
+from uda.data.annotations.photo_json import Shapes, read_json, read_shapes
+from uda.data.annotations.points import Clicks
+from uda.data.annotations.runs import mask_of, unpacked_runs
+from uda.data.annotations.target import Target
 from uda.types import IGNORE, OTHER
 
 ROAD, CAR, SKY = 0, 1, 2

@@ -9,10 +9,10 @@ from annotated import PHOTO_CARD, photo_target, target, told
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uda.annotations.faults import Faults
-from uda.annotations.marks import Point
-from uda.annotations.points import Clicks, read_points
-from uda.annotations.target import Target
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.marks import Point
+from uda.data.annotations.points import Clicks, read_points
+from uda.data.annotations.target import Target
 
 
 def read(path: Path, content: str, of: Target | None = None) -> tuple[dict, str]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uda.annotations import raster
-from uda.annotations.raster import disk, filled, line, pixel, span
+from uda.data.annotations import raster
+from uda.data.annotations.raster import disk, filled, line, pixel, span
 
 SHAPE = (9, 11)
 reals = st.floats(-3, 14, allow_nan=False).map(lambda x: round(x, 3) + 0.00037)

@@ -23,7 +23,7 @@ from annotated import (
     write_png,
 )
 
-from uda.annotations.folder import (
+from uda.data.annotations.folder import (
     Annotations,
     classes_in,
     describe,
@@ -31,7 +31,7 @@ from uda.annotations.folder import (
     find_annotations,
     read_annotations,
 )
-from uda.annotations.marks import Box, Point
+from uda.data.annotations.marks import Box, Point
 from uda.errors import DataError
 from uda.types import IGNORE, OTHER
 

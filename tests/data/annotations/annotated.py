@@ -8,9 +8,9 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from uda.annotations.grids import Grid
-from uda.annotations.target import Target
 from uda.config.card import DatasetCard
+from uda.data.annotations.grids import Grid
+from uda.data.annotations.target import Target
 from uda.errors import UdaError
 
 SHAPE = (5, 7, 6)
