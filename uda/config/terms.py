@@ -318,6 +318,22 @@ class PartialLabelsTerm(_Term):
         return frozenset(LABELS)
 
 
+class GridCrfTerm(_Term):
+    """Cross-entropy with the labels of least energy in a grid CRF, found anew in every step (ADM).
+
+    Marked pixels keep their class. The labels are found on the CPU, for which a GPU waits."""
+
+    term: Literal["grid_crf"] = "grid_crf"
+    optional = True
+    potts: Rate = 2.0
+    """weight of a pair of neighbours that look alike, in nats; Marin et al. have 80 for photographs"""
+    cycles: Positive = 5
+    """most passes over the classes"""
+
+    def reads(self) -> frozenset[Kind]:
+        return frozenset(LABELS)
+
+
 class CentroidTerm(_Term):
     """Pseudo-labels of the nearest class centroid in the features (SHOT)."""
 
@@ -370,6 +386,7 @@ Term = Annotated[
     | PottsTerm
     | PseudoLabelTerm
     | PartialLabelsTerm
+    | GridCrfTerm
     | CentroidTerm
     | ViewConsistencyTerm
     | AdversarialTerm,

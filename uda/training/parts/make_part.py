@@ -5,7 +5,7 @@ from __future__ import annotations
 from uda.config import terms
 from uda.config.fields import Frozen
 from uda.training.parts.adversary import Adversary
-from uda.training.parts.annotated import PartialLabels
+from uda.training.parts.annotated import GridCrf, PartialLabels
 from uda.training.parts.centroids import CentroidLabels
 from uda.training.parts.consistency import ViewConsistency
 from uda.training.parts.dual import DualClassRatio
@@ -25,6 +25,7 @@ PARTS: dict[type[Frozen], type[Part]] = {
     terms.DualClassRatioTerm: DualClassRatio,
     terms.PseudoLabelTerm: PseudoLabels,
     terms.PartialLabelsTerm: PartialLabels,
+    terms.GridCrfTerm: GridCrf,
     terms.CentroidTerm: CentroidLabels,
     terms.ViewConsistencyTerm: ViewConsistency,
     terms.AdversarialTerm: Adversary,
