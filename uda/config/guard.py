@@ -68,6 +68,9 @@ class Rule(Frozen):
     trust_region_floor: Share = 0.0
     """distance from the models before adaptation that is never too large"""
 
+    latest: bool = False
+    """keep the last safe checkpoint, whatever its scores; for a training on annotations"""
+
     def over(self, usual: Rule) -> Rule:
         """The rule ``usual`` with the settings that were given here."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
@@ -111,3 +114,9 @@ class Guard(Frozen):
     settled: Probability | None = None
     """The training ends when the labels of two checkpoints in a row agree by at least this Dice, the mean over
     structures on the judged images; None: it goes on."""
+
+    def annotated(self) -> Guard:
+        """The guard of a training on annotations. They know what the models before adaptation do not, so the distance
+        from these is no fault, and the last safe checkpoint is kept; a ``rule`` of one's own stays."""
+        rule = Rule(latest=True) if self.rule is None else self.rule
+        return self.model_copy(update={"overlap": 0.0, "rule": rule})

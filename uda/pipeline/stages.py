@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from uda.config.card import DatasetCard
+from uda.config.guard import Guard
 from uda.config.priors import PriorSpec
 from uda.config.recipe import Adapt
 from uda.data.annotations.folder import Annotations
@@ -151,8 +152,9 @@ def adapt(
         watched = settings.model_copy(update={"snapshot_every": every})
         selection: dict[str, Any] = {}
         if guarded:
-            judge = _judge_maker(run, parent, items, card, settings, prior, fabric, warmed)
-            watch = Watch(judge, run.folder, every, settings.guard)
+            guard = settings.guard.annotated() if marked else settings.guard
+            judge = _judge_maker(run, parent, items, card, guard, prior, fabric, warmed)
+            watch = Watch(judge, run.folder, every, guard)
             try:
                 train(watched, batches, mode, watch.seen)
             except NotFiniteError as error:
@@ -189,7 +191,7 @@ def _judge_maker(
     parent: Trained,
     items: Items,
     card: DatasetCard,
-    settings: Adapt,
+    guard: Guard,
     prior: Prior | None,
     fabric: Fabric,
     warmed: nn.Module | None,
@@ -214,13 +216,13 @@ def _judge_maker(
             one.to(memory_format=layout)
         ratio = prior.ratio if prior else info.class_ratio
         judge = Judge(
-            UnlabelledImages(items, settings.guard.images, mirrored=card.photos),
+            UnlabelledImages(items, guard.images, mirrored=card.photos),
             info.classes,
             tuple(info.classes.index(name) for name in card.structures),
             None if ratio is None else torch.tensor(ratio),
             source,
             adabn,
-            settings.guard,
+            guard,
             fabric,
             run.seed,
             layout,

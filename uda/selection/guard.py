@@ -86,6 +86,8 @@ class Watch:
         limit = self.guard.unsafe
         if len(judged) >= limit and not any(one.safe for one in judged[-limit:]):
             return f"{limit} checkpoints in a row were unsafe: {judged[-1].faults[0]}"
+        if self.judge.rule.latest:
+            return self._settled(judged)
         scores = self.judge.scores()
         trend = smoothed([scores[one.name] for one in judged if one.safe])
         if trend and stale(trend, self.judge.rule.ranked) >= self.guard.patience:
@@ -134,6 +136,8 @@ class Watch:
         if not safe:
             reason = checkpoints[-1].faults[0] if checkpoints else "none was judged"
             return f"no checkpoint was safe: {reason}"
+        if self.judge.rule.latest:
+            return f"the last of {safe} safe checkpoints, because annotations say what is right"
         first = max(choice.ranks, key=lambda name: choice.ranks[name])
         refused = choice.refused.get(first)
         beside = (

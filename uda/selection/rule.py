@@ -65,13 +65,16 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def choose(scores: Mapping[str, Scores], rule: Rule = DEFAULT) -> Choice:
     """The candidate of the best mean rank among AdaBN and those that are better than AdaBN by the rule's criteria; of
     equals AdaBN, then the source model, then the earliest checkpoint. A checkpoint has to rank above the source model
-    too, even where that may not replace AdaBN.
+    too, even where that may not replace AdaBN. With ``latest`` the last checkpoint, if there is one.
 
     Args:
         scores: of the source model (``source``), of AdaBN (``adabn``) and of every safe checkpoint in the order of
             its steps.
     """
     ranks = mean_ranks(scores, rule.ranked)
+    trained = [name for name in scores if name not in BEFORE]
+    if rule.latest and trained:
+        return Choice(trained[-1], ranks, rule.ranked)
     refused = {
         name: why
         for name in scores

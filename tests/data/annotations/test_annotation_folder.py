@@ -80,7 +80,7 @@ def faults(folder: Path, photos: bool = False, **refused: str) -> str:
 
 def test_a_folder_with_everything_is_read(tmp_path: Path) -> None:
     found = read(whole(tmp_path / "drawn"), p9="scores are computed on it")
-    assert found.kinds == ("points", "boxes", "scribbles", "partial", "labels", "tags")
+    assert found.kinds == ("points", "scribbles", "boxes", "partial", "labels")
     assert found.points == {"p1": (Point(0, 1, 2, 1),)}
     assert found.boxes == {"p1": (Box(0, 1, 1, 2, 3, 4),), "p2": (Box(0, 3, 1, 2, 3, 4),)}
     assert found.tags == {("p1", 0): (True, False, False), ("p1", 4): (True, False, True)}
