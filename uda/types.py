@@ -84,7 +84,9 @@ class Annotation:
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Annotation:
         """Every tensor changed."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {n: change(v) if isinstance(v, Tensor) else v for n, v in values.items()}
+        changed: dict[str, Any] = {
+            n: change(v) if isinstance(v, Tensor) else v for n, v in values.items()
+        }
         return Annotation(**changed)
 
 
