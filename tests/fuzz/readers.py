@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import annotation_files
 import nifti_places
 import picture_files
 import text_files
@@ -15,4 +16,5 @@ READERS: list[Reader] = [
     *picture_files.READERS,
     *text_files.READERS,
     *weight_files.READERS,
+    *annotation_files.READERS,
 ]

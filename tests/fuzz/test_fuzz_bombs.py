@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import resource
 import struct
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import annotation_files as annotations
 import nibabel
 import numpy as np
 import picture_files as pictures
@@ -42,6 +44,14 @@ def promising(shape: tuple[int, ...]) -> bytes:
     return content + bytes(4)
 
 
+def promising_nrrd(encoding: str, data: bytes) -> bytes:
+    """The same as NRRD."""
+    sound = annotations.nrrd(volumes.image().astype(np.int16), encoding="raw")
+    head = sound[: sound.index(b"\n\n") + 2]
+    head = head.replace(b"sizes: 9 8 4", b"sizes: 32767 32767 32767")
+    return head.replace(b"encoding: raw", f"encoding: {encoding}".encode()) + data
+
+
 def zeros(gigabytes: float) -> bytes:
     """A gzip stream of so many zeros, made without them."""
     packer, block = zlib.compressobj(1, wbits=31), bytes(1 << 22)
@@ -63,6 +73,53 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], object], str]]
         lambda: gzip.compress(volumes.nifti(volumes.label())) + zeros(0.5),
         read_volume,
         "header and image do not belong together",
+    ),
+    "terabytes of voxels in NRRD": (
+        "x.nrrd",
+        lambda: promising_nrrd("raw", b"\0"),
+        read_volume,
+        "promises 70",
+    ),
+    "terabytes of packed voxels in NRRD": (
+        "x.nrrd",
+        lambda: promising_nrrd("gzip", gzip.compress(bytes(100))),
+        read_volume,
+        "packed bytes cannot hold",
+    ),
+    "terabytes of voxels in bzip2": (
+        "x.nrrd",
+        lambda: promising_nrrd("bzip2", bz2.compress(bytes(100))),
+        read_volume,
+        "voxels would take 6.5",
+    ),
+    "what follows the last voxel in NRRD": (
+        "x.nrrd",
+        lambda: (
+            annotations.nrrd(volumes.label(), encoding="gzip").rpartition(b"\x1f\x8b")[0]
+            + zeros(0.5)
+        ),
+        read_volume,
+        "header and image do not belong together",
+    ),
+    "a header without end": (
+        "x.nrrd",
+        lambda: b"NRRD0004\n" + b"# comment\n" * (1 << 20),
+        read_volume,
+        "its header has more than",
+    ),
+    "a mask of terabytes": (
+        "x.json",
+        lambda: annotations.shapes_of(
+            {"segmentation": {"size": [2**31, 2**31], "counts": [0, 2**62]}}
+        ),
+        annotations.read_shapes_of,
+        "its run lengths are of an image of size",
+    ),
+    "shapes without end": (
+        "x.json",
+        lambda: annotations.shapes_of({"segmentation": [[0, 0, 12, 0, 12, 8, 0, 8]]}, copies=100),
+        annotations.read_shapes_of,
+        "shapes cover more than 64 times the image",
     ),
     "an array of terabytes": (
         "x.npz",

@@ -276,6 +276,15 @@ def test_every_shape_of_labelme_becomes_what_it_says() -> None:
     assert np.array_equal(found.maps["a"], expected)
 
 
+def test_a_circle_is_cut_at_the_border() -> None:
+    found = read(labelme({"shape_type": "circle", "points": [[1, 1], [1, 4]]}))
+    columns, rows = np.meshgrid(np.arange(12) + 0.5, np.arange(8) + 0.5)
+    expected = (columns - 1) ** 2 + (rows - 1) ** 2 <= 9
+    assert np.array_equal(found.maps["a"] == CAR, expected)
+    beyond = read(labelme({"shape_type": "circle", "points": [[1, 1], [1, -5]]}))
+    assert "it reaches (1, -5), outside" in beyond.faults
+
+
 def test_a_later_shape_covers_an_earlier_one() -> None:
     shapes = [
         {"points": [[0, 0], [12, 0], [12, 8], [0, 8]], "label": "road"},

@@ -43,12 +43,26 @@ class Canvas:
         Raises:
             ValueError: it reaches beyond the image, marks no pixel, or shapes cover too much.
         """
+        self.check(corners)
+        self.draw_cut(corners, how, index)
+
+    def check(self, corners: NDArray[np.float64]) -> None:
+        """Refuse corners beyond the image.
+
+        Raises:
+            ValueError: names the first.
+        """
         size = np.array(self.shape[::-1], dtype=np.float64)
-        if (corners < -BEYOND).any() or (corners > size + BEYOND).any():
-            x, y = corners[((corners < -BEYOND) | (corners > size + BEYOND)).any(1)][0]
+        out = ((corners < -BEYOND) | (corners > size + BEYOND)).any(1)
+        if out.any():
+            x, y = corners[out][0]
             raise ValueError(
                 f"it reaches ({x:g}, {y:g}), outside the image of {self.shape[1]}×{self.shape[0]} pixels"
             )
+
+    def draw_cut(self, corners: NDArray[np.float64], how: Draw, index: int) -> None:
+        """The same for a shape that may reach beyond the image, where it is cut."""
+        size = np.array(self.shape[::-1], dtype=np.float64)
         low = np.clip(np.floor(corners.min(0)), 0, size - 1).astype(int)
         high = np.clip(np.floor(corners.max(0)), 0, size - 1).astype(int) + 1
         part = slice(low[1], high[1]), slice(low[0], high[0])

@@ -173,7 +173,8 @@ def _put(
         x, y = corners[0].tolist()
         radius = float(np.linalg.norm(corners[1] - corners[0]))
         around = np.array([[x - radius, y - radius], [x + radius, y + radius]])
-        canvas.draw(around, partial(_disk, radius=radius), index)
+        canvas.check(corners)
+        canvas.draw_cut(around, partial(_disk, radius=radius), index)
     elif kind == "polygon":
         canvas.draw(corners, filled, index)
     else:

@@ -7,16 +7,18 @@ polygon or a circle has the pixels whose centre (i + ½) lies inside. A line has
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 EDGE = 1e-3
 """Pixels that rounding may add to the side of a rectangle."""
-MOST_STEPS = 1 << 26
-"""Most pixels that the outline of one shape may pass: a polygon of 10,000 corners in the largest photograph."""
-CHUNK = 1 << 16
-"""Edges that are drawn at a time."""
+MOST_STEPS = 1 << 24
+"""Most pixels that the outline of one shape may pass."""
+CHUNK = 1 << 20
+"""Pixels of an outline that are worked on at a time."""
 
 
 def pixel(coordinate: float) -> int:
@@ -68,12 +70,7 @@ def filled(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.b
     if int((high - low).sum()) > MOST_STEPS:
         raise ValueError(f"its outline passes more than {MOST_STEPS} rows of pixels")
     flips = np.zeros((rows, columns + 1), dtype=bool)
-    for first in range(0, len(x), CHUNK):
-        part = slice(first, first + CHUNK)
-        which = np.repeat(np.arange(len(x))[part], (high - low)[part])
-        step = np.arange(len(which)) - np.repeat(
-            np.cumsum((high - low)[part]) - (high - low)[part], (high - low)[part]
-        )
+    for which, step in _steps(high - low):
         row = low[which] + step
         slope = (to_x - x)[which] / (to_y - y)[which]
         crossing = x[which] + (row - y[which]) * slope
@@ -119,10 +116,7 @@ def line(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
     steps = np.abs(way).max(1, initial=0)
     if int(steps.sum()) > MOST_STEPS:
         raise ValueError(f"it passes more than {MOST_STEPS} pixels")
-    for first in range(0, len(start), CHUNK):
-        part = slice(first, first + CHUNK)
-        which = np.repeat(np.arange(len(start))[part], steps[part])
-        step = np.arange(len(which)) - np.repeat(np.cumsum(steps[part]) - steps[part], steps[part])
+    for which, step in _steps(steps):
         # half of a step is rounded up, in whole numbers
         x, y = (
             start[which, a] + (2 * step * way[which, a] + steps[which]) // (2 * steps[which])
@@ -130,3 +124,13 @@ def line(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.boo
         )
         out[y, x] = True
     return out
+
+
+def _steps(counts: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For each edge as many steps as it has: numbers of edges and of steps, some :data:`CHUNK` at a time."""
+    starts = np.cumsum(counts) - counts
+    bounds = np.searchsorted(starts, np.arange(0, int(counts.sum()), CHUNK))
+    for first, end in pairwise([*bounds.tolist(), len(counts)]):
+        own = counts[first:end]
+        which = np.repeat(np.arange(first, end), own)
+        yield which, np.arange(len(which)) - np.repeat(np.cumsum(own) - own, own)
