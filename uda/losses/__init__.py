@@ -33,6 +33,7 @@ from uda.losses.entropy import max_square as max_square
 from uda.losses.entropy import min_entropy as min_entropy
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
 from uda.losses.laplacian import laplacian as laplacian
+from uda.losses.mean_field import mean_field as mean_field
 from uda.losses.mutual_information import mutual_information as mutual_information
 from uda.losses.partial_labels import partial_dice as partial_dice
 from uda.losses.partial_labels import partial_labels as partial_labels

@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from uda.errors import DataError
 from uda.losses.bilateral_grid import BilateralGrid, check_grid
 from uda.losses.closed_form import with_gradient
 from uda.losses.neighbours import check_guidance, check_widths, parts
-from uda.losses.prediction import Predicted, Prediction, predicted
+from uda.losses.prediction import Predicted, predicted
 from uda.types import Image, Scalar
 
 MOST_VALUES = 1 << 26
@@ -75,8 +74,7 @@ def dense_crf(
     prediction = predicted(logits)
     check_widths(sigma_color=sigma_color, sigma_space=sigma_space)
     check_guidance(prediction, image)
-    check_grid(spacing, image)
-    check_mask(prediction, mask)
+    check_grid(prediction, image, spacing, mask)
     p = prediction.p.detach()
     gradient = torch.zeros_like(p, memory_format=torch.contiguous_format)
     values = []
@@ -84,15 +82,15 @@ def dense_crf(
         inside = None if mask is None else mask[part]
         guidance = image[part].detach().to(p)
         grid = BilateralGrid(guidance, sigma_color, sigma_space, spacing, inside)
-        values.append(_energy(p[part].flatten(2), grid, gradient[part].flatten(2)))
-    return with_gradient(prediction.log_p, torch.cat(values).mean(), gradient.div_(p.shape[0]))
+        values.append(_energy(p[part].flatten(2), grid, gradient[part].flatten(2), p.shape[0]))
+    return with_gradient(prediction.log_p, torch.cat(values).mean(), gradient)
 
 
 @torch.no_grad()
 def _energy(
-    p: Float[Tensor, "b k n"], grid: BilateralGrid, gradient: Float[Tensor, "b k n"]
+    p: Float[Tensor, "b k n"], grid: BilateralGrid, gradient: Float[Tensor, "b k n"], batch: int
 ) -> Float[Tensor, "b"]:
-    """Energy of each image; its gradient by log p, −2 p · Wp / 1ᵀW1, is written into ``gradient``.
+    """Energy of each image; the gradient of its share in the batch, −2 p · Wp / 1ᵀW1 / B, is written into ``gradient``.
 
     On the nodes: pᵀWp = vᵀBv with v = Sᵀp; and the v of all classes sum to Sᵀ1.
     """
@@ -107,7 +105,7 @@ def _energy(
         everything, blurred = everything + nodes.sum(1), blurred + smooth.sum(1)
     pairs = (everything * blurred).sum(1)
     total = pairs.clamp_min(torch.finfo(p.dtype).tiny)
-    gradient.mul_(p).mul_((-2 / total).view(-1, 1, 1))
+    gradient.mul_(p).mul_((-2 / batch / total).view(-1, 1, 1))
     # rounding may leave less than nothing
     return (pairs - agreeing).clamp_min(0) / total
 
@@ -116,17 +114,3 @@ def turns(p: Float[Tensor, "b k n"], grid: BilateralGrid) -> list[slice]:
     """The classes whose grids are in memory together."""
     together = max(1, MOST_VALUES // (p.shape[0] * grid.nodes))
     return [slice(k, k + together) for k in range(0, p.shape[1], together)]
-
-
-def check_mask(prediction: Prediction, mask: Tensor | None) -> None:
-    """Refuse a mask of other pixels than the prediction's.
-
-    Raises:
-        DataError: a mask of another shape.
-    """
-    batch, _, *space = prediction.shape
-    if mask is not None and list(mask.shape) != [batch, *space]:
-        raise DataError(
-            f"the mask has shape {tuple(mask.shape)}",
-            expected=f"{(batch, *space)}, one value a pixel",
-        )
