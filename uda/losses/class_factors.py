@@ -289,20 +289,40 @@ def _step(state: _State, problem: _Problem, tried: Tensor) -> tuple[Tensor, Tens
     held = moving | (largest & ~some) | ~problem.open
     target = torch.where(moving, level + state.rest - state.dual, 0.0)
     right = torch.where(tried == DAMPED, plain, relative)
-    newton = _newton(state.products / mean.unsqueeze(2), held, torch.where(held, target, right))
     # λ of a class at a bound has the bound's sign
-    floor = torch.where(state.wanted > problem.lower, -problem.slack, 0.0)
-    ceiling = torch.where(state.wanted < problem.upper, problem.slack, 0.0)
     either = problem.equal | moving | ~some
-    floor = floor.masked_fill(either, -problem.slack)
-    ceiling = ceiling.masked_fill(either, problem.slack)
-    newton = (state.dual + newton - level).clamp(floor, ceiling) + level - state.dual
+    at_lower, at_upper = state.wanted <= problem.lower, state.wanted >= problem.upper
+    floor = torch.where(at_lower & ~either, 0.0, -problem.slack)
+    ceiling = torch.where(at_upper & ~either, 0.0, problem.slack)
+    above = state.dual - level
+    rows = state.products / mean.unsqueeze(2)
+    for _ in range(rows.shape[1]):
+        newton = _newton(rows, held, torch.where(held, target, right))
+        # a λ that rests and would leave to the wrong side goes on resting
+        stays = ((above <= floor + 1e-9) & (newton < 0)) | ((above >= ceiling - 1e-9) & (newton > 0))
+        stays &= ~held & (tried == DAMPED)
+        if not bool(stays.any()):
+            break
+        held = held | stays
     usable = newton.isfinite().all(1, keepdim=True) & (tried != SURE)
+    newton = newton.where(usable, 0.0)
+    # a damped step ends where the first λ reaches its bound's limit; a full one only clips those beyond
+    reach = _reach(newton, problem.open)
+    bound = torch.where(newton < 0, floor, ceiling)
+    room = ((bound - above) / newton).nan_to_num(1.0)
+    room = room.where(((bound - above) * newton > 0) & (newton != 0), 1.0).amin(1, keepdim=True)
+    length = (reach.log1p() / reach.clamp_min(TINY)).minimum(room)
+    newton = newton * torch.where(tried == DAMPED, length, 1.0)
+    newton = (above + newton).clamp(floor, ceiling) - above
     step = torch.where(usable, newton, growth)
     step = (step - (mean * step).sum(1, keepdim=True)).where(problem.open, 0.0)
-    reach = step.amax(1, keepdim=True) - step.amin(1, keepdim=True)
-    shrink = torch.where(tried == DAMPED, reach.log1p() / reach.clamp_min(TINY), 1.0)
-    return (step * shrink).clamp(-2 * FAR, 2 * FAR), reach
+    return step.clamp(-2 * FAR, 2 * FAR), reach
+
+
+def _reach(step: Tensor, open: Tensor) -> Tensor:
+    """How far apart a step moves two classes."""
+    most = step.where(open, -math.inf).amax(1, keepdim=True)
+    return most - step.where(open, math.inf).amin(1, keepdim=True)
 
 
 def _newton(rows: Tensor, held: Tensor, right: Tensor) -> Tensor:
