@@ -34,8 +34,8 @@ FULL, DAMPED, SURE = 0, 1, 2
 @torch.no_grad()
 def with_shares(
     log_p: Float[Tensor, "b k *s"],
-    lower: Float[Tensor, "b k"],
-    upper: Float[Tensor, "b k"],
+    lower: Float[Tensor, "g k"],
+    upper: Float[Tensor, "g k"],
     slack: float = math.inf,
     epsilon: float = 1.0,
     over: Over = "image",
@@ -44,9 +44,9 @@ def with_shares(
 
     Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, $|\lambda_c|$ at most
         the slack; λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
-    Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damping of Tran-Dinh et al.,
-        Composite convex minimization involving self-concordant-like cost functions, 2015, and the temperatures of
-        Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, 2019
+    Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damped step of Sun & Tran-Dinh,
+        Generalized self-concordant functions, Mathematical Programming 2019, and the falling temperatures of Schmitzer,
+        Stabilized sparse scaling algorithms for entropy regularized transport problems, SIAM J. Sci. Comput. 2019
 
     A step is first tried in full, from the class shares' logarithms: where all pixels of an image are alike, it is
     exact. If it overshoots, a damped step of plain Newton follows, and if that does, factors that each set their own
@@ -55,7 +55,7 @@ def with_shares(
 
     Args:
         log_p: log-probabilities.
-        lower, upper: shares that an image can meet; sums that miss 1 are scaled.
+        lower, upper: shares that an image can meet, a row for each or one for the batch; sums that miss 1 are scaled.
         slack: largest λ.
         epsilon: weight of the entropy.
         over: whose pixels a share is taken of; for ``batch`` the bounds are averaged over it.
