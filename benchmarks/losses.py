@@ -135,6 +135,18 @@ ROWS = {
     "size_bounds": Row(lambda s, z: losses.size_bounds(z, 0.9 * s.prior, s.prior)),
     "log_barrier": Row(lambda s, z: losses.log_barrier(z, 0.9 * s.prior, s.prior, 5.0)),
     "sorted_area": Row(lambda s, z: losses.sorted_area(z, s.prior)),
+    "latent_cross_entropy": Row(
+        lambda s, z: losses.latent_cross_entropy(z, 0.9 * s.prior, s.prior)
+    ),
+    "latent_cross_entropy tags": Row(
+        lambda s, z: losses.latent_cross_entropy(
+            z, *losses.tag_bounds(s.prior > s.prior.amin(), z[0, 0].numel())
+        )
+    ),
+    "balanced_cross_entropy": Row(lambda s, z: losses.balanced_cross_entropy(z, s.prior)),
+    "balanced_cross_entropy over image": Row(
+        lambda s, z: losses.balanced_cross_entropy(z, s.prior, 1.0, "image")
+    ),
     "dice_consistency": Row(lambda s, z: losses.dice_consistency(z, s.soft, s.mask)),
     "mrkld": Row(lambda s, z: losses.mrkld(z)),
     "mrkld masked": Row(lambda s, z: losses.mrkld(z, s.mask)),

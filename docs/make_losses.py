@@ -31,6 +31,8 @@ ORDER = (
     "mutual_information",
     "constraints",
     "sorted_area",
+    "latent_distribution",
+    "balanced_assignment",
     "thresholds",
     "self_training",
     "consistency",

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from uda.losses.adversarial import Discriminator, adversarial_loss
 from uda.losses.agreement import agreement
+from uda.losses.balanced_assignment import balanced_assignment, balanced_cross_entropy
 from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
 from uda.losses.consistency import dice_consistency
 from uda.losses.constraints import log_barrier, size_bounds
 from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
 from uda.losses.landmarks import landmark_cross_entropy
+from uda.losses.latent_distribution import latent_cross_entropy, latent_distribution
 from uda.losses.mutual_information import mutual_information
 from uda.losses.potts import potts
 from uda.losses.prediction import Predicted, predicted
@@ -46,6 +48,7 @@ class Case:
         mean_of_images: the value of a batch is the mean of the values of its images.
         side: rows and columns of the smallest image that it takes.
         volumes: takes 3-D images too.
+        held: pseudo-labels that the loss makes of the logits and holds constant; it is their cross-entropy.
         tensors: most memory held at once in forward and backward, in tensors of the size of the logits.
     """
 
@@ -56,6 +59,7 @@ class Case:
     mean_of_images: bool = True
     side: tuple[int, int] = (4, 6)
     volumes: bool = True
+    held: Callable[[Tensor], Tensor] | None = None
     tensors: float = 4.0
 
 
@@ -195,6 +199,25 @@ CASES: dict[str, Case] = {
         mean_of_images=False,
     ),
     "sorted_area": Case(lambda z: sorted_area(z, ratio(z))),
+    # pseudo-labels of given sizes
+    "latent_cross_entropy": Case(
+        lambda z: latent_cross_entropy(z, 0.9 * ratio(z), ratio(z)),
+        held=lambda z: latent_distribution(z, 0.9 * ratio(z), ratio(z)),
+    ),
+    "latent_cross_entropy over batch, with a slack": Case(
+        lambda z: latent_cross_entropy(z, 0.9 * ratio(z), ratio(z), 0.3, "batch"),
+        mean_of_images=False,
+        held=lambda z: latent_distribution(z, 0.9 * ratio(z), ratio(z), 0.3, "batch"),
+    ),
+    "balanced_cross_entropy": Case(
+        lambda z: balanced_cross_entropy(z, ratio(z)),
+        mean_of_images=False,
+        held=lambda z: balanced_assignment(z, ratio(z)),
+    ),
+    "balanced_cross_entropy over image": Case(
+        lambda z: balanced_cross_entropy(z, ratio(z), 0.5, "image"),
+        held=lambda z: balanced_assignment(z, ratio(z), 0.5, "image"),
+    ),
     # pairs
     "potts": Case(
         lambda z, i: potts(z, i, sigma_color=1.0),

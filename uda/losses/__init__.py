@@ -8,6 +8,8 @@ from uda.losses.adversarial import adversarial_loss as adversarial_loss
 from uda.losses.adversarial import discriminator_loss as discriminator_loss
 from uda.losses.adversarial import self_information as self_information
 from uda.losses.agreement import agreement as agreement
+from uda.losses.balanced_assignment import balanced_assignment as balanced_assignment
+from uda.losses.balanced_assignment import balanced_cross_entropy as balanced_cross_entropy
 from uda.losses.centroids import assign_centroids as assign_centroids
 from uda.losses.centroids import balanced_pixels as balanced_pixels
 from uda.losses.centroids import centroid_pseudo_labels as centroid_pseudo_labels
@@ -34,6 +36,8 @@ from uda.losses.entropy import min_entropy as min_entropy
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
 from uda.losses.laplacian import laplacian as laplacian
 from uda.losses.mean_field import mean_field as mean_field
+from uda.losses.latent_distribution import latent_cross_entropy as latent_cross_entropy
+from uda.losses.latent_distribution import latent_distribution as latent_distribution
 from uda.losses.mutual_information import mutual_information as mutual_information
 from uda.losses.partial_labels import partial_dice as partial_dice
 from uda.losses.partial_labels import partial_labels as partial_labels

@@ -214,15 +214,33 @@ def _sizes(
     classes: Sequence[int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """V, l and u of the bounded classes, a row for each image or one for the batch."""
-    low, high = aligned("lower", prediction, lower), aligned("upper", prediction, upper)
+    low, high = _aligned_bounds(prediction, lower, upper, over)
     p = prediction.p.flatten(2)
     size = p.sum(2) / p.shape[2]  # the gradient of mean would be as large as p
     if over == "batch":
-        size, low, high = (x.mean(0, keepdim=True) for x in (size, low, high))
+        size = size.mean(0, keepdim=True)
     if classes is not None:
         size, low, high = (_chosen(x, classes) for x in (size, low, high))
     _check_bounds(low, high, classes)
     return size, low, high
+
+
+def checked_bounds(
+    prediction: Prediction, lower: Tensor, upper: Tensor, over: Over
+) -> tuple[Tensor, Tensor]:
+    """Bounds on every class, a row for each image or one for the batch; refused where no image can meet them."""
+    low, high = _aligned_bounds(prediction, lower, upper, over)
+    _check_bounds(low, high, None)
+    return low, high
+
+
+def _aligned_bounds(
+    prediction: Prediction, lower: Tensor, upper: Tensor, over: Over
+) -> tuple[Tensor, Tensor]:
+    low, high = aligned("lower", prediction, lower), aligned("upper", prediction, upper)
+    if over == "batch":
+        return low.mean(0, keepdim=True), high.mean(0, keepdim=True)
+    return low, high
 
 
 def aligned(name: str, prediction: Prediction, given: Tensor) -> Float[Tensor, "b k"]:
