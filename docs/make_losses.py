@@ -22,6 +22,7 @@ WIDTH = 100
 SECTIONS = ("Formula", "Range", "Minimum", "Collapse", "Source")
 ORDER = (
     "supervised",
+    "partial_labels",
     "agreement",
     "entropy",
     "class_ratio",
@@ -31,12 +32,14 @@ ORDER = (
     "mutual_information",
     "constraints",
     "sorted_area",
+    "boxes",
     "thresholds",
     "self_training",
     "consistency",
     "centroids",
     "adversarial",
     "potts",
+    "grid_crf",
     "prediction",
 )
 """Modules as they are read; one that is not named here comes last."""

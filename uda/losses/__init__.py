@@ -8,6 +8,7 @@ from uda.losses.adversarial import adversarial_loss as adversarial_loss
 from uda.losses.adversarial import discriminator_loss as discriminator_loss
 from uda.losses.adversarial import self_information as self_information
 from uda.losses.agreement import agreement as agreement
+from uda.losses.boxes import boxes as boxes
 from uda.losses.centroids import assign_centroids as assign_centroids
 from uda.losses.centroids import balanced_pixels as balanced_pixels
 from uda.losses.centroids import centroid_pseudo_labels as centroid_pseudo_labels
@@ -30,8 +31,13 @@ from uda.losses.dual import dual_class_ratio as dual_class_ratio
 from uda.losses.entropy import entropy as entropy
 from uda.losses.entropy import max_square as max_square
 from uda.losses.entropy import min_entropy as min_entropy
+from uda.losses.grid_crf import grid_crf as grid_crf
+from uda.losses.grid_crf import grid_crf_energy as grid_crf_energy
+from uda.losses.grid_crf import grid_crf_labels as grid_crf_labels
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
 from uda.losses.mutual_information import mutual_information as mutual_information
+from uda.losses.partial_labels import partial_dice as partial_dice
+from uda.losses.partial_labels import partial_labels as partial_labels
 from uda.losses.potts import potts as potts
 from uda.losses.prediction import Prediction as Prediction
 from uda.losses.self_training import PseudoLabeler as PseudoLabeler

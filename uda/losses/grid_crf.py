@@ -178,7 +178,9 @@ def grid_crf_energy(
         4.0
     """
     prediction = predicted(logits)
-    _check_labels("labels", prediction.shape, labels, (labels >= 0) & (labels < prediction.shape[1]))
+    _check_labels(
+        "labels", prediction.shape, labels, (labels >= 0) & (labels < prediction.shape[1])
+    )
     chosen = prediction.log_p.gather(1, labels.long().unsqueeze(1)).double()
     energy = -chosen.flatten(1).sum(1)
     for here, there, weight in _edges(prediction.shape, image, potts, sigma, spacing):
@@ -238,16 +240,16 @@ def _squared_width(
     return total / max(count, 1)
 
 
-def _pairs(
-    space: Sequence[int], sizes: Sequence[float]
-) -> Iterator[tuple[Region, Region, float]]:
+def _pairs(space: Sequence[int], sizes: Sequence[float]) -> Iterator[tuple[Region, Region, float]]:
     """Regions of both ends, and the distance between them in units of the smallest size."""
     for offset in product((-1, 0, 1), repeat=len(space)):
         fits = all(abs(o) < size for o, size in zip(offset, space, strict=True))
         if offset > (0,) * len(space) and fits:
             here = [slice(max(-o, 0), n - max(o, 0)) for o, n in zip(offset, space, strict=True)]
             there = [slice(max(o, 0), n - max(-o, 0)) for o, n in zip(offset, space, strict=True)]
-            distance = math.dist([o * s for o, s in zip(offset, sizes, strict=True)], [0] * len(space))
+            distance = math.dist(
+                [o * s for o, s in zip(offset, sizes, strict=True)], [0] * len(space)
+            )
             yield (..., *here), (..., *there), distance / min(sizes)
 
 
@@ -263,9 +265,7 @@ def _start(prediction: Prediction, seeds: Tensor) -> Int64[Tensor, "b *s"]:
     return most_likely(prediction.log_p.detach()).where(unknown, seeds.long())
 
 
-def _flat(
-    edges: list[Edge], batch: int, space: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _flat(edges: list[Edge], batch: int, space: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Weights ``[b, o, n]`` at the first end of each pair, 0 where it has no partner, and how far off the second is."""
     place = torch.arange(math.prod(space)).view(*space)
     weights = torch.zeros(batch, len(edges), *space)
@@ -304,7 +304,7 @@ class _Grid:
         """sum of the weights to neighbours with another label"""
 
     def _sums(self, disagreeing: bool) -> np.ndarray:
-        sums = np.zeros_like(self.own)
+        sums: np.ndarray = np.zeros_like(self.own)
         for step, weight in zip(self.step, self.weight, strict=True):
             counted = weight[:-step]
             if disagreeing:
@@ -315,7 +315,9 @@ class _Grid:
 
     def near(self, places: np.ndarray) -> np.ndarray:
         """All neighbours of pixels, the later ones first, ``[2 o, m]``; at a border others, at a weight of 0."""
-        return (places + np.concatenate([self.step, -self.step])[:, None]) % self.labels.size
+        ways = np.concatenate([self.step, -self.step])
+        near: np.ndarray = (places + ways[:, None]) % self.labels.size
+        return near
 
     def around(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same, and the weights to them."""
@@ -413,7 +415,8 @@ class _Move:
         labels, own = self.grid.labels[near], self.grid.labels[places]
         same = labels == own
         share = np.where(self.movable[near], 0.5 * same - 0.5, 1.0 * same - (labels == self.alpha))
-        return self.change[places] + (weight * share).sum(0)
+        cost: np.ndarray = self.change[places] + (weight * share).sum(0)
+        return cost
 
     def cut(
         self, nodes: np.ndarray, inside: np.ndarray, maxflow: ModuleType
@@ -468,9 +471,7 @@ def _check_labels(name: str, shape: torch.Size, labels: Tensor, sound: Tensor) -
         )
 
 
-def _check_settings(
-    potts: float, sigma: float | None, sizes: Sequence[float], axes: int
-) -> None:
+def _check_settings(potts: float, sigma: float | None, sizes: Sequence[float], axes: int) -> None:
     widths = {"potts": potts} | ({} if sigma is None else {"sigma": sigma})
     for name, value in widths.items():
         if not 0 < value < math.inf:
