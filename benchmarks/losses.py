@@ -14,6 +14,7 @@ logits' size. "over" marks what is past its limit.
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ from uda.config.recipe import Compute
 from uda.losses import Prediction
 from uda.networks.build import build
 from uda.pipeline.environment import environment
-from uda.types import IGNORE
+from uda.types import IGNORE, OTHER
 
 NETWORK = Network(channels=(16, 32, 64, 128), res_units=2, norm="batch")  # of cardiac_phantom
 TENSORS = 4.0
@@ -56,6 +57,13 @@ class Scene:
     logits: Tensor
     image: Tensor
     labels: Tensor
+    partly: Tensor
+    labelled: Tensor
+    boxes: Tensor
+    """on the CPU, where a training has them"""
+    boxed: Tensor
+    coordinates: Tensor
+    seeds: Tensor
     mask: Tensor
     confidence: Tensor
     soft: Tensor
@@ -74,10 +82,18 @@ def scene(shape: Sequence[int], device: torch.device, layout: torch.memory_forma
         torch.rand(batch, *space) < 0.2, IGNORE
     )
     prior = torch.arange(classes, 0, -1) / torch.arange(1, classes + 1).sum()
+    labelled = (torch.arange(classes) % 2 == 1).expand(batch, classes)
+    named = (labels % 2 == 1) | (labels == IGNORE)
     made = Scene(
         logits=3 * torch.randn(*shape).contiguous(memory_format=layout),
         image=torch.randn(batch, 1, *space),
         labels=labels,
+        partly=labels.masked_fill(~named, OTHER),
+        labelled=labelled,
+        boxes=some_boxes(batch, classes, space),
+        boxed=labelled,
+        coordinates=turned(batch, space),
+        seeds=labels.masked_fill(torch.rand(batch, *space) < 0.99, IGNORE),
         mask=torch.rand(batch, *space) < 0.8,
         confidence=torch.rand(batch, *space),
         soft=torch.randn(*shape).softmax(1),
@@ -88,7 +104,27 @@ def scene(shape: Sequence[int], device: torch.device, layout: torch.memory_forma
         landmarks=torch.randint(classes, (batch, 64)),
         discriminator=losses.Discriminator(classes),
     )
-    return Scene(**{name: value.to(device) for name, value in vars(made).items()})
+    kept = {"boxes": made.boxes}
+    return Scene(**{name: value.to(device) for name, value in vars(made).items()} | kept)
+
+
+def some_boxes(batch: int, classes: int, space: Sequence[int]) -> Tensor:
+    """Three boxes an image, of a quarter to a half of its sides."""
+    count, size = 3 * batch, torch.tensor(space)
+    extent = (size * (0.25 + 0.25 * torch.rand(count, len(space)))).long()
+    first = ((size - extent) * torch.rand(count, len(space))).long()
+    row = torch.stack([torch.arange(count) // 3, torch.randint(1, classes, (count,))], 1)
+    return torch.cat([row, first, first + extent - 1], 1)
+
+
+def turned(batch: int, space: Sequence[int]) -> Tensor:
+    """Where the pixels lay before images were turned by 10° and scaled by 1.1 about their middle."""
+    middle = torch.tensor(space).view(-1, 1, 1) / 2
+    grid = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in space), indexing="ij"))
+    row, column = (grid - middle) / 1.1
+    sine, cosine = math.sin(math.radians(10)), math.cos(math.radians(10))
+    place = torch.stack([cosine * row - sine * column, sine * row + cosine * column]) + middle
+    return place.expand(batch, -1, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -112,6 +148,8 @@ ROWS = {
         lambda s, z: losses.partial_cross_entropy(z, s.labels, s.confidence)
     ),
     "soft_cross_entropy": Row(lambda s, z: losses.soft_cross_entropy(z, s.soft, s.confidence)),
+    "partial_labels": Row(lambda s, z: losses.partial_labels(z, s.partly, s.labelled)),
+    "partial_dice": Row(lambda s, z: losses.partial_dice(z, s.partly, s.labelled)),
     "agreement": Row(lambda s, z: losses.agreement(z, s.soft.clamp_min(1e-6).log())),
     "entropy": Row(lambda s, z: losses.entropy(z)),
     "entropy weighted, masked": Row(lambda s, z: losses.entropy(z, s.prior, False, s.mask)),
@@ -147,6 +185,8 @@ ROWS = {
     "balanced_cross_entropy over image": Row(
         lambda s, z: losses.balanced_cross_entropy(z, s.prior, 1.0, "image")
     ),
+    "boxes": Row(lambda s, z: losses.boxes(z, s.boxes, s.boxed)),
+    "boxes turned": Row(lambda s, z: losses.boxes(z, s.boxes, s.boxed, s.coordinates)),
     "dice_consistency": Row(lambda s, z: losses.dice_consistency(z, s.soft, s.mask)),
     "mrkld": Row(lambda s, z: losses.mrkld(z)),
     "mrkld masked": Row(lambda s, z: losses.mrkld(z, s.mask)),
@@ -161,6 +201,8 @@ ROWS = {
     "laplacian": Row(lambda s, z: losses.laplacian(z, s.image)),
     "laplacian window": Row(lambda s, z: losses.laplacian(z, s.image, "window"), share=1.0),
     "dense_crf": Row(lambda s, z: losses.dense_crf(z, s.image)),
+    # minimum cuts on the CPU; of noise, which takes longest
+    "grid_crf": Row(lambda s, z: losses.grid_crf(z, s.image, s.seeds, 1.0), share=None),
     "adversarial_loss": WITH_NETWORK(lambda s, z: losses.adversarial_loss(s.discriminator, z)),
     "discriminator_loss": WITH_NETWORK(
         lambda s, z: losses.discriminator_loss(

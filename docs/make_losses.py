@@ -22,6 +22,7 @@ WIDTH = 100
 SECTIONS = ("Formula", "Range", "Minimum", "Collapse", "Source")
 ORDER = (
     "supervised",
+    "partial_labels",
     "agreement",
     "entropy",
     "class_ratio",
@@ -33,12 +34,14 @@ ORDER = (
     "sorted_area",
     "latent_distribution",
     "balanced_assignment",
+    "boxes",
     "thresholds",
     "self_training",
     "consistency",
     "centroids",
     "adversarial",
     "potts",
+    "grid_crf",
     "prediction",
 )
 """Modules as they are read; one that is not named here comes last."""

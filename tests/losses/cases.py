@@ -7,6 +7,7 @@ it along with the pixels; whatever belongs to classes is made inside ``loss`` wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,21 +17,24 @@ from torch import Tensor
 from uda.losses.adversarial import Discriminator, adversarial_loss
 from uda.losses.agreement import agreement
 from uda.losses.balanced_assignment import balanced_assignment, balanced_cross_entropy
+from uda.losses.boxes import boxes
 from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
 from uda.losses.consistency import dice_consistency
 from uda.losses.constraints import log_barrier, size_bounds
 from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
+from uda.losses.grid_crf import grid_crf
 from uda.losses.landmarks import landmark_cross_entropy
 from uda.losses.latent_distribution import latent_cross_entropy, latent_distribution
 from uda.losses.mutual_information import mutual_information
+from uda.losses.partial_labels import partial_dice, partial_labels
 from uda.losses.potts import potts
 from uda.losses.prediction import Predicted, predicted
 from uda.losses.self_training import mrkld
 from uda.losses.sorted_area import sorted_area
 from uda.losses.spatial_prior import spatial_prior_kl
 from uda.losses.supervised import cross_entropy, dice, partial_cross_entropy, soft_cross_entropy
-from uda.types import IGNORE
+from uda.types import IGNORE, OTHER
 
 Shape = tuple[int, ...]
 """of logits: ``(b, k, *s)``"""
@@ -75,6 +79,49 @@ def labels(shape: Shape) -> tuple[Tensor, ...]:
     space = (shape[0], *shape[2:])
     drawn = torch.randint(shape[1], space, generator=generator)
     return (drawn.masked_fill(torch.rand(space, generator=generator) < 0.2, IGNORE),)
+
+
+def labelled(logits: Predicted) -> Tensor:
+    """Every second class is named, class 0 is not: ``[b, k]``."""
+    return (torch.arange(logits.shape[1]) % 2 == 1).expand(logits.shape[0], -1)
+
+
+def partly(shape: Shape) -> tuple[Tensor, ...]:
+    """Random labels of the named classes, OTHER for the rest, a fifth IGNORE."""
+    (drawn,) = labels(shape)
+    return (drawn.masked_fill((drawn % 2 == 0) & (drawn != IGNORE), OTHER),)
+
+
+def some_boxes(logits: Predicted, axes: int) -> tuple[Tensor, Tensor]:
+    """Two overlapping boxes in each image, of class 1 and of the last class, all that there are."""
+    images, classes = logits.shape[:2]
+    space = list(logits.shape[2:]) if axes == len(logits.shape) - 2 else [4, 6]
+    first, last = [s // 4 for s in space], [3 * s // 4 for s in space]
+    listed = []
+    for image in range(images):
+        listed.append([image, 1, *first, *last])
+        listed.append([image, classes - 1, *[0] * axes, *first])
+    boxed = (torch.arange(classes) > 0).expand(images, -1)
+    return torch.tensor(listed), boxed
+
+
+def turned(shape: Shape) -> tuple[Tensor, ...]:
+    """Where the pixels of images of 4×6 lay before they were turned by 0.2 about the middle, ``[b, 2, 4, 6]``."""
+    row, column = torch.meshgrid(torch.arange(4.0) - 1.5, torch.arange(6.0) - 2.5, indexing="ij")
+    sine, cosine = math.sin(0.2), math.cos(0.2)
+    place = torch.stack([cosine * row - sine * column + 1.5, sine * row + cosine * column + 2.5])
+    return (place.expand(shape[0], -1, -1, -1),)
+
+
+def scribbled_picture(shape: Shape) -> tuple[Tensor, ...]:
+    """A random image of two channels, and seeds at a tenth of its pixels."""
+    generator = torch.Generator().manual_seed(20)
+    space = (shape[0], *shape[2:])
+    drawn = torch.randint(shape[1], space, generator=generator)
+    return (
+        *picture(shape),
+        drawn.masked_fill(torch.rand(space, generator=generator) < 0.9, IGNORE),
+    )
 
 
 def other_log_p(shape: Shape) -> tuple[Tensor, ...]:
@@ -150,6 +197,12 @@ CASES: dict[str, Case] = {
     "dice": Case(dice, labels, mean_of_images=False),
     "partial_cross_entropy": Case(partial_cross_entropy, weighted_labels, mean_of_images=False),
     "soft_cross_entropy": Case(soft_cross_entropy, weighted_soft_labels, mean_of_images=False),
+    "partial_labels": Case(
+        lambda z, y: partial_labels(z, y, labelled(z)), partly, mean_of_images=False
+    ),
+    "partial_dice": Case(
+        lambda z, y: partial_dice(z, y, labelled(z)), partly, mean_of_images=False
+    ),
     "agreement": Case(agreement, other_log_p, tensors=8.0),
     # entropy
     "entropy": Case(entropy),
@@ -217,11 +270,25 @@ CASES: dict[str, Case] = {
     "balanced_cross_entropy over image": Case(
         lambda z: balanced_cross_entropy(z, ratio(z), 0.5, "image"),
         held=lambda z: balanced_assignment(z, ratio(z), 0.5, "image"),
+    "boxes": Case(
+        lambda z: boxes(z, *some_boxes(z, len(z.shape) - 2), width=2, filled=(0.6, 0.9)),
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    # the coordinates say where a pixel is, so that it may be anywhere
+    "boxes moved, with a log-barrier": Case(
+        lambda z, m: boxes(z, *some_boxes(z, 2), m, width=2, t=5.0), turned
     ),
     # pairs
     "potts": Case(
         lambda z, i: potts(z, i, sigma_color=1.0),
         picture,
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    "grid_crf": Case(
+        lambda z, i, y: grid_crf(z, i, y, potts=0.5),
+        scribbled_picture,
         permutation_invariant=False,
         dimension_free=False,
     ),

@@ -17,7 +17,7 @@ from torch import Tensor
 from uda.errors import ConfigError, PriorError
 from uda.losses.class_ratio import class_ratio
 from uda.losses.constraints import (
-    _barrier,
+    barrier,
     barrier_t,
     log_barrier,
     ratio_bounds,
@@ -279,7 +279,7 @@ def test_a_suppressed_class_leaves_the_image_and_an_included_one_stays() -> None
 def test_both_pieces_of_the_barrier_meet_with_one_value_and_the_slope_t(t: float) -> None:
     edge, step = -1 / t**2, 1e-6 / t**2
     z = torch.tensor([edge - step, edge, edge + step], dtype=torch.float64, requires_grad=True)
-    psi = _barrier(z, t)
+    psi = barrier(z, t)
     (slope,) = torch.autograd.grad(psi.sum(), z)
     expected = [reference_psi(x, t) for x in z.tolist()]
     np.testing.assert_allclose(psi.detach().numpy(), expected, atol=1e-12)

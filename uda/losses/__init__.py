@@ -10,6 +10,7 @@ from uda.losses.adversarial import self_information as self_information
 from uda.losses.agreement import agreement as agreement
 from uda.losses.balanced_assignment import balanced_assignment as balanced_assignment
 from uda.losses.balanced_assignment import balanced_cross_entropy as balanced_cross_entropy
+from uda.losses.boxes import boxes as boxes
 from uda.losses.centroids import assign_centroids as assign_centroids
 from uda.losses.centroids import balanced_pixels as balanced_pixels
 from uda.losses.centroids import centroid_pseudo_labels as centroid_pseudo_labels
@@ -33,6 +34,9 @@ from uda.losses.dual import dual_class_ratio as dual_class_ratio
 from uda.losses.entropy import entropy as entropy
 from uda.losses.entropy import max_square as max_square
 from uda.losses.entropy import min_entropy as min_entropy
+from uda.losses.grid_crf import grid_crf as grid_crf
+from uda.losses.grid_crf import grid_crf_energy as grid_crf_energy
+from uda.losses.grid_crf import grid_crf_labels as grid_crf_labels
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
 from uda.losses.laplacian import laplacian as laplacian
 from uda.losses.mean_field import mean_field as mean_field

@@ -106,7 +106,7 @@ def log_barrier(
     if not 0 < t < math.inf:
         raise ConfigError(f"t is {t}", expected="a positive number", fix="start with 5")
     size, low, high = _sizes(predicted(logits), lower, upper, over, classes)
-    return (_barrier(size - high, t) + _barrier(low - size, t)).mean()
+    return (barrier(size - high, t) + barrier(low - size, t)).mean()
 
 
 def barrier_t(
@@ -199,7 +199,7 @@ def ratio_bounds(
     return (ratio * (1 - margin)).clamp_min(0), (ratio * (1 + margin)).clamp_max(1)
 
 
-def _barrier(z: Tensor, t: float) -> Tensor:
+def barrier(z: Tensor, t: float) -> Tensor:
     """ψ_t: the logarithm up to −1/t², from there its tangent."""
     edge = -1 / t**2
     # where, because the gradient of clamp is 0 at its edge

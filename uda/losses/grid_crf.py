@@ -304,7 +304,7 @@ class _Grid:
         """sum of the weights to neighbours with another label"""
 
     def _sums(self, disagreeing: bool) -> np.ndarray:
-        sums = np.zeros_like(self.own)
+        sums: np.ndarray = np.zeros_like(self.own)
         for step, weight in zip(self.step, self.weight, strict=True):
             counted = weight[:-step]
             if disagreeing:
@@ -315,7 +315,9 @@ class _Grid:
 
     def near(self, places: np.ndarray) -> np.ndarray:
         """All neighbours of pixels, the later ones first, ``[2 o, m]``; at a border others, at a weight of 0."""
-        return (places + np.concatenate([self.step, -self.step])[:, None]) % self.labels.size
+        ways = np.concatenate([self.step, -self.step])
+        near: np.ndarray = (places + ways[:, None]) % self.labels.size
+        return near
 
     def around(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same, and the weights to them."""
@@ -413,7 +415,8 @@ class _Move:
         labels, own = self.grid.labels[near], self.grid.labels[places]
         same = labels == own
         share = np.where(self.movable[near], 0.5 * same - 0.5, 1.0 * same - (labels == self.alpha))
-        return self.change[places] + (weight * share).sum(0)
+        cost: np.ndarray = self.change[places] + (weight * share).sum(0)
+        return cost
 
     def cut(
         self, nodes: np.ndarray, inside: np.ndarray, maxflow: ModuleType
