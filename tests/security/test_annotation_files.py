@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from uda.annotations.folder import find_annotations, read_annotations
 from uda.annotations.grids import Grid
+
 from uda.config.loading import load_card
 from uda.data.nrrd import MAX_HEADER, read_header
 from uda.data.volumes import read_volume

@@ -39,9 +39,9 @@ from uda.losses.grid_crf import grid_crf_energy as grid_crf_energy
 from uda.losses.grid_crf import grid_crf_labels as grid_crf_labels
 from uda.losses.landmarks import landmark_cross_entropy as landmark_cross_entropy
 from uda.losses.laplacian import laplacian as laplacian
-from uda.losses.mean_field import mean_field as mean_field
 from uda.losses.latent_distribution import latent_cross_entropy as latent_cross_entropy
 from uda.losses.latent_distribution import latent_distribution as latent_distribution
+from uda.losses.mean_field import mean_field as mean_field
 from uda.losses.mutual_information import mutual_information as mutual_information
 from uda.losses.partial_labels import partial_dice as partial_dice
 from uda.losses.partial_labels import partial_labels as partial_labels

@@ -173,9 +173,7 @@ def _count(size: int, width: float) -> int:
     return 1 + math.ceil((size - 1) / max(width, 1.0))
 
 
-def _linear(
-    size: int, sigma: float, spacing: float, like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _linear(size: int, sigma: float, spacing: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two nodes around each pixel: the lower one ``[n]``, the weights ``[2, n]`` and B ``[m, m]``."""
     count = max(2, _count(size, spacing * sigma))
     between = max(size - 1, 1) / (count - 1)

@@ -119,7 +119,11 @@ class _Pixels:
     def moments(self, dual: Tensor) -> tuple[Tensor, Tensor]:
         """Means of u_c, ``[g, k]``, and of u_c u_j, ``[g, k, k]``, for these λ; u stays in ``assigned``."""
         factor = dual - self._centre
-        if self._kernel is None or self.scale != self._kernel_scale or float(factor.abs().max()) > FAR:
+        if (
+            self._kernel is None
+            or self.scale != self._kernel_scale
+            or float(factor.abs().max()) > FAR
+        ):
             self._fill(dual)
             factor = torch.zeros_like(dual)
         kernel = self._kernel
@@ -140,7 +144,10 @@ class _Pixels:
     def _fill(self, dual: Tensor) -> None:
         """The exponentials for factors near these, the largest of each pixel 1."""
         exponent = torch.add(
-            self._there(dual.where(self.open, -math.inf)), self.log_p, alpha=self.scale, out=self._kernel
+            self._there(dual.where(self.open, -math.inf)),
+            self.log_p,
+            alpha=self.scale,
+            out=self._kernel,
         )
         self._kernel = exponent.sub_(exponent.amax(1, keepdim=True)).exp_()
         self._centre, self._kernel_scale = dual, self.scale
@@ -185,7 +192,10 @@ class _Problem:
         corners = edges.flatten(1).sort(1).values
         sums = self._shares(start.unsqueeze(1) + corners.unsqueeze(2), slack).sum(2)
         # between the last corner below 1 and the first above; or anywhere on a piece where the sum is 1
-        below, upto = (sums < 1 - 1e-12).sum(1, keepdim=True), (sums <= 1 + 1e-12).sum(1, keepdim=True)
+        below, upto = (
+            (sums < 1 - 1e-12).sum(1, keepdim=True),
+            (sums <= 1 + 1e-12).sum(1, keepdim=True),
+        )
         final = corners.shape[1] - 1
         left = corners.gather(1, torch.minimum(below, upto - 1).clamp(0, final))
         right = corners.gather(1, torch.maximum(below, upto - 1).clamp(0, final))
@@ -299,7 +309,9 @@ def _step(state: _State, problem: _Problem, tried: Tensor) -> tuple[Tensor, Tens
     for _ in range(rows.shape[1]):
         newton = _newton(rows, held, torch.where(held, target, right))
         # a λ that rests and would leave to the wrong side goes on resting
-        stays = ((above <= floor + 1e-9) & (newton < 0)) | ((above >= ceiling - 1e-9) & (newton > 0))
+        stays = ((above <= floor + 1e-9) & (newton < 0)) | (
+            (above >= ceiling - 1e-9) & (newton > 0)
+        )
         stays &= ~held & (tried == DAMPED)
         if not bool(stays.any()):
             break
