@@ -270,6 +270,7 @@ CASES: dict[str, Case] = {
     "balanced_cross_entropy over image": Case(
         lambda z: balanced_cross_entropy(z, ratio(z), 0.5, "image"),
         held=lambda z: balanced_assignment(z, ratio(z), 0.5, "image"),
+    ),
     "boxes": Case(
         lambda z: boxes(z, *some_boxes(z, len(z.shape) - 2), width=2, filled=(0.6, 0.9)),
         permutation_invariant=False,

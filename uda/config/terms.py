@@ -210,6 +210,21 @@ class LogBarrierTerm(_BoundedTerm):
     limit: Rate = 50.0
 
 
+class LatentDistributionTerm(_BoundedTerm):
+    """Cross-entropy with the distribution nearest to the prediction whose sizes lie between bounds (CCNN)."""
+
+    term: Literal["latent_distribution"] = "latent_distribution"
+
+
+class BalancedAssignmentTerm(_RatioTerm):
+    """Cross-entropy with pseudo-labels that have the class ratio of the prior, by optimal transport."""
+
+    term: Literal["balanced_assignment"] = "balanced_assignment"
+    epsilon: Rate = 0.05
+    """temperature of the labels; the smaller, the harder"""
+    over: Literal["image", "batch"] = "batch"
+
+
 class SortedAreaTerm(_RatioTerm):
     """As many sure pixels a class as its prior has (Fong et al. 2019)."""
 
@@ -334,6 +349,46 @@ class GridCrfTerm(_Term):
         return frozenset(LABELS)
 
 
+class BoxesTerm(_Term):
+    """Bounding boxes as constraints: nothing outside, something on every line inside, most of each filled."""
+
+    term: Literal["boxes"] = "boxes"
+    width: Positive = 5
+    """lines in a band, which has as many pixels of the class at the least"""
+    filled: tuple[Probability, Probability] = (0.5, 1.0)
+    """bounds of a structure's share of its box"""
+    outside: Amount = 1.0
+    """weight of the emptiness outside of the boxes"""
+    tight: Amount = 1.0
+    """weight of the lines that a box's structure has to cross"""
+    size: Amount = 1.0
+    """weight of the share of the box"""
+
+    def reads(self) -> frozenset[Kind]:
+        return frozenset({"boxes"})
+
+
+class DeepCutTerm(_Term):
+    """Cross-entropy with pseudo-labels inside of boxes, which a dense CRF makes of the prediction in rounds."""
+
+    term: Literal["deepcut"] = "deepcut"
+    round_steps: Positive = 100
+    """Steps between two copies of the student, whose prediction the CRF starts from; in the first round it starts from
+    the boxes themselves."""
+    sigma_color: Rate = 0.25
+    """of the CRF, in units of the prepared image"""
+    sigma_space: Rate = 10.0
+    """pixels"""
+    appearance: Amount = 3.0
+    """weight of pairs that look alike"""
+    smoothness: Amount = 1.0
+    """weight of near pairs"""
+    iterations: Positive = 5
+
+    def reads(self) -> frozenset[Kind]:
+        return frozenset({"boxes"})
+
+
 class CentroidTerm(_Term):
     """Pseudo-labels of the nearest class centroid in the features (SHOT)."""
 
@@ -381,12 +436,16 @@ Term = Annotated[
     | DualClassRatioTerm
     | SizeBoundsTerm
     | LogBarrierTerm
+    | LatentDistributionTerm
+    | BalancedAssignmentTerm
     | SortedAreaTerm
     | SpatialPriorTerm
     | PottsTerm
     | PseudoLabelTerm
     | PartialLabelsTerm
     | GridCrfTerm
+    | BoxesTerm
+    | DeepCutTerm
     | CentroidTerm
     | ViewConsistencyTerm
     | AdversarialTerm,

@@ -181,7 +181,9 @@ def test_a_batch_gets_labels_boxes_and_places(store: Store, card: DatasetCard) -
     batch = found.of(items, places, label, drawn=1)
     assert batch.drawn == 1
     assert batch.label[1, 2, 3] == 1
-    assert batch.boxes is not None and batch.boxed is not None and batch.place is not None
+    assert batch.boxes is not None
+    assert batch.boxed is not None
+    assert batch.place is not None
     assert batch.boxes[0, :, 1].tolist() == [-1, -1]
     assert batch.boxes[2].tolist() == [[0, 1, 2, 1, 4, 6], [0, 3, 0, 0, 7, 7]]
     assert batch.boxed[:, 0].tolist() == [[False] * 4, [False] * 4, [False, True, True, True]]
@@ -199,7 +201,9 @@ def test_patches_of_volumes_get_their_part(store: Store, card: DatasetCard) -> N
     _, label = items.labelled(places, [0, 0], found.labels)
     batch = found.of(items, places, label, drawn=0)
     assert batch.label[0, 1, 3, 3] == 1
-    assert batch.boxes is not None and batch.boxed is not None and batch.place is not None
+    assert batch.boxes is not None
+    assert batch.boxed is not None
+    assert batch.place is not None
     assert batch.boxes[1, 0].tolist() == [1, 1, 2, 1, 4, 6]
     assert batch.boxed[1].any(1).tolist() == [False, True]
     torch.testing.assert_close(batch.place[1, :, 1, 0, 0], torch.tensor([1.0, 2.0, 0.0]))

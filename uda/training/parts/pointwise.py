@@ -79,7 +79,7 @@ class Entropy(Pointwise):
 class Bounded(Pointwise):
     """A loss of sizes between bounds."""
 
-    term: terms.SizeBoundsTerm | terms.LogBarrierTerm
+    term: terms.SizeBoundsTerm | terms.LogBarrierTerm | terms.LatentDistributionTerm
 
     def derived(self, inputs: StepInputs) -> dict[str, Any]:
         lower, upper = self.bounds(inputs)
@@ -98,6 +98,24 @@ class Bounded(Pointwise):
         if self.term.bounds == "tags":
             return losses.tag_bounds(ratio > 0, inputs.unlabelled.shape[2:].numel())
         return losses.ratio_bounds(ratio, self.term.margin)
+
+
+class LatentDistribution(Bounded):
+    """Cross-entropy with the nearest distribution of sizes between bounds."""
+
+    def value(self, inputs: StepInputs) -> Tensor:
+        lower, upper = self.bounds(inputs)
+        return losses.latent_cross_entropy(inputs.unlabelled, lower, upper, over=self.term.over)
+
+
+class BalancedAssignment(Part):
+    """Cross-entropy with pseudo-labels of the prior's class ratio."""
+
+    term: terms.BalancedAssignmentTerm
+
+    def value(self, inputs: StepInputs) -> Tensor:
+        ratio, term = inputs.ratio(self.prior), self.term
+        return losses.balanced_cross_entropy(inputs.unlabelled, ratio, term.epsilon, term.over)
 
 
 def _inverse_ratio(prior: Tensor) -> Tensor:
