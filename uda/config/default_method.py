@@ -31,6 +31,7 @@ _LENGTHS = {
     ),
     **dict.fromkeys(("ratio_teacher_soft", "threshold_teacher", "view_teacher"), _SLOW),
     "tent": {**_LONG, "lr": 1e-3},
+    **dict.fromkeys(WEAK, _LONG),
 }
 
 
@@ -131,9 +132,11 @@ def preset(name: str, overrides: list[str], kinds: Collection[Kind] = ()) -> Ada
         )
     raw: dict[str, Any] = {"preset": name, **_LENGTHS.get(first, _SHORT), "prior": "given"}
     if marked := method_settings(name).get("annotations"):
-        read = [kind for kind in LABELS if kind in kinds] if set(LABELS) & set(marked) else []
-        raw["annotations"] = [*(read or marked), *(["boxes"] if "boxes" in marked and read else [])]
-        raw["batch"] = raw["batch"] + raw["batch"] // 2 if joined else raw["batch"]
+        of_pixels = [kind for kind in marked if kind in LABELS]
+        there = [kind for kind in LABELS if kind in kinds and of_pixels]
+        raw["annotations"] = [*(there or of_pixels), *(kind for kind in marked if kind == "boxes")]
+    if joined and "annotations" in raw:  # a third of marked images beside those of the method
+        raw |= {"batch": raw["batch"] * 3 // 2, "annotated_share": 1 / 3}
     settings = parse(Adapt, raw, f"method {name!r}")
     settings = override(settings, overrides) if overrides else settings
     return settings if settings.needs() else settings.model_copy(update={"prior": None})

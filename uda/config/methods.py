@@ -243,20 +243,55 @@ METHODS: dict[str, dict[str, Any]] = {
     "points": {**_MARKED, "annotations": ["points"], "objective": [_PIXELS]},
     # Tang et al. 2018, without and with the dense CRF
     "scribbles": {**_MARKED, "annotations": ["scribbles"], "objective": [_PIXELS]},
+    "scribbles_crf": {
+        **_MARKED,
+        "annotations": ["scribbles"],
+        "objective": [_PIXELS, {"term": "dense_crf", "sigma_space": 20.0}],
+    },
+    # Marin et al. 2019: a grid CRF labels what the scribbles leave open, in every step anew
+    "scribbles_adm": {
+        **_MARKED,
+        "annotations": ["scribbles"],
+        "objective": [_PIXELS, {"term": "grid_crf"}],
+    },
+    # Kervadec et al. 2020, by penalties in place of their log-barrier
+    "boxes": {
+        **_MARKED,
+        "annotations": ["boxes"],
+        "objective": [{"term": "boxes", "weight": 10.0}],
+    },
+    # Rajchl et al. 2017
+    "deepcut": {**_MARKED, "annotations": ["boxes"], "objective": [{"term": "deepcut"}]},
+    # Pathak et al. (CCNN) 2015: with a prior of tags, which structures an image shows and about how large they are
+    "ccnn": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "select": "last",
+        "objective": [{"term": "latent_distribution"}],
+    },
+    # Zhou et al. 2016; Kolesnikov & Lampert (SEC) 2016: seeds of class activation maps, spread by a dense CRF
+    "tags_cam": {
+        "batchnorm": "warmed",
+        "augment": _STRONG,
+        "select": "last",
+        "objective": [{"term": "seeds"}, {"term": "dense_crf", "sigma_space": 20.0}],
+    },
     # complete labels of a few images
     "labels": {
         **_MARKED,
         "annotations": ["labels"],
         "objective": [{**_PIXELS, "dice": 1.0}],
     },
-    # Boudiaf et al. (TIM) 2020: the labelled images, and mutual information on images drawn from all
+    # Boudiaf et al. (TIM) 2020, with the prior in place of equal class sizes as in their RePRI of 2021: the labelled
+    # images, sure pixels and the class ratio of images drawn from all
     "few_shot": {
         **_MARKED,
         "annotations": ["labels"],
         "annotated_share": 0.5,
         "objective": [
-            {**_PIXELS, "weight": 0.1},
-            {"term": "mutual_information", "alpha": 0.1},
+            _PIXELS,
+            {"term": "entropy", "normalized": False, "weight": 0.1},
+            {**_RATIO, "direction": "prediction_to_prior"},
         ],
     },
     # Zhou et al. (PaNN) 2019: labels of some classes, and the class ratio of the data set by primal-dual updates
@@ -268,7 +303,10 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 
-WEAK = ("points", "scribbles", "labels", "few_shot", "partial")
+WEAK = (
+    *("points", "scribbles", "scribbles_crf", "scribbles_adm", "boxes", "deepcut"),
+    *("ccnn", "tags_cam", "labels", "few_shot", "partial"),
+)
 """methods of weak labels, which can be joined to others"""
 
 

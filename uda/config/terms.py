@@ -254,6 +254,32 @@ class PottsTerm(_Term):
     dilation: Positive = 1
 
 
+class DenseCrfTerm(_Term):
+    """Pixels that look alike have one class, however far apart: the relaxed energy of a dense CRF."""
+
+    term: Literal["dense_crf"] = "dense_crf"
+    sigma_color: Rate = 0.25
+    """in units of the prepared image, as in ``potts``"""
+    sigma_space: Rate = 100.0
+    """pixels"""
+    spacing: Fraction = 0.5
+    """of the grid on which it is computed, in ``sigma_space``"""
+
+
+class LaplacianTerm(_Term):
+    """Neighbours that look alike have similar predictions: the energy of a graph's Laplacian."""
+
+    term: Literal["laplacian"] = "laplacian"
+    weights: Literal["grid", "window"] = "grid"
+    """pairs that share a face, or all pairs within a window"""
+    sigma_color: Rate = 0.25
+    """in units of the prepared image, as in ``potts``"""
+    sigma_space: Rate = 3.0
+    """pixels"""
+    radius: Positive = 3
+    dilation: Positive = 1
+
+
 class PseudoLabelTerm(_Term):
     """Self-training on class-balanced pseudo-labels of a teacher: CBST, CRST, mean teacher."""
 
@@ -441,6 +467,8 @@ Term = Annotated[
     | SortedAreaTerm
     | SpatialPriorTerm
     | PottsTerm
+    | DenseCrfTerm
+    | LaplacianTerm
     | PseudoLabelTerm
     | PartialLabelsTerm
     | GridCrfTerm

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from os.path import isdir
+from collections.abc import Collection, Mapping
+from os.path import isdir, isfile
 from pathlib import Path
 
 from uda.config.card import DatasetCard
 from uda.config.loading import load_card
-from uda.config.recipe import Chosen, Data, Recipe
+from uda.config.recipe import Adapt, Chosen, Data, Pretrain, Recipe
 from uda.data.annotations.folder import Annotations, find_annotations, read_annotations
 from uda.data.annotations.grids import grids_of
 from uda.data.cases import Case, Listing, cases_of, folders_of_card, image_path, names_of
@@ -18,6 +18,7 @@ from uda.data.sources import holds_both
 from uda.data.store import Store, content_key, open_store
 from uda.devices.distributed import first_then_all, on_first
 from uda.errors import ConfigError, DataError, RunError, nearest
+from uda.files.stage_folder import STAGE_FILE
 
 UNUSED = "unused"
 """split of the cases that a recipe's ``data.splits`` leaves out"""
@@ -144,6 +145,25 @@ class Domains:
 
     def cases(self, card: DatasetCard, split: str, labels: bool) -> list[Case]:
         return cases_of(card, self.root, split, labels=labels)
+
+    def check_annotations(self, stages: Collection[str]) -> None:
+        """Read what is marked for stages that have yet to run, before any training; rendered data may not be there.
+
+        Raises:
+            ConfigError, DataError: of :meth:`annotations`.
+        """
+        recipe = self.recipe
+        of_source = {"pretrain": recipe.pretrain}
+        of_source |= {f"pretrain-{name}": one for name, one in recipe.sources.items()}
+        of_target = {f"adapt-{row}": variant for row, (_, variant) in recipe.variants.items()}
+        groups: tuple[tuple[DatasetCard, str, Mapping[str, Pretrain | Adapt]], ...] = (
+            (self.source, "train", of_source),
+            (self.target, "adapt", of_target),
+        )
+        for card, split, trainings in () if self.rendered else groups:
+            asking = [name for name, one in trainings.items() if one.annotations and name in stages]
+            if any(not isfile(self.out / name / STAGE_FILE) for name in asking):
+                self.annotations(card, split)
 
     def annotations(self, card: DatasetCard, split: str) -> Annotations:
         """What is marked on the cases of a split.

@@ -72,6 +72,7 @@ def run(
         on_first(lambda: check_apart(out, domains.folders()))
         on_first(lambda: check_links(out, ["store", *parts]))
         on_first(lambda: held.enter_context(lock(out)))
+        on_first(lambda: domains.check_annotations(wanted))
         on_first(lambda: check_places(out / stage.name for stage in stages if stage.name in wanted))
         for stage in stages:
             if stage.name in wanted:
