@@ -178,7 +178,8 @@ def _labels(case: Case, card: DatasetCard) -> tuple[Labels, Geometry, NDArray[np
 def _raw(labels: Labels, card: DatasetCard) -> NDArray[np.int16]:
     """Class indices as the card's raw values; ``OTHER`` as the background's."""
     values = [card.label_values[name][0] for name in card.classes]
-    table = np.full(IGNORE + 1, IGNORE, dtype=np.int16)
+    ignored = card.label_values.get("ignore", (IGNORE,))[0]
+    table = np.full(IGNORE + 1, ignored, dtype=np.int16)
     table[: len(values)] = values
     table[OTHER] = values[0]
     raw: NDArray[np.int16] = table[labels]
