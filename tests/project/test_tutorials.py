@@ -85,6 +85,18 @@ def test_which_prior() -> None:
     assert Path("checkpoints/with-tags/model.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("few_people", "no_page")
+def test_ten_minutes() -> None:
+    from uda.cli.main import app as verbs_of
+
+    demo = [*SHORT, "--allow-fallback", "--rows", "ratio_teacher", "--quiet"]
+    made = CliRunner().invoke(verbs_of, ["run", "cardiac_phantom", *demo])
+    assert made.exit_code == 0, made.output
+    verbs = follow("ten_minutes", {}, {})
+    assert verbs == ["suggest", "simulate", "check", "adapt", "predict", "evaluate"]
+    assert "target_scribbles" in Path("checkpoints/clicked/stage.json").read_text()
+
+
 STREETS = [
     *(
         "pretrain.steps=2",

@@ -49,17 +49,30 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     root: Root = None,
     split: Annotated[str, typer.Option(help="Split of the card.")] = "adapt",
+    kinds: Annotated[
+        str, typer.Option(help="Any of points, scribbles, boxes, partial, labels.")
+    ] = "points,scribbles,boxes",
     partial: Annotated[
-        str, typer.Option(help="Structures that every second case has labels of, e.g. lv,aa.")
+        str, typer.Option(help="Structures of the partial labels. Default: the first.")
     ] = "",
+    by_file: Annotated[
+        bool,
+        typer.Option(
+            "--by-file",
+            help="For `uda adapt --model`: cases called like their files, classes by index.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the clicks.")] = 0,
 ) -> None:
-    """Write points, scribbles, boxes and a few labels that somebody could have drawn, made from a card's labels.
+    """Write annotations that somebody could have drawn, made from a card's labels.
 
     They show what annotations are worth before anybody draws. Training on them is supervision.
     """
+    from uda.config.annotations import kinds_named
     from uda.config.loading import load_card
     from uda.data.annotations.simulate import write_simulated
 
+    chosen = kinds_named([word.strip() for word in kinds.split(",")])
     names = [name.strip() for name in partial.split(",") if name.strip()]
-    typer.echo(f"annotations: {write_simulated(load_card(card), root, split, out, names, seed)}")
+    folder = write_simulated(load_card(card), root, split, out, chosen, names, seed, by_file)
+    typer.echo(f"annotations: {folder}")

@@ -40,7 +40,7 @@ def _phantom(phantom: Phantom, domains: Domains, annotated: bool) -> Stage:
             from uda.data.annotations.simulate import write_simulated
 
             place = folder / card.root / card.annotations
-            write_simulated(card, folder, "adapt", place, PARTIAL, phantom.seed)
+            write_simulated(card, folder, "adapt", place, partial=PARTIAL, seed=phantom.seed)
         return RECORD
 
     settings = {"seed": phantom.seed, **subjects} | ({"annotations": True} if annotated else {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from uda.config.annotations import LEDGER, Kind
 from uda.config.card import DatasetCard
 from uda.data.annotations.marks import Box, Point
 from uda.data.cases import Case, cases_of, folders_of_card
+from uda.data.file_names import stem
 from uda.data.geometry import Geometry
 from uda.data.seeds import mix
 from uda.data.sources import prepared_stack, read_label
@@ -104,20 +106,28 @@ def write_simulated(
     root: str | Path | None,
     split: str,
     out: Path,
+    kinds: Collection[Kind] = tuple(LEDGER),
     partial: Sequence[str] = (),
     seed: int = 0,
+    by_file: bool = False,
 ) -> Path:
     """Write a folder of simulated annotations of a split's cases, as ``--annotations`` reads it.
 
-    Every case has points, boxes and scribbles; three have complete labels, and with ``partial`` every second one has
-    labels of these structures alone.
+    Every case has points, boxes and scribbles, three have complete labels, and every second one partial labels.
+
+    Args:
+        kinds: what to write.
+        partial: structures of the partial labels; default the card's first.
+        by_file: call cases like their image files and write the index of each class, as an adaptation without a card
+            reads them; else as the card has them.
 
     Raises:
         ConfigError: the images are photographs, or the card has no such structure.
         DataError: a case cannot be read or has no label, or a file is in the way.
     """
     volume_prepare(card)
-    if unknown := [name for name in partial if name not in card.structures]:
+    names = tuple(partial) or card.structures[:1]
+    if unknown := [name for name in names if name not in card.structures]:
         raise ConfigError(
             f"card {card.name!r} has no structure {unknown[0]!r}",
             expected=", ".join(card.structures),
@@ -125,47 +135,72 @@ def write_simulated(
     cases = cases_of(card, root, split, labels=True)
     check_apart(out, folders_of_card(card, root))
     check_file(out / "points.csv")
-    named = [card.classes.index(name) for name in partial]
-    full = {
-        cases[i].name for i in np.linspace(0, len(cases) - 1, min(FULL, len(cases))).astype(int)
-    }
-    points: list[list[Any]] = [["case", "slice", "row", "column", "class"]]
-    boxes: list[list[Any]] = [["case", "slice", "class", "row0", "column0", "row1", "column1"]]
+    writer = _Writer(card, kinds, names, seed, by_file)
+    full = np.linspace(0, len(cases) - 1, min(FULL, len(cases))).astype(int)
     with new_files(out) as folder:
         for number, case in enumerate(cases):
-            labels, geometry, affine = _labels(case, card)
-            found = simulated(
-                labels, geometry.file_slice_axis, len(card.classes), mix(seed, case.name)
-            )
-            points += [
-                [case.name, p.slice, p.row, p.column, card.classes[p.class_index]]
-                for p in found.points
-            ]
-            boxes += [
-                [
-                    case.name,
-                    b.slice,
-                    card.classes[b.class_index],
-                    b.row0,
-                    b.column0,
-                    b.row1,
-                    b.column1,
-                ]
-                for b in found.boxes
-            ]
-            maps = {"scribbles": found.scribbles}
-            if case.name in full:
-                maps["labels"] = labels
-            if named and number % 2:
-                other = np.where(labels == IGNORE, IGNORE, OTHER)
-                maps["partial_" + "_".join(partial)] = np.where(
-                    np.isin(labels, named), labels, other
-                )
-            for kind, array in maps.items():
-                write_volume(folder / kind / f"{case.name}.nii.gz", _raw(array, card), affine)
-        write_text(folder / "points.csv", csv_text(points))
-        write_text(folder / "boxes.csv", csv_text(boxes))
+            writer.write(case, folder, number in full, number % 2 == 1)
+        writer.write_tables(folder)
     return out
+
+
+class _Writer:
+    """Writes the annotations of one case after the other."""
+
+    def __init__(
+        self,
+        card: DatasetCard,
+        kinds: Collection[Kind],
+        partial: Sequence[str],
+        seed: int,
+        by_file: bool,
+    ) -> None:
+        self.card, self.kinds, self.seed, self.by_file = card, kinds, seed, by_file
+        self.partial = partial
+        self.points: list[list[Any]] = [["case", "slice", "row", "column", "class"]]
+        corners = ["row0", "column0", "row1", "column1"]
+        self.boxes: list[list[Any]] = [["case", "slice", "class", *corners]]
+
+    def write(self, case: Case, folder: Path, whole: bool, some: bool) -> None:
+        """Note the clicks and boxes of a case, and write its label files.
+
+        Args:
+            whole: whether it has complete labels.
+            some: whether it has partial labels.
+        """
+        labels, geometry, affine = _labels(case, self.card)
+        name = stem(case.image.name) if self.by_file else case.name
+        classes, seed = self.card.classes, mix(self.seed, case.name)
+        found = simulated(labels, geometry.file_slice_axis, len(classes), seed)
+        self.points += [[name, s, row, column, classes[c]] for s, row, column, c in found.points]
+        self.boxes += [[name, s, classes[c], *corners] for s, c, *corners in found.boxes]
+        maps = {"scribbles": found.scribbles} if "scribbles" in self.kinds else {}
+        if whole and "labels" in self.kinds:
+            maps["labels"] = labels
+        if some and "partial" in self.kinds:
+            named = np.isin(labels, [classes.index(one) for one in self.partial])
+            known = named | (labels == IGNORE)
+            maps["_".join(["partial", *self.partial])] = np.where(known, labels, np.uint8(OTHER))
+        for kind, array in maps.items():
+            write_volume(folder / kind / f"{name}.nii.gz", self._raw(array), affine)
+
+    def write_tables(self, folder: Path) -> None:
+        """Write the clicks and boxes of all cases."""
+        for kind, rows in (("points", self.points), ("boxes", self.boxes)):
+            if kind in self.kinds:
+                write_text(folder / f"{kind}.csv", csv_text(rows))
+
+    def _raw(self, labels: Labels) -> NDArray[np.int16]:
+        """Class indices as raw values; ``OTHER`` as that of the background."""
+        values = self.card.label_values
+        own = [values[name][0] for name in self.card.classes]
+        table = np.full(IGNORE + 1, IGNORE, dtype=np.int16)
+        table[: len(own)] = range(len(own)) if self.by_file else own
+        table[OTHER] = table[0]
+        if not self.by_file:
+            table[IGNORE] = values.get("ignore", (IGNORE,))[0]
+        raw: NDArray[np.int16] = table[labels]
+        return raw
 
 
 def _labels(case: Case, card: DatasetCard) -> tuple[Labels, Geometry, NDArray[np.float64]]:
@@ -173,14 +208,3 @@ def _labels(case: Case, card: DatasetCard) -> tuple[Labels, Geometry, NDArray[np
     _, geometry, _ = prepared_stack(case, card)
     label = read_label(case, card)
     return map_labels(label.array, card, case.label or case.image), geometry, label.affine
-
-
-def _raw(labels: Labels, card: DatasetCard) -> NDArray[np.int16]:
-    """Class indices as the card's raw values; ``OTHER`` as the background's."""
-    values = [card.label_values[name][0] for name in card.classes]
-    ignored = card.label_values.get("ignore", (IGNORE,))[0]
-    table = np.full(IGNORE + 1, ignored, dtype=np.int16)
-    table[: len(values)] = values
-    table[OTHER] = values[0]
-    raw: NDArray[np.int16] = table[labels]
-    return raw
