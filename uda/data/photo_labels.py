@@ -16,9 +16,9 @@ from uda.config.card import Colour, DatasetCard
 from uda.data.image_files import Header, opencv, pixels, read_file
 from uda.data.images import opaque
 from uda.errors import DataError, MismatchError
-from uda.types import IGNORE
+from uda.types import IGNORE, OTHER
 
-UNKNOWN = 254
+UNKNOWN = OTHER
 """Marks values in the look-up tables that the card does not name."""
 LISTED = 10
 """The most values or colours that an error lists."""

@@ -1,9 +1,9 @@
 """Segments that an NRRD file names: of 3D Slicer (``.seg.nrrd``) and of MITK's multi-label segmentations.
 
-3D Slicer writes ``Segment0_Name``, ``Segment0_LabelValue`` and ``Segment0_Layer``; files of versions before 4.11 have a
-layer of zeros and ones for each segment and only its name. MITK writes its groups of labels as JSON in
-``org.mitk.multilabel.segmentation.labelgroups``; versions before 2022.10 wrote ``layers``, ``layer_000`` and an XML
-text for each label (``label_000_00001``).
+3D Slicer writes ``Segment0_Name``, ``Segment0_LabelValue`` and ``Segment0_Layer``; older files have a layer of zeros
+and ones for each segment and only its name. MITK writes its groups of labels as JSON in
+``org.mitk.multilabel.segmentation.labelgroups``; older files have ``layers``, ``layer_000`` and an XML text for each
+label (``label_000_00001``).
 """
 
 from __future__ import annotations
