@@ -25,6 +25,8 @@ SPREAD, COOLING = 32.0, 4.0
 """spread of the log-probabilities up to which one temperature does, and the most by which the next one is lower"""
 FAR = 30.0
 """logarithm of a factor from which on it moves into the exponent"""
+LEAST = {torch.float64: 600.0, torch.float32: 60.0}
+"""how far below the largest of its pixel a logarithm counts; a CPU is slow with exponentials of less"""
 TINY = 1e-300
 
 FULL, DAMPED, SURE = 0, 1, 2
@@ -76,11 +78,11 @@ def with_shares(
     pixels = _Pixels(log_p.detach().flatten(2), problem.open, over == "batch")
     tolerance = TOLERANCE[log_p.dtype]
     dual = torch.zeros_like(low)
-    temperatures = _temperatures(pixels.spread() / epsilon)
-    for temperature in temperatures:
+    roughly = _roughly(problem, pixels.count)
+    for temperature in _temperatures(pixels.spread() / epsilon):
         pixels.scale = 1 / (epsilon * temperature)
         last = temperature == 1
-        enough = tolerance if last else max(0.03 / pixels.count, 1e-6)
+        enough = tolerance if last else roughly
         given = _Problem(problem.lower, problem.upper, problem.open, slack / temperature)
         dual = _solve(pixels, given, dual / temperature, enough, PASSES if last else PASSES_BETWEEN)
         dual = dual * temperature
@@ -91,6 +93,13 @@ def _temperatures(spread: float) -> list[float]:
     """Falling to 1."""
     steps = math.ceil(math.log(max(spread / SPREAD, 1.0), COOLING))
     return [(spread / SPREAD) ** (step / steps) for step in range(steps, 0, -1)] + [1.0]
+
+
+def _roughly(problem: _Problem, pixels: int) -> float:
+    """By how much a share may miss before the temperature falls: little beside the smallest bound and a pixel."""
+    bounds = torch.cat([problem.lower, problem.upper])
+    smallest = float(bounds[bounds > 0].min())
+    return max(0.03 * min(smallest, max(1 / pixels, 0.03)), 1e-6)
 
 
 class _Pixels:
@@ -126,7 +135,7 @@ class _Pixels:
         assert kernel is not None
         if self.assigned is self.log_p:
             self.assigned = torch.empty_like(kernel)
-        u = torch.mul(kernel, self._there(factor.exp()), out=self.assigned)
+        u = torch.mul(kernel, self._there(factor.exp() * self.open), out=self.assigned)
         u.div_(u.sum(1, keepdim=True))
         with torch.autocast(u.device.type, enabled=False):
             products = u @ u.mT
@@ -142,7 +151,8 @@ class _Pixels:
         exponent = torch.add(
             self._there(dual.where(self.open, -math.inf)), self.log_p, alpha=self.scale, out=self._kernel
         )
-        self._kernel = exponent.sub_(exponent.amax(1, keepdim=True)).exp_()
+        exponent = exponent.sub_(exponent.amax(1, keepdim=True))
+        self._kernel = exponent.clamp_min_(-LEAST[exponent.dtype]).exp_()
         self._centre, self._kernel_scale = dual, self.scale
 
     def _there(self, numbers: Tensor) -> Tensor:
