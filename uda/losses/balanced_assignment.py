@@ -97,6 +97,4 @@ def balanced_cross_entropy(
         0.5091
     """
     prediction = predicted(logits)
-    return constant_cross_entropy(
-        prediction, balanced_assignment(prediction, prior, epsilon, over)
-    )
+    return constant_cross_entropy(prediction, balanced_assignment(prediction, prior, epsilon, over))

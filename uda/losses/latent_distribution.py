@@ -115,9 +115,7 @@ def latent_cross_entropy(
     )
 
 
-def constant_cross_entropy(
-    prediction: Prediction, labels: Float[Tensor, "b k *s"]
-) -> Scalar:
+def constant_cross_entropy(prediction: Prediction, labels: Float[Tensor, "b k *s"]) -> Scalar:
     """Mean cross-entropy to labels made from the prediction, which become the gradient in place."""
     log_p = prediction.log_p
     with torch.no_grad():
