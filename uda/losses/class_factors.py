@@ -44,11 +44,11 @@ def with_shares(
 ) -> Float[Tensor, "b k *s"]:
     r"""The u that minimises $\sum_x\sum_c u_c(\epsilon\log u_c - \log p_c)$ with shares between the bounds.
 
-    Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, $|\lambda_c|$ at most
-        the slack; λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
-    Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damped step of Sun & Tran-Dinh,
-        Generalized self-concordant functions, Mathematical Programming 2019, and the falling temperatures of Schmitzer,
-        Stabilized sparse scaling algorithms for entropy regularized transport problems, SIAM J. Sci. Comput. 2019
+    Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, |λ| at most the slack;
+        λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
+    Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damped step of Sun &
+        Tran-Dinh, Generalized self-concordant functions, Mathematical Programming 2019, and the falling temperatures
+        of Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, SISC 2019
 
     A step is first tried in full, from the class shares' logarithms: where all pixels of an image are alike, it is
     exact. If it overshoots, a damped step of plain Newton follows, and if that does, factors that each set their own
@@ -178,8 +178,8 @@ class _Problem:
     def nearest(self, log_mean: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
         r"""Shares that λ would reach if all pixels were alike, and the λ, up to a constant, of classes within bounds.
 
-        The shares are $\min(\max(e^{v_c}, l_c), h_c)$ with $v_c = s + \log m_c - \lambda_c$ and the s for which they sum
-        to 1; a λ that would exceed the slack stays there, and its share moves on. Other λ are NaN.
+        The shares are $\min(\max(e^{v_c}, l_c), h_c)$ with $v_c = s + \log m_c - \lambda_c$ and the s for which they
+        sum to 1; a λ that would exceed the slack stays there, and its share moves on. Other λ are NaN.
         """
         start = log_mean - dual
         slack = min(self.slack, 1e9)  # infinity has no difference from itself
