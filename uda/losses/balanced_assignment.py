@@ -60,8 +60,7 @@ def balanced_assignment(
     if not 0 < epsilon < math.inf:
         raise ConfigError(f"epsilon is {epsilon}", expected="a positive number; published: 0.04")
     prediction = predicted(logits)
-    ratio = aligned(prediction.log_p, prior, "the prior")
-    ratio = ratio.double() if ratio.device.type == "cpu" else ratio
+    ratio = aligned(prediction.log_p, prior, "the prior").cpu().double()
     ratio = ratio / ratio.sum(1, keepdim=True)
     return with_shares(prediction.log_p, ratio, ratio, epsilon=epsilon, over=over)
 

@@ -25,6 +25,8 @@ SPREAD, COOLING = 32.0, 4.0
 """spread of the log-probabilities up to which one temperature does, and the most by which the next one is lower"""
 FAR = 30.0
 """logarithm of a factor from which on it moves into the exponent"""
+LEAST = {torch.float64: 600.0, torch.float32: 60.0}
+"""how far below the largest of its pixel a logarithm counts; a CPU is slow with exponentials of less"""
 TINY = 1e-300
 
 FULL, DAMPED, SURE = 0, 1, 2
@@ -42,11 +44,11 @@ def with_shares(
 ) -> Float[Tensor, "b k *s"]:
     r"""The u that minimises $\sum_x\sum_c u_c(\epsilon\log u_c - \log p_c)$ with shares between the bounds.
 
-    Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, $|\lambda_c|$ at most
-        the slack; λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
-    Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damped step of Sun & Tran-Dinh,
-        Generalized self-concordant functions, Mathematical Programming 2019, and the falling temperatures of Schmitzer,
-        Stabilized sparse scaling algorithms for entropy regularized transport problems, SIAM J. Sci. Comput. 2019
+    Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, |λ| at most the slack;
+        λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
+    Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damped step of Sun &
+        Tran-Dinh, Generalized self-concordant functions, Mathematical Programming 2019, and the falling temperatures
+        of Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, SISC 2019
 
     A step is first tried in full, from the class shares' logarithms: where all pixels of an image are alike, it is
     exact. If it overshoots, a damped step of plain Newton follows, and if that does, factors that each set their own
@@ -73,15 +75,15 @@ def with_shares(
     groups = (x.detach().cpu().double() for x in (lower, upper))
     low, high = (x.mean(0, keepdim=True) if over == "batch" else x for x in groups)
     problem = _Problem.of(low, high, slack)
-    pixels = _Pixels(log_p.detach().flatten(2), problem.open, over == "batch")
+    pixels = _Pixels(log_p.detach().flatten(2), problem.allowed, over == "batch")
     tolerance = TOLERANCE[log_p.dtype]
     dual = torch.zeros_like(low)
-    temperatures = _temperatures(pixels.spread() / epsilon)
-    for temperature in temperatures:
+    roughly = _roughly(problem, pixels.count)
+    for temperature in _temperatures(pixels.spread() / epsilon):
         pixels.scale = 1 / (epsilon * temperature)
         last = temperature == 1
-        enough = tolerance if last else max(0.03 / pixels.count, 1e-6)
-        given = _Problem(problem.lower, problem.upper, problem.open, slack / temperature)
+        enough = tolerance if last else roughly
+        given = _Problem(problem.lower, problem.upper, problem.allowed, slack / temperature)
         dual = _solve(pixels, given, dual / temperature, enough, PASSES if last else PASSES_BETWEEN)
         dual = dual * temperature
     return pixels.assigned.view(log_p.shape)
@@ -93,44 +95,43 @@ def _temperatures(spread: float) -> list[float]:
     return [(spread / SPREAD) ** (step / steps) for step in range(steps, 0, -1)] + [1.0]
 
 
+def _roughly(problem: _Problem, pixels: int) -> float:
+    """By how much a share may miss before the temperature falls: little beside the smallest bound and a pixel."""
+    bounds = torch.cat([problem.lower, problem.upper])
+    smallest = float(bounds[bounds > 0].min())
+    return max(0.03 * min(smallest, max(1 / pixels, 0.03)), 1e-6)
+
+
 class _Pixels:
     """The pixels on their device: what class shares do factors give?
 
     Args:
         log_p: ``[b, k, n]``.
-        open: classes that may have pixels, ``[g, k]``, g = b or 1.
+        allowed: classes that may have pixels, ``[g, k]``, g = b or 1.
         together: shares are those of the whole batch.
     """
 
-    def __init__(self, log_p: Tensor, open: Tensor, together: bool) -> None:
-        self.log_p, self.open, self.together = log_p, open, together
+    def __init__(self, log_p: Tensor, allowed: Tensor, together: bool) -> None:
+        self.log_p, self.allowed, self.together = log_p, allowed, together
         self.scale = 1.0
         self.count = log_p.shape[2] * (log_p.shape[0] if together else 1)
-        self._kernel: Tensor | None = None
-        self._centre = torch.zeros_like(open, dtype=torch.float64)
-        self._kernel_scale = 0.0
-        self.assigned = log_p  # until the first pass
+        self.assigned = torch.empty_like(log_p)
+        self._kernel = torch.empty_like(log_p)
+        self._filled = 0.0, torch.zeros(allowed.shape, dtype=torch.float64)
 
     def spread(self) -> float:
         """How far below 0 a log-probability is."""
         least = self.log_p.amin(2).cpu().double()
-        return float(-least.where(self.open.expand_as(least), 0.0).min())
+        return float(-least.where(self.allowed.expand_as(least), 0.0).min())
 
     def moments(self, dual: Tensor) -> tuple[Tensor, Tensor]:
         """Means of u_c, ``[g, k]``, and of u_c u_j, ``[g, k, k]``, for these λ; u stays in ``assigned``."""
-        factor = dual - self._centre
-        if (
-            self._kernel is None
-            or self.scale != self._kernel_scale
-            or float(factor.abs().max()) > FAR
-        ):
+        scale, centre = self._filled
+        if scale != self.scale or float((dual - centre).abs().max()) > FAR:
             self._fill(dual)
-            factor = torch.zeros_like(dual)
-        kernel = self._kernel
-        assert kernel is not None
-        if self.assigned is self.log_p:
-            self.assigned = torch.empty_like(kernel)
-        u = torch.mul(kernel, self._there(factor.exp()), out=self.assigned)
+            centre = dual
+        factor = (dual - centre).exp() * self.allowed
+        u = torch.mul(self._kernel, self._there(factor), out=self.assigned)
         u.div_(u.sum(1, keepdim=True))
         with torch.autocast(u.device.type, enabled=False):
             products = u @ u.mT
@@ -143,14 +144,10 @@ class _Pixels:
 
     def _fill(self, dual: Tensor) -> None:
         """The exponentials for factors near these, the largest of each pixel 1."""
-        exponent = torch.add(
-            self._there(dual.where(self.open, -math.inf)),
-            self.log_p,
-            alpha=self.scale,
-            out=self._kernel,
-        )
-        self._kernel = exponent.sub_(exponent.amax(1, keepdim=True)).exp_()
-        self._centre, self._kernel_scale = dual, self.scale
+        start = self._there(dual.where(self.allowed, -math.inf))
+        exponent = torch.add(start, self.log_p, alpha=self.scale, out=self._kernel)
+        exponent.sub_(exponent.amax(1, keepdim=True)).clamp_min_(-LEAST[exponent.dtype]).exp_()
+        self._filled = self.scale, dual
 
     def _there(self, numbers: Tensor) -> Tensor:
         return numbers.to(self.log_p.dtype).to(self.log_p.device).unsqueeze(2)
@@ -162,7 +159,7 @@ class _Problem:
 
     lower: Tensor
     upper: Tensor
-    open: Tensor
+    allowed: Tensor
     slack: float
 
     @classmethod
@@ -181,21 +178,19 @@ class _Problem:
     def nearest(self, log_mean: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
         r"""Shares that λ would reach if all pixels were alike, and the λ, up to a constant, of classes within bounds.
 
-        The shares are $\min(\max(e^{v_c}, l_c), h_c)$, $v_c = s + \log m_c - \lambda_c$, with the s for which they sum to 1;
-        a λ that would exceed the slack stays there, and its share moves on. Other λ are NaN.
+        The shares are $\min(\max(e^{v_c}, l_c), h_c)$ with $v_c = s + \log m_c - \lambda_c$ and the s for which they
+        sum to 1; a λ that would exceed the slack stays there, and its share moves on. Other λ are NaN.
         """
         start = log_mean - dual
         slack = min(self.slack, 1e9)  # infinity has no difference from itself
         low, high = self.lower.log() - start, self.upper.log() - start
         edges = torch.stack([low - slack, low, high, high + slack], 1)
-        edges = edges.where(self.open.unsqueeze(1), -math.inf)
+        edges = edges.where(self.allowed.unsqueeze(1), -math.inf)
         corners = edges.flatten(1).sort(1).values
         sums = self._shares(start.unsqueeze(1) + corners.unsqueeze(2), slack).sum(2)
         # between the last corner below 1 and the first above; or anywhere on a piece where the sum is 1
-        below, upto = (
-            (sums < 1 - 1e-12).sum(1, keepdim=True),
-            (sums <= 1 + 1e-12).sum(1, keepdim=True),
-        )
+        below = (sums < 1 - 1e-12).sum(1, keepdim=True)
+        upto = (sums <= 1 + 1e-12).sum(1, keepdim=True)
         final = corners.shape[1] - 1
         left = corners.gather(1, torch.minimum(below, upto - 1).clamp(0, final))
         right = corners.gather(1, torch.maximum(below, upto - 1).clamp(0, final))
@@ -220,7 +215,7 @@ class _Problem:
         first, low, high, last = edges.unbind(1)
         raised, lowered, between = level < first, level > last, (level > low) & (level < high)
         rest = slack * (raised.double() - lowered.double())
-        return (raised | lowered | between) & self.open, rest
+        return (raised | lowered | between) & self.allowed, rest
 
 
 def _inside(left: Tensor, right: Tensor) -> Tensor:
@@ -287,7 +282,7 @@ def _solve(
 def _step(state: _State, problem: _Problem, tried: Tensor) -> tuple[Tensor, Tensor]:
     """Change of λ, ``[g, k]``, and how far apart it moves two classes, ``[g, 1]``."""
     mean = state.mean.clamp_min(TINY)
-    growth = (state.wanted.clamp_min(TINY) / mean).log().where(problem.open, 0.0)
+    growth = (state.wanted.clamp_min(TINY) / mean).log().where(problem.allowed, 0.0)
     relative = growth - (mean * growth).sum(1, keepdim=True)
     plain = (state.wanted - state.mean) / mean
     moving = ~state.rest.isnan()
@@ -296,14 +291,15 @@ def _step(state: _State, problem: _Problem, tried: Tensor) -> tuple[Tensor, Tens
     level = level / moving.sum(1, keepdim=True).clamp_min(1)
     # without a class that rests λ is free up to a constant, and the largest class keeps its own
     largest = torch.zeros_like(moving).scatter(1, state.mean.argmax(1, keepdim=True), True)
-    held = moving | (largest & ~some) | ~problem.open
+    held = moving | (largest & ~some) | ~problem.allowed
     target = torch.where(moving, level + state.rest - state.dual, 0.0)
     right = torch.where(tried == DAMPED, plain, relative)
     # λ of a class at a bound has the bound's sign
     either = problem.equal | moving | ~some
     at_lower, at_upper = state.wanted <= problem.lower, state.wanted >= problem.upper
-    floor = torch.where(at_lower & ~either, 0.0, -problem.slack)
-    ceiling = torch.where(at_upper & ~either, 0.0, problem.slack)
+    widest = torch.where(some, problem.slack, math.inf)
+    floor = torch.where(at_lower & ~either, 0.0, -widest)
+    ceiling = torch.where(at_upper & ~either, 0.0, widest)
     above = state.dual - level
     rows = state.products / mean.unsqueeze(2)
     for _ in range(rows.shape[1]):
@@ -319,7 +315,7 @@ def _step(state: _State, problem: _Problem, tried: Tensor) -> tuple[Tensor, Tens
     usable = newton.isfinite().all(1, keepdim=True) & (tried != SURE)
     newton = newton.where(usable, 0.0)
     # a damped step ends where the first λ reaches its bound's limit; a full one only clips those beyond
-    reach = _reach(newton, problem.open)
+    reach = _reach(newton, problem.allowed)
     bound = torch.where(newton < 0, floor, ceiling)
     room = ((bound - above) / newton).nan_to_num(1.0)
     room = room.where(((bound - above) * newton > 0) & (newton != 0), 1.0).amin(1, keepdim=True)
@@ -327,14 +323,14 @@ def _step(state: _State, problem: _Problem, tried: Tensor) -> tuple[Tensor, Tens
     newton = newton * torch.where(tried == DAMPED, length, 1.0)
     newton = (above + newton).clamp(floor, ceiling) - above
     step = torch.where(usable, newton, growth)
-    step = (step - (mean * step).sum(1, keepdim=True)).where(problem.open, 0.0)
+    step = (step - (mean * step).sum(1, keepdim=True)).where(problem.allowed, 0.0)
     return step.clamp(-2 * FAR, 2 * FAR), reach
 
 
-def _reach(step: Tensor, open: Tensor) -> Tensor:
+def _reach(step: Tensor, allowed: Tensor) -> Tensor:
     """How far apart a step moves two classes."""
-    most = step.where(open, -math.inf).amax(1, keepdim=True)
-    return most - step.where(open, math.inf).amin(1, keepdim=True)
+    most = step.where(allowed, -math.inf).amax(1, keepdim=True)
+    return most - step.where(allowed, math.inf).amin(1, keepdim=True)
 
 
 def _newton(rows: Tensor, held: Tensor, right: Tensor) -> Tensor:
