@@ -35,9 +35,9 @@ def boxes(
 ) -> Scalar:
     r"""Three penalties for predictions that contradict bounding boxes: emptiness, tightness and size.
 
-    Formula: $w_1\,\mathrm{mean}_{(b,c)}\,\varphi(V_{bc}) + w_2\,\mathrm{mean}_i\,\mathrm{mean}_j\,\varphi(1 - L_{ij}) +
-        w_3\,\mathrm{mean}_i\left(\varphi(l - S_i) + \varphi(S_i - u)\right)$ with φ(z) = [z]₊² or, with t, the ψ_t of
-        :func:`log_barrier`; $V_{bc}$ the share of image b that is predicted as c outside of c's boxes, for the classes
+    Formula: $w_1\,\mathrm{mean}_{(b,c)}\,V_{bc} + w_2\,\mathrm{mean}_i\,\mathrm{mean}_j\,\varphi(1 - L_{ij}) +
+        w_3\,\mathrm{mean}_i\left(\varphi(l - S_i) + \varphi(S_i - u)\right)$ with φ(z) = [z]₊²; with t, φ = ψ_t of
+        :func:`log_barrier`, for $V_{bc}$ too; $V_{bc}$ the share of image b that is predicted as c outside of c's boxes, for the classes
         whose boxes are all given; $L_{ij}$ the predicted pixels of box i's class per line of its band j; $S_i$ the
         predicted share of box i
     Range: without t [0, w₁ + w₂ + w₃]; with t as :func:`log_barrier`
@@ -61,6 +61,8 @@ def boxes(
     the emptiness around it: it counts as visible only if within ``TOLERANCE`` (2) pixels along each axis of each of its
     corners lies a pixel of the image that is inside of it. That is exact to the tolerance for affine augmentation,
     under which what lies between visible corners is visible.
+
+    V counts as it is and not squared: squared, its slope would fade long before the outside is empty. ψ_t is linear there.
 
     Where ``boxes`` and ``coordinates`` are on the CPU nothing waits for the device of the logits. A term without
     boxes, or without any visible, is 0, with a gradient of 0.
@@ -87,13 +89,13 @@ def boxes(
 
     Example:
         A 2×4 image with p = ½ everywhere for class 1, which has a box over the left half. Outside, 4 · ½ of 8 pixels:
-        (¼)². Every line has 2 · ½ pixels: 0. The box is half filled: 0.
+        ¼. Every line has 2 · ½ pixels: 0. The box is half filled: 0.
 
         >>> import torch
         >>> logits, boxed = torch.zeros(1, 2, 2, 4), torch.tensor([[False, True]])
         >>> left = torch.tensor([[0, 1, 0, 0, 1, 1]])
         >>> float(boxes(logits, left, boxed))
-        0.0625
+        0.25
 
         The image moved by one column to the right, with a box over what is now its third column. Both lines of one
         pixel lack ½: (½)².
@@ -334,7 +336,8 @@ def _parts(
     def penalty(z: Tensor) -> Tensor:
         return z.relu().square() if t is None else barrier(z, t)
 
-    emptiness = (penalty(outside) * boxed).sum() / boxed.sum().clamp_min(1)
+    leak = outside if t is None else barrier(outside, t)
+    emptiness = (leak * boxed).sum() / boxed.sum().clamp_min(1)
     bands = len(cells.box) - len(cells.first)
     box = cells.box[:bands].to(visible.device, non_blocking=True)
     seen = visible[:bands].long()
