@@ -37,9 +37,9 @@ def boxes(
 
     Formula: $w_1\,\mathrm{mean}_{(b,c)}\,V_{bc} + w_2\,\mathrm{mean}_i\,\mathrm{mean}_j\,\varphi(1 - L_{ij}) +
         w_3\,\mathrm{mean}_i\left(\varphi(l - S_i) + \varphi(S_i - u)\right)$ with φ(z) = [z]₊²; with t, φ = ψ_t of
-        :func:`log_barrier`, for $V_{bc}$ too; $V_{bc}$ the share of image b that is predicted as c outside of c's boxes, for the classes
-        whose boxes are all given; $L_{ij}$ the predicted pixels of box i's class per line of its band j; $S_i$ the
-        predicted share of box i
+        :func:`log_barrier`, for V too. $V_{bc}$ is the share of image b that is predicted as c outside of c's boxes,
+        for the classes whose boxes are all given; $L_{ij}$ the predicted pixels of box i's class per line of its band
+        j; $S_i$ the predicted share of box i
     Range: without t [0, w₁ + w₂ + w₃]; with t as :func:`log_barrier`
     Minimum: without t 0, wherever a class is nowhere outside of its boxes, has a pixel on every line of each box in the
         mean over its bands, and fills between l and u of it
@@ -62,7 +62,7 @@ def boxes(
     corners lies a pixel of the image that is inside of it. That is exact to the tolerance for affine augmentation,
     under which what lies between visible corners is visible.
 
-    V counts as it is and not squared: squared, its slope would fade long before the outside is empty. ψ_t is linear there.
+    V counts as it is: squared, its slope would fade long before the outside is empty. ψ_t is linear there as well.
 
     Where ``boxes`` and ``coordinates`` are on the CPU nothing waits for the device of the logits. A term without
     boxes, or without any visible, is 0, with a gradient of 0.
