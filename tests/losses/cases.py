@@ -106,10 +106,20 @@ def some_boxes(logits: Predicted, axes: int) -> tuple[Tensor, Tensor]:
 
 
 def turned(shape: Shape) -> tuple[Tensor, ...]:
-    """Where the pixels of images of 4×6 lay before they were turned by 0.2 about the middle, ``[b, 2, 4, 6]``."""
-    row, column = torch.meshgrid(torch.arange(4.0) - 1.5, torch.arange(6.0) - 2.5, indexing="ij")
+    """Where the pixels of images lay before they were turned by 0.2 about the middle, ``[b, 2, h, w]``."""
+    rows, columns = shape[2:]
+    row, column = torch.meshgrid(
+        torch.arange(rows) - (rows - 1) / 2,
+        torch.arange(columns) - (columns - 1) / 2,
+        indexing="ij",
+    )
     sine, cosine = math.sin(0.2), math.cos(0.2)
-    place = torch.stack([cosine * row - sine * column + 1.5, sine * row + cosine * column + 2.5])
+    place = torch.stack(
+        [
+            cosine * row - sine * column + (rows - 1) / 2,
+            sine * row + cosine * column + (columns - 1) / 2,
+        ]
+    )
     return (place.expand(shape[0], -1, -1, -1),)
 
 
@@ -292,6 +302,7 @@ CASES: dict[str, Case] = {
         scribbled_picture,
         permutation_invariant=False,
         dimension_free=False,
+        tensors=5.0,  # weights of the pairs, and what a cut is made from
     ),
     # two predictions
     "dice_consistency": Case(dice_consistency, class_maps, mean_of_images=False),

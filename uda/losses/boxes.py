@@ -35,11 +35,11 @@ def boxes(
 ) -> Scalar:
     r"""Three penalties for predictions that contradict bounding boxes: emptiness, tightness and size.
 
-    Formula: $w_1\,\mathrm{mean}_{(b,c)}\,\varphi(V_{bc}) + w_2\,\mathrm{mean}_i\,\mathrm{mean}_j\,\varphi(1 - L_{ij}) +
-        w_3\,\mathrm{mean}_i\left(\varphi(l - S_i) + \varphi(S_i - u)\right)$ with φ(z) = [z]₊² or, with t, the ψ_t of
-        :func:`log_barrier`; $V_{bc}$ the share of image b that is predicted as c outside of c's boxes, for the classes
-        whose boxes are all given; $L_{ij}$ the predicted pixels of box i's class per line of its band j; $S_i$ the
-        predicted share of box i
+    Formula: $w_1\,\mathrm{mean}_{(b,c)}\,V_{bc} + w_2\,\mathrm{mean}_i\,\mathrm{mean}_j\,\varphi(1 - L_{ij}) +
+        w_3\,\mathrm{mean}_i\left(\varphi(l - S_i) + \varphi(S_i - u)\right)$ with φ(z) = [z]₊²; with t, φ = ψ_t of
+        :func:`log_barrier`, for V too. $V_{bc}$ is the share of image b that is predicted as c outside of c's boxes,
+        for the classes whose boxes are all given; $L_{ij}$ the predicted pixels of box i's class per line of its band
+        j; $S_i$ the predicted share of box i
     Range: without t [0, w₁ + w₂ + w₃]; with t as :func:`log_barrier`
     Minimum: without t 0, wherever a class is nowhere outside of its boxes, has a pixel on every line of each box in the
         mean over its bands, and fills between l and u of it
@@ -61,6 +61,8 @@ def boxes(
     the emptiness around it: it counts as visible only if within ``TOLERANCE`` (2) pixels along each axis of each of its
     corners lies a pixel of the image that is inside of it. That is exact to the tolerance for affine augmentation,
     under which what lies between visible corners is visible.
+
+    V counts as it is: squared, its slope would fade long before the outside is empty. ψ_t is linear there as well.
 
     Where ``boxes`` and ``coordinates`` are on the CPU nothing waits for the device of the logits. A term without
     boxes, or without any visible, is 0, with a gradient of 0.
@@ -87,13 +89,13 @@ def boxes(
 
     Example:
         A 2×4 image with p = ½ everywhere for class 1, which has a box over the left half. Outside, 4 · ½ of 8 pixels:
-        (¼)². Every line has 2 · ½ pixels: 0. The box is half filled: 0.
+        ¼. Every line has 2 · ½ pixels: 0. The box is half filled: 0.
 
         >>> import torch
         >>> logits, boxed = torch.zeros(1, 2, 2, 4), torch.tensor([[False, True]])
         >>> left = torch.tensor([[0, 1, 0, 0, 1, 1]])
         >>> float(boxes(logits, left, boxed))
-        0.0625
+        0.25
 
         The image moved by one column to the right, with a box over what is now its third column. Both lines of one
         pixel lack ½: (½)².
@@ -190,58 +192,65 @@ def _members(cells: _Cells, shape: torch.Size, coordinates: Tensor | None) -> _M
         pixel = _flat(place, space)
     else:
         box, pixel, place = _inside_moved(cells, coordinates)
-    device = box.device
-    row, first, start = (x.to(device)[box] for x in (cells.row, cells.first, cells.start))
-    band = start + (place - first) // cells.width
-    count = len(cells.box)
-    band = torch.where(start >= 0, band, count)
-    cell = torch.cat([band, (count - len(cells.first) + box).unsqueeze(1)], 1).T.contiguous()
+    image, own_class = cells.row.to(box.device).unbind(1)
+    index = (image * classes + own_class).index_select(0, box) * math.prod(space) + pixel
+    count, bands = len(cells.box), len(cells.box) - len(cells.first)
+    cell = torch.empty(len(place) + 1, len(box), dtype=torch.int32, device=box.device)
+    torch.add(box, bands, out=cell[-1])
+    for axis, at in enumerate(place):
+        first, start = (x[:, axis].to(box).index_select(0, box) for x in (cells.first, cells.start))
+        band = (at - first).div_(cells.width, rounding_mode="floor").add_(start)
+        cell[axis] = band.masked_fill_(start < 0, count)
     pixels = torch.bincount(cell.flatten(), minlength=count + 1)[:count]
     if coordinates is None:
         visible = _visible_in_grid(cells, space) & (pixels > 0)
     else:
         visible = _visible_moved(cells, cell, place)
-    index = (row[:, 0] * classes + row[:, 1]) * math.prod(space) + pixel
     return _Members(index, cell, pixels, visible)
 
 
-def _inside_grid(cells: _Cells, space: list[int]) -> tuple[Tensor, Tensor]:
-    """Box and place of every pixel in a box, pixels where they were."""
+def _inside_grid(cells: _Cells, space: list[int]) -> tuple[Tensor, list[Tensor]]:
+    """Box and place along each axis of every pixel in a box, pixels where they were."""
     low = cells.first.clamp_min(0)
     extent = (torch.minimum(cells.last, torch.tensor(space) - 1) - low + 1).clamp_min(0)
     area = extent.prod(1)
-    box = torch.arange(len(area)).repeat_interleave(area)
-    rest = torch.arange(len(box)) - (area.cumsum(0) - area)[box]
-    place = torch.empty(len(box), len(space), dtype=torch.long)
+    box = torch.arange(len(area), dtype=torch.int32).repeat_interleave(area)
+    rest = torch.arange(len(box), dtype=torch.int32)
+    rest -= (area.cumsum(0) - area).int().index_select(0, box)
+    place = []
     for axis in reversed(range(len(space))):
-        size = extent[:, axis][box]
-        place[:, axis] = rest % size
-        rest = rest // size
-    return box, place.add_(low[box])
+        size = extent[:, axis].int().index_select(0, box)
+        place.append((rest % size).add_(low[:, axis].int().index_select(0, box)))
+        rest = rest.div_(size, rounding_mode="floor")
+    return box, place[::-1]
 
 
-def _flat(place: Tensor, space: list[int]) -> Tensor:
+def _flat(place: list[Tensor], space: list[int]) -> Tensor:
     """Number of each pixel of an image in a row."""
-    number = place.new_zeros(len(place))
-    for axis, size in enumerate(space):
-        number = number * size + place[:, axis]
+    number = torch.zeros_like(place[0])
+    for at, size in zip(place, space, strict=True):
+        number.mul_(size).add_(at)
     return number
 
 
-def _inside_moved(cells: _Cells, coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _inside_moved(cells: _Cells, coordinates: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Box, pixel and rounded coordinates of every pixel in a box, on the device of the coordinates."""
     flat = coordinates.detach().flatten(2)
     image, first, last = (x.to(flat.device) for x in (cells.row[:, 0], cells.first, cells.last))
     inside = torch.ones(len(first), flat.shape[2], dtype=torch.bool, device=flat.device)
     for axis in range(flat.shape[1]):
-        own = flat[:, axis][image]
+        own = flat[:, axis].index_select(0, image)
         inside &= own >= first[:, axis, None] - 0.5
         inside &= own < last[:, axis, None] + 0.5
     box, pixel = inside.nonzero(as_tuple=True)
-    place = (flat[image[box], :, pixel] + 0.5).floor_().long()
-    # a half far from 0 can round to either side
-    place = place.clamp(first[box], last[box])
-    return box, pixel, place
+    number = image.index_select(0, box) * flat.shape[2] + pixel
+    place = []
+    for axis in range(flat.shape[1]):
+        at = flat[:, axis].flatten().index_select(0, number).add_(0.5).floor_().int()
+        # a half far from 0 can round to either side
+        ends = (end[:, axis].int().index_select(0, box) for end in (first, last))
+        place.append(at.clamp_(*ends))
+    return box.int(), pixel.int(), place
 
 
 def _visible_in_grid(cells: _Cells, space: list[int]) -> Tensor:
@@ -249,18 +258,25 @@ def _visible_in_grid(cells: _Cells, space: list[int]) -> Tensor:
     return ((cells.low >= -TOLERANCE) & (cells.high <= end + TOLERANCE)).all(1)
 
 
-def _visible_moved(cells: _Cells, cell: Tensor, place: Tensor) -> Tensor:
+def _visible_moved(cells: _Cells, cell: Tensor, place: list[Tensor]) -> Tensor:
     """Cells that have a pixel near each of their corners."""
-    device, axes = cell.device, place.shape[1]
-    nowhere = torch.zeros(1, axes, dtype=torch.long)
-    ends = [torch.cat([x, nowhere]).to(device)[cell] for x in (cells.low, cells.high)]
-    near = [(place - end).abs() <= TOLERANCE for end in ends]
-    visible = torch.ones(len(cells.box) + 1, dtype=torch.bool, device=device)
-    for corner in product((0, 1), repeat=axes):
-        at_corner = torch.stack([near[end][..., axis] for axis, end in enumerate(corner)]).all(0)
-        seen = torch.zeros(len(visible), dtype=torch.long, device=device)
-        visible &= seen.index_add_(0, cell.flatten(), at_corner.flatten().long()) > 0
-    return visible[:-1]
+    corners = list(product((0, 1), repeat=len(place)))
+    # one more cell for the pixels of none
+    seen = torch.zeros(len(corners), len(cells.box) + 1, dtype=torch.bool, device=cell.device)
+    low, high = (
+        torch.cat([x, x.new_zeros(1, len(place))]).to(cell) for x in (cells.low, cells.high)
+    )
+    for row in cell:
+        near = [
+            [(at - end[:, axis].index_select(0, row)).abs_() <= TOLERANCE for end in (low, high)]
+            for axis, at in enumerate(place)
+        ]
+        for number, corner in enumerate(corners):
+            at_corner = near[0][corner[0]]
+            for axis in range(1, len(place)):
+                at_corner = at_corner & near[axis][corner[axis]]
+            seen[number].index_fill_(0, row[at_corner].long(), True)
+    return seen.all(0)[:-1]
 
 
 @torch.no_grad()
@@ -277,26 +293,32 @@ def _penalties(
     members = members.to(p.device)
     index, cell = members.index, members.cell
     own = p.flatten(2).clone(memory_format=torch.contiguous_format)
-    in_boxes = own.view(-1)[index]
+    in_boxes = own.view(-1).index_select(0, index)
     covered = torch.zeros_like(own, dtype=torch.bool)
     covered.view(-1).index_fill_(0, index, True)
     own.masked_fill_(covered, 0.0)
     del covered
-    fixed = (in_boxes * UNIT).round_().long().repeat(len(cell))
-    sums = fixed.new_zeros(len(cells.box) + 1).index_add_(0, cell.flatten(), fixed)[:-1]
+    fixed = (in_boxes * UNIT).round_().long()
+    sums = fixed.new_zeros(len(cells.box) + 1)
+    for row in cell:
+        sums.index_add_(0, row, fixed)
+    del fixed
     # from a pixel's p to the pixels per line, or to the share of the box
     scale = cells.line.to(own) / members.pixels.clamp_min(1)
     with torch.enable_grad():
         outside = (own.sum(2) / own.shape[2]).requires_grad_()
-        level = (sums.to(own) / UNIT * scale).requires_grad_()
+        level = (sums[:-1].to(own) / UNIT * scale).requires_grad_()
         parts = _parts(outside, level, boxed, cells, members.visible, filled, t)
         value = sum(
             (w * part for w, part in zip(weights, parts, strict=True)), outside.new_zeros(())
         )
         by_outside, by_level = torch.autograd.grad(value, (outside, level))
     own.mul_(by_outside.unsqueeze(2) / own.shape[2])
-    slope = torch.cat([by_level * scale, by_level.new_zeros(1)])[cell].sum(0)
-    own.view(-1).index_add_(0, index, in_boxes * slope)
+    slope = torch.cat([by_level * scale, by_level.new_zeros(1)])
+    steps = slope.index_select(0, cell[0])
+    for row in cell[1:]:
+        steps += slope.index_select(0, row)
+    own.view(-1).index_add_(0, index, in_boxes.mul_(steps))
     return value.detach(), own.view(p.shape)
 
 
@@ -314,7 +336,8 @@ def _parts(
     def penalty(z: Tensor) -> Tensor:
         return z.relu().square() if t is None else barrier(z, t)
 
-    emptiness = (penalty(outside) * boxed).sum() / boxed.sum().clamp_min(1)
+    leak = outside if t is None else barrier(outside, t)
+    emptiness = (leak * boxed).sum() / boxed.sum().clamp_min(1)
     bands = len(cells.box) - len(cells.first)
     box = cells.box[:bands].to(visible.device, non_blocking=True)
     seen = visible[:bands].long()

@@ -110,13 +110,14 @@ def _marginal(
 ) -> tuple[Tensor, Tensor]:
     """The marginal cross-entropy and its gradient by log p, −p_c / Σ_A p over the classes of A."""
     other = (labels == OTHER).unsqueeze(1)
-    free = _per_class(~labelled, log_p)
-    allowed = (_is_class(labels, log_p) | (other & free)) & valid.unsqueeze(1)
-    inside = log_p.masked_fill(~allowed, -torch.inf)
-    mass = inside.logsumexp(1, keepdim=True).masked_fill_(~valid.unsqueeze(1), 0.0)
+    allowed = _is_class(labels, log_p).logical_or_(other & _per_class(~labelled, log_p))
+    share = log_p.masked_fill(~allowed.logical_and_(valid.unsqueeze(1)), -torch.inf)
+    top = share.amax(1, keepdim=True).masked_fill_(~valid.unsqueeze(1), 0.0)
+    share.sub_(top).exp_()
+    total = share.sum(1, keepdim=True).clamp_min_(1)  # 0 where nothing is allowed
     count = valid.sum().clamp_min(1)
-    gradient = inside.sub_(mass).exp_().div_(-count)
-    return -mass.sum() / count, gradient
+    value = -(top.sum() + total.log().sum()) / count
+    return value, share.div_(total.mul_(-count))
 
 
 @torch.no_grad()
