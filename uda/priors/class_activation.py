@@ -4,9 +4,9 @@ The classifier is linear in the spatial mean of the features ``f`` that enter th
 of an image is the mean over the pixels of its class activation map ``w_c · f(x)``, plus a bias: the map says which
 pixels the answer comes from. Nothing here is random.
 
-Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eqs. 1 and 2; seeds: Kolesnikov &
-Lampert, Seed, Expand and Constrain, ECCV 2016; two thresholds: Ahn et al., Weakly Supervised Learning of Instance
-Segmentation with Inter-pixel Relations, CVPR 2019.
+Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eqs. 1 and 2; seeds:
+Kolesnikov & Lampert, Seed, Expand and Constrain, ECCV 2016; two thresholds: Ahn et al., Weakly Supervised Learning of
+Instance Segmentation with Inter-pixel Relations, CVPR 2019.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def usable(names: Sequence[str], tags: Tags, accuracy: Floats, least: float) -> 
     Raises:
         PriorError: no structure.
     """
-    used = contrast(tags)
+    used: Tags = contrast(tags)
     if not used.any():
         raise PriorError(
             "each structure is shown by all target images or by none, so tags cannot tell where it is",
@@ -148,7 +148,7 @@ def usable(names: Sequence[str], tags: Tags, accuracy: Floats, least: float) -> 
             fix="tag more images, or use a prior of kind target_tags",
         )
     if least > 0:
-        used &= accuracy >= least
+        used = np.logical_and(used, accuracy >= least)
     if not used.any():
         raise PriorError(
             "the classifier cannot tell which images show a structure, so its maps mean nothing: "

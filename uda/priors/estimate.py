@@ -265,7 +265,9 @@ def _cam(
             ratio = presence_ratio(predicted_ratios(model, items, fabric), table, numbers)
     prior = from_tags(info.classes, ratio, tags, info.sizes)
     if info.presence_ratio is None:
-        how = "image tags; a shown structure has its mean predicted ratio in the images that show it"
+        how = (
+            "image tags; a shown structure has its mean predicted ratio in the images that show it"
+        )
         prior = replace(prior, supervision=("target_tags",), how=how)
     seeds = Seeds(
         tuple(places),
