@@ -23,7 +23,7 @@ def world(folder: Path) -> tuple[Path, Path, Path, tuple[str, ...]]:
     model = write_model(folder / "model.safetensors", card)
     images = folder / "images"
     images.mkdir()
-    photos = sorted(folder.glob("leftImg8bit/train/**/*.png"))
+    photos = sorted(folder.glob("cityscapes/leftImg8bit/train/*/*.png"))
     assert len(photos) == 4
     tags = folder / "tags.csv"
     with tags.open("w", newline="") as file:

@@ -256,7 +256,9 @@ def test_a_3d_network_has_no_seeds(made: Made) -> None:
             until="prior-cam",
         )
     deep = Network(spatial_dims=3, channels=(4, 8), patch=(4, 32, 32))
-    seeded = Adapt.model_validate({"objective": [{"term": "seeds"}], "prior": "cam", "steps": 1})
+    seeded = Adapt.model_validate(
+        {"objective": [{"term": "seeds"}], "prior": "cam", "steps": 1, "lr": 1e-3}
+    )
     with pytest.raises(ConfigError, match="terms without maps, landmarks and seeds"):
         check_adaptation(seeded, deep)
 

@@ -91,7 +91,7 @@ def fit_tags(features: Floats, tags: Tags, l2: float) -> TagClassifier:
 
 def contrast(tags: Tags) -> Tags:
     """Which structures ``[s]`` some tagged images show and others do not: only these can be learned."""
-    answer: Tags = tags.any(0) & ~tags.all(0)
+    answer: Tags = np.logical_and(tags.any(0), np.logical_not(tags.all(0)))
     return answer
 
 
