@@ -71,7 +71,7 @@ def test_tags_alone_make_a_prior_of_photographs(tmp_path: Path) -> None:
     assert prior.images["p1"][0][:2] == (0.5, 0.5)
 
 
-def test_one_case_or_chance_is_not_enough_for_a_map(tmp_path: Path) -> None:
+def test_one_photograph_says_nothing_of_a_class(tmp_path: Path) -> None:
     model, images, tags, _ = world(tmp_path)
     for number in (1, 2, 3):
         (images / f"p{number}.png").unlink()
