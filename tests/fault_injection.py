@@ -204,6 +204,7 @@ def write_everything(tiny: Tiny) -> str:
         "predicted": {"kind": "predicted"},
         "spatial": {"kind": "spatial", "sigma": 1},
         "landmarks": {"kind": "landmarks", "segments": 6},
+        "cam": {"kind": "cam", "min_accuracy": 0},
     }
     raw["adapt"] = {
         "tags": {**SHORT, "prior": "tags", "objective": raw["adapt"]["adami_tags"]["objective"]},
@@ -273,7 +274,7 @@ class Work:
 
 
 ORDER = (
-    *("pretrain", "prior-tags", "prior-predicted", "prior-spatial", "prior-landmarks"),
+    *("pretrain", "prior-tags", "prior-predicted", "prior-spatial", "prior-landmarks", "prior-cam"),
     *("adabn", "adapt-tags", "target_supervised", "evaluate", "report"),
 )
 

@@ -389,6 +389,8 @@ def settings(*pairs: str) -> list[str]:
 
 def test_prior_of_a_model_of_every_other_kind(uda: Uda, tiny: Tiny, trained: Path) -> None:
     images, card = tiny.root / "t" / "images", tiny.home / "source.yaml"
+    tags = tiny.root / "t" / "tags.csv"
+    tags.write_text(tags.read_text() + "".join(f"c2,{s},1,1\n" for s in range(SLICES)))
     lines = [f"c{case}_{s};[1000, 20, 4]" for case in range(3) for s in range(SLICES)]
     (tiny.root / "sizes.csv").write_text("\n".join(["val_ids;gt", *lines]) + "\n")
     domains = ("--source", card, "--root", tiny.root)
@@ -402,6 +404,7 @@ def test_prior_of_a_model_of_every_other_kind(uda: Uda, tiny: Tiny, trained: Pat
         "nearest": (("image_level", *domains), "source_labels"),
         "logistic": (("image_level", *settings("method=logistic"), *domains), "source_labels"),
         "ridge": (("image_level", *settings("method=ridge", "l2=0.1"), *domains), "source_labels"),
+        "cam": (("cam", *settings("min_accuracy=0"), "--tags", tags), "source_labels, target_tags"),
         "landmarks": (("landmarks", *settings("segments=9"), *domains), "source_labels"),
         "spatial": (("spatial", *settings("sigma=1"), *domains), "source_labels"),
     }
@@ -645,10 +648,10 @@ def test_incomplete_command_says_what_is_missing(uda: Uda, arguments: list[str],
         ("--kind image_level --set method=nearest --set method=ridge", "gives 'method' twice"),
         ("--kind sizes_ml --set sizes_ml=5 --set sizes_ml.a=1", "gives 'sizes_ml.a' twice"),
         ("--source c", "fix:      say with --kind what to make of it, or leave --source out"),
-        ("--target t", "--kind with one of sizes_ml, areas_mm2, predicted, image_level"),
+        ("--target t", "--kind with one of cam, sizes_ml, areas_mm2, predicted, image_level"),
         ("--kind predicted --root r", "'predicted' does not use --root"),
         ("--kind spatail", "there is no kind of prior 'spatail'"),
-        ("--kind spatail", "did you mean 'spatial'? valid: areas_mm2, image_level"),
+        ("--kind spatail", "did you mean 'spatial'? valid: areas_mm2, cam, image_level"),
         ("--kind spatial --set sigm=2", "'spatial' has no setting 'sigm'"),
         ("--kind spatial --set sigm=2", "did you mean 'sigma'?"),
         ("--kind image_level --set method=forest", "'nearest', 'logistic' or 'ridge'"),
@@ -669,6 +672,7 @@ def test_a_prior_without_its_images_tags_or_source_names_the_option(
 ) -> None:
     for kind, option in {
         "target_tags": "--tags FILE",
+        "cam": "--target FOLDER",
         "predicted": "--target FOLDER",
         "spatial": "--source CARD",
     }.items():

@@ -88,6 +88,21 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
             },
             "pastes images together, which view_consistency does not support",
         ),
+        ({"objective": [{"term": "seeds"}]}, "need a prior"),
+        (
+            {
+                "objective": [
+                    {"term": "pseudo_labels", "classmix": "target"},
+                    {"term": "seeds"},
+                ],
+                "prior": "cam",
+            },
+            "pastes images together, which seeds does not support",
+        ),
+        (
+            {"objective": [{"term": "seeds"}], "prior": "cam", "photo": {"mirror": True}},
+            "maps, landmarks or seeds needs whole images",
+        ),
         (
             {
                 "objective": [{"term": "spatial_prior_kl"}],

@@ -28,7 +28,7 @@ from uda.networks.foreign import read_state
 from uda.networks.importing import import_model
 from uda.networks.model_file import ModelInfo, load_model
 from uda.networks.size_distribution import SizeDistribution
-from uda.priors import Prior
+from uda.priors import Prior, Seeds
 from uda.priors.landmarks import Landmarks
 
 NETWORK = Network(channels=(2, 3), res_units=0)
@@ -187,11 +187,18 @@ def prior_files() -> dict[str, bytes]:
         examples=torch.zeros(1, 1, 8, 9, dtype=torch.uint8),
         shown=(0,),
     )
+    known = Seeds(
+        places=(("c0", 0), ("c0", 1)),
+        labels=torch.tensor([0, 1, 2, 255] * 8, dtype=torch.uint8).reshape(2, 4, 4),
+        examples=torch.zeros(1, 1, 8, 9, dtype=torch.uint8),
+        maps=torch.zeros(1, 2, 4, 4, dtype=torch.uint8),
+        mapped=(1, 2),
+        shown=(0,),
+    )
+    held: dict[str, Any] = {"maps": maps, "landmarks": landmarks, "seeds": known}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "prior.json"
-        Prior(
-            CLASSES, (0.7, 0.2, 0.1), ("target_tags",), "by hand", maps=maps, landmarks=landmarks
-        ).save(path)
+        Prior(CLASSES, (0.7, 0.2, 0.1), ("target_tags",), "by hand", **held).save(path)
         return {file.name: file.read_bytes() for file in path.parent.iterdir()}
 
 
@@ -201,6 +208,7 @@ def prior_seeds() -> list[Seed]:
         Seed("prior.json", files["prior.json"], beside=files, mutate=description_damaged),
         Seed("prior.safetensors", files["prior.safetensors"], beside=files),
         Seed("landmarks.safetensors", files["landmarks.safetensors"], beside=files),
+        Seed("seeds.safetensors", files["seeds.safetensors"], beside=files),
     ]
 
 
@@ -217,7 +225,10 @@ def odd_priors() -> list[Seed]:
         {n: torch.ones(2, 4, 4).to(kind) for n in ("segments", "classes", "examples")}
         for kind in kinds
     ]
-    names = ("prior.safetensors", "landmarks.safetensors")
+    wrong += [
+        {n: torch.ones(2, 4, 4).to(kind) for n in ("labels", "examples", "maps")} for kind in kinds
+    ]
+    names = ("prior.safetensors", "landmarks.safetensors", "seeds.safetensors")
     return [Seed(name, save(tensors), beside=files) for tensors in wrong for name in names]
 
 

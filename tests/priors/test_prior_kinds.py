@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,23 @@ import yaml
 from conftest import SIZE, SLICES, Tiny, write_nifti
 
 from uda import api
+from uda.config.card import DatasetCard
 from uda.config.loading import load_recipe
+from uda.config.networks import Network
 from uda.config.priors import KINDS
-from uda.config.recipe import Recipe
+from uda.config.recipe import Adapt, Recipe
 from uda.data.items import Slices
 from uda.data.store import Store
 from uda.devices.device import make_fabric
 from uda.errors import ConfigError, DataError, ModelError, PriorError
+from uda.networks.heads import features_of
 from uda.networks.model_file import load_model, save_model
 from uda.pipeline import run as pipeline
 from uda.pipeline.domains import Domains
-from uda.priors import Prior, label_maps, label_table, nearest_ratios, size_distribution
+from uda.pipeline.network_fit import check_adaptation
+from uda.priors import Prior, Seeds, label_maps, label_table, nearest_ratios, size_distribution
+from uda.priors.class_activation import fit_tags
+from uda.priors.estimate import card_tags
 from uda.priors.network_evidence import image_features
 
 CLASSES = ("background", "disk", "ring")
@@ -35,6 +42,7 @@ KINDS_OF_PRIOR: dict[str, dict[str, Any]] = {
     "ratio": {"kind": "source_labels"},
     "spatial": {"kind": "spatial", "sigma": 1.5},
     "tags": {"kind": "target_tags"},
+    "cam": {"kind": "cam", "min_accuracy": 0, "stride": 2},
     "ml": {"kind": "sizes_ml", "sizes_ml": {"disk": 2.0, "ring": 3.0}},
     "mm2": {"kind": "areas_mm2", "areas_mm2": {"disk": 200.0, "ring": 300.0}},
     "own": {"kind": "predicted"},
@@ -46,7 +54,7 @@ KINDS_OF_PRIOR: dict[str, dict[str, Any]] = {
     "csv": {"kind": "size_csv", "file": "sizes.csv", "column": "gt_size"},
 }
 PER_IMAGE = {"nearest", "logistic", "ridge", "landmarks"}
-SEES_TARGET = {"ml", "mm2", "own", "own_target", "csv", *PER_IMAGE}
+SEES_TARGET = {"cam", "ml", "mm2", "own", "own_target", "csv", *PER_IMAGE}
 SEES_SOURCE = {"spatial", *PER_IMAGE}
 
 
@@ -72,6 +80,9 @@ class Made:
 
     def stage(self, name: str) -> Any:
         return json.loads((self.run / f"prior-{name}" / "stage.json").read_text())
+
+    def recipe_target(self) -> DatasetCard:
+        return Domains(self.recipe(), self.run).target
 
     def store(self, domain: str, labels: bool) -> Store:
         domains = Domains(self.recipe(), self.run)
@@ -113,6 +124,7 @@ def test_every_kind_has_a_name_and_is_made_here() -> None:
 def test_each_prior_is_valid_and_names_its_supervision(made: Made) -> None:
     supervision = {
         "tags": ["source_labels", "target_tags"],
+        "cam": ["source_labels", "target_tags"],
         "ml": ["anatomical"],
         "mm2": ["anatomical"],
         "own": ["none"],
@@ -126,13 +138,13 @@ def test_each_prior_is_valid_and_names_its_supervision(made: Made) -> None:
         assert made.stage(name)["supervision"] == list(prior.supervision)
         assert bool(torch.isfinite(prior.table(places)).all())
     per_image = {n for n in KINDS_OF_PRIOR if made.prior(n).images is not None}
-    assert per_image == {"tags", "own_target", "csv", *PER_IMAGE}
+    assert per_image == {"tags", "cam", "own_target", "csv", *PER_IMAGE}
 
 
 def test_sizes_and_maps_come_from_the_source_labels(made: Made) -> None:
     labels = made.store("source", labels=True).labels
     sizes = size_distribution(label_table(labels, 3))
-    for name in ("ratio", "tags", "spatial", *PER_IMAGE):
+    for name in ("ratio", "tags", "cam", "spatial", *PER_IMAGE):
         assert made.prior(name).sizes == sizes
     for name in ("ml", "mm2", "own", "own_target", "csv"):
         assert made.prior(name).sizes is None
@@ -155,6 +167,129 @@ def test_landmarks_come_with_the_ratios_of_the_same_method(made: Made) -> None:
     assert (made.run / "prior-landmarks" / "landmarks.png").is_file()
     others = [name for name in KINDS_OF_PRIOR if made.prior(name).landmarks is not None]
     assert others == ["landmarks"]
+
+
+def seeds_of(prior: Prior) -> Seeds:
+    assert prior.seeds is not None
+    return prior.seeds
+
+
+def test_seeds_are_where_the_classifier_of_the_tags_looks(made: Made) -> None:
+    """Every disk has a tag, so the classifier knows the ring alone: by the definition, on the network's features."""
+    made.again()
+    prior, store = made.prior("cam"), made.store("target", labels=False)
+    places, tags = store.places(), card_tags(made.recipe_target(), made.tiny.root)
+    assert torch.equal(prior.table(places), made.prior("tags").table(places))
+    seeds = seeds_of(prior)
+    assert seeds.places == tuple(places)
+    assert seeds.labels.shape == (2 * SLICES, SIZE // 2, SIZE // 2)
+    assert seeds.mapped == (2,)
+    assert [name for name in KINDS_OF_PRIOR if made.prior(name).seeds is not None] == ["cam"]
+    assert (made.run / "prior-cam" / "seeds.png").is_file()
+
+    pipeline.run(made.recipe(), made.run, until="adabn")
+    model, _ = load_model(made.run / "adabn")
+    images = torch.from_numpy(np.array(store.images))[:, None]
+    with torch.no_grad(), features_of(model.eval()) as seen:
+        model(images)
+    shown = np.array([tags[place] for place in places])
+    classifier = fit_tags(seen[0].mean((2, 3)).double().numpy(), shown, 0.1)
+    ring = torch.einsum("bdhw,d->bhw", seen[0], torch.from_numpy(classifier.weights[1]).float())
+    share = ring.clamp_min(0) / ring.clamp_min(0).amax((1, 2), keepdim=True)
+    for number, tagged in enumerate(shown[:, 1]):
+        expected = torch.where((share[number] >= 0.3) & bool(tagged), 2, 255)
+        agree = expected == seeds.labels[number]
+        assert float(agree.float().mean()) > 0.98
+    assert 0 < seeds.shares(CLASSES)["ring"] < 1
+    assert seeds.shares(CLASSES)["background"] == seeds.shares(CLASSES)["disk"] == 0
+
+
+def test_the_record_of_a_cam_prior_says_how_good_its_classifier_is(made: Made) -> None:
+    how = made.prior("cam").how
+    assert re.search(
+        r"answers \d+ % of its tags right; balanced accuracy .* disk unknown, ring", how
+    )
+    assert how.endswith("no maps of disk")
+
+
+def test_a_classifier_no_better_than_chance_makes_no_prior(made: Made) -> None:
+    """Tags that have nothing to do with the images: a ring in every second slice."""
+    tags = made.tiny.root / "t" / "tags.csv"
+    lines = [f"c{c},{s},1,{(c + s) % 2}" for c in (0, 1) for s in range(SLICES)]
+    tags.write_text("case,slice,disk,ring\n" + "\n".join(lines) + "\n")
+    with pytest.raises(PriorError, match=r"balanced accuracy .* disk unknown, ring 0\.\d\d"):
+        made.again("prior.cam.min_accuracy=0.99")
+    tags.write_text("case,slice,disk,ring\n" + "\n".join(x[:-1] + "1" for x in lines) + "\n")
+    with pytest.raises(PriorError, match="by all target images or by none"):
+        made.again()
+
+
+def test_a_row_that_trains_on_seeds_names_the_tags_in_the_table(made: Made) -> None:
+    raw = yaml.safe_load(Path(made.tiny.recipe).read_text())
+    raw["prior"] = {"cam": KINDS_OF_PRIOR["cam"]}
+    raw["adapt"] = {
+        "seeded": {
+            "steps": 2,
+            "batch": 4,
+            "lr": 1e-3,
+            "select": "last",
+            "prior": "cam",
+            "augment": {"rotate": 20, "flip": True},
+            "objective": [{"term": "seeds"}, {"term": "size_bounds", "bounds": "tags"}],
+        }
+    }
+    Path(made.tiny.recipe).write_text(yaml.safe_dump(raw))
+    pipeline.run(made.recipe(), made.run, until="evaluate")
+    metrics = json.loads((made.run / "evaluate" / "metrics.json").read_text())
+    ledger = {row["name"]: row["supervision"] for row in metrics["rows"]}
+    assert ledger["seeded"] == ["source_labels", "target_tags"]
+    assert ledger["adabn"] == ["source_labels"]
+    logged = (made.run / "adapt-seeded" / "metrics.csv").read_text()
+    assert "seeds" in logged.splitlines()[0]
+
+
+def test_a_3d_network_has_no_seeds(made: Made) -> None:
+    with pytest.raises(PriorError, match="'cam' asks the network about single slices"):
+        pipeline.run(
+            made.recipe("network.spatial_dims=3", "network.patch=[4,32,32]"),
+            made.tiny.home / "deep",
+            until="prior-cam",
+        )
+    deep = Network(spatial_dims=3, channels=(4, 8), patch=(4, 32, 32))
+    seeded = Adapt.model_validate(
+        {"objective": [{"term": "seeds"}], "prior": "cam", "steps": 1, "lr": 1e-3}
+    )
+    with pytest.raises(ConfigError, match="terms without maps, landmarks and seeds"):
+        check_adaptation(seeded, deep)
+
+
+def test_an_image_without_tags_is_named(made: Made) -> None:
+    tags = made.tiny.root / "t" / "tags.csv"
+    tags.write_text(tags.read_text().replace("c1,2,1,1\n", ""))
+    with pytest.raises(PriorError, match="no tags of 1 of 8 target images: c1 slice 2"):
+        made.again()
+
+
+def test_a_model_without_class_ratio_predicts_the_ratio_of_shown_structures(
+    made: Made, tmp_path: Path
+) -> None:
+    model, info = load_model(made.run / "pretrain")
+    own = tmp_path / "own.safetensors"
+    save_model(own, model, replace(info, class_ratio=None, presence_ratio=None, sizes=None))
+    (made.tiny.root / "t" / "images" / "c2.nii.gz").unlink()
+    images, tags = made.tiny.root / "t" / "images", made.tiny.root / "t" / "tags.csv"
+    arguments = {"cam": True, "tags": tags, "overrides": ["min_accuracy=0", "stride=2"]}
+    found = api.estimate_prior(own, target=images, **arguments)
+    assert found.supervision == ("target_tags",)
+    assert "mean predicted ratio" in found.how
+    predicted = made.prior("own_target").table(made.store("target", labels=False).places())
+    ring = torch.arange(2 * SLICES) % SLICES != 0
+    assert found.images is not None
+    first, second = found.images["c0"][0], found.images["c0"][1]
+    assert first[1:] == pytest.approx((float(predicted[:, 1].mean()), 0.0), abs=1e-4)
+    assert second[2] == pytest.approx(float(predicted[ring, 2].mean()), abs=1e-4)
+    with pytest.raises(PriorError, match="does not know the class ratio"):
+        api.estimate_prior(own, tags=tags)
 
 
 def test_predictions_are_those_of_the_model_before_it_adapts(made: Made) -> None:
@@ -224,9 +359,8 @@ def test_each_prior_hangs_on_the_files_it_reads_and_on_no_others(made: Made) -> 
     for name in KINDS_OF_PRIOR:
         expected = {"target/adapt"} if name in SEES_TARGET else set()
         expected |= {"source/train"} if name in SEES_SOURCE else set()
-        expected |= {"tags": {"target/tags", "target/adapt names"}, "csv": {"target/sizes"}}.get(
-            name, set()
-        )
+        tagged = {"target/tags", "target/adapt names"}
+        expected |= {"tags": tagged, "cam": tagged, "csv": {"target/sizes"}}.get(name, set())
         assert set(made.stage(name)["data"]) == expected
     assert made.again() == set()
 
@@ -242,7 +376,7 @@ def test_priors_are_made_again_when_their_files_change(made: Made) -> None:
     assert made.again() == {"csv"}
     tags = made.tiny.root / "t" / "tags.csv"
     tags.write_text(tags.read_text().replace("c0,0,1,0", "c0,0,1,1"))
-    assert made.again() == {"tags"}
+    assert made.again() == {"tags", "cam"}
     assert made.again("prior.spatial.sigma=2") == {"spatial"}
 
 
@@ -272,14 +406,15 @@ def test_source_files_are_opened_by_the_kinds_that_need_them_alone(made: Made) -
 def test_only_priors_of_a_network_hang_on_seed_and_precision(made: Made) -> None:
     keys = {name: set(made.stage(name)["settings"]) for name in KINDS_OF_PRIOR}
     runs = {name for name in keys if {"seed", "compute"} <= keys[name]}
-    assert runs == {"own", "own_target", *PER_IMAGE}
+    assert runs == {"cam", "own", "own_target", *PER_IMAGE}
     assert all(not {"seed", "compute"} & keys[name] for name in set(keys) - runs)
 
 
 def test_the_same_recipe_makes_the_same_priors_to_the_bit(made: Made) -> None:
     files = sorted([*made.run.glob("prior-*/prior.*"), *made.run.glob("prior-*/landmarks.*")])
+    files += sorted(made.run.glob("prior-*/seeds.*"))
     before = [path.read_bytes() for path in files]
-    assert len(files) == len(KINDS_OF_PRIOR) + 4  # tensors and picture of maps and landmarks
+    assert len(files) == len(KINDS_OF_PRIOR) + 6  # tensors and picture of maps, landmarks and seeds
     shutil.rmtree(made.run)
     made.again()
     assert [path.read_bytes() for path in files] == before
@@ -292,7 +427,7 @@ def test_a_tag_of_an_unknown_case_is_refused_and_one_of_a_test_case_is_left_out(
     tags = made.tiny.root / "t" / "tags.csv"
     good, ratio = tags.read_text(), made.prior("tags").ratio
     tags.write_text(good + "c2,0,0,0\nc2,1,0,0\n")
-    assert made.again() == {"tags"}
+    assert made.again() == {"tags", "cam"}
     assert set(made.prior("tags").images or {}) == {"c0", "c1"}
     assert made.prior("tags").ratio == ratio
     tags.write_text(good + "c00,0,1,1\n")
@@ -349,6 +484,11 @@ OWN: dict[str, Callable[[Made], dict[str, Any]]] = {
     "ratio": lambda made: {},
     "spatial": lambda made: {"spatial": True, "overrides": ["sigma=1.5"]},
     "tags": lambda made: {"tags": made.tiny.root / "t" / "tags.csv"},
+    "cam": lambda made: {
+        "cam": True,
+        "tags": made.tiny.root / "t" / "tags.csv",
+        "overrides": ["min_accuracy=0", "stride=2"],
+    },
     "ml": lambda made: {"sizes_ml": {"disk": 2.0, "ring": 3.0}},
     "mm2": lambda made: {"areas_mm2": {"disk": 200.0, "ring": 300.0}},
     "own": lambda made: {"predicted": True},
@@ -394,6 +534,10 @@ def test_a_model_alone_gives_the_priors_that_a_recipe_gives(made: Made) -> None:
         if found.landmarks is not None and expected.landmarks is not None:
             assert torch.equal(found.landmarks.segments, expected.landmarks.segments)
             assert torch.equal(found.landmarks.classes, expected.landmarks.classes)
+        assert (found.seeds is None) == (expected.seeds is None)
+        if found.seeds is not None and expected.seeds is not None:
+            agree = found.seeds.labels == expected.seeds.labels
+            assert float(agree.float().mean()) > 0.99  # BatchNorm saw other batches
 
 
 @pytest.mark.parametrize(
@@ -403,6 +547,9 @@ def test_a_model_alone_gives_the_priors_that_a_recipe_gives(made: Made) -> None:
         ({"sizes_ml": {"disk": 1.0, "ring": 1.0}}, PriorError, "--target FOLDER"),
         ({"areas_mm2": {"disk": 1.0, "ring": 1.0}}, PriorError, "--target FOLDER"),
         ({"predicted": True}, PriorError, "--target FOLDER"),
+        ({"cam": True, "target": "images"}, PriorError, "case,slice,disk,ring"),
+        ({"cam": True, "overrides": ["foreground=0"]}, ConfigError, "foreground"),
+        ({"cam": True, "overrides": ["background=0.5"]}, ConfigError, "background is above"),
         ({"image_level": "ridge", "source": "card"}, PriorError, "--target FOLDER"),
         ({"spatial": True}, PriorError, "--source CARD"),
         ({"image_level": "ridge", "target": "images"}, PriorError, "--source CARD"),

@@ -22,6 +22,7 @@ from uda.priors import (
     from_source_labels,
     from_tags,
     label_ratios,
+    presence_ratio,
     select_tags,
 )
 from uda.types import IGNORE
@@ -176,6 +177,24 @@ def test_structures_that_exceed_the_image_together_are_refused() -> None:
 def test_no_tags_at_all_are_refused() -> None:
     with pytest.raises(PriorError, match="no image"):
         from_tags(CLASSES, (0.8, 0.1, 0.1), {})
+
+
+def test_where_every_class_has_a_tag_the_shown_ones_share_the_image() -> None:
+    """A photograph has no background that could take the rest."""
+    tags = {("a", 0): (True, True, False), ("b", 0): (False, False, True)}
+    found = from_tags(CLASSES, (0.6, 0.2, 0.1), tags)
+    assert found.images is not None
+    assert found.images["a"][0] == pytest.approx((0.75, 0.25, 0.0))
+    assert found.images["b"][0] == (0.0, 0.0, 1.0)
+    assert found.ratio == pytest.approx((0.375, 0.125, 0.5))
+    with pytest.raises(PriorError, match="c slice 0 name no class that the source shows"):
+        from_tags(CLASSES, (0.6, 0.2, 0.1), {("c", 0): (False, False, False)})
+
+
+def test_the_ratio_of_a_structure_is_that_of_the_images_that_show_it() -> None:
+    ratios = np.array([[0.5, 0.5, 0.0], [0.2, 0.0, 0.8], [0.6, 0.3, 0.1]])
+    tags = np.array([[True, False], [False, False], [True, False]])
+    assert presence_ratio(ratios, tags, [1, 2]) == pytest.approx((0.0, 0.4, 0.0))
 
 
 def test_tags_take_the_sizes_of_the_source_along() -> None:

@@ -81,7 +81,8 @@ def test_mr_to_ct() -> None:
 @pytest.mark.usefixtures("few_people", "no_page")
 def test_which_prior() -> None:
     verbs = follow("which_prior", {}, {"cardiac_phantom": [*SHORT, "--allow-fallback"]})
-    assert verbs.count("prior") == 6
+    assert verbs.count("prior") == 7
+    assert Path("priors/cam-seeds.png").is_file()
     assert Path("checkpoints/with-tags/model.safetensors").is_file()
 
 

@@ -59,8 +59,8 @@ class CamPrior(Frozen):
     to; 0.5 is chance. 0 = always."""
     l2: Rate = 0.1
     """weight decay of the classifier"""
-    stride: Positive = 2
-    """Pixels of the prepared image along one pixel of the stored seeds; 4 or 8 for large photographs."""
+    stride: Positive = 4
+    """Pixels of the prepared image along one pixel of the stored seeds."""
 
     @model_validator(mode="after")
     def _possible(self) -> CamPrior:

@@ -4,9 +4,9 @@ The classifier is linear in the spatial mean of the features ``f`` that enter th
 of an image is the mean over the pixels of its class activation map ``w_c · f(x)``, plus a bias: the map says which
 pixels the answer comes from. Nothing here is random.
 
-Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eqs. 1 and 2; seeds: Kolesnikov &
-Lampert, Seed, Expand and Constrain, ECCV 2016; two thresholds: Ahn et al., Weakly Supervised Learning of Instance
-Segmentation with Inter-pixel Relations, CVPR 2019.
+Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eqs. 1 and 2; seeds:
+Kolesnikov & Lampert, Seed, Expand and Constrain, ECCV 2016; two thresholds: Ahn et al., Weakly Supervised Learning of
+Instance Segmentation with Inter-pixel Relations, CVPR 2019.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def fit_tags(features: Floats, tags: Tags, l2: float) -> TagClassifier:
 
 def contrast(tags: Tags) -> Tags:
     """Which structures ``[s]`` some tagged images show and others do not: only these can be learned."""
-    answer: Tags = tags.any(0) & ~tags.all(0)
+    answer: Tags = np.logical_and(tags.any(0), np.logical_not(tags.all(0)))
     return answer
 
 
@@ -140,7 +140,7 @@ def usable(names: Sequence[str], tags: Tags, accuracy: Floats, least: float) -> 
     Raises:
         PriorError: no structure.
     """
-    used = contrast(tags)
+    used: Tags = contrast(tags)
     if not used.any():
         raise PriorError(
             "each structure is shown by all target images or by none, so tags cannot tell where it is",
@@ -148,7 +148,7 @@ def usable(names: Sequence[str], tags: Tags, accuracy: Floats, least: float) -> 
             fix="tag more images, or use a prior of kind target_tags",
         )
     if least > 0:
-        used &= accuracy >= least
+        used = np.logical_and(used, accuracy >= least)
     if not used.any():
         raise PriorError(
             "the classifier cannot tell which images show a structure, so its maps mean nothing: "

@@ -70,7 +70,7 @@ def activation_seeds(
 ) -> tuple[Tensor, Tensor]:
     """Seeds ``[n, h', w']`` uint8 of all items, and the relative maps ``[m, s, h', w']`` uint8 of some.
 
-    The maps are enlarged from the grid of the features to that of the seeds before they are rectified.
+    The maps get the grid of the seeds before they are rectified.
 
     Args:
         tags: ``[n, s]`` which structures each item shows; the maps of others are 0.
@@ -89,7 +89,7 @@ def activation_seeds(
             with fabric.autocast():
                 model(batch)
             raw = activation_maps(seen.pop().float(), weights)
-            maps = relative_activation(upsample(raw, grid))
+            maps = relative_activation(_resized(raw, grid))
             rows = np.arange(first, first + len(batch))
             shown = torch.from_numpy(tags[rows]).to(fabric.device)
             seeds.append(seeds_of(maps, shown, classes, settings.foreground, background).cpu())
@@ -97,6 +97,12 @@ def activation_seeds(
             kept.append(visible[torch.from_numpy(np.isin(rows, examples)).to(fabric.device)].cpu())
             first += len(batch)
     return torch.cat(seeds), torch.cat(kept)
+
+
+def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps ``[b, s, h, w]`` on another grid: means where it is coarser, interpolated where it is finer."""
+    coarser = min(maps.shape[2], grid[0]), min(maps.shape[3], grid[1])
+    return upsample(adaptive_avg_pool2d(maps, coarser), grid)
 
 
 def superpixel_features(

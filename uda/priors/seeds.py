@@ -1,4 +1,4 @@
-"""Seeds of a prior: the class of those pixels of the target images that class activation maps are sure of; their files."""
+"""Seeds of a prior: the class of pixels of the target images that class activation maps are sure of; their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from uda.errors import PriorError, UdaError
 from uda.files.atomic import load_tensors, save_tensors
 from uda.priors.landmarks import Place, rows_among
-from uda.priors.maps import METADATA, name_taken
+from uda.priors.maps import METADATA
 from uda.types import IGNORE
 
 FORMAT = "uda-prior-seeds-1"
@@ -83,16 +83,10 @@ class Seeds:
 
 
 def save_seeds(path: Path, classes: Sequence[str], seeds: Seeds) -> dict[str, Any]:
-    """Write seeds and picture beside ``path`` (a prior.json); returns their entry of the JSON.
-
-    Raises:
-        PriorError: ``path`` has the name of its own seeds or picture.
-    """
+    """Write seeds and picture beside ``path`` (a prior.json); returns their entry of the JSON."""
     from uda.priors.picture import draw_seeds
 
     tensors, picture = _files(path)
-    if path in (tensors, picture):
-        raise name_taken(path)
     held = {name: getattr(seeds, name) for name in ("labels", "examples", "maps")}
     metadata = json.dumps({"format": FORMAT, "classes": list(classes)})
     save_tensors(tensors, held, {METADATA: metadata})

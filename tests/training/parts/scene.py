@@ -18,7 +18,7 @@ from uda.networks.build import build
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.training.parts import Part, PriorTensors
-from uda.types import Batch, SourceBatch, TargetBatch
+from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
 
 CLASSES, SIZE, IMAGES = 3, 32, 6
 CPU = Compute(device="cpu")
@@ -33,12 +33,15 @@ def prior_of_scene() -> PriorTensors:
     ratio = torch.tensor([[0.7, 0.2, 0.1]]).expand(IMAGES, -1).contiguous()
     maps = torch.rand(CLASSES, SIZE, SIZE, generator=torch.Generator().manual_seed(3)) + 0.1
     segments = torch.arange(SIZE * SIZE // 16).view(SIZE // 4, SIZE // 4) // 8
+    seeds = torch.arange(SIZE * SIZE // 16).view(SIZE // 4, SIZE // 4) % (CLASSES + 2)
+    seeds[seeds >= CLASSES] = IGNORE
     return PriorTensors(
         ratio,
         maps / maps.sum(0),
         torch.tensor([1.0, 0.4, 0.2]),
         segments.to(torch.int16).expand(IMAGES, -1, -1).contiguous(),
         (torch.arange(int(segments.max()) + 1) % CLASSES).to(torch.uint8).expand(IMAGES, -1),
+        seeds=seeds.to(torch.uint8).expand(IMAGES, -1, -1).contiguous(),
     )
 
 

@@ -187,6 +187,7 @@ def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> Non
         "adversarial",
         "dual_class_ratio",
         "landmarks",
+        "seeds",
         "view_consistency",
     }
     assert {name for name, _, _ in CASES} | elsewhere == set(NAMES)
@@ -257,6 +258,7 @@ def test_within_a_round_no_term_makes_the_host_wait_for_the_device(
     [
         ("sorted_area", {}, "class ratios"),
         ("landmarks", {}, "class of superpixels"),
+        ("seeds", {}, "class of some pixels"),
         ("dual_class_ratio", {}, "class ratios"),
         ("size_bounds", {}, "class ratios"),
         ("size_bounds", {"bounds": "quantiles"}, "sizes vary"),

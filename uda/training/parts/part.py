@@ -39,8 +39,7 @@ class PriorTensors:
     """``[n, s]`` uint8: the class of each superpixel; ``IGNORE`` where it is not sure enough"""
 
     seeds: Tensor | None = None
-    """``[n, h', w']`` uint8: the class of each pixel of the target slices, on a coarser grid; ``IGNORE`` where it is not
-    known"""
+    """``[n, h', w']`` uint8: the class of each pixel of the target slices, on a coarser grid, or ``IGNORE``"""
 
     def to(self, device: torch.device) -> PriorTensors:
         values = [getattr(self, field.name) for field in fields(self)]
