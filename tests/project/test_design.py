@@ -18,7 +18,6 @@ FLOORS = (
     ("files", "losses"),
     ("config",),
     ("data",),
-    ("annotations",),
     ("networks",),
     ("devices",),
     ("priors", "selection"),
@@ -31,7 +30,7 @@ FLOORS = (
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-DOORS = 21
+DOORS = 20
 """entries of the package's root at the most: what a screen shows at a glance"""
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
@@ -133,7 +132,8 @@ READERS = {
     "evaluation.sifa",
     "check.volumes",
     "check.photos",
-    "annotations.label_files",
+    "data.annotations.label_files",
+    "data.annotations.simulate",
 }
 """Who may open a label file: the store for labelled splits, what scores, checks or converts data, and annotations,
 which a user gives of cases that no score is computed on."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from uda.annotations.folder import find_annotations, read_annotations
-from uda.annotations.grids import Grid
 
 from uda.config.loading import load_card
+from uda.data.annotations.folder import find_annotations, read_annotations
+from uda.data.annotations.grids import Grid
 from uda.data.nrrd import MAX_HEADER, read_header
 from uda.data.volumes import read_volume
 from uda.errors import DataError
