@@ -181,6 +181,8 @@ def test_only_source_training_and_validation_read_the_labels_of_a_store() -> Non
     assert readers == {
         ("data.sampling", "source_batch"),
         ("data.items", "labelled"),
+        ("training.batches", "_annotated_batches"),  # labels of annotations, of no store
+        ("training.batches", "drawn"),
         ("pipeline.pretraining", "train_supervised"),
         ("pipeline.validation", "validation_scores"),
         ("pipeline.calibration", "_predictions"),

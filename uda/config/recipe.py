@@ -281,7 +281,9 @@ class Adapt(_Annotated):
     def _from_preset(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or raw.get("preset") is None:
             return raw
-        return {**method_settings(str(raw["preset"])), **raw}
+        if not isinstance(raw["preset"], str):
+            raise ValueError(f"no preset {raw['preset']!r}; give one name, or names joined by +")
+        return {**method_settings(raw["preset"]), **raw}
 
     @property
     def marked(self) -> int:
