@@ -15,7 +15,7 @@ from uda import api
 from uda.config.card import Prepare
 from uda.config.default_method import default_method, preset
 from uda.config.loading import load_recipe, parse, show
-from uda.config.methods import METHODS, SOURCE_FREE
+from uda.config.methods import METHODS, SOURCE_FREE, WEAK
 from uda.config.networks import Network
 from uda.config.recipe import Adapt
 from uda.errors import ConfigError, ModelError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from conftest import Tiny
 
 PLAIN = {"select": "last", "steps": 2, "batch": 2, "lr": 1e-3}
+UNLABELLED = [name for name in METHODS if name not in WEAK]
+"""methods without weak labels; tests/pipeline/test_annotated_training.py runs the others"""
 PRIORS = {"cbst_sp": "spatial", "curriculum": "sizes"}
 
 
@@ -118,7 +120,7 @@ def test_a_variant_that_cannot_work_is_refused(raw: dict[str, Any], message: str
         settings(**raw)
 
 
-@pytest.mark.parametrize("method", [name for name in SOURCE_FREE if name != "adabn"])
+@pytest.mark.parametrize("method", [name for name in SOURCE_FREE if name not in ("adabn", *WEAK)])
 def test_a_method_for_ones_own_folder_asks_for_a_prior_only_where_it_needs_one(method: str) -> None:
     made = preset(method, ["steps=7"])
     assert made is not None
@@ -171,23 +173,23 @@ def with_methods(tiny: Tiny, adapt: dict[str, Any]) -> str:
 
 def test_every_method_runs_from_one_source_model_into_one_table(tiny: Tiny, tmp_path: Path) -> None:
     recipe = load_recipe(
-        with_methods(tiny, {m: {**PLAIN, **named(m)} for m in METHODS}),
+        with_methods(tiny, {m: {**PLAIN, **named(m)} for m in UNLABELLED}),
         [*tiny.overrides, "compute.device=cpu"],
     )
     pipeline.run(recipe, tmp_path / "run", until="evaluate")
     metrics = read_json(tmp_path / "run" / "evaluate" / "metrics.json")
     rows = {row["name"]: row for row in metrics["rows"]}
-    assert list(rows) == ["source_only", "adabn", *METHODS]
+    assert list(rows) == ["source_only", "adabn", *UNLABELLED]
     again = {name for name, row in rows.items() if "source_images" in row["supervision"]}
     assert again == {"advent", "dacs"}
     assert {word for row in rows.values() for word in row["supervision"]} == {
         "source_labels",
         "source_images",
     }
-    stages = {m: read_json(tmp_path / "run" / f"adapt-{m}" / "stage.json") for m in METHODS}
+    stages = {m: read_json(tmp_path / "run" / f"adapt-{m}" / "stage.json") for m in UNLABELLED}
     seeing = [m for m, stage in stages.items() if not stage["source_free"]]
     assert seeing == ["dacs", "advent"]
-    assert [m for m in METHODS if "source/train" in stages[m]["data"]] == seeing
+    assert [m for m in UNLABELLED if "source/train" in stages[m]["data"]] == seeing
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
