@@ -37,6 +37,9 @@ ORDER = (
     "centroids",
     "adversarial",
     "potts",
+    "laplacian",
+    "dense_crf",
+    "mean_field",
     "prediction",
 )
 """Modules as they are read; one that is not named here comes last."""

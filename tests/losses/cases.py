@@ -18,9 +18,11 @@ from uda.losses.agreement import agreement
 from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
 from uda.losses.consistency import dice_consistency
 from uda.losses.constraints import log_barrier, size_bounds
+from uda.losses.dense_crf import dense_crf
 from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
 from uda.losses.landmarks import landmark_cross_entropy
+from uda.losses.laplacian import laplacian
 from uda.losses.mutual_information import mutual_information
 from uda.losses.potts import potts
 from uda.losses.prediction import Predicted, predicted
@@ -103,6 +105,11 @@ def picture(shape: Shape) -> tuple[Tensor, ...]:
     """A random image of two channels."""
     generator = torch.Generator().manual_seed(15)
     return (torch.randn((shape[0], 2, *shape[2:]), generator=generator),)
+
+
+def masked_picture(shape: Shape) -> tuple[Tensor, ...]:
+    """The same, and a random mask."""
+    return (*picture(shape), *mask(shape))
 
 
 def class_maps(shape: Shape) -> tuple[Tensor, ...]:
@@ -201,6 +208,32 @@ CASES: dict[str, Case] = {
         picture,
         permutation_invariant=False,
         dimension_free=False,
+    ),
+    "laplacian": Case(
+        lambda z, i: laplacian(z, i, sigma_color=1.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    "laplacian window": Case(
+        lambda z, i: laplacian(z, i, "window", sigma_color=1.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    "dense_crf": Case(
+        lambda z, i: dense_crf(z, i[:, :1], sigma_color=1.0, sigma_space=12.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+        tensors=8.0,  # nodes of the grid: as many as an image has pixels, before and after the blur
+    ),
+    "dense_crf masked": Case(
+        lambda z, i, m: dense_crf(z, i[:, :1], sigma_color=1.0, sigma_space=12.0, mask=m),
+        masked_picture,
+        permutation_invariant=False,
+        dimension_free=False,
+        tensors=8.0,
     ),
     # two predictions
     "dice_consistency": Case(dice_consistency, class_maps, mean_of_images=False),

@@ -215,6 +215,32 @@ class PottsTerm(_Term):
     dilation: Positive = 1
 
 
+class LaplacianTerm(_Term):
+    """Neighbours that look alike have like probabilities: the energy of the graph Laplacian."""
+
+    term: Literal["laplacian"] = "laplacian"
+    weights: Literal["grid", "window"] = "grid"
+    """pairs that share a face, or pairs within a window"""
+    sigma_color: Rate = 0.25
+    """in units of the prepared image, which has unit sd after ``normalize: zscore``"""
+    sigma_space: Rate = 3.0
+    """pixels; of the window, as are the next two"""
+    radius: Positive = 3
+    dilation: Positive = 1
+
+
+class DenseCrfTerm(_Term):
+    """Pixels that look alike have one class, however far apart: the dense CRF over the whole image."""
+
+    term: Literal["dense_crf"] = "dense_crf"
+    sigma_color: Rate = 0.25
+    """in units of the prepared image, which has unit sd after ``normalize: zscore``"""
+    sigma_space: Rate = 100.0
+    """pixels"""
+    spacing: Fraction = 0.5
+    """of the nodes of the grid that stands for all pairs, in ``sigma_space``; less is more exact"""
+
+
 class PseudoLabelTerm(_Term):
     """Self-training on class-balanced pseudo-labels of a teacher: CBST, CRST, mean teacher."""
 
@@ -332,6 +358,8 @@ Term = Annotated[
     | SortedAreaTerm
     | SpatialPriorTerm
     | PottsTerm
+    | LaplacianTerm
+    | DenseCrfTerm
     | PseudoLabelTerm
     | CentroidTerm
     | ViewConsistencyTerm

@@ -173,9 +173,7 @@ def _count(size: int, width: float) -> int:
     return 1 + math.ceil((size - 1) / max(width, 1.0))
 
 
-def _linear(
-    size: int, sigma: float, spacing: float, like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _linear(size: int, sigma: float, spacing: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two nodes around each pixel: the lower one ``[n]``, the weights ``[2, n]`` and B ``[m, m]``."""
     count = max(2, _count(size, spacing * sigma))
     between = max(size - 1, 1) / (count - 1)
@@ -202,7 +200,7 @@ def _nearest(
 def _axes_of_color(
     colors: Float[Tensor, "b c n"], sigma: float, inside: Bool[Tensor, "b 1 n"] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The two nodes around each pixel's colour: the lower one ``[b, c, n]``, weights ``[b, c, 2, n]``, B ``[b, c, m, m]``."""
+    """The nodes around each colour: the lower one ``[b, c, n]``, the weights ``[b, c, 2, n]`` and B ``[b, c, m, m]``."""
     count = LEVELS[colors.shape[1]]
     colors = (colors / sigma).clamp_(-LARGEST, LARGEST)
     share = None

@@ -94,15 +94,16 @@ def _energy(
 
     On the nodes: pᵀWp = vᵀBv with v = Sᵀp; and the v of all classes sum to Sᵀ1.
     """
-    agreeing: Tensor | float = 0.0
-    everything: Tensor | float = 0.0
-    blurred: Tensor | float = 0.0
+    agreeing = p.new_zeros(p.shape[0])
+    everything = p.new_zeros(p.shape[0], grid.nodes)
+    blurred = torch.zeros_like(everything)
     for classes in turns(p, grid):
         nodes = grid.splat(p[:, classes])
         smooth = grid.blur(nodes)
         grid.slice(smooth, gradient[:, classes])
-        agreeing = agreeing + (nodes * smooth).sum(2).sum(1)
-        everything, blurred = everything + nodes.sum(1), blurred + smooth.sum(1)
+        everything += nodes.sum(1)
+        blurred += smooth.sum(1)
+        agreeing += nodes.mul_(smooth).sum(2).sum(1)
     pairs = (everything * blurred).sum(1)
     total = pairs.clamp_min(torch.finfo(p.dtype).tiny)
     gradient.mul_(p).mul_((-2 / batch / total).view(-1, 1, 1))
