@@ -42,6 +42,9 @@ ORDER = (
     "adversarial",
     "potts",
     "grid_crf",
+    "laplacian",
+    "dense_crf",
+    "mean_field",
     "prediction",
 )
 """Modules as they are read; one that is not named here comes last."""

@@ -21,11 +21,13 @@ from uda.losses.boxes import boxes
 from uda.losses.class_ratio import class_ratio_hinge, class_ratio_kl, size_cross_entropy
 from uda.losses.consistency import dice_consistency
 from uda.losses.constraints import log_barrier, size_bounds
+from uda.losses.dense_crf import dense_crf
 from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
 from uda.losses.grid_crf import grid_crf
 from uda.losses.landmarks import landmark_cross_entropy
 from uda.losses.latent_distribution import latent_cross_entropy, latent_distribution
+from uda.losses.laplacian import laplacian
 from uda.losses.mutual_information import mutual_information
 from uda.losses.partial_labels import partial_dice, partial_labels
 from uda.losses.potts import potts
@@ -166,6 +168,11 @@ def picture(shape: Shape) -> tuple[Tensor, ...]:
     return (torch.randn((shape[0], 2, *shape[2:]), generator=generator),)
 
 
+def masked_picture(shape: Shape) -> tuple[Tensor, ...]:
+    """The same, and a random mask."""
+    return (*picture(shape), *mask(shape))
+
+
 def class_maps(shape: Shape) -> tuple[Tensor, ...]:
     """How often each class is at each pixel: random, summing to 1 over the classes."""
     generator = torch.Generator().manual_seed(17)
@@ -303,6 +310,32 @@ CASES: dict[str, Case] = {
         permutation_invariant=False,
         dimension_free=False,
         tensors=5.0,  # weights of the pairs, and what a cut is made from
+    ),
+    "laplacian": Case(
+        lambda z, i: laplacian(z, i, sigma_color=1.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    "laplacian window": Case(
+        lambda z, i: laplacian(z, i, "window", sigma_color=1.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+    ),
+    "dense_crf": Case(
+        lambda z, i: dense_crf(z, i[:, :1], sigma_color=1.0, sigma_space=12.0),
+        picture,
+        permutation_invariant=False,
+        dimension_free=False,
+        tensors=8.0,  # nodes of the grid: as many as an image has pixels, before and after the blur
+    ),
+    "dense_crf masked": Case(
+        lambda z, i, m: dense_crf(z, i[:, :1], sigma_color=1.0, sigma_space=12.0, mask=m),
+        masked_picture,
+        permutation_invariant=False,
+        dimension_free=False,
+        tensors=8.0,
     ),
     # two predictions
     "dice_consistency": Case(dice_consistency, class_maps, mean_of_images=False),

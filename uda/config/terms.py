@@ -254,30 +254,30 @@ class PottsTerm(_Term):
     dilation: Positive = 1
 
 
-class DenseCrfTerm(_Term):
-    """Pixels that look alike have one class, however far apart: the relaxed energy of a dense CRF."""
-
-    term: Literal["dense_crf"] = "dense_crf"
-    sigma_color: Rate = 0.25
-    """in units of the prepared image, as in ``potts``"""
-    sigma_space: Rate = 100.0
-    """pixels"""
-    spacing: Fraction = 0.5
-    """of the grid on which it is computed, in ``sigma_space``"""
-
-
 class LaplacianTerm(_Term):
-    """Neighbours that look alike have similar predictions: the energy of a graph's Laplacian."""
+    """Neighbours that look alike have like probabilities: the energy of the graph Laplacian."""
 
     term: Literal["laplacian"] = "laplacian"
     weights: Literal["grid", "window"] = "grid"
-    """pairs that share a face, or all pairs within a window"""
+    """pairs that share a face, or pairs within a window"""
     sigma_color: Rate = 0.25
-    """in units of the prepared image, as in ``potts``"""
+    """in units of the prepared image, which has unit sd after ``normalize: zscore``"""
     sigma_space: Rate = 3.0
-    """pixels"""
+    """pixels; of the window, as are the next two"""
     radius: Positive = 3
     dilation: Positive = 1
+
+
+class DenseCrfTerm(_Term):
+    """Pixels that look alike have one class, however far apart: the dense CRF over the whole image."""
+
+    term: Literal["dense_crf"] = "dense_crf"
+    sigma_color: Rate = 0.25
+    """in units of the prepared image, which has unit sd after ``normalize: zscore``"""
+    sigma_space: Rate = 100.0
+    """pixels"""
+    spacing: Fraction = 0.5
+    """of the nodes of the grid that stands for all pairs, in ``sigma_space``; less is more exact"""
 
 
 class PseudoLabelTerm(_Term):
@@ -467,8 +467,8 @@ Term = Annotated[
     | SortedAreaTerm
     | SpatialPriorTerm
     | PottsTerm
-    | DenseCrfTerm
     | LaplacianTerm
+    | DenseCrfTerm
     | PseudoLabelTerm
     | PartialLabelsTerm
     | GridCrfTerm

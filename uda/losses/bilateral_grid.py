@@ -22,7 +22,7 @@ LARGEST = 1e30
 """a colour in σ_c, so that no difference of two overflows"""
 FINER = 4
 """How much closer nodes in space lie where a pixel has one of them. With 4, a pixel is at most σ/16 from its node at
-the default spacing, which shifts its gradient by up to 6 %; corners of cells shift it by up to 3 %."""
+the default spacing; its gradient is then up to 6 % off the sum over all pairs, and up to 3 % with corners of cells."""
 
 
 def check_grid(prediction: Prediction, image: Image, spacing: float, mask: Tensor | None) -> None:
@@ -200,7 +200,7 @@ def _nearest(
 def _axes_of_color(
     colors: Float[Tensor, "b c n"], sigma: float, inside: Bool[Tensor, "b 1 n"] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The two nodes around each pixel's colour: the lower one ``[b, c, n]``, weights ``[b, c, 2, n]``, B ``[b, c, m, m]``."""
+    """The nodes around each colour: the lower one ``[b, c, n]``, weights ``[b, c, 2, n]`` and B ``[b, c, m, m]``."""
     count = LEVELS[colors.shape[1]]
     colors = (colors / sigma).clamp_(-LARGEST, LARGEST)
     share = None

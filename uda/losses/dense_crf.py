@@ -37,9 +37,9 @@ def dense_crf(
         image; the kernel is that of Krähenbühl & Koltun, NIPS 2011
 
     W is not made: :class:`BilateralGrid` filters with a symmetric approximation of it at a cost linear in the number of
-    pixels. The gradient is exact for the approximated energy. With the default spacing the value is within 1 % of the
-    sum over all pairs. The weights depend on the image alone, no gradient reaches it. Pixels outside of the mask
-    have no pairs and no gradient; where it is empty the image's value is 0.
+    pixels. The value is within 0.5 % of the sum over all pairs, the gradient within some per cent; it is exact for the
+    approximated energy. No gradient reaches the image. Pixels outside of the mask have no pairs and no gradient; where
+    it is empty the image's value is 0.
 
     :func:`potts` counts the pairs of a small window exactly, each but that of a pixel with itself.
 
@@ -49,7 +49,8 @@ def dense_crf(
         sigma_color: σ_c in the image's unit; see :func:`potts`. Colours may span 63 σ_c in an image of one channel and
             31 in one of three: beyond that far ones count as equal.
         sigma_space: σ_s in pixels.
-        spacing: of the grid's nodes in space, in σ_s; a smaller one is more exact and costs memory.
+        spacing: of the grid's nodes in space, in σ_s; a smaller one is more exact and costs memory. For three channels
+            1 is nearly as exact, because colour decides, and takes half of the time.
         mask: pixels that take part; default all.
 
     Raises:
@@ -94,15 +95,16 @@ def _energy(
 
     On the nodes: pᵀWp = vᵀBv with v = Sᵀp; and the v of all classes sum to Sᵀ1.
     """
-    agreeing: Tensor | float = 0.0
-    everything: Tensor | float = 0.0
-    blurred: Tensor | float = 0.0
+    agreeing = p.new_zeros(p.shape[0])
+    everything = p.new_zeros(p.shape[0], grid.nodes)
+    blurred = torch.zeros_like(everything)
     for classes in turns(p, grid):
         nodes = grid.splat(p[:, classes])
         smooth = grid.blur(nodes)
         grid.slice(smooth, gradient[:, classes])
-        agreeing = agreeing + (nodes * smooth).sum(2).sum(1)
-        everything, blurred = everything + nodes.sum(1), blurred + smooth.sum(1)
+        everything += nodes.sum(1)
+        blurred += smooth.sum(1)
+        agreeing += nodes.mul_(smooth).sum(2).sum(1)
     pairs = (everything * blurred).sum(1)
     total = pairs.clamp_min(torch.finfo(p.dtype).tiny)
     gradient.mul_(p).mul_((-2 / batch / total).view(-1, 1, 1))

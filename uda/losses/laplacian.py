@@ -37,14 +37,14 @@ def laplacian(
     radius: int = 3,
     dilation: int = 1,
 ) -> Scalar:
-    r"""Weighted mean of the squared distance between the predictions of neighbouring pixels; pairs of like colour weigh more.
+    r"""Mean squared distance between the predictions of neighbouring pixels; pairs of like colour weigh more.
 
     Formula: $\frac1B\sum_b \frac{\sum_{x,y} w(x,y)\,\sum_c (p_c(x) - p_c(y))^2}{\sum_{x,y} w(x,y)}$ with
         $w = \exp\left(-\frac{|I_x - I_y|^2}{2\sigma_c^2}\right)$ for the grid and
         $w = \exp\left(-\frac{|I_x - I_y|^2}{2\sigma_c^2} - \frac{|x - y|^2}{2\sigma_s^2}\right)$ for the window
     Range: [0, 2]
     Minimum: 0 for one prediction, sure or unsure, on each part of the image that pairs of weight above 0 connect
-    Collapse: any constant prediction is a minimum, the uniform one too; it spreads what another loss knows of some pixels
+    Collapse: any constant prediction is a minimum, the uniform one too; it spreads what another loss knows
     Source: Zhu, Ghahramani & Lafferty, ICML 2003, and Belkin, Niyogi & Sindhwani, JMLR 2006 (the energy fᵀLf of a
         graph); Weston, Ratle & Collobert, Deep learning via semi-supervised embedding, ICML 2008 (as a loss);
         divided by Σw here, so that it is a mean over pairs and does not grow with the image
@@ -111,7 +111,7 @@ def _energy(
     add_neighbours(p, image, pairs, gradient)
     axes = list(range(1, p.dim()))
     degree = gradient.sum(1, keepdim=True)
-    total = degree.sum(axes).clamp_min(torch.finfo(p.dtype).tiny)
+    total = degree.sum(axes).clamp_min(4 * torch.finfo(p.dtype).tiny)  # so that 4 / total is finite
     laplace = torch.addcmul(gradient.neg_(), p, degree, out=gradient)
     laplace.mul_(p)
     energy = 2 * laplace.sum(axes) / total

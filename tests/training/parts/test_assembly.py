@@ -118,6 +118,17 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
         {"sigma_color": 0.7, "sigma_space": 2.0, "radius": 2, "dilation": 2},
         lambda: losses.potts(TARGET, IMAGE, 0.7, 2.0, 2, 2),
     ),
+    ("laplacian", {"sigma_color": 0.7}, lambda: losses.laplacian(TARGET, IMAGE, "grid", 0.7)),
+    (
+        "laplacian",
+        {"weights": "window", "sigma_space": 2.0, "radius": 2, "dilation": 2},
+        lambda: losses.laplacian(TARGET, IMAGE, "window", 0.25, 2.0, 2, 2),
+    ),
+    (
+        "dense_crf",
+        {"sigma_color": 0.7, "sigma_space": 8.0, "spacing": 0.25},
+        lambda: losses.dense_crf(TARGET, IMAGE, 0.7, 8.0, 0.25),
+    ),
 ]
 
 
