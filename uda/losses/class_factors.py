@@ -44,8 +44,8 @@ def with_shares(
 ) -> Float[Tensor, "b k *s"]:
     r"""The u that minimises $\sum_x\sum_c u_c(\epsilon\log u_c - \log p_c)$ with shares between the bounds.
 
-    Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, |λ| at most the slack;
-        λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
+    Formula: $u_c(x) \propto p_c(x)^{1/\epsilon} e^{\lambda_c}$ with the λ that maximises the dual, |λ| at most the
+        slack; λ is above 0 only for a class at its lower bound, below 0 only for one at its upper bound
     Source: the dual is that of Pathak et al., ICCV 2015; Newton's method on it, with the damped step of Sun &
         Tran-Dinh, Generalized self-concordant functions, Mathematical Programming 2019, and the falling temperatures
         of Schmitzer, Stabilized sparse scaling algorithms for entropy regularized transport problems, SISC 2019
