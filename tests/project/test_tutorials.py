@@ -80,7 +80,8 @@ def test_mr_to_ct() -> None:
 
 @pytest.mark.usefixtures("few_people", "no_page")
 def test_which_prior() -> None:
-    verbs = follow("which_prior", {}, {"cardiac_phantom": [*SHORT, "--allow-fallback"]})
+    few = {"--kind cam ": "--kind cam --set min_accuracy=0 "}
+    verbs = follow("which_prior", few, {"cardiac_phantom": [*SHORT, "--allow-fallback"]})
     assert verbs.count("prior") == 7
     assert Path("priors/cam-seeds.png").is_file()
     assert Path("checkpoints/with-tags/model.safetensors").is_file()

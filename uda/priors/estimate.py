@@ -243,7 +243,6 @@ def _cam(
         )
     table = np.array([tags[place] for place in places], dtype=bool)
     names = card_of(info).structures
-    shown = np.unique(np.linspace(0, len(target) - 1, min(EXAMPLES, len(target))).astype(int))
     with deterministic():
         fabric = make_fabric(compute)
         model.to(fabric.device)
@@ -257,6 +256,8 @@ def _cam(
         right = float(((classifier.logits(features) > 0) == table).mean())
         classifier = replace(classifier, weights=classifier.weights * used[:, None])
         numbers = [info.classes.index(name) for name in names]
+        drawn = np.flatnonzero(table[:, used].any(1))
+        shown = drawn[np.unique(np.linspace(0, len(drawn) - 1, EXAMPLES).astype(int))]
         labels, maps = activation_seeds(
             model, items, classifier, table, numbers, spec, shown, fabric
         )
