@@ -1,0 +1,279 @@
+"""Which cases and slices to annotate: where several predictions of an image disagree, spread over kinds of images.
+
+A case's *disagreement* says how wrong its mask may be. The cases are chosen so that each resembles many others whose
+masks are as doubtful: among few annotations typical cases teach more than strange ones. In a case, the slices with
+the largest disagreement are taken that lie apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uda.errors import ConfigError
+from uda.files.atomic import write_text
+from uda.files.csv_files import csv_text
+from uda.files.new import new_files
+
+Floats = NDArray[np.float64]
+COLUMNS = ("rank", "case", "slice", "score", "why")
+"""of the CSV file"""
+NAMED = 3
+"""Most cases that a reason lists by name."""
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """How far several predictions of one case agree, and what kind of image it is."""
+
+    case: str
+    slices: NDArray[np.int64]
+    """``[s]`` indices along the file's own slice axis"""
+    dice: Floats
+    """Dice ``[s, m]`` of each structure in a slice (:func:`mean_dice`)"""
+    features: Floats
+    """``[d]`` mean features of the image"""
+
+    @property
+    def disagreement(self) -> Floats:
+        """``[s]``, of each slice."""
+        return disagreement(self.dice)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A slice to annotate."""
+
+    rank: int
+    """of its case, 1 first; the slices of a case follow one another, best first"""
+    case: str
+    slice: int
+    """index along the file's own slice axis from 0; 0 for a photograph"""
+    score: float
+    """disagreement of the predictions of this slice, 0 to 1"""
+    why: str
+
+    @property
+    def row(self) -> tuple[int, str, int, str, str]:
+        """A line of the CSV file (:data:`COLUMNS`)."""
+        return self.rank, self.case, self.slice, f"{self.score:.4f}", self.why
+
+
+def mean_dice(counts: Floats) -> Floats:
+    """Dice ``[s, m]`` of each structure between one prediction and ``v`` others; the mean over these.
+
+    Args:
+        counts: ``[v, s, m, 2]`` pixels that both show as the structure, and the sum of both sizes.
+
+    Returns:
+        NaN where no prediction shows the structure.
+
+    Example:
+        >>> counts = np.array([[[[3.0, 8.0], [0.0, 0.0]]], [[[4.0, 8.0], [0.0, 2.0]]]])  # 2 others, 1 slice
+        >>> mean_dice(counts)
+        array([[0.875, 0.   ]])
+    """
+    both, sizes = counts[..., 0], counts[..., 1]
+    shown = sizes > 0
+    dice = np.where(shown, 2 * both / np.maximum(sizes, 1), 0.0).sum(0)
+    return np.where(shown.any(0), dice / np.maximum(shown.sum(0), 1), np.nan)
+
+
+def disagreement(dice: Floats) -> Floats:
+    """1 − the mean Dice ``[s]`` of the structures shown; 0 where none is.
+
+    Source: Talks & Kreshuk, Ranking pre-trained segmentation models for zero-shot transferability, 2025: Dice between
+    predictions of an image and of its changed copies, there to rank models, here to rank images.
+
+    Example:
+        >>> disagreement(np.array([[0.9, 0.5], [np.nan, 0.25], [np.nan, np.nan]]))
+        array([0.3 , 0.75, 0.  ])
+    """
+    shown = np.isfinite(dice)
+    lost = np.where(shown, 1 - dice, 0.0).sum(1)
+    return lost / np.maximum(shown.sum(1), 1)
+
+
+def similarity(features: Floats) -> Floats:
+    r"""How alike images are ``[n, n]``: :math:`\exp(-d^2/m^2)`, with the median ``m`` of their distances ``d``.
+
+    Args:
+        features: ``[n, d]``; each is scaled to unit standard deviation over the images first.
+
+    Example:
+        >>> similarity(np.array([[0.0], [0.0], [3.0]])).round(3)
+        array([[1.   , 1.   , 0.368],
+               [1.   , 1.   , 0.368],
+               [0.368, 0.368, 1.   ]])
+    """
+    sd = features.std(0)
+    varies = sd > 1e-9 * np.abs(features).max(initial=1e-300)
+    scaled = features[:, varies] / sd[varies]
+    squares = np.square(scaled).sum(1)
+    distance2 = np.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0)
+    np.fill_diagonal(distance2, 0)
+    apart = distance2[distance2 > 1e-9]
+    alike: Floats = np.exp(-distance2 / (np.median(apart) if len(apart) else 1.0))
+    return alike
+
+
+def representatives(weights: Floats, alike: Floats, count: int) -> list[int]:
+    r"""Greedy choice of images that stand for all others, those with much weight before all.
+
+    It maximises the facility location :math:`\sum_j w_j \max_{i \in \text{chosen}} s_{ij}`, of which a greedy choice
+    reaches 63 % at the least.
+
+    Args:
+        weights: ``[n]`` 0 or more; all 0 counts as all 1.
+        alike: ``[n, n]`` from 0 to 1, as of :func:`similarity`.
+        count: images to choose; fewer where there are fewer.
+
+    Returns:
+        their indices, the most useful one first.
+
+    Source: Wei, Iyer & Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015, eq. 9, weighted
+    by doubt in place of their filter; representative sets among uncertain images: Yang et al., Suggestive Annotation,
+    MICCAI 2017; typical before strange ones: Hacohen, Dekel & Weinshall (TypiClust), ICML 2022.
+
+    Example:
+        Image 2 is the most doubtful, but image 1 resembles the other two:
+
+        >>> alike = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.5], [0.0, 0.5, 1.0]])
+        >>> representatives(np.array([0.4, 0.4, 0.5]), alike, 2)
+        [1, 2]
+        >>> representatives(np.array([0.1, 0.1, 0.9]), alike, 1)
+        [2]
+    """
+    weights = weights if weights.any() else np.ones_like(weights)
+    covered, chosen = np.zeros(len(weights)), list[int]()
+    for _ in range(min(count, len(weights))):
+        gain = np.maximum(alike - covered, 0) @ weights
+        gain[chosen] = -1
+        chosen.append(int(gain.argmax()))
+        covered = np.maximum(covered, alike[chosen[-1]])
+    return chosen
+
+
+def spread_slices(doubt: Floats, at: NDArray[np.int64], count: int) -> list[int]:
+    r"""Greedy choice of slices with much doubt that lie apart.
+
+    Each next one has the largest :math:`u_i \min_{j \in \text{chosen}} (1 - \exp(-(z_i - z_j)^2/h^2))` of its doubt
+    ``u`` and its place ``z``, where ``h`` is the length of the stack over ``count``.
+
+    Args:
+        doubt: ``[s]`` 0 or more; all 0 counts as all 1.
+        at: ``[s]`` distinct places along the slice axis.
+        count: slices to choose; fewer where there are fewer.
+
+    Returns:
+        indices into ``doubt``, the first chosen one first.
+
+    Example:
+        >>> doubt = np.array([0.1, 0.8, 0.9, 0.7, 0.1, 0.1, 0.4, 0.1])
+        >>> spread_slices(doubt, np.arange(8), 2)  # not 1, the neighbour
+        [2, 6]
+    """
+    doubt = doubt if doubt.any() else np.ones_like(doubt)
+    reach = (int(at.max()) - int(at.min()) + 1) / count
+    apart, chosen = np.ones(len(doubt)), list[int]()
+    for _ in range(min(count, len(doubt))):
+        value = doubt * apart
+        value[chosen] = -1
+        chosen.append(int(value.argmax()))
+        apart = np.minimum(apart, 1 - np.exp(-(((at - at[chosen[-1]]) / reach) ** 2)))
+    return chosen
+
+
+def suggestions(
+    opinions: Sequence[Opinions],
+    structures: Sequence[str],
+    k: int = 3,
+    slices: int = 3,
+    others: str = "views",
+) -> list[Suggestion]:
+    """The slices to annotate, the most useful case first, and in each case the most doubtful slice first.
+
+    Args:
+        opinions: of every case.
+        structures: names ``m``.
+        k: number of cases to suggest.
+        slices: number of slices in each of them.
+        others: what the model was compared with, in words.
+
+    Raises:
+        ConfigError: fewer than one case or slice is asked for.
+    """
+    check_counts(k, slices)
+    doubt = np.array([one.disagreement.mean() for one in opinions])
+    alike = similarity(np.stack([one.features for one in opinions]))
+    chosen = representatives(doubt, alike, k)
+    nearest = alike[chosen].argmax(0)
+    found = []
+    for rank, index in enumerate(chosen):
+        one = opinions[index]
+        like = [i for i in np.argsort(-alike[index], kind="stable") if i not in chosen]
+        like = [i for i in like if nearest[i] == rank]
+        place = 1 + int((doubt > doubt[index]).sum())
+        told = (
+            f"case: mean disagreement {doubt[index]:.2f}, number {place} of {len(opinions)} cases"
+            f"{_like([opinions[i].case for i in like])}"
+        )
+        for at in _slices(one, slices):
+            why = f"slice: {_dice(one.dice[at], structures, others)}; {told}"
+            score = float(one.disagreement[at])
+            found.append(Suggestion(rank + 1, one.case, int(one.slices[at]), score, why))
+    return found
+
+
+def check_counts(k: int, slices: int) -> None:
+    """Refuse to suggest nothing.
+
+    Raises:
+        ConfigError: fewer than one case or slice is asked for.
+    """
+    for what, count in (("cases", k), ("slices", slices)):
+        if count < 1:
+            raise ConfigError(f"{count} {what} are asked for", expected="1 or more")
+
+
+def write_suggestions(path: Path, found: Sequence[Suggestion]) -> None:
+    """Write ``rank,case,slice,score,why``, a line each, where no other file is.
+
+    Raises:
+        DataError: another file has the place.
+        RunError: writing fails.
+    """
+    with new_files(path.parent) as folder:
+        write_text(folder / path.name, csv_text([COLUMNS, *(one.row for one in found)]))
+
+
+def _slices(one: Opinions, count: int) -> list[int]:
+    """Which rows of a case; of prepared slices that show one slice of the file the most doubtful."""
+    order = np.lexsort((-one.disagreement, one.slices))
+    at, first = np.unique(one.slices[order], return_index=True)
+    rows = order[first]
+    return [int(rows[i]) for i in spread_slices(one.disagreement[rows], at, count)]
+
+
+def _dice(dice: Floats, structures: Sequence[str], others: str) -> str:
+    """The agreement in one slice, in words."""
+    shown = np.flatnonzero(np.isfinite(dice))
+    if not len(shown):
+        return "no structure is found in it"
+    least = shown[dice[shown].argmin()]
+    mean = f"{others} agree by Dice {dice[shown].mean():.2f}"
+    if len(shown) == 1:
+        return f"{mean}, on {structures[least]} alone"
+    return f"{mean}, least on {structures[least]} ({dice[least]:.2f})"
+
+
+def _like(names: Sequence[str]) -> str:
+    """The cases that a case stands for, in words."""
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"; stands for {', '.join(names[:NAMED])}{more}"
