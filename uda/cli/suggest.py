@@ -39,7 +39,7 @@ def suggest(
     from uda.errors import visible
 
     def told(one: Opinions) -> None:
-        said = f"{one.case}: mean disagreement {one.disagreement.mean():.2f}"
+        said = f"{one.case}: disagreement {one.doubt:.2f}"
         typer.echo(visible(said), err=True)
 
     found = api.suggest(

@@ -33,7 +33,7 @@ from uda.prediction.confidence import structures_of
 from uda.prediction.folder import SIGNATURE
 from uda.prediction.outcome import Places
 from uda.prediction.photos import read_prepared, view_logits
-from uda.prediction.suggestion import Floats, Opinions, mean_dice
+from uda.prediction.suggestion import Floats, Opinions, disputed_share, mean_dice
 from uda.prediction.views import PHOTO_VIEWS, VIEWS, View
 from uda.prediction.volumes import read_case, view_planes
 from uda.selection.overlap import confusion
@@ -119,13 +119,13 @@ class Panel:
             labels, features = self._labels(planes, case)
             rows, columns = inside(geometry)
             labels = labels[:, rows, columns]
-            counts = [
+            every = [
                 _overlaps(labels, found, (rows, columns), len(self.info.classes))
                 for found in self._others(planes, geometry, views, case)
             ]
-        some = list(structures_of(self.info))
+        counts = np.stack(every)[:, :, list(structures_of(self.info))]
         slices = np.array([geometry.stored_slice(i) for i in range(geometry.depth)])
-        return Opinions(case.name, slices, mean_dice(np.stack(counts)[:, :, some]), features)
+        return Opinions(case.name, slices, mean_dice(counts), disputed_share(counts), features)
 
     def _opened(self, case: Case) -> tuple[Planes, Geometry, tuple[View, ...]]:
         prepare = self.info.prepare

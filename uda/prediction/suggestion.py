@@ -1,8 +1,8 @@
 """Which cases and slices to annotate: where several predictions of an image disagree, spread over kinds of images.
 
-A case's *disagreement* says how wrong its mask may be. The cases are chosen so that each resembles many others whose
-masks are as doubtful: among few annotations typical cases teach more than strange ones. In a case, the slices with
-the largest disagreement are taken that lie apart.
+The *disagreement* of a case says how wrong its mask may be. The cases are chosen so that each resembles many others
+whose masks are as doubtful: among few annotations typical cases teach more than strange ones. In a case, slices are
+taken that lie apart and hold much of its disagreement.
 """
 
 from __future__ import annotations
@@ -35,13 +35,25 @@ class Opinions:
     """``[s]`` indices along the file's own slice axis"""
     dice: Floats
     """Dice ``[s, m]`` of each structure in a slice (:func:`mean_dice`)"""
+    share: Floats
+    """share ``[s]`` of the pixels in dispute that a slice has (:func:`disputed_share`)"""
     features: Floats
     """``[d]`` mean features of the image"""
 
     @property
-    def disagreement(self) -> Floats:
-        """``[s]``, of each slice."""
-        return disagreement(self.dice)
+    def scores(self) -> Floats:
+        r"""``[s]`` of each slice: :math:`\sqrt{u a}` of its disagreement ``u`` and its share ``a``.
+
+        By ``u`` alone a slice that shows the tip of a structure would go before all others, by ``a`` alone the one that
+        shows most of it.
+        """
+        return np.sqrt(disagreement(self.dice) * self.share)
+
+    @property
+    def doubt(self) -> float:
+        """Mean disagreement of the slices that show a structure; 1 where none does, as if it was missed."""
+        shown = np.isfinite(self.dice).any(1)
+        return float(disagreement(self.dice)[shown].mean()) if shown.any() else 1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Suggestion:
     slice: int
     """index along the file's own slice axis from 0; 0 for a photograph"""
     score: float
-    """disagreement of the predictions of this slice, 0 to 1"""
+    """of :attr:`Opinions.scores`, 0 to 1"""
     why: str
 
     @property
@@ -94,8 +106,28 @@ def disagreement(dice: Floats) -> Floats:
         array([0.3 , 0.75, 0.  ])
     """
     shown = np.isfinite(dice)
-    lost = np.where(shown, 1 - dice, 0.0).sum(1)
-    return lost / np.maximum(shown.sum(1), 1)
+    found: Floats = np.where(shown, 1 - dice, 0.0).sum(1) / np.maximum(shown.sum(1), 1)
+    return found
+
+
+def disputed_share(counts: Floats) -> Floats:
+    r"""What each slice ``[s]`` has of :math:`1 - \text{Dice}` of the whole case, as shares of 1; 0 where all agree.
+
+    That is :math:`\sum_i d_i / \sum_i n_i` of the pixels ``d`` of slice ``i`` that one prediction alone shows as the
+    structure and the sum ``n`` of both sizes, so the part of slice ``i`` is :math:`d_i / \sum_i n_i`: its mean over
+    structures and other predictions.
+
+    Args:
+        counts: as of :func:`mean_dice`.
+
+    Example:
+        >>> disputed_share(np.array([[[[3.0, 8.0]], [[1.0, 8.0]]]])).tolist()  # 2 and 6 pixels of 16
+        [0.25, 0.75]
+    """
+    both, sizes = counts[..., 0], counts[..., 1]
+    parts = ((sizes - 2 * both) / np.maximum(sizes.sum(1, keepdims=True), 1)).mean((0, 2))
+    shares: Floats = parts / max(float(parts.sum()), 1e-12)
+    return shares
 
 
 def similarity(features: Floats) -> Floats:
@@ -135,8 +167,8 @@ def representatives(weights: Floats, alike: Floats, count: int) -> list[int]:
     Returns:
         their indices, the most useful one first.
 
-    Source: Wei, Iyer & Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015, eq. 9, weighted
-    by doubt in place of their filter; representative sets among uncertain images: Yang et al., Suggestive Annotation,
+    Source: Wei, Iyer & Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015, weighted by
+    doubt in place of their filter; representative sets among uncertain images: Yang et al., Suggestive Annotation,
     MICCAI 2017; typical before strange ones: Hacohen, Dekel & Weinshall (TypiClust), ICML 2022.
 
     Example:
@@ -162,7 +194,7 @@ def spread_slices(doubt: Floats, at: NDArray[np.int64], count: int) -> list[int]
     r"""Greedy choice of slices with much doubt that lie apart.
 
     Each next one has the largest :math:`u_i \min_{j \in \text{chosen}} (1 - \exp(-(z_i - z_j)^2/h^2))` of its doubt
-    ``u`` and its place ``z``, where ``h`` is the length of the stack over ``count``.
+    ``u`` and its place ``z``, where ``h`` is half the length of the stack over ``count``.
 
     Args:
         doubt: ``[s]`` 0 or more; all 0 counts as all 1.
@@ -178,7 +210,7 @@ def spread_slices(doubt: Floats, at: NDArray[np.int64], count: int) -> list[int]
         [2, 6]
     """
     doubt = doubt if doubt.any() else np.ones_like(doubt)
-    reach = (int(at.max()) - int(at.min()) + 1) / count
+    reach = (int(at.max()) - int(at.min()) + 1) / (2 * count)
     apart, chosen = np.ones(len(doubt)), list[int]()
     for _ in range(min(count, len(doubt))):
         value = doubt * apart
@@ -208,7 +240,7 @@ def suggestions(
         ConfigError: fewer than one case or slice is asked for.
     """
     check_counts(k, slices)
-    doubt = np.array([one.disagreement.mean() for one in opinions])
+    doubt = np.array([one.doubt for one in opinions])
     alike = similarity(np.stack([one.features for one in opinions]))
     chosen = representatives(doubt, alike, k)
     nearest = alike[chosen].argmax(0)
@@ -219,12 +251,12 @@ def suggestions(
         like = [i for i in like if nearest[i] == rank]
         place = 1 + int((doubt > doubt[index]).sum())
         told = (
-            f"case: mean disagreement {doubt[index]:.2f}, number {place} of {len(opinions)} cases"
+            f"case: disagreement {doubt[index]:.2f}, number {place} of {len(opinions)}"
             f"{_like([opinions[i].case for i in like])}"
         )
         for at in _slices(one, slices):
-            why = f"slice: {_dice(one.dice[at], structures, others)}; {told}"
-            score = float(one.disagreement[at])
+            why = f"slice: {_slice(one, at, structures, others)}; {told}"
+            score = float(one.scores[at])
             found.append(Suggestion(rank + 1, one.case, int(one.slices[at]), score, why))
     return found
 
@@ -253,22 +285,22 @@ def write_suggestions(path: Path, found: Sequence[Suggestion]) -> None:
 
 def _slices(one: Opinions, count: int) -> list[int]:
     """Which rows of a case; of prepared slices that show one slice of the file the most doubtful."""
-    order = np.lexsort((-one.disagreement, one.slices))
+    order = np.lexsort((-one.scores, one.slices))
     at, first = np.unique(one.slices[order], return_index=True)
     rows = order[first]
-    return [int(rows[i]) for i in spread_slices(one.disagreement[rows], at, count)]
+    return [int(rows[i]) for i in spread_slices(one.scores[rows], at, count)]
 
 
-def _dice(dice: Floats, structures: Sequence[str], others: str) -> str:
+def _slice(one: Opinions, at: int, structures: Sequence[str], others: str) -> str:
     """The agreement in one slice, in words."""
+    dice = one.dice[at]
     shown = np.flatnonzero(np.isfinite(dice))
     if not len(shown):
-        return "no structure is found in it"
+        return "no structure is found"
     least = shown[dice[shown].argmin()]
-    mean = f"{others} agree by Dice {dice[shown].mean():.2f}"
-    if len(shown) == 1:
-        return f"{mean}, on {structures[least]} alone"
-    return f"{mean}, least on {structures[least]} ({dice[least]:.2f})"
+    told = f"{others} agree by Dice {dice[shown].mean():.2f}"
+    told += f" (on {structures[least]} by {dice[least]:.2f})"
+    return told if len(one.dice) == 1 else f"{told}, {100 * one.share[at]:.0f} % of the dispute"
 
 
 def _like(names: Sequence[str]) -> str:
