@@ -39,6 +39,7 @@ from uda.networks.model_file import Trained
 from uda.prediction.opinions import Panel
 from uda.prediction.suggestion import (
     Opinions,
+    chosen_cases,
     disagreement,
     representatives,
     similarity,
@@ -46,6 +47,9 @@ from uda.prediction.suggestion import (
 )
 from uda.prediction.views import VIEWS
 from uda.prediction.volumes import PreparedCase, read_case, view_planes
+
+DRAWS = 200
+"""of random scores"""
 
 Floats = NDArray[np.float64]
 Box = tuple[int, int, int, int]
@@ -197,19 +201,12 @@ def table(found: Sequence[Judged], seed: int = 0) -> str:
     head = ("slices IoU", "within IoU", "slices pixels", "within pixels")
     head += ("cases IoU", "cases pixels", "cases scribbles")
     lines = [f"| criterion | {' | '.join(head)} |", f"|{'---|' * (1 + len(head))}"]
-    rng = np.random.default_rng(seed)
-    drawn = [rng.random(len(one.iou)) for one in found]
-    rows = {name: [one.scores[name] for one in found] for name in found[0].scores}
-    for name, scores in {"random": drawn, **rows}.items():
-        cells = []
-        for error in ("iou", "pixels"):
-            errors = [getattr(one, error) for one in found]
-            cells.append(rho(np.concatenate(scores), np.concatenate(errors)))
-            cells.append(float(np.mean([rho(*pair) for pair in zip(scores, errors, strict=True)])))
-        if name in found[0].cases or name == "random":
-            of_case = (
-                [one.cases[name] for one in found] if name != "random" else rng.random(len(found))
-            )
+    lines.append(f"| random, mean ± sd of {DRAWS} | {' | '.join(_by_chance(found, seed))} |")
+    for name in found[0].scores:
+        scores = [one.scores[name] for one in found]
+        cells = list(_of_slices(scores, found))
+        if name in found[0].cases:
+            of_case = [one.cases[name] for one in found]
             cells += [
                 rho(of_case, errors) if np.isfinite(errors).all() else np.nan
                 for errors in errors_of(found).values()
@@ -217,6 +214,25 @@ def table(found: Sequence[Judged], seed: int = 0) -> str:
         shown = [f"{cell:.2f}" if np.isfinite(cell) else "–" for cell in cells]
         lines.append(f"| {name} | {' | '.join(shown + ['–'] * (len(head) - len(shown)))} |")
     return "\n".join(lines)
+
+
+def _of_slices(scores: Sequence[Floats], found: Sequence[Judged]) -> Iterator[float]:
+    """Correlation over all slices and mean correlation within a case, with either error."""
+    for error in ("iou", "pixels"):
+        errors = [getattr(one, error) for one in found]
+        yield rho(np.concatenate(scores), np.concatenate(errors))
+        yield float(np.mean([rho(*pair) for pair in zip(scores, errors, strict=True)]))
+
+
+def _by_chance(found: Sequence[Judged], seed: int) -> Iterator[str]:
+    """Correlations of random scores: how far a criterion without any value may get."""
+    rng = np.random.default_rng(seed)
+    every = []
+    for _ in range(DRAWS):
+        cells = list(_of_slices([rng.random(len(one.iou)) for one in found], found))
+        every.append(cells + [rho(rng.random(len(found)), e) for e in errors_of(found).values()])
+    for mean, sd in zip(np.mean(every, 0), np.std(every, 0), strict=True):
+        yield f"{mean:.2f} ± {sd:.2f}" if np.isfinite(mean) else "–"
 
 
 def errors_of(found: Sequence[Judged]) -> dict[str, list[float]]:
@@ -233,7 +249,8 @@ def chosen_table(found: Sequence[Judged], k: int) -> str:
     doubt = np.array([one.opinions.doubt for one in found])
     alike = similarity(np.stack([one.opinions.features for one in found]))
     chosen: dict[str, list[int]] = {
-        "`uda suggest`": representatives(doubt, alike, k),
+        "`uda suggest`": chosen_cases(doubt, alike, k),
+        "representatives of all": representatives(doubt, alike, k),
         "most doubtful": [int(i) for i in np.argsort(-doubt, kind="stable")[:k]],
         "most typical": representatives(np.ones_like(doubt), alike, k),
         "farthest first": farthest_first(doubt, alike, k),
@@ -259,8 +276,8 @@ def _means(
 def farthest_first(doubt: Floats, alike: Floats, k: int) -> list[int]:
     """The most doubtful case, then those with much doubt that are unlike the chosen ones.
 
-    Source: Sener & Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018, with the
-    doubt as a weight.
+    Source: Sener & Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018, with
+    the doubt as a weight.
     """
     chosen = [int(doubt.argmax())]
     while len(chosen) < min(k, len(doubt)):

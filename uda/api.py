@@ -26,7 +26,6 @@ from uda.files.apart import check_apart
 from uda.files.atomic import read_json, write_json
 from uda.files.digests import fingerprint
 from uda.files.links import check_links
-from uda.files.new import check_file
 from uda.files.output import lock, output_folder
 from uda.networks.model_file import MODEL_FILE, Trained, card_of, load_model, model_path
 from uda.pipeline import run as pipeline
@@ -40,6 +39,7 @@ from uda.prediction.suggestion import (
     Opinions,
     Suggestion,
     check_counts,
+    check_place,
     suggestions,
     write_suggestions,
 )
@@ -240,7 +240,7 @@ def suggest(
     Args:
         model: ``model.safetensors``, or the folder that holds it.
         images: folder of images, or a pattern.
-        out: CSV ``rank,case,slice,score,why`` to write; another file of this name is never replaced.
+        out: CSV ``rank,case,slice,score,why`` to write; a file that uda did not write is never replaced.
         k: number of cases to suggest.
         slices: number of slices in each of them.
         other: a model to compare with, such as the one before adaptation.
@@ -266,7 +266,7 @@ def suggest(
     masks = None if predictions is None else Path(predictions)
     if out is not None:
         check_apart(Path(out), [*inputs, *([masks] if masks else [])])
-        check_file(Path(out))
+        check_place(Path(out))
     panel = Panel(network.to(fabric.device), info, fabric, second, masks)
     panel.check(cases)
     opinions = []

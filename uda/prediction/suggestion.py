@@ -1,8 +1,8 @@
 """Which cases and slices to annotate: where several predictions of an image disagree, spread over kinds of images.
 
-The *disagreement* of a case says how wrong its mask may be. The cases are chosen so that each resembles many others
-whose masks are as doubtful: among few annotations typical cases teach more than strange ones. In a case, slices are
-taken that lie apart and hold much of its disagreement.
+The *disagreement* of a case says how wrong its mask may be. Of the more doubtful half of the cases those are chosen
+that resemble many other doubtful ones: among few annotations typical cases teach more than strange ones. In a case,
+slices are taken that lie apart and hold much of its disagreement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from uda.errors import ConfigError
 from uda.files.atomic import write_text
 from uda.files.csv_files import csv_text
-from uda.files.new import new_files
+from uda.files.new import check_file
+from uda.files.output import output_folder
 
 Floats = NDArray[np.float64]
 COLUMNS = ("rank", "case", "slice", "score", "why")
@@ -153,7 +154,34 @@ def similarity(features: Floats) -> Floats:
     return alike
 
 
-def representatives(weights: Floats, alike: Floats, count: int) -> list[int]:
+def chosen_cases(doubt: Floats, alike: Floats, count: int) -> list[int]:
+    """:func:`representatives` of all cases, each weighing what its doubt is, among the more doubtful half.
+
+    Source: Yang et al., Suggestive Annotation, MICCAI 2017: representative images among uncertain ones; Wei, Iyer &
+    Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015: the same with a facility location.
+
+    Args:
+        doubt: ``[n]`` 0 or more; all 0 counts as all 1.
+        alike: ``[n, n]`` from 0 to 1, as of :func:`similarity`.
+        count: cases to choose; fewer where there are fewer.
+
+    Example:
+        Cases 0 to 2 are of one kind, and 2 is not doubtful enough to be asked about:
+
+        >>> alike = np.array([[1.0, 0.7, 0.9, 0.1], [0.7, 1, 0.9, 0.1], [0.9, 0.9, 1, 0.1], [0.1, 0.1, 0.1, 1]])
+        >>> chosen_cases(np.array([0.5, 0.4, 0.1, 0.2]), alike, 1)
+        [0]
+        >>> chosen_cases(np.array([0.5, 0.4, 0.1, 0.2]), alike, 3)  # more than half of four
+        [0, 3, 1]
+    """
+    half = max(count, -(-len(doubt) // 2))
+    among = np.argsort(-doubt, kind="stable")[:half]
+    return representatives(doubt, alike, count, among)
+
+
+def representatives(
+    weights: Floats, alike: Floats, count: int, among: NDArray[np.int64] | None = None
+) -> list[int]:
     r"""Greedy choice of images that stand for all others, those with much weight before all.
 
     It maximises the facility location :math:`\sum_j w_j \max_{i \in \text{chosen}} s_{ij}`, of which a greedy choice
@@ -163,13 +191,13 @@ def representatives(weights: Floats, alike: Floats, count: int) -> list[int]:
         weights: ``[n]`` 0 or more; all 0 counts as all 1.
         alike: ``[n, n]`` from 0 to 1, as of :func:`similarity`.
         count: images to choose; fewer where there are fewer.
+        among: indices of those that may be chosen; by default all.
 
     Returns:
         their indices, the most useful one first.
 
-    Source: Wei, Iyer & Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015, weighted by
-    doubt in place of their filter; representative sets among uncertain images: Yang et al., Suggestive Annotation,
-    MICCAI 2017; typical before strange ones: Hacohen, Dekel & Weinshall (TypiClust), ICML 2022.
+    Source: Wei, Iyer & Bilmes, ICML 2015, with weights; typical images before strange ones where annotations are few:
+    Hacohen, Dekel & Weinshall, Active Learning on a Budget (TypiClust), ICML 2022.
 
     Example:
         Image 2 is the most doubtful, but image 1 resembles the other two:
@@ -181,11 +209,14 @@ def representatives(weights: Floats, alike: Floats, count: int) -> list[int]:
         [2]
     """
     weights = weights if weights.any() else np.ones_like(weights)
+    closed = np.full(len(weights), among is not None)
+    if among is not None:
+        closed[among] = False
     covered, chosen = np.zeros(len(weights)), list[int]()
-    for _ in range(min(count, len(weights))):
-        gain = np.maximum(alike - covered, 0) @ weights
-        gain[chosen] = -1
+    for _ in range(min(count, int((~closed).sum()))):
+        gain = np.where(closed, -1.0, np.maximum(alike - covered, 0) @ weights)
         chosen.append(int(gain.argmax()))
+        closed[chosen[-1]] = True
         covered = np.maximum(covered, alike[chosen[-1]])
     return chosen
 
@@ -242,7 +273,7 @@ def suggestions(
     check_counts(k, slices)
     doubt = np.array([one.doubt for one in opinions])
     alike = similarity(np.stack([one.features for one in opinions]))
-    chosen = representatives(doubt, alike, k)
+    chosen = chosen_cases(doubt, alike, k)
     nearest = alike[chosen].argmax(0)
     found = []
     for rank, index in enumerate(chosen):
@@ -272,15 +303,28 @@ def check_counts(k: int, slices: int) -> None:
             raise ConfigError(f"{count} {what} are asked for", expected="1 or more")
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where another file is than one that uda wrote, before work that takes long.
+
+    Raises:
+        DataError: there is one, or a folder.
+        RunError: another process works in the folder.
+    """
+    check_file(path)
+    with output_folder(path.parent) as ledger:
+        ledger.check([path])
+
+
 def write_suggestions(path: Path, found: Sequence[Suggestion]) -> None:
-    """Write ``rank,case,slice,score,why``, a line each, where no other file is.
+    """Write ``rank,case,slice,score,why``, a line each; a file that uda wrote there is replaced.
 
     Raises:
         DataError: another file has the place.
-        RunError: writing fails.
+        RunError: writing fails, or another process works in the folder.
     """
-    with new_files(path.parent) as folder:
-        write_text(folder / path.name, csv_text([COLUMNS, *(one.row for one in found)]))
+    with output_folder(path.parent) as ledger:
+        ledger.check([path])
+        write_text(path, csv_text([COLUMNS, *(one.row for one in found)]))
 
 
 def _slices(one: Opinions, count: int) -> list[int]:
