@@ -41,7 +41,6 @@ from uda.prediction.suggestion import (
     Opinions,
     chosen_cases,
     disagreement,
-    representatives,
     similarity,
     suggestions,
 )
@@ -250,9 +249,8 @@ def chosen_table(found: Sequence[Judged], k: int) -> str:
     alike = similarity(np.stack([one.opinions.features for one in found]))
     chosen: dict[str, list[int]] = {
         "`uda suggest`": chosen_cases(doubt, alike, k),
-        "representatives of all": representatives(doubt, alike, k),
         "most doubtful": [int(i) for i in np.argsort(-doubt, kind="stable")[:k]],
-        "most typical": representatives(np.ones_like(doubt), alike, k),
+        "most typical": chosen_cases(np.ones_like(doubt), alike, k),
         "farthest first": farthest_first(doubt, alike, k),
     }
     rng = np.random.default_rng(0)

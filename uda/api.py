@@ -269,9 +269,14 @@ def suggest(
         check_place(Path(out))
     panel = Panel(network.to(fabric.device), info, fabric, second, masks)
     panel.check(cases)
-    opinions = []
+    opinions, hashes = [], Hashes()
     for case in cases:
+        before = {path: hashes.of(path) for path in panel.files(case)}
         opinions.append(panel.opinions(case))
+        if changed := [path for path, digest in before.items() if hashes.of(path) != digest]:
+            raise DataError(
+                "changed while it was read", where=changed[0], fix="run the same command again"
+            )
         if done is not None:
             done(opinions[-1])
     found = suggestions(opinions, panel.structures, k, slices, panel.words)

@@ -32,10 +32,10 @@ from uda.prediction.folder import predict_cases
 from uda.prediction.opinions import Panel
 from uda.prediction.suggestion import (
     Opinions,
+    chosen_cases,
     disagreement,
     disputed_share,
     mean_dice,
-    representatives,
     similarity,
     spread_slices,
     suggestions,
@@ -168,14 +168,14 @@ def test_images_that_are_all_alike_or_alone_stay_numbers() -> None:
 def test_two_kinds_of_images_get_one_suggestion_each_before_any_gets_two() -> None:
     kinds = np.array([0, 0, 0, 1, 1])
     alike = (kinds[:, None] == kinds).astype(float)
-    chosen = representatives(np.array([0.5, 0.6, 0.7, 0.2, 0.3]), alike, 2)
+    chosen = chosen_cases(np.array([0.5, 0.6, 0.7, 0.2, 0.3]), alike, 2)
     assert sorted(kinds[chosen]) == [0, 1]
     assert kinds[chosen[0]] == 0  # three doubtful cases before two that are less so
 
 
 def test_without_doubt_the_most_typical_image_is_first() -> None:
     alike = np.array([[1, 0.9, 0.1], [0.9, 1, 0.6], [0.1, 0.6, 1]])
-    assert representatives(np.zeros(3), alike, 3)[0] == 1
+    assert chosen_cases(np.zeros(3), alike, 3)[0] == 1
 
 
 @given(st.data())
@@ -186,10 +186,10 @@ def test_a_choice_has_no_repeats_and_each_step_gains_most(data: st.DataObject) -
     features = np.array(data.draw(st.lists(number, min_size=count, max_size=count)))[:, None]
     wanted = data.draw(st.integers(1, 8))
     alike = similarity(features)
-    chosen = representatives(weights, alike, wanted)
+    chosen = chosen_cases(weights, alike, wanted)
     assert len(set(chosen)) == len(chosen) == min(count, wanted)
     weights = weights if weights.any() else np.ones(count)
-    gains = [weights @ alike[i] for i in range(count)]
+    gains = [sum(alike[i] * np.minimum(weights[i], weights)) for i in range(count)]
     assert gains[chosen[0]] == pytest.approx(max(gains))
 
 
@@ -447,6 +447,23 @@ def test_an_unreadable_image_leaves_no_file(scans: Path, model: Path, tmp_path: 
     with pytest.raises(UdaError, match=r"c1\.nii\.gz"):
         uda.suggest(model, scans, tmp_path / "new" / "s.csv", compute=ON_CPU)
     assert not (tmp_path / "new").exists()
+
+
+def test_an_image_that_changes_while_it_is_read_is_noticed(
+    scans: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Panel.opinions
+
+    def edited(self: Panel, case: Case) -> Opinions:
+        found = read(self, case)
+        if case.name == "c1":
+            write_nifti(case.image, make_case(7, True)[0])
+        return found
+
+    monkeypatch.setattr(Panel, "opinions", edited)
+    with pytest.raises(DataError, match="changed while it was read"):
+        uda.suggest(model, scans, tmp_path / "s.csv", compute=ON_CPU)
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_a_model_beside_another_and_masks(scans: Path, model: Path, tmp_path: Path) -> None:

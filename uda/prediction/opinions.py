@@ -106,6 +106,11 @@ class Panel:
     def _places(self, folder: Path) -> Places:
         return Places(folder, isinstance(self.info.prepare, PhotoPrepare))
 
+    def files(self, case: Case) -> list[Path]:
+        """What is read of a case."""
+        masks = [] if self.masks is None else [self._places(self.masks).labels(case.name)]
+        return [case.image, *masks]
+
     def opinions(self, case: Case) -> Opinions:
         """Predict one case several times and compare.
 

@@ -1,8 +1,8 @@
 """Which cases and slices to annotate: where several predictions of an image disagree, spread over kinds of images.
 
-The *disagreement* of a case says how wrong its mask may be. Of the more doubtful half of the cases those are chosen
-that resemble many other doubtful ones: among few annotations typical cases teach more than strange ones. In a case,
-slices are taken that lie apart and hold much of its disagreement.
+The *disagreement* of a case says how wrong its mask may be. Doubtful cases are chosen that resemble many other doubtful
+ones: among few annotations typical cases teach more than strange ones. In a case, slices are taken that lie apart and
+hold much of its disagreement.
 """
 
 from __future__ import annotations
@@ -155,69 +155,41 @@ def similarity(features: Floats) -> Floats:
 
 
 def chosen_cases(doubt: Floats, alike: Floats, count: int) -> list[int]:
-    """:func:`representatives` of all cases, each weighing what its doubt is, among the more doubtful half.
+    r"""Greedy choice of cases whose annotation settles most of the doubt about all cases.
 
-    Source: Yang et al., Suggestive Annotation, MICCAI 2017: representative images among uncertain ones; Wei, Iyer &
-    Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015: the same with a facility location.
+    Case ``i`` settles :math:`v_{ij} = s_{ij} \min(u_i, u_j)` of the doubt ``u`` about case ``j``: as much as the two
+    are alike, and no more than ``i`` shows itself. The doubt that all chosen ones settle is the facility location
+    :math:`\sum_j \max_{i \in \text{chosen}} v_{ij}`, of which a greedy choice reaches 63 % at the least.
 
     Args:
         doubt: ``[n]`` 0 or more; all 0 counts as all 1.
         alike: ``[n, n]`` from 0 to 1, as of :func:`similarity`.
         count: cases to choose; fewer where there are fewer.
 
-    Example:
-        Cases 0 to 2 are of one kind, and 2 is not doubtful enough to be asked about:
-
-        >>> alike = np.array([[1.0, 0.7, 0.9, 0.1], [0.7, 1, 0.9, 0.1], [0.9, 0.9, 1, 0.1], [0.1, 0.1, 0.1, 1]])
-        >>> chosen_cases(np.array([0.5, 0.4, 0.1, 0.2]), alike, 1)
-        [0]
-        >>> chosen_cases(np.array([0.5, 0.4, 0.1, 0.2]), alike, 3)  # more than half of four
-        [0, 3, 1]
-    """
-    half = max(count, -(-len(doubt) // 2))
-    among = np.argsort(-doubt, kind="stable")[:half]
-    return representatives(doubt, alike, count, among)
-
-
-def representatives(
-    weights: Floats, alike: Floats, count: int, among: NDArray[np.int64] | None = None
-) -> list[int]:
-    r"""Greedy choice of images that stand for all others, those with much weight before all.
-
-    It maximises the facility location :math:`\sum_j w_j \max_{i \in \text{chosen}} s_{ij}`, of which a greedy choice
-    reaches 63 % at the least.
-
-    Args:
-        weights: ``[n]`` 0 or more; all 0 counts as all 1.
-        alike: ``[n, n]`` from 0 to 1, as of :func:`similarity`.
-        count: images to choose; fewer where there are fewer.
-        among: indices of those that may be chosen; by default all.
-
     Returns:
         their indices, the most useful one first.
 
-    Source: Wei, Iyer & Bilmes, ICML 2015, with weights; typical images before strange ones where annotations are few:
-    Hacohen, Dekel & Weinshall, Active Learning on a Budget (TypiClust), ICML 2022.
+    Source: representative images among uncertain ones: Yang et al., Suggestive Annotation, MICCAI 2017; the facility
+    location: Wei, Iyer & Bilmes, Submodularity in Data Subset Selection and Active Learning, ICML 2015; typical before
+    strange ones where annotations are few: Hacohen, Dekel & Weinshall (TypiClust), ICML 2022. The minimum is ours.
 
     Example:
-        Image 2 is the most doubtful, but image 1 resembles the other two:
+        Case 2 is the most doubtful, but case 1 resembles the other two, and is doubtful, too:
 
         >>> alike = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.5], [0.0, 0.5, 1.0]])
-        >>> representatives(np.array([0.4, 0.4, 0.5]), alike, 2)
+        >>> chosen_cases(np.array([0.4, 0.4, 0.5]), alike, 2)
         [1, 2]
-        >>> representatives(np.array([0.1, 0.1, 0.9]), alike, 1)
+        >>> chosen_cases(np.array([0.4, 0.1, 0.5]), alike, 1)
         [2]
     """
-    weights = weights if weights.any() else np.ones_like(weights)
-    closed = np.full(len(weights), among is not None)
-    if among is not None:
-        closed[among] = False
-    covered, chosen = np.zeros(len(weights)), list[int]()
-    for _ in range(min(count, int((~closed).sum()))):
-        gain = np.where(closed, -1.0, np.maximum(alike - covered, 0) @ weights)
+    doubt = doubt if doubt.any() else np.ones_like(doubt)
+    settles = alike * np.minimum(doubt[:, None], doubt)
+    settled, chosen = np.zeros(len(doubt)), list[int]()
+    for _ in range(min(count, len(doubt))):
+        gain = np.maximum(settles - settled, 0).sum(1)
+        gain[chosen] = -1
         chosen.append(int(gain.argmax()))
-        closed[chosen[-1]] = True
-        covered = np.maximum(covered, alike[chosen[-1]])
+        settled = np.maximum(settled, settles[chosen[-1]])
     return chosen
 
 
