@@ -436,6 +436,14 @@ def test_a_file_of_the_user_stops_the_work_before_it_begins(
         uda.suggest(model, scans, tmp_path / "own.csv", k=1, compute=ON_CPU)
 
 
+def test_nothing_is_written_through_a_link(scans: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    with pytest.raises(DataError, match="is a link to"):
+        uda.suggest(model, scans, tmp_path / "link" / "s.csv", compute=ON_CPU)
+    assert list((tmp_path / "precious").iterdir()) == []
+
+
 @pytest.mark.parametrize("bad", [{"k": 0}, {"slices": 0}])
 def test_bad_numbers_are_refused(scans: Path, model: Path, bad: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
