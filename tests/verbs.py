@@ -101,6 +101,15 @@ VERBS = {
             (MODEL, OTHER),
         ),
         Verb(
+            "suggest",
+            [
+                *("suggest", "--model", MODEL, "--images", IMAGES, "--k", "1", *DEVICE),
+                *("--out", "{out}/suggestions.csv"),
+            ],
+            (IMAGE, "model.safetensors"),
+            (MODEL, OTHER),
+        ),
+        Verb(
             "adapt",
             ["adapt", "--model", MODEL, "--target", IMAGES, *METHOD, *TRAINING, "--out", "{out}"],
             (IMAGE, "model.safetensors"),

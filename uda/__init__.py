@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from uda import losses, priors
-    from uda.api import adapt, estimate_prior, evaluate, predict, pretrain
+    from uda.api import adapt, estimate_prior, evaluate, predict, pretrain, suggest
     from uda.config.loading import load_recipe
     from uda.networks.foreign import register_network
     from uda.networks.importing import import_model
@@ -24,6 +24,7 @@ _MODULES = {
     "pretrain": "uda.api",
     "register_network": "uda.networks.foreign",
     "run": "uda.pipeline.run",
+    "suggest": "uda.api",
     "load_recipe": "uda.config.loading",
 }
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "priors",
     "register_network",
     "run",
+    "suggest",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,16 @@ from uda.pipeline import stages
 from uda.pipeline.environment import environment
 from uda.pipeline.stage_protocol import Stage, run_stage
 from uda.prediction.folder import predict_cases
+from uda.prediction.opinions import Panel
 from uda.prediction.outcome import Outcome
+from uda.prediction.suggestion import (
+    Opinions,
+    Suggestion,
+    check_counts,
+    check_place,
+    suggestions,
+    write_suggestions,
+)
 from uda.priors import PRIOR_FILE, Prior
 from uda.priors.estimate import Evidence, make_prior
 from uda.priors.from_files import prior_of
@@ -224,6 +233,73 @@ def _steps(given: Postprocess | str | Mapping[str, Any]) -> Postprocess:
     if isinstance(given, str):
         return steps_named(given)
     return given if isinstance(given, Postprocess) else parse(Postprocess, given, "postprocess")
+
+
+def suggest(
+    model: PathLike,
+    images: PathLike,
+    out: PathLike | None = None,
+    *,
+    k: int = 3,
+    slices: int = 3,
+    other: PathLike | None = None,
+    predictions: PathLike | None = None,
+    compute: Compute = DEFAULT_COMPUTE,
+    trust_code: bool = False,
+    done: Callable[[Opinions], object] | None = None,
+) -> list[Suggestion]:
+    """Which cases of a folder, and which slices of these, to annotate: best first, each with the reason.
+
+    The score of a slice is 1 − the Dice between the model's labels and those of the same image seen otherwise, turned
+    back; with ``other`` or ``predictions`` between them and those. The cases stand for the others of the folder, those
+    with much disagreement before all; their slices lie apart.
+
+    Args:
+        model: ``model.safetensors``, or the folder that holds it.
+        images: folder of images, or a pattern.
+        out: CSV ``rank,case,slice,score,why`` to write; a file that uda did not write is never replaced.
+        k: number of cases to suggest.
+        slices: number of slices in each of them.
+        other: a model to compare with, such as the one before adaptation.
+        predictions: folder of :func:`predict` to compare with.
+        trust_code: run the code of models that are TorchScript programs, which can do whatever you can.
+        done: called with each case's numbers once it is predicted.
+
+    Raises:
+        ConfigError: fewer than one case or slice is asked for.
+        ModelError, DataError, RunError: there is no valid model, the other has other classes, an image or mask cannot
+            be read, another file has the place of ``out``, or writing fails.
+    """
+    _check_alone()
+    check_counts(k, slices)
+    network, info = load_model(Path(model), trust_code=trust_code)
+    cases = cases_in(Path(images), card_of(info).photos)
+    inputs = [model_path(Path(model)), *folders_of(cases)]
+    fabric, second = make_fabric(compute), None
+    if other is not None:
+        inputs.append(model_path(Path(other)))
+        loaded, described = load_model(Path(other), trust_code=trust_code)
+        second = (loaded.to(fabric.device), described)
+    masks = None if predictions is None else Path(predictions)
+    if out is not None:
+        check_apart(Path(out), [*inputs, *([masks] if masks else [])])
+        check_place(Path(out))
+    panel = Panel(network.to(fabric.device), info, fabric, second, masks)
+    panel.check(cases)
+    opinions, hashes = [], Hashes()
+    for case in cases:
+        before = {path: hashes.of(path) for path in panel.files(case)}
+        opinions.append(panel.opinions(case))
+        if changed := [path for path, digest in before.items() if hashes.of(path) != digest]:
+            raise DataError(
+                "changed while it was read", where=changed[0], fix="run the same command again"
+            )
+        if done is not None:
+            done(opinions[-1])
+    found = suggestions(opinions, panel.structures, k, slices, panel.words)
+    if out is not None:
+        write_suggestions(Path(out), found)
+    return found
 
 
 def evaluate_model(

@@ -38,6 +38,7 @@ VERBS = [
     "adapt",
     "evaluate",
     "predict",
+    "suggest",
     "report",
     "check",
     "import",

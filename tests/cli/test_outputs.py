@@ -90,6 +90,7 @@ def world(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
 Arguments = Callable[[World], list[object]]
 VERBS: dict[str, Arguments] = {
     "predict": lambda w: ["--model", "model", "--images", w.images],
+    "suggest": lambda w: ["--model", "model", "--images", w.images],
     "adapt": lambda w: ["--model", "model", "--target", w.images, "--method", "adabn"],
     "evaluate": lambda w: ["--model", "model", "--card", "home/target.yaml", "--root", "data"],
     "report": lambda w: ["run"],
@@ -101,6 +102,7 @@ VERBS: dict[str, Arguments] = {
 }
 WRITTEN = {
     "predict": ["c0.nii.gz", "prediction.json", "cases/c1.json", "report.html"],
+    "suggest": ["."],
     "adapt": ["model.safetensors", "notes.txt"],
     "evaluate": ["evaluate/metrics.json", "evaluate/cases.csv"],
     "report": ["report.html"],
@@ -232,6 +234,7 @@ def test_the_same_command_again_writes_its_own_files_again(world: World, verb: s
     ("verb", "out"),
     [
         *[("predict", out) for out in ("data/t/images", "data/t/images/x", "data/t", ".", "model")],
+        *[("suggest", out) for out in ("data/t/images/s.csv", "model/model.safetensors")],
         *[("adapt", out) for out in ("data/t/images", "data/t/images/x", "data", "model", ".")],
         *[("evaluate", out) for out in ("data/t/labels", "data/t/images/x", "data", "model")],
         *[("report", out) for out in ("run", "run/x", ".")],

@@ -12,9 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
-from conftest import Tiny, load_script
+import yaml
+from conftest import Tiny, load_script, write_nifti
 
 import uda.losses
 from uda.config.guard import IMAGES, SLICES, Guard
@@ -374,3 +377,63 @@ def test_augmentation_is_a_share_of_the_training_step(
     assert names.count("`strong`") == 2
     assert set(cost.CHANGES) | {f"`{name}`" for name in cost.SETS} == set(names)
     assert sum("15%" in row for row in rows) == 3
+
+
+def test_suggestions_are_held_against_boxes_and_scribbles(
+    tiny: Tiny,
+    finished_once: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    suggest = load("suggest", monkeypatch)
+    lines = ["case,slice,class,row0,column0,row1,column1"]
+    for case in ("c0", "c1"):
+        label = np.asarray(nibabel.load(tiny.root / "t" / "labels" / f"{case}.nii.gz").dataobj)
+        write_nifti(tiny.root / "scribbles" / f"{case}.nii.gz", label // 10)
+        for number in range(label.shape[2]):
+            for name, value in (("disk", 10), ("ring", 20)):
+                ends = suggest.tight(label[..., number] == value)
+                lines.append(",".join(map(str, (case, number, name, *ends))))
+    (tiny.root / "boxes.csv").write_text("\n".join(lines) + "\n")
+    model = str(finished_once / "run" / "pretrain")
+    where = ["--root", str(tiny.root), "--card", str(tiny.home / "target.yaml"), "--k", "1"]
+    where += ["--boxes", "boxes.csv", "--scribbles", "scribbles"]
+    suggest.main([model, "--with", model, *where])
+    printed = capsys.readouterr().out
+    for name in ("random", "BALD", "views: 1 − Dice", "views: score", "other model: share"):
+        assert f"\n| {name}" in printed
+    assert "| `uda suggest` | " in printed
+    (listed,) = re.findall(r"^cases: \[(c[01])\]$", printed, re.MULTILINE)
+    assert yaml.safe_load(printed[printed.index("cases: ") :])["slices"].keys() == {listed}
+    assert not re.search(r"\b(nan|inf)\b", printed)
+
+
+def test_errors_from_boxes_and_scribbles_are_those_of_a_plain_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suggest = load("suggest", monkeypatch)
+    mask = np.zeros((6, 7), bool)
+    assert suggest.tight(mask) is None
+    mask[1, 2] = mask[3, 5] = True
+    assert suggest.tight(mask) == (1, 2, 3, 5)
+    assert suggest.overlap((1, 2, 3, 5), (3, 4, 4, 5)) == (2 / 14, 12.0)
+    assert suggest.overlap((0, 0, 1, 1), (2, 2, 2, 2)) == (0.0, 5.0)
+    assert suggest.overlap((0, 0, 1, 1), None) == (0.0, 4.0)
+    said, labels = np.array([0, 0, 1, 1, 255]), np.array([0, 1, 1, 1, 0])
+    assert suggest.wrong_share(labels, said, 3) == pytest.approx((0.5 + 0) / 2)
+
+
+def test_views_that_agree_have_no_mutual_information_and_opposite_ones_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suggest = load("suggest", monkeypatch)
+    sure = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 3, 4)
+    shown = torch.ones(3, 4)
+    assert suggest.bald([(sure, shown), (sure, shown)]).item() == 0
+    both = suggest.bald([(sure, shown), (sure.flip(1), shown)])
+    torch.testing.assert_close(both, torch.tensor([12 * math.log(2)]))
+    torch.testing.assert_close(suggest.entropy(torch.full((1, 2, 3, 4), 0.5)), both)
+    assert suggest.bald([(sure, shown), (sure.flip(1), 0 * shown)]).item() == 0
+    assert suggest.soft_dice_doubt(sure.flip(1)).item() == 0
+    half = torch.tensor([0.4, 0.6]).view(1, 2, 1, 1).expand(1, 2, 3, 4)
+    assert suggest.soft_dice_doubt(half).item() == pytest.approx(1 - 1.2 / 1.6)

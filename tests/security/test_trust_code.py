@@ -163,6 +163,7 @@ def test_every_verb_asks_again(
     for verb, *words in (
         ("adapt", "--model", model, "--target", images),
         ("predict", "--model", model.parent, "--images", images),
+        ("suggest", "--model", model, "--images", images),
         ("evaluate", "--model", model, "--card", card, "--root", tiny.root),
         ("prior", "--model", model),
         ("prior", "--model", model, "--kind", "predicted", "--target", images),
@@ -176,6 +177,7 @@ def test_every_verb_asks_again(
         lambda: Trained.load(model.parent),
         lambda: api.adapt(model, images, "out", compute=CPU),
         lambda: api.predict(model, images, "out", compute=CPU),
+        lambda: api.suggest(model, images, compute=CPU),
         lambda: api.evaluate_model(model, str(card), tiny.root, here / "out", compute=CPU),
         lambda: api.estimate_prior(model, compute=CPU),
     ]
@@ -195,6 +197,7 @@ def test_with_the_word_every_verb_opens_it(
         ("import", tiny.home / "net.pt", "--card", tiny.home / "source.yaml", "--out", "again"),
         ("adapt", "--model", model, "--target", images, *settings, "--out", "adapted", "--quiet"),
         ("predict", "--model", "adapted", "--images", images, "--out", "masks"),
+        ("suggest", "--model", "adapted", "--with", model, "--images", images, "--k", "1"),
         ("evaluate", "--model", model, "--card", card, "--root", tiny.root, "--out", "scores"),
         ("prior", "--model", model, "--out", "prior.json"),
     ):

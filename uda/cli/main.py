@@ -36,6 +36,7 @@ from uda.cli.options import (
 )
 from uda.cli.printing import print_page, print_seeds, print_table
 from uda.cli.prior import PriorCommand, prior
+from uda.cli.suggest import suggest
 from uda.config.methods import DEFAULT, OWN
 
 if TYPE_CHECKING:
@@ -329,6 +330,9 @@ def _print_doubtful(outcomes: Sequence[Outcome], out: Path) -> None:
     if failed:
         typer.echo(f"{failed} case(s) failed", err=True)
         raise typer.Exit(2)
+
+
+app.command()(suggest)
 
 
 @app.command()

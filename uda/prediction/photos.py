@@ -23,7 +23,7 @@ from uda.data.images import photo_geometry, read_photo, resize_photo
 from uda.data.traits import Traits, photo_traits
 from uda.files.atomic import atomic_path
 from uda.networks.inference import inference
-from uda.prediction.views import log_p
+from uda.prediction.views import View, log_p
 
 Classes = NDArray[np.uint8]
 
@@ -75,6 +75,13 @@ def photo_logits(
         return logits
     mirrored = _forward(model, fabric, image.flip(-1)).flip(-1)
     return log_p((logits.softmax(1) + mirrored.softmax(1)) / 2)
+
+
+def view_logits(
+    model: nn.Module, fabric: Fabric, photo: PreparedPhoto, prepare: PhotoPrepare, view: View
+) -> Tensor:
+    """Logits ``[1, k, h, w]`` of a photograph as a view shows it, on the pixels of the view."""
+    return _forward(model, fabric, view.of(_image(fabric, photo, prepare)))
 
 
 def classes_of(logits: Tensor, size: tuple[int, int]) -> Tensor:

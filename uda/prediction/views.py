@@ -1,4 +1,4 @@
-"""Test-time views: the same slices turned and scaled in their plane, and their predictions mapped back."""
+"""Test-time views: the same slices turned, scaled or mirrored in their plane, and their predictions mapped back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ class View:
 
     degrees: float = 0.0
     scale: float = 1.0
+    mirrored: bool = False
+    """left and right change places first"""
 
     def of(self, image: Tensor) -> Tensor:
         """An image ``[n, c, h, w]`` in this view; beyond its border the nearest pixel repeats."""
-        if self == View():
+        image = image.flip(-1) if self.mirrored else image
+        if not self._moves:
             return image
         return _sampled(image, _grid(image, self.degrees, 1 / self.scale))
 
@@ -33,14 +36,23 @@ class View:
         Returns:
             probabilities ``[n, k, h, w]``, and ``[h, w]`` with 1 where the view shows the pixel, else 0.
         """
+        if not self._moves:
+            return p.flip(-1) if self.mirrored else p, p.new_ones(p.shape[-2:])
         grid = _grid(p, -self.degrees, self.scale)
         height, width = p.shape[-2:]
         last = grid.new_tensor([1 - 1 / width, 1 - 1 / height]) + 1e-5
-        return _sampled(p, grid), (grid.abs() <= last).all(-1).to(p.dtype)
+        found, shown = _sampled(p, grid), (grid.abs() <= last).all(-1).to(p.dtype)
+        return (found.flip(-1), shown.flip(-1)) if self.mirrored else (found, shown)
+
+    @property
+    def _moves(self) -> bool:
+        return self.degrees != 0 or self.scale != 1
 
 
 VIEWS = (View(), View(degrees=10), View(degrees=-10), View(scale=1.1), View(scale=1 / 1.1))
 """The image itself first. :attr:`uda.config.postprocess.Postprocess.views` says why these."""
+PHOTO_VIEWS = (View(), View(mirrored=True), View(scale=1.1), View(scale=1 / 1.1))
+"""The photograph itself first; a street stays one in the mirror, but is not turned."""
 
 
 def mean_over_views(views: Sequence[View], streams: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:

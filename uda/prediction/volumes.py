@@ -108,15 +108,15 @@ def logit_planes(
         steps: of these ``views`` and ``smooth``; with them the logits are logarithms of mean probabilities.
     """
     views = VIEWS[: steps.views]
-    streams = [_planes(model, info, slices, fabric, view) for view in views]
+    streams = [view_planes(model, info, slices, fabric, view) for view in views]
     planes = mean_over_views(views, streams) if len(views) > 1 else streams[0]
     return smoothed(planes, steps.smooth)
 
 
-def _planes(
+def view_planes(
     model: nn.Module, info: ModelInfo, slices: NDArray[np.float32], fabric: Fabric, view: View
 ) -> Iterator[Tensor]:
-    """Logits of the slices as a view shows them."""
+    """Logits of the slices as a view shows them, in batches ``[n, k, h, w]`` on the pixels of the view."""
     forward = partial(_forward, model, fabric)
     if info.network.patch is not None:
         yield from window_planes(
