@@ -26,8 +26,8 @@ from uda.losses.dual import dual_class_ratio
 from uda.losses.entropy import entropy, max_square, min_entropy
 from uda.losses.grid_crf import grid_crf
 from uda.losses.landmarks import landmark_cross_entropy
-from uda.losses.latent_distribution import latent_cross_entropy, latent_distribution
 from uda.losses.laplacian import laplacian
+from uda.losses.latent_distribution import latent_cross_entropy, latent_distribution
 from uda.losses.mutual_information import mutual_information
 from uda.losses.partial_labels import partial_dice, partial_labels
 from uda.losses.potts import potts
