@@ -252,7 +252,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "scribbles_adm": {
         **_MARKED,
         "annotations": ["scribbles"],
-        "objective": [_PIXELS, {"term": "grid_crf"}],
+        "objective": [_PIXELS, {"term": "grid_crf", "potts": 2.0}],
     },
     # Kervadec et al. 2020, by penalties in place of their log-barrier
     "boxes": {

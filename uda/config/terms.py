@@ -211,13 +211,17 @@ class LogBarrierTerm(_BoundedTerm):
 
 
 class LatentDistributionTerm(_BoundedTerm):
-    """Cross-entropy with the distribution nearest to the prediction whose sizes lie between bounds (CCNN)."""
+    """Cross-entropy with the distribution nearest to the prediction whose sizes lie between bounds (CCNN).
+
+    One number for each class is solved for on the CPU, for which a GPU waits."""
 
     term: Literal["latent_distribution"] = "latent_distribution"
 
 
 class BalancedAssignmentTerm(_RatioTerm):
-    """Cross-entropy with pseudo-labels that have the class ratio of the prior, by optimal transport."""
+    """Cross-entropy with pseudo-labels that have the class ratio of the prior, by optimal transport.
+
+    One number for each class is solved for on the CPU, for which a GPU waits."""
 
     term: Literal["balanced_assignment"] = "balanced_assignment"
     epsilon: Rate = 0.05
@@ -366,8 +370,8 @@ class GridCrfTerm(_Term):
 
     term: Literal["grid_crf"] = "grid_crf"
     optional = True
-    potts: Rate = 2.0
-    """weight of a pair of neighbours that look alike, in nats; Marin et al. have 80 for photographs"""
+    potts: Rate = 80.0
+    """weight of a pair of neighbours that look alike, in nats; the value is for photographs"""
     cycles: Positive = 5
     """most passes over the classes"""
 
@@ -376,7 +380,9 @@ class GridCrfTerm(_Term):
 
 
 class BoxesTerm(_Term):
-    """Bounding boxes as constraints: nothing outside, something on every line inside, most of each filled."""
+    """Bounding boxes as constraints: nothing outside, something on every line inside, most of each filled.
+
+    Which pixels lie in which box is found on the CPU, for which a GPU waits."""
 
     term: Literal["boxes"] = "boxes"
     width: Positive = 5
@@ -395,7 +401,9 @@ class BoxesTerm(_Term):
 
 
 class DeepCutTerm(_Term):
-    """Cross-entropy with pseudo-labels inside of boxes, which a dense CRF makes of the prediction in rounds."""
+    """Cross-entropy with pseudo-labels inside of boxes, which a dense CRF makes of the prediction in rounds.
+
+    The boxes are read on the CPU, for which a GPU waits."""
 
     term: Literal["deepcut"] = "deepcut"
     round_steps: Positive = 100

@@ -18,7 +18,7 @@ from uda.networks.build import build
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.training.parts import Part, PriorTensors
-from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
+from uda.types import IGNORE, OTHER, Annotation, Batch, SourceBatch, TargetBatch
 
 CLASSES, SIZE, IMAGES = 3, 32, 6
 CPU = Compute(device="cpu")
@@ -65,7 +65,23 @@ def batch_of(step: int) -> Batch:
     image = torch.randn(2, 1, SIZE, SIZE, generator=generator)
     label = (image[:, 0] > 0.5).long() + (image[:, 0] > 1.5).long()
     index = torch.tensor([step % IMAGES, (step + 1) % IMAGES])
-    return Batch(SourceBatch(image, label), TargetBatch(target_images()[index], index))
+    target = TargetBatch(target_images()[index], index)
+    return Batch(SourceBatch(image, label), target, annotation_of(step))
+
+
+def annotation_of(step: int) -> Annotation:
+    """Some marked pixels, of the second image by labels of class 1 alone, and a box in each image."""
+    generator = torch.Generator().manual_seed(200 + step)
+    label = torch.randint(CLASSES, (2, SIZE, SIZE), generator=generator)
+    label[1][label[1] != 1] = OTHER
+    label[torch.rand(label.shape, generator=generator) < 0.7] = IGNORE
+    labelled = torch.tensor([[True, True, True], [False, True, False]])
+    boxes = torch.tensor(
+        [[[0, 1, 4, 5, 20, 21], [0, 2, 8, 2, 12, 30]], [[0, 2, 1, 1, 9, 9], [-1] * 6]]
+    )
+    boxed = torch.tensor([[[False, True, True]]]).expand(2, -1, -1)
+    grid = torch.meshgrid(*(torch.arange(float(SIZE)) for _ in range(2)), indexing="ij")
+    return Annotation(label, labelled, 2, boxes, boxed, torch.stack(grid).expand(2, -1, -1, -1))
 
 
 class Killed(BaseException):

@@ -22,6 +22,7 @@ from uda.training.parts import PriorTensors
 from uda.training.parts.make_part import PARTS
 from uda.training.parts.pointwise import GIVEN
 from uda.training.state import RESUME_FILE
+from uda.types import IGNORE, OTHER
 
 TERMS: tuple[Any, ...] = typing.get_args(typing.get_args(Term)[0])
 NAMES = [made.model_fields["term"].default for made in TERMS]
@@ -55,7 +56,21 @@ def logits(seed: int) -> Tensor:
     return torch.randn(2, CLASSES, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
+def seeds() -> Tensor:
+    return MARKED.label.masked_fill(MARKED.label == OTHER, IGNORE)
+
+
+def box_rows() -> Tensor:
+    first, second = MARKED.boxes[0, :, 1:], MARKED.boxes[1, :1, 1:]
+    image = torch.tensor([[0], [0], [1]])
+    return torch.cat([image, torch.cat([first, second])], 1)
+
+
 SOURCE, TARGET = logits(0), logits(1)
+MARKED = BATCH.annotation
+assert MARKED is not None
+assert MARKED.boxes is not None
+assert MARKED.boxed is not None
 ZERO = torch.zeros(CLASSES)
 
 # (term, settings, the loss it stands for)
@@ -109,6 +124,39 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ),
     ("sorted_area", {}, lambda: losses.sorted_area(TARGET, ratio())),
     (
+        "latent_distribution",
+        {"margin": 0.1, "over": "batch"},
+        lambda: losses.latent_cross_entropy(
+            TARGET, *losses.ratio_bounds(ratio(), 0.1), over="batch"
+        ),
+    ),
+    (
+        "balanced_assignment",
+        {"epsilon": 0.5, "over": "image"},
+        lambda: losses.balanced_cross_entropy(TARGET, ratio(), 0.5, "image"),
+    ),
+    ("partial_labels", {}, lambda: losses.partial_labels(TARGET, MARKED.label, MARKED.labelled)),
+    (
+        "partial_labels",
+        {"dice": 2.0},
+        lambda: (
+            losses.partial_labels(TARGET, MARKED.label, MARKED.labelled)
+            + 2 * losses.partial_dice(TARGET, MARKED.label, MARKED.labelled)
+        ),
+    ),
+    (
+        "grid_crf",
+        {"potts": 0.5, "cycles": 2},
+        lambda: losses.grid_crf(TARGET, IMAGE, seeds(), 0.5, cycles=2),
+    ),
+    (
+        "boxes",
+        {"width": 3, "filled": (0.6, 0.9), "outside": 2.0, "tight": 3.0, "size": 4.0},
+        lambda: losses.boxes(
+            TARGET, box_rows(), MARKED.boxed[:, 0], None, 3, (0.6, 0.9), None, (2.0, 3.0, 4.0)
+        ),
+    ),
+    (
         "spatial_prior_kl",
         {"direction": "prediction_to_prior", "over": "image"},
         lambda: losses.spatial_prior_kl(TARGET, maps(), "prediction_to_prior", "image"),
@@ -149,6 +197,8 @@ BESIDE: dict[str, Any] = {
     "log_barrier": losses.barrier_t,
     "pseudo_labels": losses.portion_at,
     "adversarial": losses.Discriminator,
+    "latent_distribution": losses.latent_cross_entropy,
+    "balanced_assignment": losses.balanced_cross_entropy,
 }
 """what takes settings of a term beside the loss of its name"""
 RENAMED = {"start": "portion", "step": "portion_step", "limit": "portion_limit"}
@@ -159,6 +209,10 @@ WRITTEN_TWICE = {
     "log_barrier": {"over", "start", "growth", "every", "limit"},
     "pseudo_labels": set(RENAMED.values()),
     "adversarial": {"width"},
+    "latent_distribution": {"over"},
+    "balanced_assignment": {"epsilon", "over"},
+    "boxes": {"filled", "width"},
+    "grid_crf": {"potts", "cycles"},
 }
 
 
@@ -200,6 +254,7 @@ def test_the_cases_and_the_other_files_of_this_folder_leave_no_term_out() -> Non
         "landmarks",
         "seeds",
         "view_consistency",
+        "deepcut",
     }
     assert {name for name, _, _ in CASES} | elsewhere == set(NAMES)
 
@@ -226,7 +281,20 @@ ALSO: list[tuple[str, dict[str, Any]]] = [
 """settings that take another way through a term"""
 
 
-@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in NAMES), *ALSO])
+ON_THE_CPU = ("grid_crf", "boxes", "deepcut", "latent_distribution", "balanced_assignment")
+"""terms that make the host wait, as the text of each says"""
+
+
+def test_terms_that_wait_say_so() -> None:
+    for made in TERMS:
+        waits = made.model_fields["term"].default in ON_THE_CPU
+        assert waits == ("for which a GPU waits" in " ".join((made.__doc__ or "").split()))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in NAMES if name not in ON_THE_CPU), *ALSO],
+)
 def test_within_a_round_no_term_makes_the_host_wait_for_the_device(
     name: str, settings: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
