@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit
+from torch import nn
 
+from uda.config.priors import CamPrior
+from uda.config.recipe import Compute
+from uda.devices.device import make_fabric
 from uda.errors import PriorError
 from uda.priors.class_activation import (
+    TagClassifier,
     activation_maps,
     contrast,
     fit_tags,
+    found_by,
     held_out_accuracy,
     relative_activation,
     seeds_of,
     told,
     usable,
 )
+from uda.priors.network_evidence import activation_seeds
 from uda.types import IGNORE
 
 
@@ -202,6 +210,9 @@ def test_a_map_adds_up_to_the_logit(d: int, s: int, h: int, w: int, seed: int) -
     np.testing.assert_allclose(
         maps.mean((2, 3)).numpy() + classifier.bias, classifier.logits(means), rtol=1e-9, atol=1e-9
     )
+    sure = np.abs(classifier.logits(means)) > 1e-6
+    found = found_by(maps, torch.from_numpy(classifier.bias)).numpy()
+    assert (found == (classifier.logits(means) > 0))[sure].all()
 
 
 def test_relative_maps_are_between_0_and_their_1() -> None:
@@ -214,6 +225,50 @@ def test_relative_maps_are_between_0_and_their_1() -> None:
     assert largest[0, 0] == 0
     assert (largest.flatten()[1:] == 1).all()
     torch.testing.assert_close(relative, relative_activation(maps * 7))
+
+
+class Brightness(nn.Module):
+    """A network whose one feature is the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(1, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(image)
+        return logits
+
+
+class Images:
+    """Three images of 4 × 4 with a bright quarter: bright, faint, and bright without the tag."""
+
+    depth, store = 1, SimpleNamespace(size=(4, 4))
+
+    def __len__(self) -> int:
+        return 3
+
+    def places(self, numbers: Any) -> Any:
+        return numbers
+
+    def image(self, places: Any) -> torch.Tensor:
+        quarter = torch.zeros(4, 4)
+        quarter[:2, :2] = 1
+        return torch.stack([8 * quarter, quarter, 8 * quarter])[places][:, None]
+
+
+def test_a_structure_that_the_classifier_does_not_find_has_no_seeds() -> None:
+    """The faint image's map is as large as the bright one's once it is divided by its maximum, and is not used."""
+    classifier = TagClassifier(np.array([[1.0]]), np.array([-1.0]))  # means 2, 1/4 and 2
+    tags = np.array([[True], [True], [False]])
+    images: Any = Images()
+    given = (Brightness(), images, classifier, tags, [1], CamPrior(stride=2), np.array([0, 2]))
+    seeds, maps = activation_seeds(*given, make_fabric(Compute(device="cpu")))
+    assert seeds.tolist() == [[[1, 0], [0, 0]], [[IGNORE] * 2] * 2, [[0, 0], [0, 0]]]
+    assert maps.tolist() == [[[[255, 0], [0, 0]]], [[[0, 0], [0, 0]]]]
+    finer = (*given[:5], CamPrior(stride=1), np.array([0]))
+    seeds, maps = activation_seeds(*finer, make_fabric(Compute(device="cpu")))
+    assert (seeds[0] == 1).sum() == 4
+    assert maps.shape == (1, 1, 4, 4)
 
 
 # Seeds ---------------------------------------------------------------------------------------------

@@ -193,6 +193,16 @@ def activation_maps(
     return torch.einsum("bdhw,sd->bshw", features, weights)
 
 
+def found_by(maps: Float[Tensor, "b s h w"], bias: Float[Tensor, "s"]) -> Bool[Tensor, "b s"]:
+    """Which structures the classifier finds in each image, from its :func:`activation_maps`: logit above 0.
+
+    Example:
+        >>> found_by(torch.tensor([[[[0.0, 4.0]], [[0.0, 4.0]]]]), torch.tensor([-1.0, -3.0]))
+        tensor([[ True, False]])
+    """
+    return maps.mean((2, 3)) + bias > 0
+
+
 def relative_activation(maps: Float[Tensor, "b s h w"]) -> Float[Tensor, "b s h w"]:
     """Maps without their negative part, each divided by its largest value; a map without positive values is 0.
 

@@ -23,6 +23,7 @@ from uda.priors.class_activation import (
     TagClassifier,
     Tags,
     activation_maps,
+    found_by,
     relative_activation,
     seeds_of,
 )
@@ -70,7 +71,8 @@ def activation_seeds(
 ) -> tuple[Tensor, Tensor]:
     """Seeds ``[n, h', w']`` uint8 of all items, and the relative maps ``[m, s, h', w']`` uint8 of some.
 
-    The maps get the grid of the seeds before they are rectified.
+    The maps get the grid of the seeds before they are rectified. Where the classifier does not find a structure in an
+    image, its map there is 0: a wrong answer says nothing of places.
 
     Args:
         tags: ``[n, s]`` which structures each item shows; the maps of others are 0.
@@ -81,7 +83,10 @@ def activation_seeds(
         ModelError: the network's last layer is unknown.
     """
     grid, first = grid_of(items.store.size, settings.stride), 0
-    weights = torch.from_numpy(classifier.weights).float().to(fabric.device)
+    weights, bias = (
+        torch.from_numpy(values).float().to(fabric.device)
+        for values in (classifier.weights, classifier.bias)
+    )
     background = None if 0 in classes else settings.background
     seeds, kept = [], []
     with inference(model), features_of(model) as seen:
@@ -89,7 +94,8 @@ def activation_seeds(
             with fabric.autocast():
                 model(batch)
             raw = activation_maps(seen.pop().float(), weights)
-            maps = relative_activation(_resized(raw, grid))
+            found = found_by(raw, bias)[:, :, None, None]
+            maps = relative_activation(_resized(raw, grid)) * found
             rows = np.arange(first, first + len(batch))
             shown = torch.from_numpy(tags[rows]).to(fabric.device)
             seeds.append(seeds_of(maps, shown, classes, settings.foreground, background).cpu())
