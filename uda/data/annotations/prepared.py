@@ -123,7 +123,7 @@ def prepared(
         if kind not in kinds:
             continue
         held: Mapping[str, Any] = getattr(given, kind)
-        own = [case for case in store.cases if case.name in held and _chosen(case.name, cases)]
+        own = [case for case in store.cases if case.name in held and chosen(case.name, cases)]
         if not own:
             raise DataError(
                 f"no case to adapt to has annotations of kind {kind!r}"
@@ -139,7 +139,8 @@ def prepared(
     return builder.made(words, tuple(used))
 
 
-def _chosen(case: str, patterns: Sequence[str] | None) -> bool:
+def chosen(case: str, patterns: Sequence[str] | None) -> bool:
+    """Whether one of the names or patterns fits the case; without patterns every case."""
     return patterns is None or any(wildcard(one).fullmatch(case) for one in patterns)
 
 
