@@ -269,7 +269,8 @@ def _block(entry: Entry) -> str:
     if len(call) > WIDTH:  # as ruff would, which formats Python in Markdown too
         name, _, inside = call.removesuffix(")").partition("(")
         if len(inside) + 4 > WIDTH:  # one argument a line
-            inside = inside.replace(", ", ",\n    ") + ","
+            # not within a tuple, such as (0.5, 1.0)
+            inside = re.sub(r", (?![^(]*\))", ",\n    ", inside) + ","
         call = f"{name}(\n    {inside}\n)"
     lines = [f"### {entry.name}", "", entry.summary, "", "```python", call, "```"]
     sections = entry.sections
