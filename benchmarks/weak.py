@@ -4,8 +4,8 @@
     python benchmarks/weak.py checkpoints/cardiac_bssfp_lge_weak --root FOLDER --figure docs/weak_labels.png
 
 Prints Markdown. The seconds are counted: every tag, click, stroke and box of the recipe's target, and every drawn
-case, times what the literature says that one takes (``SECONDS``). A row is Dice over the test cases, mean ± sd over the seeds'
-folders, as the guard kept it.
+case, times what the literature says that one takes (``SECONDS``). A row is Dice over the test cases, mean ± sd over the
+seeds' folders, as the guard kept it.
 """
 
 from __future__ import annotations
