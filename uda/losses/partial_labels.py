@@ -38,8 +38,8 @@ def partial_labels(logits: Predicted, labels: Labels, labelled: Bool[Tensor, "b 
         Scalar, in nats.
 
     Raises:
-        DataError: shapes that do not belong together; a label that is no class or that its image does not name;
-            OTHER in an image whose labels name every class.
+        DataError: shapes that do not belong together; a label that is no class; OTHER in an image whose labels name
+            every class.
 
     Example:
         Three classes with p = (½, ¼, ¼) at four pixels. The labels name class 1 alone: one pixel is of it, −log ¼;
