@@ -38,8 +38,17 @@ SUPERVISION = {
     "source_images": "labelled images of the source, seen again during adaptation",
     "target_tags": "which structures each target image shows",
     "target_sizes": "how large the structures of the target are",
+    "target_points": "the class of single pixels of target images",
+    "target_scribbles": "the class of pixels along scribbles on target images",
+    "target_boxes": "boxes around structures of target images",
+    "target_partial": "some of the classes of every pixel of target cases",
+    "target_few_labels": "complete labels of a few target cases",
     "anatomical": "general knowledge of the anatomy or the scene",
     "target_labels": "labels of the target: a bound, not an adaptation result",
+}
+SUPERVISION |= {
+    word.replace("target_", "source_"): SUPERVISION[word].replace("target", "source")
+    for word in LEDGER.values()
 }
 
 
