@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from uda.config.annotations import LEDGER
 from uda.report import figures
 from uda.report.files import case_means, read_cases, read_curves, read_overlays, read_stages
 from uda.report.photos import heat
