@@ -21,10 +21,13 @@ from uda.config.loading import load_recipe
 from uda.config.recipe import Compute, Training
 from uda.config.terms import (
     AdversarialTerm,
+    BoxesTerm,
     ClassRatioTerm,
     CrossEntropyTerm,
+    DeepCutTerm,
     DualClassRatioTerm,
     MutualInformationTerm,
+    PartialLabelsTerm,
     PseudoLabelTerm,
     Term,
     ViewConsistencyTerm,
@@ -49,7 +52,7 @@ from uda.pipeline import run as pipeline
 from uda.training.loop import Run, fit
 from uda.training.objective import Objective
 from uda.training.parts import PriorTensors
-from uda.types import IGNORE, Batch, SourceBatch, TargetBatch
+from uda.types import IGNORE, OTHER, Annotation, Batch, SourceBatch, TargetBatch
 
 CLASSES, BATCH, IMAGES, SIDE = 3, 4, 12, 32
 
@@ -206,7 +209,22 @@ def draw(step: int) -> Batch:
     return Batch(
         SourceBatch(image[source], label[source]),
         TargetBatch(2 * image[target] + 1, torch.from_numpy(target)),
+        marks(label[target], torch.from_numpy(target)),
     )
+
+
+def marks(label: Tensor, index: Tensor) -> Annotation:
+    """Labels of which some name one class alone, and a box whose place depends on the image."""
+    named = torch.tensor([[True] * CLASSES, [False, True, False]])[index % 2]
+    some = torch.where((label != 1) & (index % 2 == 1)[:, None, None], OTHER, label)
+    some[:, ::2] = IGNORE
+    low = (index % 5)[:, None]
+    corners = torch.cat([low + 2, low + 3, low + 20, low + 22], 1)
+    boxes = torch.cat([torch.zeros_like(low), torch.ones_like(low), corners], 1)[:, None]
+    boxed = torch.tensor([[[False, True, True]]]).expand(len(label), -1, -1)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(SIDE))] * 2, indexing="ij"))
+    place = grid.expand(len(label), -1, -1, -1)
+    return Annotation(some, named, 2, boxes, boxed.contiguous(), place.contiguous())
 
 
 OBJECTIVES: dict[str, tuple[Term, ...]] = {
@@ -222,6 +240,13 @@ OBJECTIVES: dict[str, tuple[Term, ...]] = {
         PseudoLabelTerm(round_steps=2, teacher="ema", decay=0.9),
         PseudoLabelTerm(views=3, prune="median", portion=1.0, portion_limit=1.0, dice=1.0),
         ViewConsistencyTerm(views=2),
+    ),
+    "marks": (
+        CrossEntropyTerm(),
+        PartialLabelsTerm(dice=1.0),
+        BoxesTerm(),
+        DeepCutTerm(round_steps=2, sigma_space=4.0),
+        MutualInformationTerm(weight=0.5),
     ),
 }
 
@@ -288,6 +313,7 @@ def resumed(folder: Path) -> dict[str, Tensor]:
 JOBS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     "unit": lambda folder: unit(),
     "losses": lambda folder: train(folder, "losses"),
+    "marks": lambda folder: train(folder, "marks"),
     "parts": lambda folder: train(folder, "parts", steps=6),
     "resumed": resumed,
 }

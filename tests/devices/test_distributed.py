@@ -396,9 +396,9 @@ def test_a_fault_of_the_first_process_is_everybodys(pair: Pair) -> None:
 # The loop
 
 
-@pytest.mark.parametrize("objective", ["losses", "parts"])
+@pytest.mark.parametrize("objective", ["losses", "parts", "marks"])
 def test_two_processes_train_as_one_does(pair: Pair, tmp_path: Path, objective: str) -> None:
-    """Two passes a step; batch-scope ratio, mutual information, IGNORE; teacher, adversary, dual variables."""
+    """Two passes a step; batch-scope ratio, mutual information, IGNORE; teacher, adversary, dual variables, marks."""
     expected = distributed_worker.JOBS[objective](tmp_path)
     close(pair.of(objective, 0), expected, atol=2e-6)
     for name, value in pair.of(objective, 1).items():
