@@ -73,9 +73,7 @@ def grids_of(cases: Sequence[Case], card: DatasetCard) -> dict[str, Grid]:
     return found
 
 
-def sound_grids(
-    cases: Iterable[Case], card: DatasetCard
-) -> tuple[dict[str, Grid], list[UdaError]]:
+def sound_grids(cases: Iterable[Case], card: DatasetCard) -> tuple[dict[str, Grid], list[UdaError]]:
     """The grids of the images whose headers can be used, and the faults of the others."""
     found: dict[str, Grid] = {}
     faults: list[UdaError] = []
