@@ -7,7 +7,7 @@ note
     contradiction           a pixel to which two kinds of annotations give different classes
     outside a box           a pixel of a class that lies outside every box of the class, in a slice with boxes
     not seen                clicks and boxes wholly outside the prepared images, or a kind that has nothing inside them
-    no mark                 a structure that no annotation names; the background, if there are clicks and scribbles alone
+    no mark                 a structure that no annotation names; the background, if there are only clicks and scribbles
     one slice               cases of several slices that are marked in a single one
     not trained on          annotated cases of neither adapt nor train
     no folder               the folder that the card names does not exist
@@ -224,7 +224,7 @@ class AnnotationCheck:
                     )
                 )
         if image is not None and any(one.slices.any() for one in seen.values()):
-            marks.picture = _picture(seen, image, geometry)
+            marks.picture = _picture(seen, image, geometry, card)
 
     def report(self) -> CaseReport:
         """The report on all annotations, after every case was looked at."""
@@ -255,7 +255,7 @@ class AnnotationCheck:
             cases = {case for case, _ in self.given.tags}
             number = f"{len(self.given.tags):,}"
             rows.append(("tags", f"{len(cases):,}", number, f"{number} images", ""))
-        return Table("Annotations", head, tuple(rows), frozenset(head[1:]))
+        return Table("Annotations by kind", head, tuple(rows), frozenset(head[1:]))
 
     def _classes(self) -> Table:
         kinds = self._sorted()
@@ -266,7 +266,7 @@ class AnnotationCheck:
         rows = [
             (name, *(f"{sums.counts[index]:,}" for sums in kinds.values())) for index, name in names
         ]
-        return Table("Marks of each class", head, tuple(rows), frozenset(head[1:]))
+        return Table("Annotations by class", head, tuple(rows), frozenset(head[1:]))
 
     def _sorted(self) -> dict[Kind, _Sums]:
         return {kind: self._sums[kind] for kind in LEDGER if kind in self._sums}
@@ -292,16 +292,17 @@ class AnnotationCheck:
             )
         if self._single:
             yield DataError(
-                f"{len(self._single)} of {self._cases} annotated cases are marked in a single slice: "
+                f"of {self._cases} annotated case(s), {len(self._single)} are marked in a single slice: "
                 f"{_some(self._single)}",
                 where=self.folder,
                 fix="if there is time for more, mark other slices before more pixels of the same one",
             )
         if self._idle:
             yield DataError(
-                f"{len(self._idle)} annotated cases are of neither adapt nor train, so no training sees them: "
+                f"of {self._cases} annotated case(s), {len(self._idle)} are of neither adapt nor train: "
                 f"{_some(self._idle)}",
                 where=self.folder,
+                expected="cases that a training sees",
                 fix="add them to the split adapt of the card",
             )
 
@@ -357,7 +358,7 @@ def _contradictions(
         pair = " and ".join(_called(int(array[place]), card) for array in (one, other))
         yield DataError(
             f"{WORDS[first]} and {WORDS[second]} contradict each other in {int(wrong.sum())} of "
-            f"{int(both.sum())} pixels that both name, first in {_at(place)}: {pair}",
+            f"{_pixels(int(both.sum()))} that both name, first in {_at(place)}: {pair}",
             where=where,
             fix=f"correct one of them; otherwise training believes the {WORDS[first]}",
         )
@@ -383,12 +384,16 @@ def _beyond_boxes(
             name, (_, *first) = card.classes[index], places[0]
             if name in card.structures:
                 yield DataError(
-                    f"{WORDS[kind]}: {sum(place[0] for place in places)} pixels of {name} lie outside every box "
-                    f"of {name}, first in {_at(first)}",
+                    f"{WORDS[kind]}: {_pixels(sum(place[0] for place in places))} of {name} outside every box of "
+                    f"{name}, first in {_at(first)}",
                     where=where,
                     expected="in a slice with boxes, a box around each structure that it shows",
                     fix=f"correct the {WORDS[kind]}, or the boxes of this slice",
                 )
+
+
+def _pixels(count: int) -> str:
+    return "1 pixel" if count == 1 else f"{count} pixels"
 
 
 def _first(where: NDArray[np.bool_]) -> tuple[int, ...]:
@@ -404,10 +409,13 @@ def _called(index: int, card: DatasetCard) -> str:
 
 
 def _picture(
-    seen: dict[Kind, PreparedAnnotations], image: Image, geometry: Geometry
+    seen: dict[Kind, PreparedAnnotations], image: Image, geometry: Geometry, card: DatasetCard
 ) -> MarkedPicture:
-    marked = np.any([one.slices for one in seen.values()], axis=0)
-    drawn = [one.slices for kind, one in seen.items() if kind in ("points", "scribbles")]
+    shown = {kind: _shown(kind, one, card) for kind, one in seen.items()}
+    marked = np.any([*shown.values()], axis=0)
+    if not marked.any():  # labels that show no structure anywhere
+        marked = np.any([one.slices for one in seen.values()], axis=0)
+    drawn = [slices for kind, slices in shown.items() if kind in ("points", "scribbles")]
     chosen = _chosen(np.any(drawn, axis=0) if drawn else np.zeros_like(marked), marked)
     nothing = np.full((len(chosen), *geometry.size), IGNORE, np.uint8)
 
@@ -426,6 +434,14 @@ def _picture(
         marked=int(marked.sum()),
         geometry=geometry,
     )
+
+
+def _shown(kind: Kind, seen: PreparedAnnotations, card: DatasetCard) -> NDArray[np.bool_]:
+    """Slices in which something can be seen: labels of the background alone leave a slice as it is."""
+    if kind not in ("labels", "partial"):
+        return seen.slices
+    structures = [card.classes.index(name) for name in card.structures]
+    return np.array([bool(np.isin(plane, structures).any()) for plane in seen.labels])
 
 
 def _chosen(drawn: NDArray[np.bool_], marked: NDArray[np.bool_]) -> list[int]:

@@ -60,7 +60,7 @@ class MarkedPicture:
     slices: tuple[int, ...]
     """their indices along the file's own slice axis"""
     marked: int
-    """number of marked slices, of which these are some"""
+    """number of slices with something to see, of which these are some"""
     geometry: Geometry
 
 

@@ -31,6 +31,8 @@ TINT = 0.25
 """share of a class's colour over an area"""
 LINE, DASH, RING = 4, 12, 12
 """width of lines, length of dashes and radius of rings, in drawn pixels"""
+STROKE = 2
+"""half the width of the widest solid stroke, in pixels of the image"""
 WHITE = (255, 255, 255)
 
 Colour = tuple[int, int, int]
@@ -120,14 +122,16 @@ class _Pane:
         self.pixels[line] = colour
 
     def scribbles(self, labels: Bytes, colours: Sequence[Colour]) -> None:
-        """Fill marked pixels, and darken or lighten what surrounds them."""
+        """Draw marked pixels solid, with a halo; of wide ones the border alone, around a tint."""
+        every = self._large(labels != IGNORE)
         for index in np.unique(labels[labels != IGNORE]).tolist():
             stroke = self._large(labels == index)
-            around = ndimage.binary_dilation(stroke, iterations=FINE) & ~self._large(
-                labels != IGNORE
-            )
-            self.pixels[around] = self.pixels[around] // 2 + np.array(_halo(colours[index])) // 2
+            inner = self._large(ndimage.binary_erosion(labels == index, iterations=STROKE))
+            tinted = (1 - TINT) * self.pixels[inner] + TINT * np.array(colours[index])
+            around = ndimage.binary_dilation(stroke, iterations=FINE) & ~every
+            self.pixels[around] = _halo(colours[index])
             self.pixels[stroke] = colours[index]
+            self.pixels[inner] = tinted.round()
 
     def box(self, box: Sequence[int], colour: Colour) -> None:
         """Draw the border of a box ``[row, column, last row, last column]`` around its pixels."""
@@ -183,7 +187,7 @@ class _Pane:
 def _halo(colour: Colour) -> Colour:
     """Black around light colours, white around dark ones."""
     red, green, blue = colour
-    return (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 90 else WHITE
+    return (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else WHITE
 
 
 def _montage(panes: Sequence[Bytes]) -> Bytes:
