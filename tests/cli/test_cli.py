@@ -43,6 +43,7 @@ VERBS = [
     "import",
     "convert",
     "tags",
+    "simulate",
     "show",
     "list",
 ]
