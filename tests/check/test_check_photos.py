@@ -308,7 +308,7 @@ def test_any_number_of_threads_reports_the_same_in_the_same_order(root: Path) ->
     folder = root / "cityscapes"
 
     def checked(workers: int) -> tuple[list[tuple[str, str]], PhotoSummary]:
-        work = PhotoCheck(card, folder, layout_of(card, folder), False, workers)
+        work = PhotoCheck(card, layout_of(card, folder), False, workers)
         cases = [(r.case, str(r.faults)) for r in work.reports()]
         return cases, work.summary
 

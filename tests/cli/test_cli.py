@@ -44,6 +44,7 @@ VERBS = [
     "import",
     "convert",
     "tags",
+    "simulate",
     "show",
     "list",
 ]

@@ -30,6 +30,7 @@ from uda.networks.model_file import (
     check_classes,
     load_model,
     load_weights,
+    read_info,
     save_model,
     union,
 )
@@ -90,6 +91,14 @@ def test_what_is_not_known_comes_back_as_not_known(tmp_path: Path, model: nn.Mod
 def test_equal_models_are_equal_files(tmp_path: Path, saved: Path, model: nn.Module) -> None:
     save_model(tmp_path / "again.safetensors", model, describe())
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+
+
+def test_the_description_alone_needs_no_network(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_model(saved)[1]
+    monkeypatch.setattr("uda.networks.model_file.build", None)
+    assert read_info(saved) == read_info(saved.parent) == expected
 
 
 def test_a_folder_stands_for_the_model_in_it(saved: Path) -> None:

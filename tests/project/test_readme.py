@@ -15,7 +15,7 @@ from uda.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "docs" / "commands.md", ROOT / "docs" / "recipes.md"]
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("commands", "annotations", "recipes"))]
 """in the order in which they run; each goes on with what those before it made"""
 ELSEWHERE = {"extending", "losses"}
 """pages of docs that have tests of their own"""

@@ -14,6 +14,8 @@ from uda.errors import UdaError
 
 WHOLE_SET = "data set"
 """``CaseReport.split`` of findings about the whole data set"""
+TAGS, ANNOTATIONS = "tags", "annotations"
+"""``CaseReport.split`` of findings about the tags, and about the annotations"""
 NAMED = 4
 """the most kinds that a cell of a table lists"""
 
@@ -40,6 +42,28 @@ class PhotoPicture:
     """``[h, w]`` class indices"""
 
 
+@dataclass(frozen=True)
+class MarkedPicture:
+    """A few prepared slices with what is marked on them, before they are rotated; a photograph is one slice."""
+
+    image: NDArray[np.float32] | NDArray[np.uint8]
+    """``[n, h, w]``, of photographs RGB ``[n, h, w, 3]``"""
+    complete: NDArray[np.uint8]
+    """class indices ``[n, h, w]`` of complete labels, or ``IGNORE``"""
+    partial: NDArray[np.uint8]
+    """likewise of labels of some classes; ``OTHER`` is none of them"""
+    scribbles: NDArray[np.uint8]
+    points: NDArray[np.uint8]
+    """likewise: the pixels that hold a click"""
+    boxes: tuple[NDArray[np.int64], ...]
+    """of each slice: class, first row and column, last row and column ``[m, 5]``"""
+    slices: tuple[int, ...]
+    """their indices along the file's own slice axis"""
+    marked: int
+    """number of slices with something to see, of which these are some"""
+    geometry: Geometry
+
+
 @dataclass
 class CaseReport:
     """Properties of one case, its preparation, its faults and its notes."""
@@ -61,6 +85,11 @@ class CaseReport:
     notes: list[UdaError] = field(default_factory=list)
     facts: Facts | None = None
     picture: Picture | PhotoPicture | None = None
+    marked: str = ""
+    """annotations of the case, by kind"""
+    marks: MarkedPicture | None = None
+    tables: tuple[Table, ...] = ()
+    """of the report on all annotations"""
     summary: PhotoSummary | None = None
     """sums of a whole set of photographs"""
 

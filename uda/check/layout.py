@@ -10,6 +10,7 @@ from pathlib import Path
 
 from uda.config.card import INSIDE, DatasetCard
 from uda.data.cases import (
+    Case,
     Listing,
     doubled,
     image_path,
@@ -41,6 +42,8 @@ class Layout:
     of_case: dict[str, list[UdaError]] = field(default_factory=dict)
     """faults of single cases"""
     listing: Listing = field(default_factory=dict)
+    files: dict[str, Case] = field(default_factory=dict)
+    """case → its image, there or not, and its label, if the card names labels"""
 
     def members(self, split: str) -> list[str]:
         return [name for name, splits in self.cases.items() if split in splits]
@@ -59,15 +62,26 @@ def layout_of(card: DatasetCard, folder: Path) -> Layout:
     for name in layout.cases:
         faults = [*doubled(card, folder, name, layout.listing)]
         faults += _doubled_labels(card, folder, name)
-        if not isfile(path := image_path(card, folder, name, layout.listing)):
-            faults.append(_no_image(card, name, path))
+        image = image_path(card, folder, name, layout.listing)
+        if not isfile(image):
+            faults.append(_no_image(card, name, image))
         layout.of_case[name] = faults
+        layout.files[name] = Case(name, image, label_path(card, folder, name, layout.listing))
     if card.labels not in (None, INSIDE):
         for split in layout_splits(card):
-            _check_pairs(card, folder, split, layout)
+            _check_pairs(split, layout)
         layout.faults += labels_among_images(card, folder, list(layout.cases), layout.listing)
         layout.notes += _strays(card, folder)
     return layout
+
+
+def layout_of_images(cases: Sequence[Case]) -> Layout:
+    """The layout of a plain folder of images to adapt to."""
+    return Layout(
+        cases={case.name: [UNLABELLED] for case in cases},
+        of_case={case.name: [] for case in cases},
+        files={case.name: case for case in cases},
+    )
 
 
 def _empty(card: DatasetCard, split: str) -> DataError:
@@ -145,11 +159,11 @@ def _doubled_labels(card: DatasetCard, folder: Path, name: str) -> Sequence[UdaE
     return doubled(card.model_copy(update={"images": card.labels}), folder, name)
 
 
-def _check_pairs(card: DatasetCard, folder: Path, split: str, layout: Layout) -> None:
+def _check_pairs(split: str, layout: Layout) -> None:
     """Report images without a label in a split with labels, or a split without any label."""
-    listing, members = layout.listing, layout.members(split)
-    existing = [name for name in members if isfile(image_path(card, folder, name, listing))]
-    labels = {name: label_path(card, folder, name, listing) for name in existing}
+    members = layout.members(split)
+    existing = [name for name in members if isfile(layout.files[name].image)]
+    labels = {name: layout.files[name].label for name in existing}
     absent = {name: path for name, path in labels.items() if path and not isfile(path)}
     if absent and len(absent) == len(labels):
         finding = DataError(

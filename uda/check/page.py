@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uda.check.findings import WHOLE_SET, CaseReport, PhotoPicture, Picture
+from uda.check.findings import (
+    ANNOTATIONS,
+    TAGS,
+    WHOLE_SET,
+    CaseReport,
+    MarkedPicture,
+    PhotoPicture,
+    Picture,
+)
+from uda.check.marks import draw_marks, mark_colours
 from uda.config.card import DatasetCard
 from uda.config.colors import palette
 from uda.data.geometry import upright
@@ -26,6 +35,10 @@ PAGE = "index.html"
 DRAWN = 60  # cases a split that are drawn, besides those with a finding
 SHOWN = 60  # cases whose pictures are on the page
 GAP = 8  # pixels between the slices of a picture
+QUALITY = 85  # of JPEG
+MARKS = (
+    "\0marks"  # after a case's name: the picture of its annotations; no name of a case can end so
+)
 OPAQUE = 0.65  # share of a class's colour over a photograph
 COLUMNS = {
     "case": "case",
@@ -53,14 +66,20 @@ class Album:
         self.reports: list[CaseReport] = []
         self.files: dict[int, tuple[str, tuple[int, ...]]] = {}
         """number of a report → its picture's file and slices"""
+        self.marks: dict[int, tuple[str, str]] = {}
+        """number of a report → the file of the picture of its annotations, and what that shows"""
         self._drawn: dict[str, int] = {}
         self._names: dict[str, str] = {}
         """case → its picture's file"""
         self._taken = set[str]()
 
-    def paths(self, cases: Iterable[str]) -> list[Path]:
-        """Every file that an album of these cases may write: the page, and a picture of each."""
-        return [self.folder / PAGE, *(self.folder / self._name(case) for case in cases)]
+    def paths(self, cases: Iterable[str], annotated: bool = False) -> list[Path]:
+        """Every file that an album of these cases may write: the page, a picture of each, and where they may be
+        annotated one of their annotations."""
+        cases = list(cases)
+        names = [self._name(case) for case in cases]
+        names += [self._name(f"{case}{MARKS}") for case in cases if annotated]
+        return [self.folder / PAGE, *(self.folder / name for name in names)]
 
     def _name(self, case: str) -> str:
         """The file of a case's picture, the same each time it is asked for; no two cases share one."""
@@ -76,6 +95,7 @@ class Album:
         """Remember a report; draw it while its slices are there."""
         number, file = len(self.reports), self._name(report.case)
         self.reports.append(report)
+        self._add_marks(number, report)
         drawn = self._drawn.get(report.split, 0)
         if report.picture is None or (drawn >= DRAWN and not _unusual(report)):
             return
@@ -85,22 +105,39 @@ class Album:
             pixels = _pair(picture, self.card)
         else:
             pixels, slices = _strip(picture, len(self.card.classes) - 1), picture.slices
+        self._save(file, pixels)
+        self.files[number] = file, slices
+
+    def _add_marks(self, number: int, report: CaseReport) -> None:
+        picture, drawn = report.marks, self._drawn.get(MARKS, 0)
+        if picture is None or (drawn >= DRAWN and not _unusual(report)):
+            return
+        self._drawn[MARKS] = drawn + 1
+        file = self._name(f"{report.case}{MARKS}")
+        self._save(file, draw_marks(picture, self.card))
+        self.marks[number] = file, _named(picture, self.card.photos)
+
+    def _save(self, file: str, pixels: NDArray[Any]) -> None:
         with atomic_path(self.folder / file) as path:
             path.write_bytes(_encoded(pixels, "png"))
-        self.files[number] = file, slices
 
     def write(self) -> Path:
         """Write the page; it is one file that needs no other."""
         card, reports = self.card, self.reports
         listed = [one for one in reports if one.split != WHOLE_SET]
         summary = next((one.summary for one in reports if one.summary), None)
-        shown, drawable = self._chosen(), sum(bool(one.prepared) for one in reports)
+        shown, drawable = self._chosen(self.files), sum(bool(one.prepared) for one in reports)
+        marked = self._chosen(self.marks)
+        annotations = [table for one in reports for table in one.tables]
+        columns = COLUMNS | (
+            {"marked": "annotations"} if any(one.marked for one in reports) else {}
+        )
         return write_page(
             self.folder / PAGE,
             "check.html",
             title=f"card {card.name}",
             subtitle=card.title,
-            cases=sum(one.split not in ("tags", WHOLE_SET) for one in reports),
+            cases=sum(one.split not in (TAGS, ANNOTATIONS, WHOLE_SET) for one in reports),
             faults=[fault for one in reports for fault in one.faults],
             notes=[note for one in reports for note in one.notes],
             photos=card.photos,
@@ -110,16 +147,22 @@ class Album:
             drawable=drawable,
             left_out=max(0, drawable - len(shown)),
             beside=len(self.files) if len(shown) < len(self.files) else 0,
+            annotations=annotations,
+            classes=self._mark_colours(),
+            marks=[self._marked(number) for number in marked],
+            marks_left_out=len(self.marks) - len(marked),
+            annotated=sum(bool(one.marked) for one in reports),
             sums=summary.tables() if summary else [],
-            heads=COLUMNS.values(),
-            listed=[(one, [getattr(one, name) for name in COLUMNS]) for one in listed],
+            heads=columns.values(),
+            listed=[(one, [getattr(one, name) for name in columns]) for one in listed],
             labelled=[one for one in reports if one.values],
         )
 
-    def _chosen(self) -> list[int]:
+    def _chosen(self, drawn: Iterable[int]) -> list[int]:
         """Pictures of cases with findings first, then an even choice of the others."""
-        found = [number for number in self.files if _unusual(self.reports[number])][:SHOWN]
-        rest = [number for number in self.files if number not in found]
+        drawn = list(drawn)
+        found = [number for number in drawn if _unusual(self.reports[number])][:SHOWN]
+        rest = [number for number in drawn if number not in found]
         room = min(SHOWN - len(found), len(rest))
         return [*found, *(rest[i * len(rest) // room] for i in range(room))]
 
@@ -127,10 +170,34 @@ class Album:
         colours = [*(f"rgb{colour}" for colour in palette(self.card)), "#000"]
         return list(zip([*self.card.classes, "ignored"], colours, strict=True))
 
+    def _mark_colours(self) -> list[tuple[str, str]]:
+        colours = [f"rgb{colour}" for colour in mark_colours(self.card)]
+        return list(zip(self.card.classes, colours, strict=True))
+
+    def _marked(self, number: int) -> dict[str, Any]:
+        file, named = self.marks[number]
+        pixels = _read(self.folder / file)
+        uri = data_uri("image/jpeg", _encoded(pixels, "jpeg", pil_kwargs={"quality": QUALITY}))
+        return {
+            "report": self.reports[number],
+            "named": named,
+            "uri": uri,
+            "width": pixels.shape[1],
+        }
+
     def _picture(self, number: int) -> dict[str, Any]:
         report, (file, slices) = self.reports[number], self.files[number]
         named = f"slices {', '.join(map(str, slices))}" if slices else report.shape
         return {"report": report, "named": named, "uri": _small(self.folder / file)}
+
+
+def _named(picture: MarkedPicture, photo: bool) -> str:
+    """Which slices a picture of annotations shows."""
+    if photo:
+        return "×".join(map(str, picture.geometry.shape[:2]))
+    more = f" ({len(picture.slices)} of {picture.marked} marked)"
+    slices = f"slice{'s' * (len(picture.slices) > 1)} {', '.join(map(str, picture.slices))}"
+    return slices + (more if picture.marked > len(picture.slices) else "")
 
 
 def _unusual(report: CaseReport) -> bool:
@@ -188,9 +255,14 @@ def _encoded(pixels: NDArray[Any], form: str, **options: Any) -> bytes:
 
 def _small(path: Path) -> str:
     """A picture at half its size as a ``data:`` URI."""
-    from matplotlib.image import imread
-
-    pixels = imread(path)[..., :3]
+    pixels = _read(path)
     height, width = (n // 2 * 2 for n in pixels.shape[:2])
     half = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
-    return data_uri("image/jpeg", _encoded(half, "jpeg", pil_kwargs={"quality": 85}))
+    return data_uri("image/jpeg", _encoded(half, "jpeg", pil_kwargs={"quality": QUALITY}))
+
+
+def _read(path: Path) -> NDArray[Any]:
+    from matplotlib.image import imread
+
+    pixels: NDArray[Any] = imread(path)[..., :3]
+    return pixels

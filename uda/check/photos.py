@@ -8,19 +8,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uda.check import photo_rules as rules
+from uda.check.annotations import AnnotationCheck, CaseMarks
 from uda.check.findings import WHOLE_SET, CaseReport, PhotoPicture, PhotoSummary, SplitSummary
 from uda.check.layout import UNLABELLED, Layout
 from uda.check.photo_rules import Place
 from uda.config.card import DatasetCard
-from uda.data.cases import image_path, label_path
 from uda.data.geometry import label_slices
 from uda.data.image_files import Header, read_file
 from uda.data.images import ordered, photo_geometry, read_photo, resize_photo
@@ -30,7 +30,9 @@ from uda.types import IGNORE
 
 DRAWN = 12  # photographs of each split that are drawn, evenly chosen
 FAULTY_DRAWN = 48  # further photographs that are drawn because of a finding
+MARKED_DRAWN = 24  # annotated photographs that are drawn with their annotations, evenly chosen
 WIDEST = 640  # longest side of a drawn photograph in pixels
+WIDEST_MARKED = 960  # of one with its annotations
 SKIPPED = {"train", "adapt"}
 """Splits from which a card may leave out faulty images."""
 
@@ -50,6 +52,7 @@ class _Seen:
     strange: dict[Value, int] = field(default_factory=dict)
     """pixels of each value without a class"""
     left_out: bool = False
+    marks: CaseMarks | None = None
 
 
 class PhotoCheck:
@@ -59,12 +62,19 @@ class PhotoCheck:
         layout: the splits of each case, and the faults of the file names.
         pictures: whether some reports hold a small picture; each is dropped when the next report is drawn.
         workers: number of threads; 0 = as many as the processors.
+        annotations: what is marked on the photographs.
     """
 
     def __init__(
-        self, card: DatasetCard, folder: Path, layout: Layout, pictures: bool, workers: int = 0
+        self,
+        card: DatasetCard,
+        layout: Layout,
+        pictures: bool,
+        workers: int = 0,
+        annotations: AnnotationCheck | None = None,
     ) -> None:
-        self.card, self.folder, self.layout, self.workers = card, folder, layout, workers
+        self.card, self.layout, self.workers = card, layout, workers
+        self.annotations = annotations
         splits = {split: SplitSummary() for split in card.splits}
         self.summary = PhotoSummary((*card.classes, "ignore"), splits)
         self.shapes: dict[str, tuple[int, int]] = {}
@@ -72,11 +82,13 @@ class PhotoCheck:
         self._alike: defaultdict[bytes, list[Place]] = defaultdict(list)
         self._pictures = pictures
         self._chosen = _even_choice(layout) if pictures else set()
+        marked = annotations.marked() if annotations is not None and pictures else []
+        self._marked = set(_evenly(marked, MARKED_DRAWN))
 
     def reports(self) -> Iterator[CaseReport]:
         """One report per photograph, in order."""
         found = ordered(self._look, self.layout.cases, self.workers)
-        room = FAULTY_DRAWN
+        room = room_of_marks = FAULTY_DRAWN
         with contextlib.closing(found):
             for seen in found:
                 if isinstance(seen, UdaError):
@@ -86,8 +98,11 @@ class PhotoCheck:
                 if report.picture is not None and report.case not in self._chosen:
                     room -= 1
                     report.picture = report.picture if room >= 0 else None
+                if report.marks is not None and report.case not in self._marked:
+                    room_of_marks -= 1
+                    report.marks = report.marks if room_of_marks >= 0 else None
                 yield report
-                report.picture = None
+                report.picture = report.marks = None
 
     def whole(self) -> CaseReport:
         """The report of the data set as a whole, after :meth:`reports` has ended."""
@@ -107,7 +122,7 @@ class PhotoCheck:
     def _look(self, name: str) -> _Seen:
         """Read one photograph and its label, in a thread."""
         splits, card = tuple(self.layout.cases[name]), self.card
-        path = image_path(card, self.folder, name, self.layout.listing)
+        path = self.layout.files[name].image
         report = CaseReport(", ".join(splits), name, faults=[*self.layout.of_case[name]])
         seen = _Seen(report, Place(name, splits, path))
         if not path.is_file():
@@ -125,15 +140,41 @@ class PhotoCheck:
             _record(fault, seen, card)
         label = None
         if set(splits) != {UNLABELLED}:
-            label = label_path(card, self.folder, name, self.layout.listing)
+            label = self.layout.files[name].label
         if label is not None and label.is_file():
             classes = _look_at_label(label, seen, card)
+        if self.annotations is not None:
+            seen.marks = self._look_at_marks(name, photo, report, self.annotations)
         wanted = name in self._chosen or (self._pictures and (report.faults or report.notes))
         if photo is not None and wanted:
             report.picture = _picture(photo, classes)
         return seen
 
+    def _look_at_marks(
+        self,
+        name: str,
+        photo: NDArray[np.uint8] | None,
+        report: CaseReport,
+        annotations: AnnotationCheck,
+    ) -> CaseMarks | None:
+        """Add what is marked on a photograph to its report."""
+        small = geometry = None
+        if photo is not None:
+            size = _shown_size(photo.shape[:2], WIDEST_MARKED)
+            geometry = photo_geometry((photo.shape[0], photo.shape[1]), size)
+            small = resize_photo(photo, size)[None] if self._pictures else None
+        marks = annotations.look(name, geometry, small)
+        if marks is None:
+            return None
+        report.marked = str(marks)
+        report.notes += marks.notes
+        if name in self._marked or report.faults or report.notes:
+            report.marks = marks.picture
+        return replace(marks, picture=None)
+
     def _add(self, seen: _Seen) -> None:
+        if seen.marks is not None and self.annotations is not None:
+            self.annotations.add(seen.report.case, seen.marks)
         for name in seen.place.splits:
             split = self.summary.splits[name]
             split.images += 1
@@ -166,10 +207,13 @@ def _even_choice(layout: Layout) -> set[str]:
     """Names of a few photographs of each split, evenly spread."""
     chosen: set[str] = set()
     for split in {split for splits in layout.cases.values() for split in splits}:
-        names = layout.members(split)
-        room = min(DRAWN, len(names))
-        chosen |= {names[i * len(names) // room] for i in range(room)}
+        chosen |= set(_evenly(layout.members(split), DRAWN))
     return chosen
+
+
+def _evenly(names: Sequence[str], most: int) -> list[str]:
+    room = min(most, len(names))
+    return [names[i * len(names) // room] for i in range(room)]
 
 
 def _kind(header: Header) -> str:
@@ -247,9 +291,13 @@ def _record(fault: UdaError, seen: _Seen, card: DatasetCard) -> None:
 
 
 def _picture(photo: NDArray[np.uint8], classes: NDArray[np.uint8] | None) -> PhotoPicture:
-    rows, columns = photo.shape[:2]
-    factor = min(1.0, WIDEST / max(rows, columns))
-    size = (max(1, round(factor * rows)), max(1, round(factor * columns)))
+    size = _shown_size(photo.shape[:2], WIDEST)
     if classes is not None:
-        classes = label_slices(classes[..., None], photo_geometry((rows, columns), size))[0]
+        shape = (photo.shape[0], photo.shape[1])
+        classes = label_slices(classes[..., None], photo_geometry(shape, size))[0]
     return PhotoPicture(resize_photo(photo, size), classes)
+
+
+def _shown_size(shape: Sequence[int], widest: int) -> tuple[int, int]:
+    factor = min(1.0, widest / max(shape))
+    return max(1, round(factor * shape[0])), max(1, round(factor * shape[1]))

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uda.check import rules
-from uda.check.findings import WHOLE_SET, CaseReport, Picture
-from uda.check.layout import Layout, layout_of
+from uda.check.annotations import AnnotationCheck, no_folder
+from uda.check.findings import TAGS, WHOLE_SET, CaseReport, Picture
+from uda.check.layout import Layout, layout_of, layout_of_images
 from uda.check.photos import PhotoCheck
 from uda.check.rules import Facts
 from uda.config.card import DatasetCard, Prepare
 from uda.data import geometry as grids
-from uda.data.cases import Case, card_root, image_path, label_path
+from uda.data.cases import Case, card_root
 from uda.data.geometry import Geometry, Volume, sheared, turned_spacing
 from uda.data.images import photo_geometry
 from uda.data.label_maps import in_blocks, label_values
@@ -42,19 +43,21 @@ def check_card(
     card: DatasetCard,
     root: Path | None,
     *,
+    annotations: Path | None = None,
     pictures: bool = False,
     promised_by: Path | None = None,
     begin: Callable[[Iterable[str]], object] = lambda cases: None,
 ) -> Iterator[CaseReport]:
     """Read every case of every split as training does.
 
-    Yields one report per case, then one for the tags, and one for the data set as a whole (for volumes only where it
-    has findings).
+    Yields one report per case, then one for the tags, one for the annotations, and one for the data set as a whole (for
+    volumes only where it has findings).
 
     A missing label file is no fault in the ``adapt`` split, nor in a split without any label unless that is ``train``
     or ``validate``. An existing label file must be valid, but labels of photographs in ``adapt`` alone are not opened.
 
     Args:
+        annotations: a folder of annotations, in place of the one that the card names.
         pictures: whether reports hold slices for display; each is dropped when the next report is drawn.
         promised_by: the dataset.json that names the classes; a class that no label shows is a fault of this file.
         begin: called with the names of all cases before the first is read.
@@ -71,36 +74,118 @@ def check_card(
         )
     layout = layout_of(card, folder)
     begin(layout.cases)
+    marked = annotations_folder(card, root, annotations)
+    if annotations is None and marked is not None and not marked.is_dir():
+        layout.notes.append(no_folder(marked))
+        marked = None
+    yield from _check(card, folder, layout, marked, pictures, promised_by)
+
+
+def check_images(
+    card: DatasetCard,
+    cases: Sequence[Case],
+    *,
+    annotations: Path | None = None,
+    pictures: bool = False,
+    begin: Callable[[Iterable[str]], object] = lambda cases: None,
+) -> Iterator[CaseReport]:
+    """The same of images that are not the cases of a card.
+
+    Args:
+        card: what their model says of them (:func:`uda.networks.model_file.card_of`).
+        annotations: folder of what is marked on them.
+    """
+    layout = layout_of_images(cases)
+    begin(layout.cases)
+    card = card.model_copy(update={"splits": {"adapt": tuple(layout.cases)}})
+    yield from _check(card, Path(), layout, annotations, pictures, None)
+
+
+def annotations_folder(
+    card: DatasetCard, root: Path | None, given: Path | None = None
+) -> Path | None:
+    """The folder of a card's annotations, there or not, or the one given in its place."""
+    if given is not None or card.annotations is None:
+        return given
+    return Path(root or ".") / card.root / card.annotations
+
+
+def _check(
+    card: DatasetCard,
+    folder: Path,
+    layout: Layout,
+    marked: Path | None,
+    pictures: bool,
+    promised_by: Path | None,
+) -> Iterator[CaseReport]:
+    annotations = None if marked is None else AnnotationCheck(card, marked, layout)
     if card.photos:
-        yield from _check_photos(card, folder, layout, pictures)
-        return
+        yield from _check_photos(card, folder, layout, annotations, pictures)
+    else:
+        yield from _check_volumes(card, folder, layout, annotations, pictures, promised_by)
+
+
+def _check_volumes(
+    card: DatasetCard,
+    folder: Path,
+    layout: Layout,
+    annotations: AnnotationCheck | None,
+    pictures: bool,
+    promised_by: Path | None,
+) -> Iterator[CaseReport]:
     facts: list[Facts] = []
     geometries: dict[str, Geometry] = {}
     for name, splits in layout.cases.items():
         report = CaseReport(", ".join(splits), name, faults=layout.of_case[name])
-        case = Case(name, image_path(card, folder, name), label_path(card, folder, name))
-        if case.image.is_file() and (geometry := _check_case(case, card, report, pictures)):
+        case, geometry, slices = layout.files[name], None, None
+        if case.image.is_file() and (found := _check_case(case, card, report, pictures)):
+            slices, geometry = found
             geometries[name] = geometry
         if report.facts is not None:
             facts.append(report.facts)
+        if annotations is not None:
+            _check_marks(name, geometry, slices if pictures else None, annotations, report)
         yield report
-        report.picture = None
+        report.picture = report.marks = None
     if card.tags is not None:
         yield _check_tags(folder / card.tags, card, layout, geometries)
+    if annotations is not None:
+        yield annotations.report()
     whole = _whole(card, layout, facts, promised_by, folder)
     if whole.faults or whole.notes:
         yield whole
 
 
+def _check_marks(
+    name: str,
+    geometry: Geometry | None,
+    slices: NDArray[np.float32] | None,
+    annotations: AnnotationCheck,
+    report: CaseReport,
+) -> None:
+    """Add what is marked in a case to its report."""
+    marks = annotations.look(name, geometry, slices)
+    if marks is not None:
+        annotations.add(name, marks)
+        report.marked, report.marks = str(marks), marks.picture
+        report.notes += marks.notes
+
+
 def _check_photos(
-    card: DatasetCard, folder: Path, layout: Layout, pictures: bool
+    card: DatasetCard,
+    folder: Path,
+    layout: Layout,
+    annotations: AnnotationCheck | None,
+    pictures: bool,
 ) -> Iterator[CaseReport]:
-    check = PhotoCheck(card, folder, layout, pictures)
+    check = PhotoCheck(card, layout, pictures, annotations=annotations)
     yield from check.reports()
     if card.tags is not None:
         size = card.prepare.size
         geometries = {name: photo_geometry(shape, size) for name, shape in check.shapes.items()}
         yield _check_tags(folder / card.tags, card, layout, geometries)
+    if annotations is not None:
+        yield annotations.report()
     yield check.whole()
 
 
@@ -121,8 +206,8 @@ def _whole(
 
 def _check_case(
     case: Case, card: DatasetCard, report: CaseReport, pictures: bool
-) -> Geometry | None:
-    """Read, describe and prepare image and label; returns the image's geometry if it can be prepared."""
+) -> tuple[NDArray[np.float32], Geometry] | None:
+    """Read, describe and prepare image and label; returns slices and geometry if the image can be prepared."""
     geometry = labels = None
     try:
         volumes = read_images(case, card)
@@ -137,9 +222,11 @@ def _check_case(
             labels = _check_label(case, geometry, card, report)
     except UdaError as fault:
         report.faults.append(fault)
-    if pictures and geometry is not None:
+    if geometry is None:
+        return None
+    if pictures:
         report.picture = _picture(slices, labels, geometry)
-    return geometry
+    return slices, geometry
 
 
 def _describe(case: Case, volume: Volume, card: DatasetCard, report: CaseReport) -> Prepare:
@@ -239,7 +326,7 @@ def _check_tags(
     path: Path, card: DatasetCard, layout: Layout, geometries: Mapping[str, Geometry]
 ) -> CaseReport:
     """Report on the tags: they must name known cases and slices, and every prepared slice of ``adapt``."""
-    report = CaseReport("tags", path.name)
+    report = CaseReport(TAGS, path.name)
     if not path.is_file():
         report.notes.append(
             DataError(

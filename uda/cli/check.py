@@ -1,8 +1,9 @@
-"""``uda check``: the data set of a card, or one of nnU-Net or the Decathlon, for which it writes the card first."""
+"""``uda check``: the data set of a card, one of nnU-Net or the Decathlon, for which it writes the card first, or the
+images of a model; and what is marked on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,12 @@ from uda.cli.options import Root
 from uda.cli.printing import print_wide
 
 if TYPE_CHECKING:
-    from uda.check.findings import CaseReport, PhotoSummary
+    from uda.check.findings import CaseReport
+    from uda.check.findings import Table as Sums
     from uda.config.card import DatasetCard
     from uda.errors import UdaError
 
+Begin = Callable[[Iterable[str]], object]
 ROWS = 50  # with more cases, the terminal shows only splits and faulty cases
 SHOWN = 100  # faults, and notes, that the terminal shows
 COLUMNS = {
@@ -41,27 +44,86 @@ def check(
         Path | None,
         typer.Option(help="Folder of nnU-Net or the Decathlon: write its card, then check it."),
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Your trained model, instead of a card.")
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="With --model your images: a folder, or a pattern in quotes."),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what is marked on some images. Default: the card's."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for a page with pictures; with --from-nnunet the card to write."),
     ] = None,
 ) -> None:
-    """Read every case of a card and list every fault before training."""
-    if (card is None) == (from_nnunet is None):
-        raise typer.BadParameter("give either a card or --from-nnunet")
+    """Read every case of a card, and what is marked on it, and list every fault before training."""
+    if [card, from_nnunet, model].count(None) != 2:
+        raise typer.BadParameter("give a card, --from-nnunet, or --model and --target")
+    if (model is None) != (target is None):
+        raise typer.BadParameter("--model and --target go together: your model and your images")
+    if root is not None and card is None:
+        raise typer.BadParameter("--root goes with a card; other options name the folder itself")
     if card is not None:
         from uda.config.loading import load_card
 
-        _report(load_card(card), root, out)
-        return
-    if root is not None:
-        raise typer.BadParameter("--root goes with a card; --from-nnunet is the folder itself")
-    if out is not None and out.suffix not in (".yaml", ".yml"):
-        raise typer.BadParameter(
-            f"--out is {str(out)!r}; expected the card to write, e.g. mine.yaml"
-        )
-    if from_nnunet is not None:
+        _check_card(load_card(card), root, out, annotations)
+    elif model is not None and target is not None:
+        _check_images(model, target, annotations, out)
+    elif from_nnunet is not None:
+        if annotations is not None:
+            raise typer.BadParameter("--annotations goes with a card, or with --model")
+        if out is not None and out.suffix not in (".yaml", ".yml"):
+            raise typer.BadParameter(
+                f"--out is {str(out)!r}; expected the card to write, e.g. mine.yaml"
+            )
         _from_nnunet(from_nnunet, out)
+
+
+def _check_card(
+    card: DatasetCard,
+    root: Path | None,
+    out: Path | None,
+    annotations: Path | None = None,
+    promised_by: Path | None = None,
+) -> None:
+    from uda.check.volumes import annotations_folder, check_card
+    from uda.data.cases import folders_of_card
+
+    marked = annotations_folder(card, root, annotations)
+
+    def reports(pictures: bool, begin: Begin) -> Iterator[CaseReport]:
+        return check_card(
+            card,
+            root,
+            annotations=annotations,
+            pictures=pictures,
+            promised_by=promised_by,
+            begin=begin,
+        )
+
+    # The folders are looked for only where a page could come to lie in them.
+    inputs = [] if out is None else [*folders_of_card(card, root), *([marked] if marked else [])]
+    _report(card, reports, out, inputs, marked is not None)
+
+
+def _check_images(model: Path, target: Path, annotations: Path | None, out: Path | None) -> None:
+    from uda.check.volumes import check_images
+    from uda.data.cases import cases_in, folders_of
+    from uda.networks.model_file import card_of, model_path, read_info
+
+    card = card_of(read_info(model))
+    card = card.model_copy(update={"title": f"{target}, prepared as for {model}"})
+    cases = cases_in(target, card.photos)
+
+    def reports(pictures: bool, begin: Begin) -> Iterator[CaseReport]:
+        return check_images(card, cases, annotations=annotations, pictures=pictures, begin=begin)
+
+    inputs = [model_path(model), *folders_of(cases), *([annotations] if annotations else [])]
+    _report(card, reports, out, inputs, annotations is not None)
 
 
 def _from_nnunet(folder: Path, out: Path | None) -> None:
@@ -72,37 +134,41 @@ def _from_nnunet(folder: Path, out: Path | None) -> None:
     typer.echo(f"card: {written.path}")
     for remark in written.remarks:
         typer.echo(f"  {remark}")
-    _report(written.card, None, None, listing.source)
+    _check_card(written.card, None, None, promised_by=listing.source)
 
 
 def _report(
-    card: DatasetCard, root: Path | None, out: Path | None, promised_by: Path | None = None
+    card: DatasetCard,
+    check: Callable[[bool, Begin], Iterator[CaseReport]],
+    out: Path | None,
+    inputs: Sequence[Path],
+    annotated: bool,
 ) -> None:
-    """Check, draw and print; exit with 2 if there is a fault."""
-    from uda.check.volumes import check_card
+    """Check, draw and print; exit with 2 if there is a fault.
 
+    Args:
+        check: makes the reports, with pictures or without.
+        inputs: files and folders from which the page must lie apart.
+        annotated: whether there may be pictures of annotations.
+    """
     page = None
     if out is None:
-        reports = list(check_card(card, root, promised_by=promised_by))
+        reports = list(check(False, lambda cases: None))
     else:
         from uda.check.page import Album
-        from uda.data.cases import folders_of_card
         from uda.files.output import output_folder
 
-        with output_folder(out, folders_of_card(card, root)) as ledger:
+        with output_folder(out, inputs) as ledger:
             album = Album(out, card)
-
-            def begin(cases: Iterable[str]) -> None:
-                ledger.check(album.paths(cases))
-
-            for report in check_card(card, root, pictures=True, begin=begin):
+            for report in check(True, lambda cases: ledger.check(album.paths(cases, annotated))):
                 album.add(report)
             reports, page = album.reports, album.write()
     summary = next((report.summary for report in reports if report.summary), None)
     if summary is None:
         _print_cases(card.name, reports)
     else:
-        _print_summary(card.name, summary)
+        _print_tables(card.name, summary.tables())
+    _print_tables(card.name, [table for report in reports for table in report.tables])
     faults = [fault for report in reports for fault in report.faults]
     notes = [note for report in reports for note in report.notes]
     _print_findings(notes, "note")
@@ -141,12 +207,12 @@ def _print_cases(name: str, reports: Sequence[CaseReport]) -> None:
         print_wide(table)
 
 
-def _print_summary(name: str, summary: PhotoSummary) -> None:
-    """Print the sums over a set of photographs, which are too many for a line each."""
+def _print_tables(name: str, blocks: Iterable[Sums]) -> None:
+    """Print sums over photographs, which are too many for a line each, or over annotations."""
     from rich.table import Table
     from rich.text import Text
 
-    for block in summary.tables():
+    for block in blocks:
         table = Table(title=f"card {name} · {block.title}")
         for column in block.head:
             table.add_column(column, justify="right" if column in block.numbers else "left")

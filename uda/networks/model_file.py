@@ -187,15 +187,7 @@ def load_model(
             Python code that this process has not registered, or TorchScript without permission.
     """
     path = model_path(path)
-    tensors, metadata = load_tensors(path)
-    if "uda" not in metadata:
-        raise ModelError(
-            "holds weights without a description (classes, network, preprocessing)",
-            where=path,
-            expected="a model.safetensors that a stage of uda wrote",
-            fix="import a network of your own with `uda import NETWORK --weights FILE`",
-        )
-    info = ModelInfo.from_json(metadata["uda"], path)
+    tensors, info = _opened(path)
     stored = tensors.pop(PROGRAM, None)
     program = None if stored is None else stored.numpy().tobytes()
     if not isinstance(info.network, ForeignNetwork):
@@ -214,6 +206,27 @@ def load_model(
         raise ModelError(error.what, where=path, expected=error.expected, fix=error.fix) from error
     load_weights(own_network(model), tensors, path)
     return model, info
+
+
+def read_info(path: Path) -> ModelInfo:
+    """The description of a model file, or of the one in a stage folder; its network is not built and runs no code.
+
+    Raises:
+        ModelError: no such file, a pickle, or no description.
+    """
+    return _opened(model_path(path))[1]
+
+
+def _opened(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
+    tensors, metadata = load_tensors(path)
+    if "uda" not in metadata:
+        raise ModelError(
+            "holds weights without a description (classes, network, preprocessing)",
+            where=path,
+            expected="a model.safetensors that a stage of uda wrote",
+            fix="import a network of your own with `uda import NETWORK --weights FILE`",
+        )
+    return tensors, ModelInfo.from_json(metadata["uda"], path)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from uda.config.loading import load_card
 from uda.config.recipe import Adapt, Chosen, Data, Pretrain, Recipe
 from uda.data.annotations.folder import Annotations, find_annotations, read_annotations
 from uda.data.annotations.grids import grids_of
+from uda.data.annotations.refused import Judging, refused_cases
 from uda.data.cases import Case, Listing, cases_of, folders_of_card, image_path, names_of
 from uda.data.hashes import Hashes
 from uda.data.sources import holds_both
@@ -186,15 +187,12 @@ class Domains:
             )
         folder = self.root / card.root
         cases = self.cases(card, split, labels=False)
-        refused: dict[str, str] = {}
-        for judges, judging in ((self.target, "test"), (self.source, "validate")):
-            if judging not in judges.splits:
-                continue
-            images = self._images(judges, judging)
-            why = f"it is of split {judging!r} of card {judges.name!r}, and its annotation would leak into the score"
-            if judges.name == card.name:
-                refused |= {Path(case).name: why for case in images.values()}
-            refused |= {one.name: why for one in cases if one.image.resolve() in images}
+        judging = [
+            Judging(judges.name, judged, self._images(judges, judged))
+            for judges, judged in ((self.target, "test"), (self.source, "validate"))
+            if judged in judges.splits
+        ]
+        refused = refused_cases(card, cases, judging)
         known = {Path(name).name for other in card.splits for name in names_of(card, folder, other)}
         files = find_annotations(folder / card.annotations, card.photos)
         return read_annotations(files, card, grids_of(cases, card), refused, known)

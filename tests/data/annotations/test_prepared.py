@@ -12,7 +12,7 @@ from annotated import AFFINE, card_of, write_nifti
 from uda.config.card import DatasetCard
 from uda.data.annotations.folder import Annotations
 from uda.data.annotations.marks import Box, Partial, Point
-from uda.data.annotations.prepared import PreparedAnnotations, prepared
+from uda.data.annotations.prepared import OneCase, PreparedAnnotations, prepared
 from uda.data.cases import Case
 from uda.data.items import Patches, Slices
 from uda.data.store import Store, open_store
@@ -207,3 +207,31 @@ def test_patches_of_volumes_get_their_part(store: Store, card: DatasetCard) -> N
     assert batch.boxes[1, 0].tolist() == [1, 1, 2, 1, 4, 6]
     assert batch.boxed[1].any(1).tolist() == [False, True]
     torch.testing.assert_close(batch.place[1, :, 1, 0, 0], torch.tensor([1.0, 2.0, 0.0]))
+
+
+@pytest.mark.parametrize("kind", ["points", "scribbles", "boxes", "partial", "labels"])
+def test_a_case_alone_is_prepared_as_in_a_store(tmp_path: Path, kind: str) -> None:
+    coarse = {"size": [5, 6], "orientation": "RAS", "slice_axis": 2, "spacing": 2.0}
+    card = card_of(prepare=coarse)
+    store = stored(tmp_path, card)
+    labels = RNG.integers(0, 4, SHAPE, dtype=np.uint8)
+    given = Annotations(
+        points={"p2": tuple(Point(s, s, 7 - s, s % 4) for s in range(5))},
+        boxes={"p2": (Box(1, 1, 2, 1, 4, 6), Box(3, 2, 0, 0, 1, 1))},
+        scribbles={"p2": np.where(RNG.random(SHAPE) < 0.1, labels, IGNORE).astype(np.uint8)},
+        partial={"p2": Partial(np.where(labels == 1, 1, OTHER).astype(np.uint8), ("disk",))},
+        labels={"p2": labels},
+    )
+    whole, second = marked(store, card, given, kind), store.cases[1]
+    one = OneCase("p2", second.geometry)
+    alone = prepared(given, one, card.classes, card.structures, [kind])  # type: ignore[list-item]
+    own = slice(second.start, second.stop)
+    np.testing.assert_array_equal(alone.labels, whole.labels[own])
+    np.testing.assert_array_equal(alone.labelled, whole.labelled[own])
+    np.testing.assert_array_equal(alone.boxed, whole.boxed[own])
+    np.testing.assert_array_equal(alone.slices, whole.slices[own])
+    assert alone.outside == whole.outside
+    assert {number + second.start: boxes.tolist() for number, boxes in alone.boxes.items()} == {
+        number: boxes.tolist() for number, boxes in whole.boxes.items()
+    }
+    assert alone.slices.any()

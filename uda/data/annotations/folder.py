@@ -18,7 +18,7 @@ Names that begin with ``README`` and what systems leave behind are passed over. 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os.path import isdir, isfile
 from pathlib import Path
@@ -106,27 +106,34 @@ def find_annotations(folder: Path, photos: bool) -> AnnotationFiles:
         DataError: there is no such folder, nothing in it is an annotation, or lists every file and folder whose
             name says nothing.
     """
+    files, faults = recognised(folder, photos)
+    faults.raise_all(f"the folder of annotations {folder}")
+    return files
+
+
+def recognised(folder: Path, photos: bool) -> tuple[AnnotationFiles, Faults]:
+    """What :func:`find_annotations` recognises, and its faults, which it would raise."""
+    search = _Search(photos)
     if not isdir(folder):
-        raise DataError(
+        search.faults.add(
             "there is no such folder of annotations",
             where=folder,
             expected=LOOKED_FOR,
             fix="give the folder in which they lie",
         )
-    search = _Search(photos)
+        return AnnotationFiles(folder), search.faults
     for path in _named(folder):
         search.take(path)
     if not (search.found or search.partial or search.faults.count):
-        raise DataError(
+        search.faults.add(
             "nothing in the folder is an annotation",
             where=folder,
             expected=LOOKED_FOR + (", *.json of COCO or LabelMe" if photos else ""),
             fix="save what you drew there, under one of these names",
         )
-    search.faults.raise_all(f"the folder of annotations {folder}")
     single = {key: paths[0] for key, paths in search.found.items() if key in ("points", "tags")}
     several = {key: tuple(paths) for key, paths in search.found.items() if key not in single}
-    return AnnotationFiles(
+    files = AnnotationFiles(
         folder,
         points=single.get("points"),
         tags=single.get("tags"),
@@ -136,6 +143,7 @@ def find_annotations(folder: Path, photos: bool) -> AnnotationFiles:
         shapes=several.get("shapes", ()),
         partial=tuple(search.partial),
     )
+    return files, search.faults
 
 
 def _named(folder: Path) -> Iterator[Path]:
@@ -280,7 +288,17 @@ def read_annotations(
         DataError: lists the faults of all files.
     """
     digest = digest_of(files)
-    reading = _Reading(Target(card, grids, refused or {}, others), Faults())
+    found, faults = read_sound(files, Target(card, grids, refused or {}, others), unmarked)
+    faults.raise_all(f"the annotations in {files.folder}")
+    return replace(found, digest=digest)
+
+
+def read_sound(
+    files: AnnotationFiles, target: Target, unmarked: Collection[int] | None = None
+) -> tuple[Annotations, Faults]:
+    """What :func:`read_annotations` reads, without what is faulty and without a digest, and the faults, which it
+    would raise."""
+    reading = _Reading(target, Faults())
     if files.points:
         read_points(files.points, reading.target, reading.clicks)
     for path in files.boxes:
@@ -296,17 +314,16 @@ def read_annotations(
         reading.read_partial(part)
     reading.read_maps(files.labels, read_complete, reading.keeper(reading.labels, "labels"))
     tags = reading.read_tags(files.tags) if files.tags else {}
-    reading.faults.raise_all(f"the annotations in {files.folder}")
-    return Annotations(
+    found = Annotations(
         reading.clicks.points(),
         reading.boxes.boxes(),
         reading.scribbles,
         reading.partial,
         reading.labels,
         tags,
-        digest,
-        files.folder,
+        folder=files.folder,
     )
+    return found, reading.faults
 
 
 def digest_of(files: AnnotationFiles) -> str:
@@ -468,12 +485,14 @@ class _Reading:
         if not tags:
             self.faults.add("the table has no line below its first", where=path, fix="take it out")
         names = Names(path, self.target, self.faults)
-        for case, slice_ in tags:
+        sound = {}
+        for (case, slice_), shown in tags.items():
             if names.case(case, f"slice {slice_}"):
                 at = ((slice_, 0, 0),)
-                inside("a tag", case, self.target.grids[case], at, self.faults, str(path))
+                if inside("a tag", case, self.target.grids[case], at, self.faults, str(path)):
+                    sound[case, slice_] = shown
         names.report()
-        return tags
+        return sound
 
 
 def classes_in(text: str, card: DatasetCard) -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,13 @@ def grids_of(cases: Sequence[Case], card: DatasetCard) -> dict[str, Grid]:
     Raises:
         DataError: lists every image whose header cannot be used.
     """
+    found, faults = sound_grids(cases, card)
+    raise_all(faults, f"the images of card {card.name!r}")
+    return found
+
+
+def sound_grids(cases: Iterable[Case], card: DatasetCard) -> tuple[dict[str, Grid], list[UdaError]]:
+    """The grids of the images whose headers can be used, and the faults of the others."""
     found: dict[str, Grid] = {}
     faults: list[UdaError] = []
     for case in cases:
@@ -76,8 +83,7 @@ def grids_of(cases: Sequence[Case], card: DatasetCard) -> dict[str, Grid]:
             found[case.name] = grid
         else:
             faults.append(grid)
-    raise_all(faults, f"the images of card {card.name!r}")
-    return found
+    return found, faults
 
 
 def _grid_or_fault(case: Case, card: DatasetCard) -> Grid | UdaError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,13 +18,40 @@ from uda.data.annotations.marks import Box, Partial, Point
 from uda.data.file_names import wildcard
 from uda.data.geometry import Geometry, inside, label_slices, on_prepared
 from uda.data.items import Items, Numbers
-from uda.data.store import Store, StoredCase
+from uda.data.store import StoredCase
 from uda.errors import DataError
 from uda.types import IGNORE, Annotation
 
 Labels = NDArray[np.uint8]
 EDGE = 1e-6
 """Rounding of a box's edge, in pixels of the prepared grid."""
+
+
+class PreparedSlices(Protocol):
+    """Where the slices of prepared cases lie: a :class:`uda.data.store.Store`, or :class:`OneCase`."""
+
+    @property
+    def cases(self) -> Sequence[StoredCase]: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def __len__(self) -> int: ...
+
+
+class OneCase:
+    """A single prepared case, without its images: to prepare the annotations of one case after the other.
+
+    Args:
+        geometry: how its image was prepared.
+    """
+
+    def __init__(self, name: str, geometry: Geometry) -> None:
+        self.cases = (StoredCase(name, 0, geometry.depth, geometry, low=0.0, traits={}),)
+        self.size = geometry.size
+
+    def __len__(self) -> int:
+        return self.cases[0].stop
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,7 @@ class PreparedAnnotations:
 
 def prepared(
     given: Annotations,
-    store: Store,
+    store: PreparedSlices,
     classes: Sequence[str],
     structures: Sequence[str],
     kinds: Iterable[Kind],
@@ -147,7 +174,9 @@ def chosen(case: str, patterns: Sequence[str] | None) -> bool:
 class _Builder:
     """Puts marks on the prepared grid; what is put first stays."""
 
-    def __init__(self, store: Store, classes: Sequence[str], structures: Sequence[str]) -> None:
+    def __init__(
+        self, store: PreparedSlices, classes: Sequence[str], structures: Sequence[str]
+    ) -> None:
         self.classes = np.array(classes)
         self.structures = np.isin(self.classes, structures)
         self.labels = np.full((len(store), *store.size), IGNORE, dtype=np.uint8)
