@@ -98,7 +98,7 @@ def adapt(
         prior: by default the class ratio of the model's training labels, if the method needs a prior; with tags
             among the annotations that of the tags.
         annotations: folder of what is marked on some of the images (docs/annotations.md). The default method is then
-            joined with the one that fits them, ``ratio_teacher+scribbles``; ``default+boxes`` names another one.
+            joined with the one that fits them, ``ratio_teacher+scribbles_crf``; ``default+boxes`` names another one.
         restart: run again from the start, even if the result is complete.
         trust_code: run the code of a model that is a TorchScript program, which can do whatever you can.
 
@@ -123,7 +123,7 @@ def adapt(
         prior = make_prior(TagPrior(), parent, Evidence(tags=marked.tags), compute, seed=0)
     if isinstance(method, str):
         knows_ratio = prior is not None or parent.info.class_ratio is not None
-        method = completed(method, default_method(card.photos, knows_ratio), kinds)
+        method = completed(method, default_method(card.photos, knows_ratio), kinds, card.photos)
     settings = preset(method, list(overrides), kinds) if isinstance(method, str) else method
     check_used(settings, kinds, None if annotations is None else Path(annotations))
     prior = _prior_for(settings, prior, parent)

@@ -86,7 +86,7 @@ def reference(
     boxed: np.ndarray,
     coordinates: np.ndarray | None = None,
     width: int = 5,
-    filled: tuple[float, float] = (0.5, 1.0),
+    filled: tuple[float, float] = (0.2, 1.0),
     t: float | None = None,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> float:

@@ -44,14 +44,14 @@ def default_method(photos: bool, ratio_known: bool) -> str:
 
 FITTING: dict[Kind, str] = {
     "labels": "labels",
-    "scribbles": "scribbles",
+    "scribbles": "scribbles_crf",
     "points": "points",
     "partial": "partial",
 }
 """the method that fits annotations of a kind; of several kinds the first decides, and reads them all"""
 
 
-def completed(name: str, usual: str, kinds: Collection[Kind]) -> str:
+def completed(name: str, usual: str, kinds: Collection[Kind], photos: bool = False) -> str:
     """A method's name with ``default`` replaced, alone by what fits the annotations, before a ``+`` by ``usual``.
 
     Args:
@@ -69,6 +69,8 @@ def completed(name: str, usual: str, kinds: Collection[Kind]) -> str:
     if plus:
         return f"{usual}+{joined}"
     fitting = [method for kind, method in FITTING.items() if kind in kinds][:1]
+    if photos and fitting == ["scribbles_crf"]:
+        fitting = ["scribbles"]  # a dense CRF of colours is slow
     return "+".join([usual, *fitting, *(["boxes"] if "boxes" in kinds else [])])
 
 

@@ -246,7 +246,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "scribbles_crf": {
         **_MARKED,
         "annotations": ["scribbles"],
-        "objective": [_PIXELS, {"term": "dense_crf", "sigma_space": 20.0}],
+        "objective": [_PIXELS, {"term": "dense_crf"}],
     },
     # Marin et al. 2019: a grid CRF labels what the scribbles leave open, in every step anew
     "scribbles_adm": {
@@ -258,7 +258,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "boxes": {
         **_MARKED,
         "annotations": ["boxes"],
-        "objective": [{"term": "boxes", "weight": 10.0}],
+        "objective": [{"term": "boxes"}],
     },
     # Rajchl et al. 2017
     "deepcut": {**_MARKED, "annotations": ["boxes"], "objective": [{"term": "deepcut"}]},
@@ -274,7 +274,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "batchnorm": "warmed",
         "augment": _STRONG,
         "select": "last",
-        "objective": [{"term": "seeds"}, {"term": "dense_crf", "sigma_space": 20.0}],
+        "objective": [{"term": "seeds"}, {"term": "dense_crf"}],
     },
     # complete labels of a few images
     "labels": {

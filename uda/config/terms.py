@@ -387,8 +387,8 @@ class BoxesTerm(_Term):
     term: Literal["boxes"] = "boxes"
     width: Positive = 5
     """lines in a band, which has as many pixels of the class at the least"""
-    filled: tuple[Probability, Probability] = (0.5, 1.0)
-    """bounds of a structure's share of its box"""
+    filled: tuple[Probability, Probability] = (0.2, 1.0)
+    """bounds of a structure's share of its box; a thin ring fills 0.3, a disk 0.79"""
     outside: Amount = 1.0
     """weight of the emptiness outside of the boxes"""
     tight: Amount = 1.0
@@ -407,8 +407,10 @@ class DeepCutTerm(_Term):
 
     term: Literal["deepcut"] = "deepcut"
     round_steps: Positive = 100
-    """Steps between two copies of the student, whose prediction the CRF starts from; in the first round it starts from
-    the boxes themselves."""
+    """Steps between two copies of the student, whose prediction the CRF starts from."""
+    first: Literal["network", "boxes"] = "network"
+    """What the CRF starts from in the first round: ``network``, its prediction, or ``boxes`` themselves, for a network
+    that knows nothing yet."""
     sigma_color: Rate = 0.25
     """of the CRF, in units of the prepared image"""
     sigma_space: Rate = 10.0

@@ -29,7 +29,7 @@ def boxes(
     boxed: Bool[Tensor, "b k"],
     coordinates: Float[Tensor, "b a *s"] | None = None,
     width: int = 5,
-    filled: tuple[float, float] = (0.5, 1.0),
+    filled: tuple[float, float] = (0.2, 1.0),
     t: float | None = None,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Scalar:
@@ -74,7 +74,8 @@ def boxes(
         coordinates: where each pixel lies in the original image, in its pixels, ``[b, a, *s]``; a may differ from
             the number of axes of the logits (slices of a volume). By default the pixels are where they were.
         width: lines in a band.
-        filled: l and u, bounds of an object's share of its box. The paper's code has (0.5, 0.9).
+        filled: l and u, bounds of an object's share of its box. The paper's code has (0.5, 0.9) for convex objects; a
+            ring whose wall is a tenth of its diameter fills 0.28.
         t: sharpness of the log-barrier, see :func:`barrier_t`; ``None`` for the squared hinge.
         weights: w₁ of the emptiness outside, w₂ of tightness, w₃ of size.
 

@@ -132,7 +132,7 @@ def boxed_square() -> Batch:
 
 
 def test_deepcut_cuts_what_the_image_shows_out_of_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    objective, _ = set_up(network(), term("deepcut", sigma_space=6.0), DeepCut)
+    objective, _ = set_up(network(), term("deepcut", first="boxes", sigma_space=6.0), DeepCut)
     objective.begin(0)
     batch = boxed_square()
     found: list[Tensor] = []
@@ -159,7 +159,7 @@ def test_deepcut_cuts_what_the_image_shows_out_of_the_box(monkeypatch: pytest.Mo
 
 def test_deepcut_asks_its_copy_from_the_second_round_on(monkeypatch: pytest.MonkeyPatch) -> None:
     student = network()
-    objective, part = set_up(student, term("deepcut", round_steps=2), DeepCut)
+    objective, part = set_up(student, term("deepcut", first="boxes", round_steps=2), DeepCut)
     calls: list[int] = []
     forward = part.copy.forward
     monkeypatch.setattr(part.copy, "forward", lambda x: calls.append(len(x)) or forward(x))

@@ -23,8 +23,8 @@ SURE = 0.9
 class DeepCut(Part):
     """Pseudo-labels inside of boxes (Rajchl et al., IEEE TMI 2017).
 
-    A dense CRF labels the images in each step: in the first round from the boxes, later from the prediction of a copy
-    of the student that is made when a round begins. In an image whose boxes are given a class is impossible outside of
+    A dense CRF labels the images in each step, from the prediction of a copy of the student that is made when a round
+    begins; with ``first: boxes`` in the first round from the boxes. In an image whose boxes are given a class is impossible outside of
     its boxes. The background is possible everywhere. So nothing of the size of an image is kept, and a checkpoint
     holds the copy alone. Images without boxes have no labels.
     """
@@ -35,7 +35,7 @@ class DeepCut(Part):
         self.context, self.copy = context, frozen_copy(context.student)
 
     def begin(self, step: int) -> None:
-        self.first = step < self.term.round_steps
+        self.from_boxes = self.term.first == "boxes" and step < self.term.round_steps
         if step % self.term.round_steps == 0:
             ema_update(self.copy, self.context.student, 1.0)
 
@@ -51,7 +51,7 @@ class DeepCut(Part):
         given, term = boxed.any(1), self.term
         guidance = image if image.dim() == 4 else image.movedim(2, 1).flatten(0, 1)
         allowed = inside_boxes(boxes, boxed, place)
-        if self.first:
+        if self.from_boxes:
             p = _from_boxes(allowed)
         else:
             with self.context.fabric.autocast():
