@@ -328,7 +328,7 @@ def test_a_box_that_left_the_image_in_part_says_nothing_of_size(shift: int) -> N
     coordinates = torch.from_numpy(grid((10, 10))).unsqueeze(0)
     for place in (None, coordinates):
         seen = float(boxes(empty, box, BOXED, place, weights=ONLY["size"]))
-        assert seen == pytest.approx(0.25 if shift <= 2 else 0)
+        assert seen == pytest.approx(0.04 if shift <= 2 else 0)
         bands = float(boxes(empty, box, BOXED, place, 1, weights=ONLY["tight"]))
         # three columns and more are gone, so no row is whole; columns that are there still count
         assert bands == pytest.approx(1 if shift < 20 else 0)
