@@ -24,7 +24,7 @@ from uda.types import IGNORE, Annotation
 
 Labels = NDArray[np.uint8]
 EDGE = 1e-6
-"""Rounding of a box's edge, in pixels of the prepared grid."""
+"""Rounding of a box's edges, in pixels of the prepared grid."""
 
 
 class PreparedSlices(Protocol):
@@ -231,8 +231,8 @@ class _Builder:
             last = _file_place(box.slice, box.row1, box.column1, case)
             corners = np.array([first, np.array(last) + 1], dtype=np.float64)
             edges = np.sort(on_prepared(corners, case.geometry), axis=0)
-            low = np.floor(edges[0] + EDGE).astype(int)
-            high = np.maximum(np.ceil(edges[1] - EDGE).astype(int) - 1, low)
+            low = np.ceil(edges[0] - 0.5 - EDGE).astype(int)  # pixels whose centre lies inside
+            high = np.maximum(np.ceil(edges[1] - 0.5 - EDGE).astype(int) - 1, low)
             rows, columns = self.labels.shape[1:]
             if high[1] < 0 or high[2] < 0 or low[1] >= rows or low[2] >= columns:
                 self.outside += 1
