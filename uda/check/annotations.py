@@ -449,8 +449,8 @@ def _chosen(drawn: NDArray[np.bool_], marked: NDArray[np.bool_]) -> list[int]:
 
     Example:
         >>> marked = np.ones(9, dtype=bool)
-        >>> _chosen(np.arange(9) == 4, marked), _chosen(marked, marked)
-        ([0, 2, 4, 5, 6, 8], [0, 1, 3, 4, 6, 8])
+        >>> _chosen(np.arange(9) == 5, marked), _chosen(marked, marked)
+        ([0, 1, 3, 5, 6, 8], [0, 1, 3, 4, 6, 8])
     """
     first = _even(np.flatnonzero(drawn).tolist(), SHOWN)
     rest = _even(np.flatnonzero(marked & ~drawn).tolist(), SHOWN - len(first))
