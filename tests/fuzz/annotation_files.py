@@ -13,13 +13,13 @@ import numpy as np
 from feeding import Reader, Seed
 from mutations import damaged
 from text_files import json_damaged, text_damaged
-from uda.annotations.boxes import Boxes, boxes_of_list, read_boxes
-from uda.annotations.faults import Faults
-from uda.annotations.grids import Grid
-from uda.annotations.label_files import read_scribbles
-from uda.annotations.photo_json import Shapes, read_json, read_shapes
-from uda.annotations.points import Clicks, read_points
-from uda.annotations.target import Target
+from uda.data.annotations.boxes import Boxes, boxes_of_list, read_boxes
+from uda.data.annotations.faults import Faults
+from uda.data.annotations.grids import Grid
+from uda.data.annotations.label_files import read_scribbles
+from uda.data.annotations.photo_json import Shapes, read_json, read_shapes
+from uda.data.annotations.points import Clicks, read_points
+from uda.data.annotations.target import Target
 from volume_files import AFFINE, CARD, RESAMPLED, SHAPE, image, label
 
 from uda.config.card import DatasetCard

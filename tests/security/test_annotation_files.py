@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from uda.annotations.folder import find_annotations, read_annotations
-from uda.annotations.grids import Grid
+from uda.data.annotations.folder import find_annotations, read_annotations
+from uda.data.annotations.grids import Grid
 
 from uda.config.loading import load_card
 from uda.data.nrrd import MAX_HEADER, read_header
