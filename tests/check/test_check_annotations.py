@@ -236,13 +236,15 @@ def test_pixels_outside_their_boxes_are_a_note(tiny: Tiny) -> None:
     inside = np.argwhere(label[..., 2] == 1)
     (row0, column0), (row1, column1) = inside.min(0), inside.max(0)
     table(folder / "boxes.csv", BOXES, f"c0,2,disk,{row0 + 1},{column0},{row1},{column1}")
-    notes = [n.what for n in check(tiny)["c0"].notes if n.what.startswith("complete labels: ")]
+    (note,) = check(tiny)["c0"].notes
     cut, ring = int((inside[:, 0] == row0).sum()), int((label[..., 2] == 2).sum())
-    assert len(notes) == 2
-    assert (
-        f"{cut} pixels of disk outside every box of disk, first in slice 2, row {row0}" in notes[0]
-    )
-    assert f"{ring} pixels of ring outside every box of ring" in notes[1]
+    found = re.findall(r"(\d+) pixels? of (\w+) \(([a-z ]+)\)", note.what)
+    assert found == [
+        (f"{cut}", "disk", "complete labels"),
+        (f"{ring}", "ring", "complete labels"),
+        (f"{cut}", "disk", "partial labels"),
+    ]
+    assert f"first in slice 2, row {row0}, column" in note.what
 
 
 def test_marks_outside_the_prepared_images_are_a_note(tiny: Tiny) -> None:
@@ -505,6 +507,7 @@ def test_photographs_are_checked_and_drawn(
     assert rows_of(report, 0) == {"clicks": ("1", "1", "2", "0"), "boxes": ("1", "1", "1", "0")}
     assert rows_of(report, 1)["car"] == ("1", "1")
     assert "no annotation marks sky" in told(report)
+    assert not any(one.notes for one in album.reports[:3])
     pixels = (imread(tmp_path / "page" / "a0_marks.png") * 255).round()
     scale = SIDE / 80
     assert pixels.shape[:2] == (round(50 * scale), SIDE)
@@ -512,6 +515,19 @@ def test_photographs_are_checked_and_drawn(
         assert close(pixels[round(row * scale), round(column * scale)][None], colour, 5).all()
     assert "2 of 2 annotated cases" in html
     assert re.search(r"a0</b> 50×80 · 2 clicks", html)
+
+
+def test_a_click_outside_the_boxes_of_a_photograph_is_named_by_row_and_column(
+    photos: tuple[DatasetCard, Path],
+) -> None:
+    card, root = photos
+    with (root / "marks" / "points.csv").open("a") as file:
+        file.write("a1,40,60,road\n")
+    reports = {report.case: report for report in check_card(card, root)}
+    (note,) = reports["a1"].notes
+    assert note.what == (
+        "outside every box of their class lie 1 pixel of road (clicks), first in row 40, column 60"
+    )
 
 
 def test_a_photograph_that_judges_may_not_be_annotated(photos: tuple[DatasetCard, Path]) -> None:

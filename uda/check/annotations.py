@@ -358,7 +358,7 @@ def _contradictions(
         pair = " and ".join(_called(int(array[place]), card) for array in (one, other))
         yield DataError(
             f"{WORDS[first]} and {WORDS[second]} contradict each other in {int(wrong.sum())} of "
-            f"{_pixels(int(both.sum()))} that both name, first in {_at(place)}: {pair}",
+            f"{_pixels(int(both.sum()))} that both name, first in {_at(place, card)}: {pair}",
             where=where,
             fix=f"correct one of them; otherwise training believes the {WORDS[first]}",
         )
@@ -367,29 +367,33 @@ def _contradictions(
 def _beyond_boxes(
     maps: dict[Kind, Labels], boxes: Sequence[Box], card: DatasetCard, where: str
 ) -> Iterator[UdaError]:
-    """A note for each kind and structure with pixels outside all boxes of the structure, in slices that have boxes."""
+    """A note on pixels that lie outside all boxes of their structure, in slices that have boxes."""
+    counts: dict[tuple[Kind, int], int] = {}
+    first: tuple[int, ...] | None = None
+    structures = [card.classes.index(name) for name in card.structures]
     for kind, array in maps.items():
-        found: dict[int, list[tuple[int, int, int, int]]] = {}
         for number in sorted({box.slice for box in boxes}):
             plane, own = array[number], [box for box in boxes if box.slice == number]
-            for index in np.unique(plane[plane < OTHER]).tolist():
+            for index in np.intersect1d(plane, structures).tolist():
                 outside = plane == index
                 for box in own:
                     if box.class_index == index:
                         outside[box.row0 : box.row1 + 1, box.column0 : box.column1 + 1] = False
                 if outside.any():
-                    row, column = _first(outside)
-                    found.setdefault(index, []).append((int(outside.sum()), number, row, column))
-        for index, places in found.items():
-            name, (_, *first) = card.classes[index], places[0]
-            if name in card.structures:
-                yield DataError(
-                    f"{WORDS[kind]}: {_pixels(sum(place[0] for place in places))} of {name} outside every box of "
-                    f"{name}, first in {_at(first)}",
-                    where=where,
-                    expected="in a slice with boxes, a box around each structure that it shows",
-                    fix=f"correct the {WORDS[kind]}, or the boxes of this slice",
-                )
+                    first = first or (number, *_first(outside))
+                    counts[kind, index] = counts.get((kind, index), 0) + int(outside.sum())
+    if first is not None:
+        named = [
+            f"{_pixels(count)} of {card.classes[index]} ({WORDS[kind]})"
+            for (kind, index), count in counts.items()
+        ]
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        yield DataError(
+            f"outside every box of their class lie {', '.join(named[:NAMED])}{more}, first in {_at(first, card)}",
+            where=where,
+            expected="in a slice with boxes, a box around each structure that it shows",
+            fix="correct the marks, or the boxes of these slices",
+        )
 
 
 def _pixels(count: int) -> str:
@@ -400,8 +404,9 @@ def _first(where: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(index) for index in np.unravel_index(int(where.argmax()), where.shape))
 
 
-def _at(place: Sequence[int]) -> str:
-    return f"slice {place[0]}, row {place[1]}, column {place[2]}"
+def _at(place: Sequence[int], card: DatasetCard) -> str:
+    at = f"row {place[1]}, column {place[2]}"
+    return at if card.photos else f"slice {place[0]}, {at}"
 
 
 def _called(index: int, card: DatasetCard) -> str:
@@ -449,8 +454,8 @@ def _chosen(drawn: NDArray[np.bool_], marked: NDArray[np.bool_]) -> list[int]:
 
     Example:
         >>> marked = np.ones(9, dtype=bool)
-        >>> _chosen(np.arange(9) == 4, marked), _chosen(marked, marked)
-        ([0, 2, 4, 5, 6, 8], [0, 1, 3, 4, 6, 8])
+        >>> _chosen(np.arange(9) == 5, marked), _chosen(marked, marked)
+        ([0, 1, 3, 5, 6, 8], [0, 1, 3, 4, 6, 8])
     """
     first = _even(np.flatnonzero(drawn).tolist(), SHOWN)
     rest = _even(np.flatnonzero(marked & ~drawn).tolist(), SHOWN - len(first))

@@ -187,7 +187,7 @@ class _Pane:
 def _halo(colour: Colour) -> Colour:
     """Black around light colours, white around dark ones."""
     red, green, blue = colour
-    return (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else WHITE
+    return (0, 0, 0) if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else WHITE
 
 
 def _montage(panes: Sequence[Bytes]) -> Bytes:
