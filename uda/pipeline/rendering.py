@@ -20,7 +20,7 @@ def render_data(data: Data, domains: Domains, annotated: bool) -> Stage | None:
     """The stage that renders a recipe's data; None if the recipe uses the user's files.
 
     Args:
-        annotated: whether the phantom needs annotations of its target.
+        annotated: whether the phantom needs annotations and tags of its target.
     """
     if data.phantom is not None:
         return _phantom(data.phantom, domains, annotated)
@@ -38,9 +38,11 @@ def _phantom(phantom: Phantom, domains: Domains, annotated: bool) -> Stage:
         card = domains.target
         if annotated and card.annotations is not None:
             from uda.data.annotations.simulate import write_simulated
+            from uda.data.convert import write_tags
 
             place = folder / card.root / card.annotations
             write_simulated(card, folder, "adapt", place, partial=PARTIAL, seed=phantom.seed)
+            write_tags(card, folder, "adapt", place / "tags.csv")
         return RECORD
 
     settings = {"seed": phantom.seed, **subjects} | ({"annotations": True} if annotated else {})
