@@ -362,7 +362,7 @@ def test_adapt_picks_what_fits_the_annotations(
         model, images, tmp_path / "out", annotations=clicks, overrides=["steps=2", "batch=6"]
     )
     record = read_json(path.parent / "stage.json")
-    assert record["settings"]["preset"] == "ratio_teacher+points+boxes"
+    assert record["settings"]["preset"] == "ratio_teacher+points+deepcut"
     assert record["settings"]["annotations"] == ["points", "boxes"]
     assert {"target_points", "target_boxes"} <= set(record["supervision"])
     assert record["annotations"]["cases"] == ["c0", "c1"]

@@ -59,7 +59,7 @@ def completed(name: str, usual: str, kinds: Collection[Kind], photos: bool = Fal
 
     Example:
         >>> completed("default", "ratio_teacher", ["boxes", "points"])
-        'ratio_teacher+points+boxes'
+        'ratio_teacher+points+deepcut'
         >>> completed("default+boxes", "ratio_teacher", ["boxes", "points"])
         'ratio_teacher+boxes'
     """
@@ -71,7 +71,7 @@ def completed(name: str, usual: str, kinds: Collection[Kind], photos: bool = Fal
     fitting = [method for kind, method in FITTING.items() if kind in kinds][:1]
     if photos and fitting == ["scribbles_crf"]:
         fitting = ["scribbles"]  # a dense CRF of colours is slow
-    return "+".join([usual, *fitting, *(["boxes"] if "boxes" in kinds else [])])
+    return "+".join([usual, *fitting, *(["deepcut"] if "boxes" in kinds else [])])
 
 
 def check_used(settings: Adapt | None, kinds: Collection[Kind], where: Path | None) -> None:
@@ -95,7 +95,7 @@ def check_used(settings: Adapt | None, kinds: Collection[Kind], where: Path | No
         raise ConfigError(
             f"the method uses no annotations, but there are {', '.join(kinds)}",
             where=where,
-            fix=f"leave --method out, or join one: --method {DEFAULT}+{FITTING.get(next(iter(kinds)), 'boxes')}",
+            fix=f"leave --method out, or join one: --method {DEFAULT}+{FITTING.get(next(iter(kinds)), 'deepcut')}",
         )
     if missing := [kind for kind in named if where is not None and kind not in kinds]:
         raise ConfigError(

@@ -71,6 +71,7 @@ class _Planner:
         self.domains = Domains(recipe, out)
         check_sides(recipe, self.domains.source, self.domains.target)
         annotated = any(variant.annotations for variant in recipe.adapt.values())
+        annotated = annotated or any(isinstance(one, NEEDS_TAGS) for one in recipe.prior.values())
         rendered = render_data(recipe.data, self.domains, annotated)
         self.rendering = [] if rendered is None else [rendered]
         self.data_parents = tuple(stage.name for stage in self.rendering)
