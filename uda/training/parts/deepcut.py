@@ -24,9 +24,9 @@ class DeepCut(Part):
     """Pseudo-labels inside of boxes (Rajchl et al., IEEE TMI 2017).
 
     A dense CRF labels the images in each step, from the prediction of a copy of the student that is made when a round
-    begins; with ``first: boxes`` in the first round from the boxes. In an image whose boxes are given a class is impossible outside of
-    its boxes. The background is possible everywhere. So nothing of the size of an image is kept, and a checkpoint
-    holds the copy alone. Images without boxes have no labels.
+    begins; with ``first: boxes`` in the first round from the boxes. In an image whose boxes are given a class is
+    impossible outside of its boxes. The background is possible everywhere. So nothing of the size of an image is kept,
+    and a checkpoint holds the copy alone. Images without boxes have no labels.
     """
 
     term: DeepCutTerm
