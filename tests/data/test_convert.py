@@ -234,7 +234,7 @@ def test_tags_make_the_tag_prior_of_the_tags_recipe(raw: Path, tmp_path: Path) -
 
 
 def test_tags_need_a_place(raw: Path) -> None:
-    card = load_card("phantom_ct")
+    card = load_card("phantom_ct").model_copy(update={"tags": None})
     with pytest.raises(ConfigError, match="names no tags file"):
         write_tags(card, raw, "adapt", None)
 
