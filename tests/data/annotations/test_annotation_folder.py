@@ -31,6 +31,7 @@ from uda.data.annotations.folder import (
     find_annotations,
     read_annotations,
 )
+from uda.data.annotations.grids import Grid
 from uda.data.annotations.marks import Box, Point
 from uda.errors import DataError
 from uda.types import IGNORE, OTHER
@@ -390,3 +391,24 @@ def test_files_of_itk_snap_and_slicer_are_plain_nifti(tmp_path: Path) -> None:
     image.set_sform(AFFINE, code=1)
     nibabel.save(image, tmp_path / "p1.nii.gz")
     assert read(tmp_path).scribbles["p1"][1, 2, 3] == 1
+
+
+def test_what_is_called_like_the_images_file_belongs_to_its_case(tmp_path: Path) -> None:
+    """Cityscapes: the case is ``aachen_000019``, its image ``aachen_000019_leftImg8bit.png``."""
+    folder, name = tmp_path / "drawn", "aachen_000019_leftImg8bit"
+    grid = Grid(PHOTO, file=name)
+    write_png(
+        folder / "scribbles" / f"{name}.png", np.where(np.eye(*PHOTO), 1, 255).astype(np.uint8)
+    )
+    shape = {"label": "car", "shape_type": "point", "points": [[3.5, 2.5]]}
+    size = {"imageHeight": PHOTO[0], "imageWidth": PHOTO[1]}
+    raw = {"imagePath": f"../images/{name}.png", "shapes": [shape], **size}
+    (folder / "clicks.json").write_text(json.dumps(raw))
+    image = {"id": 1, "file_name": f"val/{name}.png", "height": PHOTO[0], "width": PHOTO[1]}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 2]}
+    coco = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "car"}]}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    found = read_annotations(find_annotations(folder, True), PHOTO_CARD, {"aachen_000019": grid})
+    assert found.points == {"aachen_000019": (Point(0, 2, 3, 1),)}
+    assert found.boxes == {"aachen_000019": (Box(0, 1, 1, 1, 2, 3),)}
+    assert list(found.scribbles) == ["aachen_000019"]

@@ -411,7 +411,7 @@ class _Reading:
             return
         names = Names(paths[0].parent, self.target, self.faults)
         for path in paths:
-            case = stem(path.name)
+            case = self.target.case_of(stem(path.name))
             if names.case(case, path.name):
                 labels = self._read_map(path, read, self.target.grids[case])
                 if labels is not None:

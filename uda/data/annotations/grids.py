@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from uda.config.card import DatasetCard, Prepare
 from uda.data.cases import Case
+from uda.data.file_names import stem
 from uda.data.formats import read_grid
 from uda.data.geometry import turn_to, unusable
 from uda.data.image_files import photo_size
@@ -36,6 +37,8 @@ class Grid:
     """voxel → RAS in mm; None for photographs"""
     slice_axis: int = 2
     """axis of the file's array along which slices follow one another"""
+    file: str = ""
+    """name of the image's file without its ending"""
 
     @property
     def photo(self) -> bool:
@@ -96,7 +99,7 @@ def _grid_or_fault(case: Case, card: DatasetCard) -> Grid | UdaError:
 def _grid(case: Case, card: DatasetCard) -> Grid:
     prepare = card.prepare
     if not isinstance(prepare, Prepare):
-        return Grid(photo_size(case.image))
+        return Grid(photo_size(case.image), file=stem(case.image.name))
     if case.image.suffix in (RECORDS, ARRAYS):
         volume = read_images(case, card)[0]
         shape, affine = volume.array.shape, volume.affine
@@ -106,4 +109,4 @@ def _grid(case: Case, card: DatasetCard) -> Grid:
         raise DataError(fault, where=case.image, fix="set a valid sform or qform")
     turn = turn_to(affine, prepare.orientation)
     (own,) = (axis for axis in range(3) if int(turn[axis, 0]) == prepare.slice_axis)
-    return Grid(shape, affine, own)
+    return Grid(shape, affine, own, stem(case.image.name))

@@ -106,6 +106,7 @@ def read_shapes(raw: Any, path: Path, to: Shapes) -> None:
 def _labelme(raw: Mapping[str, Any], path: Path, to: Shapes, names: Names) -> None:
     named = raw.get("imagePath")
     case = _case(named) if isinstance(named, str) and named else stem(path.stem)
+    case = to.target.case_of(case)
     if not raw["shapes"]:
         to.faults.add("holds no shape", where=path, fix="take the file out")
         return
@@ -208,7 +209,7 @@ def _coco(raw: Mapping[str, Any], path: Path, to: Shapes, names: Names) -> None:
         to.faults.add("holds no annotation", where=path, fix="take the file out")
     seen: dict[str, int] = {}
     for image, entries in by_image.items():
-        case = _case(images[image]["file_name"])
+        case = to.target.case_of(_case(images[image]["file_name"]))
         if not names.case(case):
             continue
         if seen.setdefault(case, image) != image:

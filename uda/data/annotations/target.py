@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from uda.config.card import DatasetCard
 from uda.data.annotations.grids import Grid
@@ -20,6 +21,22 @@ class Target:
     """case → why it may not be annotated, such as a case on which scores are computed"""
     others: Collection[str] = ()
     """further cases, whose annotations are passed over"""
+
+    def case_of(self, file: str) -> str:
+        """The case of an image's file, without its ending: what is drawn on an image is often called like its file.
+
+        Example:
+            >>> from uda.config.loading import load_card
+            >>> grids = {"aachen_000019": Grid((512, 1024), file="aachen_000019_leftImg8bit")}
+            >>> target = Target(load_card("cityscapes"), grids)
+            >>> target.case_of("aachen_000019_leftImg8bit"), target.case_of("aachen_000019")
+            ('aachen_000019', 'aachen_000019')
+        """
+        return self._of_files.get(file, file) if file not in self.grids else file
+
+    @cached_property
+    def _of_files(self) -> dict[str, str]:
+        return {grid.file: case for case, grid in self.grids.items() if grid.file}
 
     def class_index(self, name: str) -> int | None:
         """The index of a class by its name: as the card writes it, or in other letters if that is one class.
